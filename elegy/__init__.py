@@ -1,0 +1,1 @@
+"""Elegy: a training framework for JAX."""

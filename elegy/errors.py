@@ -1,0 +1,35 @@
+"""The exceptions that have a name of their own.
+
+Everything else that is wrong with a call is a plain `ValueError` or `TypeError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+class ElegyError(Exception):
+    """Base class of the exceptions that only this library raises."""
+
+
+class FrozenError(dataclasses.FrozenInstanceError, RuntimeError, ElegyError):
+    """A field of an immutable object was assigned or deleted.
+
+    It is an `AttributeError` and a `RuntimeError` at once.
+    """
+
+
+class CallbackError(RuntimeError, ElegyError):
+    """A callback raised; the message names the callback and the hook."""
+
+
+class StepError(RuntimeError, ElegyError):
+    """A step returned something that the loop cannot go on with."""
+
+
+class MissingMethodError(NotImplementedError, ElegyError):
+    """A module does not say how to run a phase; the message lists the ways out."""
+
+
+class CheckpointError(ValueError, ElegyError):
+    """A checkpoint cannot be written, read, or matched with the state."""

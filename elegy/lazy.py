@@ -1,0 +1,41 @@
+"""Optional libraries: recognised without being imported, imported when touched."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+_EXTRAS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox", "treex": "treex", "jax_metrics": "jax_metrics"}
+
+
+def is_instance_of(value: Any, module: str, *names: str) -> bool:
+    """Whether `value` is an instance of one of `module`'s classes, without importing `module`.
+
+    A library that was never imported cannot have made the value, so nothing is imported to find out.
+
+    Example:
+        >>> is_instance_of(3, "torch.utils.data", "DataLoader")
+        False
+    """
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return False
+    classes = tuple(c for c in (getattr(loaded, name, None) for name in names) if isinstance(c, type))
+    return isinstance(value, classes)
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Imports an optional library, or says in one sentence what it is needed for.
+
+    Raises:
+        ImportError: when the library is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        extra = _EXTRAS.get(root)
+        how = f'`pip install "elegy[{extra}]"`' if extra else f"`pip install {root}`"
+        raise ImportError(f"{purpose} needs the library {root!r}: install it with {how}.") from error

@@ -1,0 +1,369 @@
+"""Immutable dataclasses that JAX sees as pytrees."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import operator
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Self, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+from elegy.errors import FrozenError
+
+T = TypeVar("T")
+
+_STATIC = "elegy_static"
+_UNLOCKED = "_pytree_unlocked"
+
+
+def field(*, static: bool = False, metadata: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    """Declares a field whose value is a child of the pytree.
+
+    Args:
+        static: whether the value belongs to the tree's structure instead (see `static_field`).
+        metadata: as for `dataclasses.field`.
+        **kwargs: `default`, `default_factory`, `kw_only`, ... of `dataclasses.field`.
+
+    Example:
+        >>> class Counter(Pytree):
+        ...     count: int = field(default=0)
+        >>> jax.tree.leaves(Counter(3))
+        [3]
+    """
+    return dataclasses.field(metadata={**(metadata or {}), _STATIC: static}, **kwargs)
+
+
+def static_field(**kwargs: Any) -> Any:
+    """Declares a field that belongs to the tree's structure, not to its leaves.
+
+    Its value must be hashable and hold no array: JAX compares it to decide whether to compile again.
+
+    Example:
+        >>> class Layer(Pytree):
+        ...     weight: float
+        ...     name: str = static_field(default="layer")
+        >>> jax.tree.leaves(Layer(1.0))
+        [1.0]
+    """
+    return field(static=True, **kwargs)
+
+
+class Static(Generic[T]):
+    """Holds any object as a constant that is equal only to itself.
+
+    Foreign modules, optimizers and functions may be unhashable or compare by value; this makes them
+    fit for a static field.
+
+    Example:
+        >>> Static([1]) == Static([1])
+        False
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __repr__(self) -> str:
+        return f"Static({self.value!r})"
+
+
+def _check_static(cls: type, name: str, value: Any) -> None:
+    where = f"{cls.__name__}.{name}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            inside = jax.tree_util.keystr(path)
+            raise TypeError(
+                f"the static field {where}{inside} holds an array ({_short(leaf)}). Static values are part of the "
+                "tree's structure; declare the field with `elegy.field()` to make it a child."
+            )
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(
+            f"the static field {where} holds a {type(value).__name__}, which cannot be hashed. Use a hashable value "
+            "(a tuple for a list), or wrap the object in `elegy.Static(...)` to compare it by identity."
+        ) from error
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (jax.Array, np.ndarray)) or hasattr(value, "aval"):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {_short(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        inner = ", ".join(_short(v) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def _values_getter(names: tuple[str, ...]) -> Callable[[Any], tuple]:
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    if names:
+        get = operator.attrgetter(names[0])
+        return lambda tree: (get(tree),)
+    return lambda tree: ()
+
+
+def _register(cls: type[Pytree]) -> None:
+    fields = dataclasses.fields(cls)
+    children = tuple(f.name for f in fields if not f.metadata.get(_STATIC, False))
+    static = tuple(f.name for f in fields if f.metadata.get(_STATIC, False))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
+    get_children, get_static = _values_getter(children), _values_getter(static)
+    new = object.__new__
+
+    def flatten(tree: Any) -> tuple[tuple, tuple]:
+        return get_children(tree), get_static(tree)
+
+    def flatten_with_keys(tree: Any) -> tuple[tuple, tuple]:
+        return tuple(zip(keys, get_children(tree), strict=True)), get_static(tree)
+
+    def unflatten(aux: tuple, values: Any) -> Any:
+        tree = new(cls)
+        state = tree.__dict__
+        state.update(zip(children, values, strict=True))
+        if static:
+            state.update(zip(static, aux, strict=True))
+        return tree
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    cls._static_names = static
+
+
+class _PytreeMeta(abc.ABCMeta):
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Builds an instance: fields are free inside `__init__`, filled from defaults, checked, frozen."""
+        tree = cls.__new__(cls, *args, **kwargs)
+        tree.__dict__[_UNLOCKED] = True
+        tree.__init__(*args, **kwargs)
+        tree.__dict__.pop(_UNLOCKED, None)
+        tree._complete()
+        return tree
+
+
+@dataclass_transform(field_specifiers=(field, static_field), frozen_default=True, eq_default=False)
+class Pytree(metaclass=_PytreeMeta):
+    """A frozen dataclass that is a JAX pytree with named key paths.
+
+    Annotated names are fields: children by default, part of the structure with `static_field`. Two
+    instances are equal only if they are the same object. A hand-written `__init__` may assign every
+    declared field; JAX never runs it again when it rebuilds the tree.
+
+    Raises:
+        FrozenError: when a field is assigned or deleted after construction.
+        TypeError: when a static field holds an array or an unhashable value, or a field has no value.
+
+    Example:
+        >>> class Point(Pytree):
+        ...     x: float
+        ...     y: float
+        >>> point = Point(1.0, 2.0)
+        >>> point.replace(y=5.0)
+        Point(x=1.0, y=5.0)
+        >>> jax.tree.map(lambda v: v * 10, point)
+        Point(x=10.0, y=20.0)
+        >>> point.x = 3.0
+        Traceback (most recent call last):
+        ...
+        elegy.errors.FrozenError: cannot assign Point.x: the object is immutable. Make a new one with `.replace(x=...)`.
+    """
+
+    _static_names = ()
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(eq=False, repr=False)(cls)
+        _register(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(cls)
+
+    def _complete(self) -> None:
+        state = self.__dict__
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            if f.name in state:
+                continue
+            if f.default is not dataclasses.MISSING:
+                state[f.name] = f.default
+            elif f.default_factory is not dataclasses.MISSING:
+                state[f.name] = f.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__}.__init__ left the field {f.name!r} without a value.")
+        self._check_static_fields(self._static_names)
+
+    def _check_static_fields(self, names: Any) -> None:
+        for name in names:
+            _check_static(type(self), name, self.__dict__[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if _UNLOCKED not in self.__dict__:
+            raise FrozenError(
+                f"cannot assign {type(self).__name__}.{name}: the object is immutable. "
+                f"Make a new one with `.replace({name}=...)`."
+            )
+        if name not in self.__dataclass_fields__:  # type: ignore[attr-defined]  # set by dataclass()
+            raise FrozenError(
+                f"{type(self).__name__} has no field {name!r}, so its value would be lost when JAX rebuilds the "
+                f"tree. Declare it in the class body (`{name}: ... = elegy.field(...)`), then use `.replace`."
+            )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenError(f"cannot delete {type(self).__name__}.{name}: the object is immutable. See `.replace`.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != _UNLOCKED}
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{f.name}={_short(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if f.repr
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def replace(self, **fields: Any) -> Self:
+        """Returns a copy with some fields changed.
+
+        Args:
+            **fields: new values by field name.
+
+        Raises:
+            TypeError: for a name that is no field (the message lists them), or a bad static value.
+        """
+        known = self.__dataclass_fields__  # type: ignore[attr-defined]  # set by dataclass()
+        for name in fields:
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}. Its fields are: {', '.join(known)}.")
+        tree = object.__new__(type(self))
+        state = tree.__dict__
+        state.update(self.__dict__)
+        state.pop(_UNLOCKED, None)
+        state.update(fields)
+        tree._check_static_fields(name for name in fields if name in self._static_names)
+        return tree
+
+    def mutable(self, method: str | Callable = "__call__") -> Callable[..., tuple[Any, Self]]:
+        """Returns a function that runs `method` on a copy whose fields, subtrees included, can be assigned.
+
+        Args:
+            method: a method's name, or a function whose first argument is the tree.
+
+        Returns:
+            A function `(*args, **kwargs) -> (output, new_tree)`. The original never changes.
+
+        Example:
+            >>> class Counter(Pytree):
+            ...     count: int = 0
+            ...     def step(self, by):
+            ...         self.count += by
+            ...         return self.count
+            >>> Counter().mutable("step")(2)
+            (2, Counter(count=2))
+        """
+        function = getattr(type(self), method) if isinstance(method, str) else method
+        return functools.partial(mutable(function), self)
+
+
+def _unlock_all(tree: Any) -> list[Pytree]:
+    found: list[Pytree] = []
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, Pytree):
+            found.append(node)
+        return False
+
+    jax.tree.leaves(tree, is_leaf=visit)
+    return found
+
+
+@contextmanager
+def _unlocked(trees: list[Pytree]) -> Iterator[None]:
+    for tree in trees:
+        tree.__dict__[_UNLOCKED] = True
+    try:
+        yield
+    finally:
+        for tree in trees:
+            tree.__dict__.pop(_UNLOCKED, None)
+    for tree in trees:
+        tree._check_static_fields(tree._static_names)
+
+
+def _function_of(method: Callable) -> Callable:
+    return method.__func__ if isinstance(method, types.MethodType) else method
+
+
+def mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
+    """Turns `method(tree, *args)`, which assigns fields, into a pure function.
+
+    Args:
+        method: a bound or unbound method, or a function whose first argument is a `Pytree`.
+
+    Returns:
+        A function `(tree, *args, **kwargs) -> (output, new_tree)`. The tree that is passed in, subtrees
+        included, never changes.
+
+    Example:
+        >>> class Counter(Pytree):
+        ...     count: int = 0
+        ...     def step(self):
+        ...         self.count += 1
+        >>> counter = Counter()
+        >>> mutable(counter.step)(counter)
+        (None, Counter(count=1))
+        >>> counter
+        Counter(count=0)
+    """
+    function = _function_of(method)
+
+    @functools.wraps(function)
+    def pure(tree: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not isinstance(tree, Pytree):
+            raise TypeError(f"the first argument must be a Pytree, not a {type(tree).__name__}.")
+        copy = jax.tree.map(lambda leaf: leaf, tree)
+        with _unlocked(_unlock_all(copy)):
+            output = function(copy, *args, **kwargs)
+        return output, copy
+
+    return pure
+
+
+def toplevel_mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
+    """Decorates a method that assigns fields of `self` only: callers get `(output, new_self)`.
+
+    Inside the method `self` is a copy; its subtrees stay frozen.
+
+    Example:
+        >>> class Counter(Pytree):
+        ...     count: int = 0
+        ...     @toplevel_mutable
+        ...     def step(self):
+        ...         self.count += 1
+        >>> Counter().step()
+        (None, Counter(count=1))
+    """
+    function = _function_of(method)
+
+    @functools.wraps(function)
+    def pure(self: Pytree, *args: Any, **kwargs: Any) -> tuple[Any, Pytree]:
+        copy = self.replace()
+        with _unlocked([copy]):
+            output = function(copy, *args, **kwargs)
+        return output, copy
+
+    return pure

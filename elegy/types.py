@@ -1,0 +1,79 @@
+"""The few types that every floor leans on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+"""An array of NumPy or JAX."""
+
+PyTree: TypeAlias = Any
+"""Any nesting of containers that `jax.tree` understands."""
+
+Batch: TypeAlias = Any
+"""`inputs`, `(inputs, labels)` or `(inputs, labels, sample_weight)`, exactly as given."""
+
+Logs: TypeAlias = Mapping[str, Any]
+"""Log names to scalars."""
+
+Phase: TypeAlias = Literal["init", "train", "test", "pred"]
+"""What a step does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+    """An interval: exactly one of its fields is given.
+
+    Args:
+        steps: a number of training steps.
+        epochs: a number of epochs.
+        examples: a number of training examples.
+        seconds: a wall-clock time in seconds.
+
+    Raises:
+        ValueError: unless exactly one field is given, and is positive.
+
+    Example:
+        >>> Every(steps=100)
+        Every(steps=100)
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    examples: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"Every takes exactly one of steps, epochs, examples and seconds, not {list(given) or 'none'}."
+            )
+        ((name, value),) = given.items()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(f"Every({name}={value!r}): the interval must be a positive number.")
+        if name != "seconds" and int(value) != value:
+            raise ValueError(f"Every({name}={value!r}): the interval must be a whole number.")
+
+    @property
+    def unit(self) -> str:
+        """The name of the field that is given."""
+        return next(f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None)
+
+    def __repr__(self) -> str:
+        return f"Every({self.unit}={getattr(self, self.unit)!r})"
+
+    def due(self, before: float, now: float) -> bool:
+        """Whether the interval's end lies in `(before, now]`, both counted in its unit from the run's beginning.
+
+        Example:
+            >>> Every(steps=10).due(8, 11), Every(steps=10).due(10, 11)
+            (True, False)
+        """
+        length = getattr(self, self.unit)
+        return now // length > before // length
