@@ -1,0 +1,112 @@
+"""The base class of callbacks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from elegy.callbacks.event import Event
+
+HOOKS: tuple[str, ...] = (
+    "on_train_begin",
+    "on_train_end",
+    "on_epoch_begin",
+    "on_epoch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_begin",
+    "on_test_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+    "on_predict_begin",
+    "on_predict_end",
+    "on_predict_batch_begin",
+    "on_predict_batch_end",
+)
+"""The names of all hooks."""
+
+
+class Callback:
+    """Watches a run: override the hooks that you need. Each receives one `Event`.
+
+    Attributes:
+        batch_hooks_read: what the batch hooks look at. `"logs"`: the event's numbers and logs only, so several
+            steps may run in one execution. `"state"`: `event.trainer.state` right after its own step, which turns
+            such fusing off, with a message. None, not declared: like `"state"` under `steps_per_execution="auto"`.
+            A callback without batch hooks need not declare it.
+
+    Example:
+        >>> class PrintLoss(Callback):
+        ...     def on_epoch_end(self, event):
+        ...         print(f"epoch {event.epoch}: {event.logs['loss']:.2f}")
+        >>> PrintLoss().on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
+        epoch 0: 0.50
+    """
+
+    batch_hooks_read: Literal["logs", "state"] | None = None
+
+    def on_train_begin(self, event: Event) -> None:
+        """Called once, before the first step of `fit`."""
+
+    def on_train_end(self, event: Event) -> None:
+        """Called once, at the end of `fit`, also when the run fails."""
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Called before the first batch of an epoch."""
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Called after an epoch and its validation, with the logs of both."""
+
+    def on_train_batch_begin(self, event: Event) -> None:
+        """Called before a training step."""
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Called after a training step, with the epoch's running values."""
+
+    def on_test_begin(self, event: Event) -> None:
+        """Called before the first batch of `evaluate`, or of a validation."""
+
+    def on_test_end(self, event: Event) -> None:
+        """Called after the last batch of `evaluate`, or of a validation."""
+
+    def on_test_batch_begin(self, event: Event) -> None:
+        """Called before a test step."""
+
+    def on_test_batch_end(self, event: Event) -> None:
+        """Called after a test step, with the running values."""
+
+    def on_predict_begin(self, event: Event) -> None:
+        """Called before the first batch of `predict`."""
+
+    def on_predict_end(self, event: Event) -> None:
+        """Called after the last batch of `predict`."""
+
+    def on_predict_batch_begin(self, event: Event) -> None:
+        """Called before a prediction step."""
+
+    def on_predict_batch_end(self, event: Event) -> None:
+        """Called after a prediction step."""
+
+    def listens(self, hook: str) -> bool:
+        """Whether `hook` is called at all; by default, whether it is overridden.
+
+        A hook that nobody listens to costs the loop nothing. Asked once a run.
+
+        Args:
+            hook: a name from `HOOKS`.
+
+        Example:
+            >>> Callback().listens("on_epoch_end")
+            False
+        """
+        return getattr(getattr(self, hook), "__func__", None) is not getattr(Callback, hook)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to know, fit for JSON; it is written into checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` returned; called right after `on_train_begin` of a resumed run.
+
+        Args:
+            state: the dict from the checkpoint.
+        """

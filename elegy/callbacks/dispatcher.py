@@ -1,0 +1,196 @@
+"""The one place from which hooks are called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from elegy.callbacks.callback import HOOKS, Callback
+from elegy.callbacks.event import Event
+from elegy.errors import CallbackError
+from elegy.names import unique_names
+
+# After these a callback may have files to close: every callback hears them, also when one before it fails.
+_CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
+
+
+class CallbackList:
+    """Checks callbacks and calls their hooks in order.
+
+    Args:
+        callbacks: instances of `Callback`.
+
+    Raises:
+        TypeError: for what is no callback, a class in place of an instance, or a hook that cannot be called with
+            one event.
+        ValueError: when a callback is listed twice, or declares an unknown `batch_hooks_read`.
+
+    Example:
+        >>> class Count(Callback):
+        ...     epochs = 0
+        ...     def on_epoch_end(self, event):
+        ...         self.epochs += 1
+        >>> count = Count()
+        >>> callbacks = CallbackList([count])
+        >>> callbacks.emit("on_epoch_end", Event(None, "train", step=10, epoch=0))
+        >>> count.epochs, callbacks.listens("on_epoch_end"), callbacks.listens("on_train_batch_end")
+        (1, True, False)
+    """
+
+    def __init__(self, callbacks: Iterable[Callback] = ()):
+        if isinstance(callbacks, (Callback, type)) or not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks must be a list of callbacks, not {_given(callbacks)}.")
+        self._callbacks = tuple(callbacks)
+        for index, callback in enumerate(self._callbacks):
+            _check(callback, index)
+            if any(callback is earlier for earlier in self._callbacks[:index]):
+                raise ValueError(f"the {type(callback).__name__} at callbacks[{index}] is listed twice; pass it once.")
+        self._listeners: dict[str, tuple[tuple[Callback, Callable[[Event], None]], ...]] = {
+            hook: tuple((c, getattr(c, hook)) for c in self._callbacks if c.listens(hook)) for hook in HOOKS
+        }
+        for hook, listeners in self._listeners.items():
+            for callback, method in listeners:
+                _check_signature(callback, hook, method)
+        self._begun = False
+        self._held: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(self._callbacks)
+
+    def __len__(self) -> int:
+        return len(self._callbacks)
+
+    def listens(self, hook: str) -> bool:
+        """Whether any callback listens to `hook`; when none does, no event need be made.
+
+        Args:
+            hook: a name from `HOOKS`.
+        """
+        return bool(self._listeners[hook])
+
+    def emit(self, hook: str, event: Event) -> None:
+        """Calls `hook` of every callback that listens to it, in order.
+
+        Args:
+            hook: a name from `HOOKS`.
+            event: what the hooks receive.
+
+        Raises:
+            CallbackError: when a hook raises; it names the callback and the hook. `KeyboardInterrupt` and
+                `SystemExit` pass through as they are.
+        """
+        failure: CallbackError | None = None
+        for callback, method in self._listeners[hook]:
+            try:
+                method(event)
+            except Exception as error:
+                name = f"{type(callback).__name__}.{hook}"
+                wrapped = CallbackError(f"{name} raised {type(error).__name__}: {error}")
+                if hook not in _CLOSING:
+                    raise wrapped from error
+                if failure is None:
+                    wrapped.__cause__ = error
+                    failure = wrapped
+                else:
+                    failure.add_note(f"afterwards {wrapped}")
+        if failure is not None:
+            raise failure
+        if hook == "on_train_begin":
+            self._begun = True
+            self._load_held()
+
+    def state_readers(self, phase: str = "train", *, undeclared: bool = True) -> tuple[str, ...]:
+        """Names the callbacks whose batch hooks need the state after each single step.
+
+        Args:
+            phase: `"train"`, `"test"` or `"predict"`.
+            undeclared: whether those count that do not declare what their batch hooks read.
+
+        Returns:
+            Class names; empty where several steps may run in one execution.
+        """
+        reads = ("state", None) if undeclared else ("state",)
+        hooks = (f"on_{phase}_batch_begin", f"on_{phase}_batch_end")
+        return tuple(
+            type(c).__name__ for c in self._callbacks if c.batch_hooks_read in reads and any(map(c.listens, hooks))
+        )
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Returns the callbacks' own states by class name (`_1`, `_2` for further ones of a class)."""
+        states = {name: callback.state_dict() for name, callback in self._named()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
+        """Hands out what `state_dict` returned: now, or after `on_train_begin` where that is still to come.
+
+        Callbacks that `states` does not know start anew; a state whose callback is gone is left aside.
+
+        Args:
+            states: as from `state_dict`.
+        """
+        self._held = dict(states)
+        if self._begun:
+            self._load_held()
+
+    def _load_held(self) -> None:
+        held, self._held = self._held, {}
+        for name, callback in self._named():
+            if name in held:
+                callback.load_state_dict(held[name])
+
+    def _named(self) -> Iterable[tuple[str, Callback]]:
+        return zip(unique_names(type(c).__name__ for c in self._callbacks), self._callbacks, strict=True)
+
+
+def _given(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"{type(thing).__name__}: {thing!r:.80}"
+
+
+def _check(callback: Any, index: int) -> None:
+    where = f"callbacks[{index}]"
+    if isinstance(callback, type):
+        if issubclass(callback, Callback):
+            raise TypeError(
+                f"{where} is the class {callback.__name__}, not an instance: write `{callback.__name__}(...)`."
+            )
+        raise TypeError(f"{where} is {_given(callback)}, which is no elegy.callbacks.Callback.")
+    if not isinstance(callback, Callback):
+        raise TypeError(
+            f"{where} is {_given(callback)}, which is no elegy.callbacks.Callback. Derive its class from Callback, or "
+            "wrap functions: `LambdaCallback(on_epoch_end=function)`."
+        )
+    if callback.batch_hooks_read not in ("logs", "state", None):
+        raise ValueError(
+            f"{type(callback).__name__}.batch_hooks_read is {callback.batch_hooks_read!r}; it must be 'logs', 'state' "
+            "or None."
+        )
+    for name in dir(type(callback)):
+        if name.startswith("on_") and name not in HOOKS and callable(getattr(type(callback), name)):
+            near = difflib.get_close_matches(name, HOOKS, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            warnings.warn(
+                f"{type(callback).__name__}.{name} is no hook and is never called.{meant} The hooks are: "
+                f"{', '.join(HOOKS)}.",
+                stacklevel=4,
+            )
+
+
+def _check_signature(callback: Callback, hook: str, method: Callable) -> None:
+    """Catches hooks written for Keras, which would take the event for an epoch index or for logs."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # builtins have none
+        return
+    try:
+        signature.bind(None)
+        fits = "logs" not in signature.parameters
+    except TypeError:
+        fits = False
+    if not fits:
+        raise TypeError(
+            f"{type(callback).__name__}.{hook} takes {signature}, but a hook receives one event: write "
+            f"`def {hook}(self, event)` and read `event.epoch`, `event.batch` and `event.logs`."
+        )

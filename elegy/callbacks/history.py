@@ -1,0 +1,51 @@
+"""The record that `fit` returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elegy.callbacks.callback import Callback
+from elegy.callbacks.event import Event
+
+
+class History(Callback):
+    """Keeps every epoch's logs. `Trainer.fit` adds one and returns it.
+
+    Attributes:
+        history: log name to one float an epoch; validation names begin with `val_`. A name that is not logged in
+            every epoch (`validation_freq=2`) has as many values as there were.
+        epoch: the indices of the epochs that ended.
+
+    Example:
+        >>> history = History()
+        >>> history.on_train_begin(Event(None, "train", step=0, epoch=0))
+        >>> history.on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
+        >>> history.history, history.epoch
+        ({'loss': [0.5]}, [0])
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+
+    def on_train_begin(self, event: Event) -> None:
+        """Starts an empty record."""
+        self.history, self.epoch = {}, []
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Adds the epoch's values."""
+        self.epoch.append(event.epoch)
+        for name, value in event.logs.items():
+            self.history.setdefault(name, []).append(float(value))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the record, so that a resumed run goes on with it."""
+        return {"history": {name: list(values) for name, values in self.history.items()}, "epoch": list(self.epoch)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the record of the interrupted run."""
+        self.history = {name: list(values) for name, values in state["history"].items()}
+        self.epoch = list(state["epoch"])
+
+    def __repr__(self) -> str:
+        return f"History(epochs={len(self.epoch)}, names={list(self.history)})"

@@ -1,0 +1,234 @@
+"""The event, the base class, the dispatcher and the history."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LazyLogs
+from elegy.errors import CallbackError
+
+
+def event(**fields):
+    return Event(**{"trainer": None, "phase": "train", "step": 3, "epoch": 1, **fields})
+
+
+class Recorder(Callback):
+    def __init__(self, seen=None):
+        self.seen = [] if seen is None else seen
+
+    def on_epoch_end(self, event):
+        self.seen.append((self, event))
+
+
+class TestLazyLogs:
+    def test_fetches_once_and_only_when_read(self):
+        calls = []
+
+        def fetch():
+            calls.append(1)
+            return {"b": jnp.float32(0.5), "a": np.int64(2), "c": 1}
+
+        logs = LazyLogs(fetch)
+        assert calls == []
+        assert logs["b"] == 0.5
+        assert list(logs.items()) == [("b", 0.5), ("a", 2.0), ("c", 1.0)]
+        assert (len(logs), logs.get("x"), "a" in logs, dict(logs) == logs.copy()) == (3, None, True, True)
+        assert repr(logs) == "{'b': 0.5, 'a': 2.0, 'c': 1.0}"
+        assert all(type(value) is float for value in logs.values())
+        assert calls == [1]
+
+    def test_copy_is_independent(self):
+        logs = LazyLogs(lambda: {"a": 1.0})
+        logs.copy()["a"] = 2.0
+        assert logs["a"] == 1.0
+
+    def test_missing_name_lists_the_logged(self):
+        with pytest.raises(KeyError, match="no log named 'x'; logged here: a, b"):
+            LazyLogs(lambda: {"a": 1.0, "b": 2.0})["x"]
+
+    def test_a_vector_is_refused_by_name(self):
+        with pytest.raises(TypeError, match=r"the log 'm' has shape \(3,\)"):
+            LazyLogs(lambda: {"m": jnp.zeros(3)}).copy()
+
+    def test_one_element_array(self):
+        assert LazyLogs(lambda: {"m": jnp.ones((1, 1))})["m"] == 1.0
+
+
+class TestDispatch:
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_every_hook_reaches_an_override(self, hook):
+        seen = []
+        cls = type("Mine", (Callback,), {hook: lambda self, event: seen.append(event)})
+        callbacks = CallbackList([cls()])
+        given = event()
+        callbacks.emit(hook, given)
+        assert seen == [given]
+        assert [h for h in HOOKS if callbacks.listens(h)] == [hook]
+
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_base_hooks_do_nothing_and_are_not_heard(self, hook):
+        assert getattr(Callback(), hook)(event()) is None
+        assert not CallbackList([Callback()]).listens(hook)
+
+    def test_order_and_identity_of_the_event(self):
+        seen = []
+        first, second = Recorder(seen), Recorder(seen)
+        given = event()
+        CallbackList([first, second]).emit("on_epoch_end", given)
+        assert seen == [(first, given), (second, given)]
+
+    def test_the_event_is_frozen(self):
+        with pytest.raises(AttributeError):
+            event().step = 5
+
+    def test_inherited_override_is_heard(self):
+        class Child(Recorder):
+            pass
+
+        assert CallbackList([Child()]).listens("on_epoch_end")
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("given", "error", "message"),
+        [
+            ([Recorder], TypeError, r"callbacks\[0\] is the class Recorder, not an instance: write `Recorder\(...\)`"),
+            ([Recorder(), int], TypeError, r"callbacks\[1\] is the class int, which is no elegy.callbacks.Callback"),
+            ([print], TypeError, "builtin_function_or_method.*wrap functions"),
+            (["history"], TypeError, "str: 'history'.*Derive its class"),
+            (Recorder(), TypeError, "must be a list of callbacks, not Recorder"),
+            (Recorder, TypeError, "must be a list of callbacks, not the class Recorder"),
+            (3, TypeError, "must be a list of callbacks, not int: 3"),
+            ([Recorder()] * 2, ValueError, r"Recorder at callbacks\[1\] is listed twice"),
+        ],
+    )
+    def test_what_is_no_callback(self, given, error, message):
+        with pytest.raises(error, match=message):
+            CallbackList(given)
+
+    @pytest.mark.parametrize(
+        "hook", [lambda self, epoch, logs=None: None, lambda self, logs=None: None, lambda self: None]
+    )
+    def test_hook_written_for_another_library(self, hook):
+        cls = type("Ported", (Callback,), {"on_epoch_end": hook})
+        with pytest.raises(TypeError, match=r"Ported.on_epoch_end takes .*a hook receives one event"):
+            CallbackList([cls()])
+
+    def test_method_that_would_never_fire(self):
+        class Typo(Callback):
+            def on_epoch_ends(self, event): ...
+
+        with pytest.warns(UserWarning, match=r"Typo.on_epoch_ends is no hook.*Did you mean on_epoch_end\?"):
+            CallbackList([Typo()])
+
+    def test_unknown_declaration(self):
+        class Odd(Callback):
+            batch_hooks_read = "everything"
+
+        with pytest.raises(ValueError, match=r"Odd.batch_hooks_read is 'everything'"):
+            CallbackList([Odd()])
+
+    def test_a_raising_hook_is_named(self):
+        class Bad(Callback):
+            def on_epoch_end(self, event):
+                raise KeyError("lost")
+
+        with pytest.raises(CallbackError, match=r"Bad.on_epoch_end raised KeyError: 'lost'") as caught:
+            CallbackList([Bad()]).emit("on_epoch_end", event())
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    def test_exits_pass_through(self, error):
+        class Leave(Callback):
+            def on_epoch_end(self, event):
+                raise error
+
+        with pytest.raises(error):
+            CallbackList([Leave()]).emit("on_epoch_end", event())
+
+    def test_every_callback_hears_the_end(self):
+        heard = []
+
+        class End(Callback):
+            def __init__(self, error):
+                self.error = error
+
+            def on_train_end(self, event):
+                heard.append(self.error)
+                if self.error:
+                    raise self.error
+
+        callbacks = CallbackList([End(OSError("disk")), End(None), End(ValueError("later"))])
+        with pytest.raises(CallbackError, match=r"End.on_train_end raised OSError: disk") as caught:
+            callbacks.emit("on_train_end", event())
+        assert len(heard) == 3
+        assert caught.value.__notes__ == ["afterwards End.on_train_end raised ValueError: later"]
+
+
+class TestStateReaders:
+    @pytest.mark.parametrize(
+        ("declared", "auto", "explicit"), [("logs", (), ()), ("state", ("C",), ("C",)), (None, ("C",), ())]
+    )
+    def test_declarations(self, declared, auto, explicit):
+        cls = type("C", (Callback,), {"batch_hooks_read": declared, "on_train_batch_end": lambda self, event: None})
+        callbacks = CallbackList([cls()])
+        assert callbacks.state_readers() == auto
+        assert callbacks.state_readers(undeclared=False) == explicit
+        assert callbacks.state_readers("test") == ()
+
+    def test_without_batch_hooks_nothing_counts(self):
+        assert CallbackList([Recorder()]).state_readers() == ()
+
+
+class TestState:
+    def fill(self):
+        history = History()
+        callbacks = CallbackList([Recorder(), history])
+        callbacks.emit("on_train_begin", event())
+        callbacks.emit("on_epoch_end", event(epoch=4, logs={"loss": 2.0}))
+        return history, callbacks
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_loads_before_and_after_the_beginning(self, begun):
+        _, callbacks = self.fill()
+        saved = json.loads(json.dumps(callbacks.state_dict()))
+        assert list(saved) == ["History"]
+        history = History()
+        resumed = CallbackList([history])
+        if begun:
+            resumed.emit("on_train_begin", event())
+        resumed.load_state_dict(saved)
+        if not begun:
+            resumed.emit("on_train_begin", event())
+        resumed.emit("on_epoch_end", event(epoch=5, logs={"loss": 1.0}))
+        assert (history.history, history.epoch) == ({"loss": [2.0, 1.0]}, [4, 5])
+
+    def test_callbacks_of_one_class_are_kept_apart(self):
+        first, second = History(), History()
+        callbacks = CallbackList([first, second])
+        first.on_epoch_end(event(epoch=0, logs={"a": 1.0}))
+        second.on_epoch_end(event(epoch=7, logs={"b": 2.0}))
+        others = [History(), History()]
+        resumed = CallbackList(others)
+        resumed.load_state_dict(callbacks.state_dict())
+        resumed.emit("on_train_begin", event())
+        assert [h.epoch for h in others] == [[0], [7]]
+
+
+class TestHistory:
+    def test_a_late_name_has_its_own_values_only(self):
+        history = History()
+        for epoch in range(4):
+            logs = {"loss": float(epoch)} | ({"val_loss": 10.0 + epoch} if epoch % 2 else {})
+            history.on_epoch_end(event(epoch=epoch, logs=logs))
+        assert history.history == {"loss": [0.0, 1.0, 2.0, 3.0], "val_loss": [11.0, 13.0]}
+        assert history.epoch == [0, 1, 2, 3]
+
+    def test_a_new_run_starts_empty_and_leaves_the_old_lists_alone(self):
+        history = History()
+        history.on_epoch_end(event(logs={"loss": 1.0}))
+        old = history.history
+        history.on_train_begin(event())
+        assert (history.history, history.epoch, old) == ({}, [], {"loss": [1.0]})
