@@ -1,0 +1,149 @@
+"""Whatever holds numbers becomes an array; whatever does not is named."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.data.batch import PARTS, join_name
+from elegy.lazy import is_instance_of
+from elegy.types import Array, Batch, PyTree
+
+_NUMERIC_KINDS = "biufc"
+_SCALARS = (numbers.Number, np.generic, str, bytes)
+
+
+def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
+    """Turns every leaf of a tree into an array.
+
+    Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is.
+    Lists of numbers (nested ones too) and everything with `__array__` (PyTorch and TensorFlow tensors,
+    pandas tables) become NumPy arrays. Python scalars stay, for `rows` to name them.
+
+    Args:
+        tree: any nesting of dicts, lists, tuples and registered nodes.
+        name: what the tree is called in error messages.
+
+    Raises:
+        TypeError: for a leaf that is no array of numbers; the message names its path.
+        ValueError: for a ragged list.
+
+    Example:
+        >>> as_arrays({"a": [1, 2], "b": [[0.5], [1.5]]})
+        {'a': array([1, 2]), 'b': array([[0.5], [1.5]])}
+    """
+    if all(map(_is_ready, jax.tree.leaves(tree))):
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _as_array(leaf, join_name(name, path)), tree, is_leaf=_is_number_list
+    )
+
+
+def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
+    """Turns the leaves of a batch into arrays, as `as_arrays` does, and leaves its form alone.
+
+    Args:
+        batch: what a user or an iterable gave as a batch.
+        where: a prefix for error messages, such as `"batch 3: "`.
+        listed: whether a list of up to three parts means a tuple. PyTorch's collate function makes lists of
+            tuples, so a list that holds PyTorch tensors is taken that way in any case.
+
+    Raises:
+        TypeError: for a leaf that is no array of numbers; the message names its path.
+        ValueError: for a ragged list.
+
+    Example:
+        >>> as_batch(([1.0, 2.0], [0, 1]))
+        (array([1., 2.]), array([0, 1]))
+    """
+    if type(batch) is list and 1 <= len(batch) <= 3 and not _is_number_list(batch):
+        leaves = jax.tree.leaves(batch)
+        if listed or any(is_instance_of(leaf, "torch", "Tensor") for leaf in leaves):
+            batch = tuple(batch)
+    if type(batch) is tuple and 1 <= len(batch) <= 3:
+        return tuple(as_arrays(part, where + name) for part, name in zip(batch, PARTS, strict=False))
+    return as_arrays(batch, where + PARTS[0])
+
+
+def is_leaf(value: Any) -> bool:
+    """Whether JAX sees `value` as a single leaf, not as a container.
+
+    Example:
+        >>> is_leaf(3), is_leaf([3]), is_leaf(None)
+        (True, False, False)
+    """
+    return jax.tree_util.all_leaves([value])
+
+
+def is_array_like(value: Any) -> bool:
+    """Whether `value` is an array or offers to become one.
+
+    Example:
+        >>> is_array_like(np.zeros(3)), is_array_like([3]), is_array_like(iter([]))
+        (True, False, False)
+    """
+    return isinstance(value, (np.ndarray, jax.Array)) or (hasattr(value, "__array__") and not isinstance(value, type))
+
+
+def _is_ready(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array):
+        return True
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMERIC_KINDS and leaf.dtype.isnative
+
+
+def _is_number_list(value: Any) -> bool:
+    """Only the first element is looked at: NumPy finds out about the others when it converts the list."""
+    if type(value) is not list:
+        return False
+    while isinstance(value, (list, tuple)):
+        if not value:
+            return True
+        value = value[0]
+    return isinstance(value, _SCALARS)
+
+
+def _as_array(leaf: Any, name: str) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    if isinstance(leaf, list):
+        try:
+            array = np.asarray(leaf)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} is a ragged list: its elements have different lengths, so it is not an array ({error}). "
+                "Pad the elements to one length, or give a tree of arrays."
+            ) from error
+        return _checked(array, name)
+    if isinstance(leaf, np.ndarray):
+        return _checked(leaf, name)
+    if isinstance(leaf, _SCALARS) and not isinstance(leaf, (str, bytes)):
+        return leaf
+    if not is_array_like(leaf):
+        raise TypeError(
+            f"{name} is a {type(leaf).__name__}, which is not an array and cannot become one. Give NumPy or JAX "
+            "arrays, lists of numbers, or objects with `__array__`."
+        )
+    try:
+        array = np.asarray(leaf)
+    except Exception as error:
+        raise TypeError(
+            f"{name} is a {type(leaf).__name__} that could not be turned into a NumPy array: {error} "
+            "Turn it into one first (for a PyTorch tensor, `tensor.detach().cpu().numpy()`)."
+        ) from error
+    return _checked(array, name)
+
+
+def _checked(array: np.ndarray, name: str) -> Array:
+    dtype = array.dtype
+    if dtype.kind in _NUMERIC_KINDS:
+        # JAX takes native byte order only; files of other systems (IDX, FITS) are read with another.
+        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    if jax.dtypes.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
+        return array
+    raise TypeError(
+        f"{name} has the dtype {dtype}, which holds no numbers. Encode it as numbers first (strings as indices, "
+        "dates as floats), or convert it with `.astype(...)`."
+    )

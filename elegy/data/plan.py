@@ -1,0 +1,154 @@
+"""How an epoch over arrays is cut into batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import numpy as np
+
+from elegy.data.permutation import index_dtype
+
+DEFAULT_BATCH_SIZE = 32
+"""The batch size where none is given."""
+
+BATCH_SIZE_NAMES = {"fit": "batch_size", "validation": "validation_batch_size"}
+"""What the batch size is called in a call, `batch_size` where not listed."""
+
+LIMIT_NAMES = {"fit": "steps_per_epoch", "validation": "validation_steps"}
+"""What the number of steps is called in a call, `steps` where not listed."""
+
+
+def positive_int(value: Any, name: str) -> int:
+    """Checks a count that a user gave.
+
+    Raises:
+        TypeError: when it is no integer.
+        ValueError: when it is not positive.
+
+    Example:
+        >>> positive_int(np.int64(3), "batch_size")
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a positive integer, not {value!r}.")
+    if number <= 0:
+        raise ValueError(f"{name} must be a positive integer, not {number}.")
+    return number
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochPlan:
+    """The batches of an epoch over `size` examples, as ranges of the epoch's order.
+
+    Args:
+        size: the number of examples.
+        batch_size: examples a batch; None means 32, or all of them where there are fewer. A number that is
+            larger than the data is an error for fit, and means all of the data elsewhere.
+        drop_remaining: whether a short last batch is left out.
+        limit: how many batches to see at most; None for all.
+        what: the call, `"fit"`, `"validation"`, `"evaluate"` or `"predict"`, for names in messages.
+
+    Raises:
+        TypeError: when a count is no integer.
+        ValueError: when a count is not positive, fit's batch is larger than the data, or the limit is beyond
+            the number of batches.
+
+    Example:
+        >>> plan = EpochPlan(size=10, batch_size=4)
+        >>> plan.steps, plan.last_size, [plan.batch_rows(i) for i in range(3)]
+        (3, 2, [(0, 4), (4, 8), (8, 10)])
+    """
+
+    size: int
+    batch_size: int = None  # type: ignore[assignment]  # an int once constructed
+    drop_remaining: bool = False
+    limit: int | None = None
+    what: str = "fit"
+
+    def __post_init__(self) -> None:
+        size_name = BATCH_SIZE_NAMES.get(self.what, "batch_size")
+        limit_name = LIMIT_NAMES.get(self.what, "steps")
+        if self.size <= 0:
+            raise ValueError(f"the data of {self.what} is empty: there must be at least one example.")
+        batch_size = DEFAULT_BATCH_SIZE if self.batch_size is None else positive_int(self.batch_size, size_name)
+        if batch_size > self.size and self.batch_size is not None and self.what == "fit":
+            raise ValueError(
+                f"{size_name}={batch_size} is larger than the data, which has {self.size} examples. "
+                f"Use a {size_name} of at most {self.size}."
+            )
+        object.__setattr__(self, "batch_size", min(batch_size, self.size))
+        if self.limit is not None:
+            limit = positive_int(self.limit, limit_name)
+            if limit > self._available:
+                dropped = " (the short last batch is dropped)" if self.drop_remaining else ""
+                raise ValueError(
+                    f"{limit_name}={limit} is beyond the data: {self.size} examples make {self._available} batches of "
+                    f"{self.batch_size}{dropped}. Use {limit_name}={self._available} or less, or leave it out."
+                )
+            object.__setattr__(self, "limit", limit)
+
+    @property
+    def _available(self) -> int:
+        whole, rest = divmod(self.size, self.batch_size)
+        return whole + (rest > 0 and not self.drop_remaining)
+
+    @property
+    def steps(self) -> int:
+        """The number of batches."""
+        return self._available if self.limit is None else self.limit
+
+    @property
+    def last_size(self) -> int:
+        """The number of examples in the last batch."""
+        start, stop = self.batch_rows(self.steps - 1)
+        return stop - start
+
+    def batch_rows(self, i: int) -> tuple[int, int]:
+        """Where batch `i` starts and stops in the epoch's order.
+
+        Raises:
+            IndexError: when there is no such batch.
+        """
+        if not 0 <= i < self.steps:
+            raise IndexError(f"there is no batch {i}: the epoch has {self.steps} batches.")
+        start = i * self.batch_size
+        return start, min(start + self.batch_size, self.size)
+
+    def index_matrix(self, order: np.ndarray | None, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples of `count` batches in a row.
+
+        Args:
+            order: the epoch's order, of shape (size,); None for the data's own.
+            first: the number of the first batch.
+            count: the number of batches.
+
+        Returns:
+            `(indices, sizes)`: examples by batch, of shape (count, batch_size), where a short batch repeats its
+            last example, and the true sizes, of shape (count,), int32. The indices are int32 where `size` allows.
+
+        Raises:
+            IndexError: when a batch is beyond the epoch.
+            ValueError: when the order has another length than the data.
+
+        Example:
+            >>> indices, sizes = EpochPlan(size=5, batch_size=3).index_matrix(None, 0, 2)
+            >>> indices.tolist(), sizes.tolist()
+            ([[0, 1, 2], [3, 4, 4]], [3, 2])
+        """
+        if order is not None and order.shape != (self.size,):
+            raise ValueError(f"the order has the shape {order.shape}, but the data has {self.size} examples.")
+        dtype = index_dtype(self.size)
+        if count == 0:
+            return np.zeros((0, self.batch_size), dtype), np.zeros(0, np.int32)
+        start, stop = self.batch_rows(first)[0], self.batch_rows(first + count - 1)[1]
+        places = np.minimum(np.arange(start, start + count * self.batch_size), stop - 1)
+        starts = np.arange(start, stop, self.batch_size)
+        sizes = np.minimum(stop - starts, self.batch_size)
+        indices = places if order is None else order[places]
+        return indices.reshape(count, self.batch_size).astype(dtype, copy=False), sizes.astype(np.int32)

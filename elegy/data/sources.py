@@ -1,0 +1,201 @@
+"""Where batches come from: arrays that are cut into batches, or an iterable that yields them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.data.batch import pack, rows, unpack
+from elegy.data.convert import as_arrays, is_array_like, is_leaf
+from elegy.data.iterables import IterableSource
+from elegy.data.weights import check_class_weight, weigh_classes
+from elegy.types import Batch, PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Arrays in memory: any rows of them make a batch.
+
+    Args:
+        batch: all of the data as one batch, its leaves arrays of shape (size, ...).
+        size: the number of examples.
+        nbytes: the bytes that the arrays take.
+        unweighted: the data before class weights, where there are any: what a validation split is cut from.
+
+    Example:
+        >>> source = ArraySource.of((np.arange(4.0), np.arange(4)))
+        >>> source.size, source.nbytes
+        (4, 64)
+    """
+
+    batch: Batch = dataclasses.field(repr=False)
+    size: int
+    nbytes: int
+    unweighted: Batch | None = dataclasses.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, batch: Batch, *, unweighted: Batch | None = None, where: str = "") -> ArraySource:
+        """Measures a batch of arrays.
+
+        Args:
+            batch: all of the data.
+            unweighted: the same without class weights.
+            where: a prefix for the names in error messages.
+
+        Raises:
+            ValueError: when it has no rows, or its arrays have different numbers of them.
+        """
+        size = rows(batch, where)
+        if size == 0:
+            raise ValueError(
+                f"the {where}data is empty: its arrays have 0 rows, but there must be at least one example."
+            )
+        return cls(batch, size, sum(leaf.nbytes for leaf in jax.tree.leaves(batch)), unweighted)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all of the arrays are NumPy's, so that a thread may gather rows without touching JAX."""
+        return all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(self.batch))
+
+    def take(self, indices: np.ndarray) -> Batch:
+        """Gathers rows.
+
+        Args:
+            indices: integers of shape (n,), or of any shape such as (steps, n); they count from 0.
+
+        Returns:
+            A batch whose leaves have the shape `indices.shape + leaf.shape[1:]`. Rows that lie side by side are
+            views of NumPy arrays, others copies; JAX arrays are gathered on their device.
+
+        Example:
+            >>> ArraySource.of(np.array([10, 11, 12])).take(np.array([2, 0]))
+            array([12, 10])
+        """
+        if indices.ndim == 1 and len(indices):
+            first, last = int(indices[0]), int(indices[-1])
+            if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
+                return self.slice(first, last + 1)
+        return jax.tree.map(
+            lambda leaf: np.take(leaf, indices, axis=0) if isinstance(leaf, np.ndarray) else leaf[indices], self.batch
+        )
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """The rows from `start` to `stop`: views of NumPy arrays, slices of JAX arrays.
+
+        Example:
+            >>> ArraySource.of(np.array([10, 11, 12])).slice(1, 3)
+            array([11, 12])
+        """
+        return jax.tree.map(lambda leaf: leaf[start:stop], self.batch)
+
+
+def as_source(
+    inputs: Any,
+    labels: PyTree | None = None,
+    sample_weight: PyTree | None = None,
+    *,
+    class_weight: Mapping[int, float] | None = None,
+    what: str = "fit",
+) -> ArraySource | IterableSource:
+    """Tells what a user's data is.
+
+    With labels or weights, `inputs` are inputs. Alone they are inputs too when they are an array or a tree of
+    arrays; a list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs. Otherwise they
+    give batches: an iterable (a data loader, a dataset, a list of tuples), an iterator (used up as it goes), a
+    sequence with `__len__` and `__getitem__`, or a function without arguments that returns an iterator.
+
+    Args:
+        inputs: a tree of arrays of shape (rows, ...), or an iterable of batches.
+        labels: a tree of arrays of shape (rows, ...).
+        sample_weight: an array of shape (rows,).
+        class_weight: weights by class, multiplied into the sample weights.
+        what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
+
+    Raises:
+        TypeError: when `inputs` are a string, a number or nothing, a leaf is no array of numbers, or labels come with
+            an iterable.
+        ValueError: when the data is empty, arrays differ in length, a list is ragged, or class weights don't fit.
+
+    Example:
+        >>> as_source([1.0, 2.0], [0, 1])
+        ArraySource(size=2, nbytes=32)
+        >>> as_source((np.ones(2), np.ones(2)) for _ in range(3)).one_shot
+        True
+    """
+    weights = None if class_weight is None else check_class_weight(class_weight)
+    for name, part in (("labels", labels), ("sample_weight", sample_weight)):
+        if part is not None and _gives_batches(inputs):
+            raise TypeError(
+                f"{name} were given to {what} beside inputs that are a {type(inputs).__name__} of batches. Let "
+                "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
+            )
+    if _gives_batches(inputs) or (labels is None and sample_weight is None and _is_list_of_tuples(inputs)):
+        return IterableSource(inputs, class_weight=weights, what=what)
+    _refuse_non_arrays(inputs, what)
+    where = "validation " if what == "validation" else ""
+    batch = pack(
+        as_arrays(inputs, where + "inputs"),
+        None if labels is None else as_arrays(labels, where + "labels"),
+        None if sample_weight is None else as_arrays(sample_weight, where + "sample_weight"),
+    )
+    source = ArraySource.of(batch, where=where)
+    return source if weights is None else ArraySource.of(weigh_classes(batch, weights), unweighted=batch)
+
+
+def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
+    """Tells what a user's validation data is.
+
+    Args:
+        validation_data: a tuple `(inputs, labels)` or `(inputs, labels, sample_weight)`, or all that `as_source`
+            takes alone. An iterator serves as many validations as it has batches for.
+
+    Raises:
+        TypeError: as `as_source`.
+        ValueError: as `as_source`, and for a tuple of more than three parts.
+
+    Example:
+        >>> as_validation_source((np.zeros((8, 2)), np.zeros(8))).size
+        8
+    """
+    if type(validation_data) is tuple:
+        return as_source(*unpack(validation_data), what="validation")
+    return as_source(validation_data, what="validation")
+
+
+def _gives_batches(inputs: Any) -> bool:
+    if isinstance(inputs, (str, bytes)) or not is_leaf(inputs) or is_array_like(inputs):
+        return False
+    if hasattr(inputs, "__iter__") or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+        return True
+    return callable(inputs) and _takes_no_arguments(inputs)
+
+
+def _takes_no_arguments(function: Callable) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_list_of_tuples(inputs: Any) -> bool:
+    """A list of `(inputs, labels)` tuples can only be meant as batches: a list of several inputs holds arrays."""
+    return (
+        type(inputs) is list
+        and len(inputs) > 0
+        and all(type(item) is tuple and item and any(map(is_array_like, jax.tree.leaves(item))) for item in inputs)
+    )
+
+
+def _refuse_non_arrays(inputs: Any, what: str) -> None:
+    if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
+        given = "None" if inputs is None else f"a {type(inputs).__name__} ({inputs!r})"
+        raise TypeError(
+            f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays, or an iterable of "
+            "batches: a generator, a data loader, or a function without arguments that returns an iterator."
+        )

@@ -1,0 +1,103 @@
+"""Class weights become sample weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.data.batch import unpack
+from elegy.types import Array, Batch
+
+
+def check_class_weight(class_weight: Any) -> dict[int, float]:
+    """Checks a mapping of classes to weights.
+
+    Raises:
+        TypeError: when it is no mapping of integers to numbers.
+        ValueError: when a weight is negative or not finite.
+
+    Example:
+        >>> check_class_weight({0: 1, 1: 2.5})
+        {0: 1.0, 1: 2.5}
+    """
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight is a {type(class_weight).__name__}, but must be a dict of class indices to weights, such "
+            "as {0: 1.0, 1: 5.0}."
+        )
+    checked = {}
+    for key, value in class_weight.items():
+        if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
+            raise TypeError(f"class_weight has the key {key!r}, but its keys must be class indices (integers).")
+        try:
+            weight = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"class_weight[{key}] is {value!r}, but must be a number.") from error
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"class_weight[{key}] is {weight}, but must be finite and not negative.")
+        checked[int(key)] = weight
+    return checked
+
+
+def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = "") -> Batch:
+    """Multiplies the weight of each example's class into the sample weights of a batch.
+
+    Args:
+        batch: a batch with labels: whole numbers of shape (rows,) or (rows, 1), or one-hot rows of shape
+            (rows, classes).
+        class_weight: weights by class; a class that is missing weighs 1.
+        where: a prefix for error messages.
+
+    Returns:
+        `(inputs, labels, sample_weight)`; the weights are float32 where the batch had none, or integers.
+
+    Raises:
+        ValueError: when the batch has no labels, or labels that do not name a class for each example.
+
+    Example:
+        >>> weigh_classes(("x", np.array([0, 1, 1])), {1: 3.0})
+        ('x', array([0, 1, 1]), array([1., 3., 3.], dtype=float32))
+    """
+    inputs, labels, sample_weight = unpack(batch)
+    leaves = jax.tree.leaves(labels)
+    if not leaves:
+        raise ValueError(
+            f"{where}class_weight needs labels, but the batch has only inputs. Give (inputs, labels), or leave "
+            "class_weight out."
+        )
+    if len(leaves) > 1:
+        raise ValueError(
+            f"{where}class_weight needs one array of labels, but there are {len(leaves)}. Give sample_weight instead."
+        )
+    classes = _classes(np.asarray(leaves[0]), where)
+    weights = np.ones(classes.shape, np.float32)
+    for key, weight in class_weight.items():
+        weights[classes == key] = weight
+    if sample_weight is None:
+        return inputs, labels, weights
+    return inputs, labels, jax.tree.map(lambda given: _multiply(given, weights), sample_weight)
+
+
+def _multiply(given: Array, weights: np.ndarray) -> Array:
+    if not jax.dtypes.issubdtype(given.dtype, np.floating):
+        given = given.astype(np.float32)
+    return given * weights.reshape(weights.shape + (1,) * (given.ndim - 1)).astype(given.dtype)
+
+
+def _classes(labels: np.ndarray, where: str) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 1:
+        if not jax.dtypes.issubdtype(labels.dtype, np.floating) or np.array_equal(labels, np.trunc(labels)):
+            return labels
+    elif labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (np.sum(labels, axis=1) == 1).all():
+        return np.argmax(labels, axis=1)
+    raise ValueError(
+        f"{where}class_weight needs labels that name one class an example: whole numbers of shape (rows,), or one-hot "
+        f"rows of shape (rows, classes). These have the shape {labels.shape} and the dtype {labels.dtype}"
+        f"{', and are not one-hot' if labels.ndim == 2 else ''}. Give sample_weight instead."
+    )
