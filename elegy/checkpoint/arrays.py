@@ -1,0 +1,101 @@
+"""Arrays to and from a directory: Orbax does the writing and the reading."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.checkpoint.leaves import Leaf
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[tuple[ModuleType, Any]]:
+    # Imported when touched: it takes as long to import as JAX does.
+    import orbax.checkpoint as ocp
+
+    # Weights hardly compress (7% of normally distributed float32), and without it reading is twice as fast, which
+    # pays for the checksums.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:
+        yield ocp, checkpointer
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays by name into a new directory; every process of a distributed run calls it."""
+    with _orbax() as (ocp, checkpointer):
+        checkpointer.save(directory, args=ocp.args.PyTreeSave(dict(arrays)))
+
+
+def read_arrays(directory: Path, shardings: Mapping[str, jax.sharding.Sharding | None]) -> dict[str, Any]:
+    """Reads some arrays back by name.
+
+    Args:
+        directory: what `write_arrays` wrote.
+        shardings: for each name where to place the array; None for a NumPy array.
+    """
+    with _orbax() as (ocp, checkpointer):
+        how = {
+            name: ocp.RestoreArgs(restore_type=np.ndarray) if place is None else ocp.ArrayRestoreArgs(sharding=place)
+            for name, place in shardings.items()
+        }
+        wanted = dict.fromkeys(shardings, 0)
+        return checkpointer.restore(
+            directory, args=ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+        )
+
+
+def to_stored(value: Any) -> Any:
+    """The plain array that holds a leaf's bits."""
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def placement(leaf: Leaf, target: Any) -> jax.sharding.Sharding | None:
+    """Where to read the array of a leaf that will take a target leaf's place; None for the host.
+
+    Arrays whose target does not say where they belong come through the host and stay uncommitted, as freshly made
+    ones are: a step compiled for those need not be compiled again.
+    """
+    if not isinstance(target, (jax.Array, jax.ShapeDtypeStruct)):
+        return None
+    place = target.sharding
+    if isinstance(target, jax.Array) and not target.committed:
+        return None
+    if leaf.kind == "key" and not isinstance(place, (jax.sharding.NamedSharding, jax.sharding.SingleDeviceSharding)):
+        return None
+    return place
+
+
+def from_stored(leaf: Leaf, stored: Any, target: Any) -> Any:
+    """Makes a leaf of the target's type out of the stored array.
+
+    Args:
+        leaf: the saved leaf's description.
+        stored: what was read, or None for a leaf that needs no array.
+        target: the leaf whose place it takes; None for host values (typed keys stay keys).
+    """
+    if leaf.kind == "python":
+        return leaf.python_value()
+    if leaf.kind == "key":
+        if stored is None:
+            words = jax.eval_shape(jax.random.key_data, jax.eval_shape(lambda: jax.random.key(0, impl=leaf.impl)))
+            stored = np.zeros(leaf.shape + words.shape, words.dtype)
+        value = jax.random.wrap_key_data(stored, impl=leaf.impl)
+    else:
+        value = np.zeros(leaf.shape, jax.numpy.dtype(leaf.dtype)) if stored is None else stored
+        if target is None:
+            return value[()] if leaf.kind == "numpy_scalar" else value
+        if isinstance(target, np.generic):
+            return value[()]
+        if isinstance(target, np.ndarray):
+            return value
+    if target is None:
+        return value
+    committed = target.sharding if isinstance(target, jax.ShapeDtypeStruct) or target.committed else None
+    return jax.device_put(value, committed)

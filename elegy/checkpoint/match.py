@@ -1,0 +1,110 @@
+"""Saved leaves meet a target tree: what fits, and a list of all that does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.checkpoint.arrays import from_stored, to_stored
+from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
+from elegy.errors import CheckpointError
+from elegy.types import PyTree
+
+
+def describe_all(named: Mapping[str, Any], where: str) -> dict[str, Leaf]:
+    """Describes leaves by path.
+
+    Raises:
+        CheckpointError: listing every leaf that is no array, key or scalar, or whose memory was given away.
+    """
+    leaves: dict[str, Leaf] = {}
+    problems = []
+    for path, value in named.items():
+        try:
+            leaves[path] = describe(value)
+        except TypeError as error:
+            problems.append(f"{path}: {error}")
+        else:
+            if isinstance(value, jax.Array) and value.is_deleted():
+                problems.append(f"{path}: the array was deleted (its buffer was donated to a compiled step)")
+    if problems:
+        raise CheckpointError(f"{where}:\n  " + "\n  ".join(problems))
+    return leaves
+
+
+def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: bool, where: str) -> set[str]:
+    """The paths whose saved leaf fits the target's leaf of that path.
+
+    Args:
+        saved: descriptions of what can be loaded, by path.
+        target: the leaves to replace, by path: arrays, scalars or `jax.ShapeDtypeStruct`.
+        strict: whether every path must fit, on both sides.
+        where: begins the messages.
+
+    Raises:
+        CheckpointError: listing every mismatch if `strict`, otherwise every target leaf that would be left without
+            a value.
+
+    Warns:
+        UserWarning: listing every mismatch unless `strict`.
+    """
+    wanted = describe_all(target, f"{where}: the target holds leaves that no checkpoint can fill")
+    problems: dict[str, str] = {}
+    for path, leaf in wanted.items():
+        if path not in saved:
+            problems[path] = f"missing in the file; the target has {leaf}"
+        elif (difference := mismatch(saved[path], leaf)) is not None:
+            problems[path] = difference
+        elif leaf.kind == "jax" and jax.dtypes.canonicalize_dtype(np.dtype(leaf.dtype)).name != leaf.dtype:
+            problems[path] = f"{leaf} does not exist in JAX until `jax_enable_x64` is switched on"
+    unexpected = {path: f"unexpected: {leaf} in the file only" for path, leaf in saved.items() if path not in wanted}
+    if not problems and not unexpected:
+        return set(wanted)
+    listed = "\n  ".join(f"{path}: {text}" for path, text in (problems | unexpected).items())
+    if strict:
+        raise CheckpointError(
+            f"{where} does not match the target:\n  {listed}\nPass `strict=False` to load what fits and keep the "
+            "target's own values elsewhere."
+        )
+    empty = [path for path in problems if isinstance(target[path], jax.ShapeDtypeStruct)]
+    if empty:
+        raise CheckpointError(
+            f"{where} does not match the target, which holds no values to keep for {', '.join(empty)}:\n  {listed}\n"
+            "Give a target of arrays to `strict=False`."
+        )
+    warnings.warn(f"{where} does not match the target; loaded what fits, except:\n  {listed}", stacklevel=3)
+    return set(wanted) - set(problems)
+
+
+def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True) -> PyTree:
+    """Puts loaded leaves into a tree.
+
+    Args:
+        target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`.
+        flat: path -> value, as `restore(path, None)` or `load_safetensors` return it.
+        strict: whether both must hold the same paths, shapes and dtypes.
+
+    Returns:
+        The target's structure with the loaded values, of the target's leaf types, placed where its leaves are.
+
+    Raises:
+        CheckpointError: listing every mismatch by path if `strict`; nothing is ever cast or reshaped.
+
+    Warns:
+        UserWarning: listing what was not loaded unless `strict`.
+
+    Example:
+        >>> fill({"w": np.zeros(2)}, {"w": np.ones(2)})
+        {'w': array([1., 1.])}
+    """
+    named = named_leaves(target)
+    saved = describe_all(flat, "the given leaves cannot be loaded")
+    fits = fitting(saved, named, strict=strict, where="the given tree")
+    leaves = [
+        from_stored(saved[path], to_stored(flat[path]), old) if path in fits else old for path, old in named.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(target), leaves)

@@ -1,0 +1,241 @@
+"""A tree of arrays and its metadata to and from one directory.
+
+step_00000123/
+    arrays/          the arrays, written by Orbax
+    metadata.json    the metadata
+    manifest.json    what all of it must be, written last
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from elegy.checkpoint import team
+from elegy.checkpoint.arrays import from_stored, placement, read_arrays, to_stored, write_arrays
+from elegy.checkpoint.directory import local_path, locate, staged, staging_path
+from elegy.checkpoint.leaves import Leaf, named_leaves
+from elegy.checkpoint.manifest import ARRAYS, METADATA, read_manifest, verify_files, write_flushed, write_manifest
+from elegy.checkpoint.match import describe_all, fitting
+from elegy.errors import CheckpointError
+from elegy.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Everything that one checkpoint will hold, checked, and independent of what the caller does next.
+
+    Args:
+        kind: what the checkpoint is of.
+        leaves: the manifest's description of each leaf.
+        arrays: the arrays to store, by their name in the store.
+        metadata: the encoded metadata.
+    """
+
+    kind: str
+    leaves: list[dict[str, Any]]
+    arrays: dict[str, Any]
+    metadata: bytes
+
+
+def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> None:
+    """Writes a checkpoint. Whatever happens, `path` holds the old one or the new one, complete.
+
+    Every process of a distributed run calls it with the same arguments and a path on a shared file system.
+
+    Args:
+        path: a directory of its own; a checkpoint that stands there is replaced once the new one is on the disk.
+        arrays: any tree of JAX arrays (typed random keys included), NumPy arrays and scalars, and Python scalars.
+        metadata: what else to remember: dicts with string keys, lists, strings, numbers, booleans and None. Tuples
+            come back as lists.
+        kind: what the checkpoint is of; `restore` asks for the same.
+
+    Raises:
+        CheckpointError: when a leaf or a value cannot be stored (nothing is written then), or the file system
+            refuses (what was there stays).
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> path = tempfile.mkdtemp() + "/step_00000001"
+        >>> save(path, {"w": np.ones(2, np.float32), "key": jax.random.key(0)}, {"step": 1})
+        >>> restore(path, None)
+        ({'key': Array((), dtype=key<fry>) overlaying: [0 0], 'w': array([1., 1.], dtype=float32)}, {'step': 1})
+    """
+    write(path, snapshot(arrays, metadata, kind=kind))
+
+
+def restore(
+    path: str | os.PathLike[str], target: PyTree = None, *, strict: bool = True, kind: str = "trainer"
+) -> tuple[PyTree, dict[str, Any]]:
+    """Reads a checkpoint back, after checking every byte of it.
+
+    Args:
+        path: the checkpoint's directory.
+        target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Arrays are placed as the target's are (its
+            sharding; uncommitted where it has none) and have its types. None needs no user classes.
+        strict: whether the file and the target must hold the same paths, shapes and dtypes. Otherwise what fits is
+            loaded and the target's own values are kept elsewhere.
+        kind: what the checkpoint has to be of.
+
+    Returns:
+        `(arrays, metadata)`: the target's structure with the saved values; for no target a flat dict of path ->
+        NumPy array, typed key or scalar.
+
+    Raises:
+        CheckpointError: when there is no checkpoint, it is damaged or unfinished, of another kind or format, or
+            does not match the target: every file or path is listed. Nothing is ever cast or reshaped.
+
+    Warns:
+        UserWarning: listing what was not loaded unless `strict`.
+    """
+    directory = locate(path)
+    manifest = _manifest_of(directory, kind)
+    with _malformed(directory):
+        saved = {entry["path"]: Leaf.from_json(entry["leaf"]) for entry in manifest["leaves"]}
+        names = {entry["path"]: entry["array"] for entry in manifest["leaves"] if "array" in entry}
+    if target is None:
+        wanted = dict.fromkeys(saved)
+        fits = set(saved)
+    else:
+        wanted = named_leaves(target)
+        fits = fitting(saved, wanted, strict=strict, where=f"the checkpoint {directory}")
+    verify_files(directory, manifest)
+    places = {names[p]: placement(saved[p], wanted[p]) for p in wanted if p in fits and saved[p].stored}
+    with _malformed(directory):
+        stored = read_arrays(directory / ARRAYS, places) if places else {}
+        loaded = {p: from_stored(saved[p], stored.get(names.get(p, "")), wanted[p]) for p in wanted if p in fits}
+        leaves = {p: loaded[p] if p in fits else old for p, old in wanted.items()}
+        metadata = _read_metadata(directory)
+    if target is None:
+        return leaves, metadata
+    return jax.tree.unflatten(jax.tree.structure(target), leaves.values()), metadata
+
+
+def read_metadata(path: str | os.PathLike[str], *, kind: str = "trainer") -> dict[str, Any]:
+    """Reads a checkpoint's metadata alone, after checking every byte of the checkpoint.
+
+    Raises:
+        CheckpointError: when there is no intact checkpoint of this kind and format.
+    """
+    directory = locate(path)
+    verify_files(directory, _manifest_of(directory, kind))
+    with _malformed(directory):
+        return _read_metadata(directory)
+
+
+def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> Snapshot:
+    """Collects what `write` will write: JAX arrays by reference (they cannot change), NumPy arrays as copies.
+
+    Args:
+        arrays: as for `save`; the JAX arrays must not be donated before `write` has returned.
+        metadata: as for `save`.
+        kind: as for `save`.
+
+    Raises:
+        CheckpointError: listing every leaf or value that cannot be stored.
+    """
+    named = named_leaves(arrays)
+    leaves = describe_all(named, "these leaves cannot be stored in a checkpoint")
+    abstract = [path for path, value in named.items() if isinstance(value, jax.ShapeDtypeStruct)]
+    if abstract:
+        raise CheckpointError(f"shapes without values cannot be stored in a checkpoint: {', '.join(abstract)}.")
+    encoded = _encode_metadata(metadata)
+    entries: list[dict[str, Any]] = []
+    stored: dict[str, Any] = {}
+    for number, (path, leaf) in enumerate(leaves.items()):
+        entry: dict[str, Any] = {"path": path, "leaf": leaf.to_json()}
+        if leaf.stored:
+            entry["array"] = f"{number:06d}"
+            value = to_stored(named[path])
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+            else:
+                value = value.copy()
+            stored[entry["array"]] = value
+        entries.append(entry)
+    return Snapshot(kind, entries, stored, encoded)
+
+
+def write(path: str | os.PathLike[str], content: Snapshot) -> None:
+    """Writes a snapshot as `save` does.
+
+    Raises:
+        CheckpointError: when the file system refuses; what was there stays.
+    """
+    target = local_path(path)
+    try:
+        suffix = team.shared_suffix()
+        with contextlib.ExitStack() as stack:
+            if team.leads():
+                staging = team.together(lambda: stack.enter_context(staged(target, suffix)))
+            else:
+                staging = team.together(lambda: staging_path(target, suffix))
+            if content.arrays:
+                team.together(lambda: write_arrays(staging / ARRAYS, content.arrays))
+            team.together(lambda: _finish(staging, content) if team.leads() else None)
+            team.together(stack.close)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{target}: the checkpoint could not be written: {error}") from error
+
+
+def _finish(staging: Path, content: Snapshot) -> None:
+    write_flushed(staging / METADATA, content.metadata)
+    write_manifest(staging, content.kind, content.leaves)
+
+
+def _manifest_of(directory: Path, kind: str) -> dict[str, Any]:
+    manifest = read_manifest(directory)
+    if manifest.get("kind") != kind:
+        raise CheckpointError(
+            f"{directory}: this is a checkpoint of the kind {manifest.get('kind')!r}, but one of the kind {kind!r} "
+            "was asked for."
+        )
+    return manifest
+
+
+@contextlib.contextmanager
+def _malformed(directory: Path) -> Iterator[None]:
+    """What can still go wrong with intact files: someone else made them, or the disk fails while they are read."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{directory}: the checkpoint cannot be read: {error!r}.") from error
+
+
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / METADATA).read_bytes())
+
+
+def _encode_metadata(metadata: dict[str, Any]) -> bytes:
+    problems: list[str] = []
+
+    def visit(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                inside = f"{path}[{key!r}]"
+                if type(key) is not str:
+                    problems.append(f"{inside}: the key is a {type(key).__name__}; JSON would make a string of it")
+                visit(item, inside)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                visit(item, f"{path}[{index}]")
+        elif value is not None and type(value) not in (str, int, float, bool):
+            problems.append(f"{path}: a {type(value).__name__}; put arrays into the tree, and numbers as `float(...)`")
+
+    visit(metadata, "metadata")
+    if not isinstance(metadata, dict):
+        problems.append(f"metadata: must be a dict, not a {type(metadata).__name__}")
+    if problems:
+        raise CheckpointError("this metadata cannot be stored as JSON:\n  " + "\n  ".join(problems))
+    return json.dumps(metadata).encode()
