@@ -1,0 +1,187 @@
+"""Cross-entropy between labels and logits or probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from elegy.losses.loss import Loss
+from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.pytree import static_field
+
+_EPSILON = 1e-7
+
+
+def cross_entropy(
+    target: Any,
+    preds: Any,
+    *,
+    binary: bool = False,
+    from_logits: bool = True,
+    label_smoothing: float | None = None,
+    check_bounds: bool = True,
+) -> jax.Array:
+    """Computes the cross-entropy of each example.
+
+    Args:
+        target: class indices, integers `(...)`; or one distribution over the classes for each example, `(..., C)`.
+            With `binary`, independent 0/1 labels (or probabilities) of the shape of `preds`.
+        preds: `(..., C)`, logits or probabilities. With `binary`, any shape.
+        binary: whether the outputs are independent yes/no decisions; their mean over the last axis is taken.
+        from_logits: whether `preds` are logits; otherwise probabilities, clipped to `[1e-7, 1 - 1e-7]`.
+        label_smoothing: the part of the labels' mass that is spread evenly over the classes.
+        check_bounds: whether a class index outside of `0..C-1` makes the value NaN. Otherwise it counts as a
+            distribution without mass.
+
+    Returns:
+        Values `(...)`, without the class axis (a binary `(B,)` stays `(B,)`), at least float32.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+        TypeError: when class indices are not integers.
+
+    Example:
+        >>> cross_entropy(jnp.array([1]), jnp.array([[0.0, 0.0]]))
+        Array([0.6931472], dtype=float32)
+    """
+    target, preds = jnp.asarray(target), jnp.asarray(preds)
+    preds = preds.astype(jnp.promote_types(preds.dtype, jnp.float32))
+    if binary:
+        target, preds = match_shapes(target, preds, "CrossEntropy(binary=True)")
+        return _binary(target, preds, from_logits, label_smoothing)
+
+    target = _drop_index_axis(target, preds)
+    if target.ndim == preds.ndim:
+        return _from_distribution(target.astype(preds.dtype), preds, from_logits, label_smoothing)
+    if from_logits and not label_smoothing:
+        # Negative indices would count from the end.
+        values = optax.softmax_cross_entropy_with_integer_labels(preds, jnp.clip(target, 0, preds.shape[-1] - 1))
+    else:
+        one_hot = jax.nn.one_hot(target, preds.shape[-1], dtype=preds.dtype)
+        values = _from_distribution(one_hot, preds, from_logits, label_smoothing)
+    outside = (target < 0) | (target >= preds.shape[-1])
+    return jnp.where(outside, jnp.nan if check_bounds else 0.0, values)
+
+
+def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
+    if preds.ndim == 0 or target.ndim not in (preds.ndim, preds.ndim - 1):
+        raise _shape_error(target, preds)
+    if target.ndim == preds.ndim and target.shape[-1] == 1 and preds.shape[-1] > 1:
+        target = target[..., 0]
+    expected = preds.shape if target.ndim == preds.ndim else preds.shape[:-1]
+    if target.shape != expected:
+        raise _shape_error(target, preds)
+    if target.ndim < preds.ndim and not jnp.issubdtype(target.dtype, jnp.integer):
+        raise TypeError(
+            f"CrossEntropy: a target of shape {target.shape} beside preds of shape {preds.shape} is read as class "
+            f"indices, which are integers, but it is {target.dtype}. Cast it to an integer type, give one distribution "
+            "for each example, or use MeanSquaredError for regression."
+        )
+    return target
+
+
+def _shape_error(target: jax.Array, preds: jax.Array) -> ValueError:
+    return ValueError(
+        f"CrossEntropy: target has shape {target.shape} and preds {preds.shape}. For preds of shape (..., classes) "
+        "give class indices of shape (...), or distributions of shape (..., classes). For one yes/no output use "
+        "CrossEntropy(binary=True)."
+    )
+
+
+def _binary(target: jax.Array, preds: jax.Array, from_logits: bool, label_smoothing: float | None) -> jax.Array:
+    if label_smoothing:
+        target = (1.0 - label_smoothing) * target + 0.5 * label_smoothing
+    if from_logits:
+        values = optax.sigmoid_binary_cross_entropy(preds, target)
+    else:
+        preds = jnp.clip(preds, _EPSILON, 1.0 - _EPSILON)
+        values = -(target * jnp.log(preds) + (1.0 - target) * jnp.log1p(-preds))
+    return mean_over_features(values)
+
+
+def _from_distribution(
+    target: jax.Array, preds: jax.Array, from_logits: bool, label_smoothing: float | None
+) -> jax.Array:
+    if label_smoothing:
+        target = optax.smooth_labels(target, label_smoothing)
+    if from_logits:
+        return optax.softmax_cross_entropy(preds, target)
+    return -jnp.sum(target * jnp.log(jnp.clip(preds, _EPSILON, 1.0 - _EPSILON)), axis=-1)
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy between labels and logits or probabilities (see `cross_entropy`).
+
+    Args:
+        from_logits: whether `preds` are logits (the default) or probabilities.
+        binary: whether the outputs are independent yes/no decisions.
+        label_smoothing: the part of the labels' mass that is spread evenly over the classes.
+        check_bounds: whether a class index outside of `0..C-1` makes the value NaN.
+        reduction: see `Loss`.
+        weight: see `Loss`.
+        name: see `Loss`.
+
+    Example:
+        >>> loss = CrossEntropy()
+        >>> loss(target=jnp.array([0, 1]), preds=jnp.array([[0.0, 0.0], [0.0, 0.0]])).item()
+        0.693147...
+    """
+
+    from_logits: bool = static_field(default=True, kw_only=True)
+    binary: bool = static_field(default=False, kw_only=True)
+    label_smoothing: float | None = static_field(default=None, kw_only=True)
+    check_bounds: bool = static_field(default=True, kw_only=True)
+
+    def call(self, target: Any, preds: Any) -> jax.Array:
+        """Computes the values of the examples.
+
+        Args:
+            target: class indices `(...)` or distributions `(..., C)`.
+            preds: `(..., C)`.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+            TypeError: when class indices are not integers.
+        """
+        return cross_entropy(
+            target,
+            preds,
+            binary=self.binary,
+            from_logits=self.from_logits,
+            label_smoothing=self.label_smoothing,
+            check_bounds=self.check_bounds,
+        )
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks that class indices name a class that the predictions have.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions; only their shape and dtype are looked at.
+
+        Raises:
+            ValueError: when an index is out of range, or the shapes do not fit.
+            TypeError: when class indices are not integers.
+        """
+        if self.binary:
+            return
+        target, preds_like = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
+        jax.eval_shape(self.call, target, preds_like)
+        classes = preds_like.shape[-1]
+        if target.shape == preds_like.shape:
+            return
+        outside = np.unique(target[(target < 0) | (target >= classes)])
+        if outside.size:
+            shown = ", ".join(map(str, outside[:5])) + (", ..." if outside.size > 5 else "")
+            raise ValueError(
+                f"CrossEntropy: the target contains {shown}, but preds of shape {preds_like.shape} have {classes} "
+                f"classes: the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
+            )
+
+
+Crossentropy = CrossEntropy
+crossentropy = cross_entropy

@@ -1,0 +1,93 @@
+"""Plain functions as losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.arguments import call_with_named, names_argument
+from elegy.losses.loss import Loss
+from elegy.names import name_of
+from elegy.pytree import Static, static_field
+
+
+class FunctionLoss(Loss):
+    """A loss made of a plain function, of Optax for example.
+
+    The function receives only the arguments that it names; with exactly two required parameters of unknown names
+    it is called as `function(target, preds)`. An output `(B, ...)` is one value an example, a scalar stands for
+    the whole batch. A function that names `sample_weight` receives it and returns weighted values.
+
+    Args:
+        function: what computes the loss.
+
+    Example:
+        >>> import optax
+        >>> loss = FunctionLoss(optax.squared_error)
+        >>> loss.name, loss(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0])).item()
+        ('squared_error', 5.0)
+    """
+
+    function: Any = static_field()
+
+    def __post_init__(self) -> None:
+        """Wraps the function and names the loss after it."""
+        function = self.function
+        if isinstance(function, Static):
+            function = function.value
+        vars(self).update(function=Static(function), name=self.name or name_of(function))
+        super().__post_init__()
+
+    @property
+    def applies_weight(self) -> bool:
+        """Whether the function takes `sample_weight`."""
+        return names_argument(self.function.value, "sample_weight")
+
+    def call(self, **kwargs: Any) -> jax.Array:
+        """Calls the function with those of the arguments that it names."""
+        return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
+
+    def values(self, **kwargs: Any) -> jax.Array:
+        """The function's output as an array.
+
+        Raises:
+            TypeError: when the function requires something that is not available, or returns no array.
+        """
+        output = self.call(**kwargs)
+        if isinstance(output, (tuple, list, dict)) or output is None:
+            raise TypeError(
+                f"the function {self.name!r} returned a {type(output).__name__}. A loss or metric function returns "
+                "one array: a value for each example, or a scalar. Use a list or a dict of functions for several."
+            )
+        return jnp.asarray(output)
+
+
+def as_loss(thing: Any, name: str | None = None) -> Loss:
+    """Turns a loss or a plain function into a `Loss`.
+
+    Args:
+        thing: a `Loss` or a function.
+        name: a name for the logs, used for functions only.
+
+    Raises:
+        TypeError: for anything else, with what to write instead.
+
+    Example:
+        >>> as_loss(lambda target, preds: preds - target, name="difference").name
+        'difference'
+    """
+    if isinstance(thing, Loss):
+        return thing
+    if isinstance(thing, type):
+        hint = f"That is the class; write {thing.__name__}(...)." if issubclass(thing, Loss) else ""
+        raise TypeError(f"{thing.__name__} cannot be used as a loss: expected a Loss or a function. {hint}")
+    if hasattr(thing, "batch_updates"):
+        raise TypeError(f"{type(thing).__name__} is a metric, not a loss: pass it under `metrics`.")
+    if not callable(thing):
+        raise TypeError(
+            f"{thing!r} cannot be used as a loss: expected a Loss, a function f(target, preds), a regularizer, "
+            "or a list or dict of them."
+        )
+    return FunctionLoss(thing, name=name)

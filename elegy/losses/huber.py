@@ -1,0 +1,67 @@
+"""Huber loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from elegy.losses.loss import Loss
+from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.pytree import static_field
+
+
+def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
+    """Computes the Huber loss, quadratic up to `delta` and linear beyond, averaged over the last axis.
+
+    See https://en.wikipedia.org/wiki/Huber_loss.
+
+    Args:
+        target: `(B, ..., D)`.
+        preds: the same shape.
+        delta: the distance at which the loss becomes linear.
+
+    Returns:
+        `(B, ...)`; for inputs `(B,)` one value for each. At least float32.
+
+    Raises:
+        ValueError: when the shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> huber(jnp.zeros((1, 2)), jnp.array([[1.0, 3.0]]))
+        Array([1.5], dtype=float32)
+    """
+    target, preds = match_shapes(target, preds, "Huber")
+    return mean_over_features(optax.huber_loss(preds, target, delta=delta))
+
+
+class Huber(Loss):
+    """Huber loss (see `huber`).
+
+    Args:
+        delta: the distance at which the loss becomes linear.
+        reduction: see `Loss`.
+        weight: see `Loss`.
+        name: see `Loss`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Huber(delta=1.0)(target=jnp.zeros((1, 2)), preds=jnp.array([[1.0, 3.0]])).item()
+        1.5
+    """
+
+    delta: float = static_field(default=1.0)
+
+    def call(self, target: Any, preds: Any) -> jax.Array:
+        """Computes the values of the examples.
+
+        Args:
+            target: `(B, ..., D)`.
+            preds: the same shape.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        return huber(target, preds, self.delta)

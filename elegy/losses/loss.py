@@ -1,0 +1,310 @@
+"""The base class of losses, and the two wrappers that change what a loss receives."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.arguments import call_with_named
+from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
+from elegy.names import name_of
+from elegy.pytree import Pytree, static_field
+
+
+class Loss(Pytree):
+    """Base class: a subclass implements `call`, which returns one value an example, or finer.
+
+    `call` receives only the arguments that it names, out of `inputs`, `target`, `preds`, `mask`, `parameters`,
+    `batch_stats` and `examples` (`y_true`, `y_pred`, `labels`, `logits`, ... are understood). `sample_weight` is
+    applied here, never by `call`. Options of a subclass are fields: `axis: int = elegy.static_field(default=-1)`.
+
+    Args:
+        reduction: a `Reduction` or its value; `MEAN` by default.
+        weight: a factor of the loss, in the total and in the logs.
+        name: the name in the logs; the class name in snake case by default.
+
+    Example:
+        >>> class Distance(Loss):
+        ...     def call(self, target, preds):
+        ...         return jnp.abs(preds - target)
+        >>> distance = Distance(weight=2.0)
+        >>> distance(target=jnp.array([0.0, 0.0]), preds=jnp.array([1.0, 3.0])).item()
+        4.0
+        >>> distance.name
+        'distance'
+    """
+
+    reduction: Reduction = static_field(default=Reduction.MEAN, kw_only=True)
+    weight: float = static_field(default=1.0, kw_only=True)
+    name: str | None = static_field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Normalizes the options: None means the default, a reduction may be given by its value."""
+        vars(self).update(
+            reduction=Reduction.MEAN if self.reduction is None else Reduction(self.reduction),
+            weight=1.0 if self.weight is None else float(self.weight),
+            name=name_of(self),
+        )
+
+    @abc.abstractmethod
+    def call(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """Computes the values: `(B, ...)`, or a scalar that stands for the whole batch."""
+
+    @property
+    def applies_weight(self) -> bool:
+        """Whether `values` are multiplied by `sample_weight` already."""
+        return False
+
+    def values(self, **kwargs: Any) -> jax.Array:
+        """Calls `call` with those of the arguments that it names.
+
+        Args:
+            **kwargs: all that is available.
+
+        Returns:
+            The values, `(B, ...)`, not weighted.
+
+        Raises:
+            TypeError: when `call` requires something that is not available.
+        """
+        available = {k: v for k, v in kwargs.items() if k != "sample_weight"}
+        return jnp.asarray(call_with_named(self.call, available, f"the loss {name_of(self)!r}"))
+
+    def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
+        """Computes the numerator and the denominator of the loss on a batch.
+
+        A row whose weight is 0 counts for nothing, in value and in gradient, even if its target or prediction
+        is NaN or infinite.
+
+        Args:
+            **kwargs: what `call` names, and optionally `sample_weight` (`(B,)` or finer), `mask` (`(B,)` bool) and
+                `examples`.
+
+        Returns:
+            float32 scalars `(numerator, denominator)`; the denominator is None for `Reduction.SUM`.
+
+        Raises:
+            ValueError: for `Reduction.NONE`, which is no scalar.
+        """
+        if self.reduction is Reduction.NONE:
+            raise ValueError(
+                f"the loss {name_of(self)!r} has Reduction.NONE: it is no scalar and cannot be part of a total. "
+                "Use Reduction.MEAN, SUM_OVER_BATCH_SIZE or SUM for training, and NONE only to call the loss yourself."
+            )
+        sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
+        numerator, denominator = reduce_terms(
+            self.values(**_guard_rows(kwargs)),
+            self.reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            examples=kwargs.get("examples"),
+            weighted=self.applies_weight,
+        )
+        return numerator * self.weight, denominator
+
+    def __call__(self, target: Any = None, preds: Any = None, **kwargs: Any) -> jax.Array:
+        """Computes the reduced loss.
+
+        Args:
+            target: ground truth.
+            preds: predictions.
+            **kwargs: whatever else `call` names, and `sample_weight` and `mask`.
+
+        Returns:
+            A float32 scalar; for `Reduction.NONE` the weighted values.
+
+        Raises:
+            TypeError: when `call` requires something that was not given.
+        """
+        kwargs.update(target=target, preds=preds)
+        if self.reduction is Reduction.NONE:
+            values = self.values(**_guard_rows(kwargs)) * self.weight
+            weight = total_weight(kwargs.get("sample_weight"), kwargs.get("mask"), values.shape)
+            return values if weight is None else jnp.where(weight != 0, values * weight, 0.0)
+        numerator, denominator = self.terms(**kwargs)
+        return numerator if denominator is None else safe_divide(numerator, denominator)
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether rows of weight 0 can stand for nothing: the loss keeps one value an example.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
+        """
+        shape = jax.eval_shape(lambda available: self.values(**available), kwargs).shape
+        return len(shape) > 0 and shape[0] == batch_size
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+
+    def index_into(self, **kwargs: Any) -> IndexedLoss:
+        """Returns a loss that looks into nested arguments.
+
+        Args:
+            **kwargs: for an argument's name, an index or a sequence of indices, applied one after the other.
+
+        Example:
+            >>> from elegy.losses import MeanSquaredError
+            >>> loss = MeanSquaredError().index_into(target="a", preds=("a", 0))
+            >>> loss(target={"a": jnp.zeros(2)}, preds={"a": [jnp.ones(2)]}).item()
+            1.0
+        """
+        return IndexedLoss(self, index_paths(kwargs))
+
+    def rename_arguments(self, **kwargs: str) -> RenamedLoss:
+        """Returns a loss that takes its arguments under other names.
+
+        Args:
+            **kwargs: for an argument's name, the name under which it will be given.
+
+        Example:
+            >>> from elegy.losses import MeanSquaredError
+            >>> loss = MeanSquaredError().rename_arguments(target="inputs")
+            >>> loss(inputs=jnp.zeros(2), preds=jnp.ones(2)).item()
+            1.0
+        """
+        return RenamedLoss(self, tuple(kwargs.items()))
+
+
+class _Wrapper(Loss):
+    """A loss with other arguments; all but the arguments is the inner loss's."""
+
+    loss: Loss
+
+    def __post_init__(self) -> None:
+        vars(self).update(reduction=self.loss.reduction, weight=self.loss.weight, name=name_of(self.loss))
+
+    @abc.abstractmethod
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the inner loss receives."""
+
+    def call(self, **kwargs: Any) -> jax.Array:
+        return self.loss.values(**self.translate(kwargs))
+
+    @property
+    def applies_weight(self) -> bool:
+        return self.loss.applies_weight
+
+    def values(self, **kwargs: Any) -> jax.Array:
+        return self.loss.values(**self.translate(kwargs))
+
+    def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
+        return self.loss.terms(**self.translate(kwargs))
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        return self.loss.maskable(batch_size, **self.translate(kwargs))
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        inner = self.translate({"target": target, "preds": preds})
+        self.loss.target_check(inner.get("target"), inner.get("preds"))
+
+
+class IndexedLoss(_Wrapper):
+    """The loss that `Loss.index_into` returns."""
+
+    paths: tuple[tuple[str, tuple[Any, ...]], ...] = static_field()
+
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Looks up the indexed arguments."""
+        return index_arguments(self.paths, kwargs, f"the loss {self.name!r}")
+
+
+class RenamedLoss(_Wrapper):
+    """The loss that `Loss.rename_arguments` returns."""
+
+    names: tuple[tuple[str, str], ...] = static_field()
+
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Gives the arguments the names that the inner loss knows."""
+        return rename_given(self.names, kwargs, f"the loss {self.name!r}")
+
+
+def index_paths(kwargs: Mapping[str, Any]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Normalizes the arguments of `index_into`.
+
+    Example:
+        >>> index_paths({"target": "a", "preds": ["b", 0]})
+        (('target', ('a',)), ('preds', ('b', 0)))
+    """
+    return tuple((k, tuple(v) if isinstance(v, (list, tuple)) else (v,)) for k, v in kwargs.items())
+
+
+def index_arguments(
+    paths: Sequence[tuple[str, tuple[Any, ...]]], kwargs: Mapping[str, Any], what: str
+) -> dict[str, Any]:
+    """Replaces the arguments that have a path by what lies there.
+
+    Raises:
+        KeyError: when an argument is missing or has nothing at the path.
+
+    Example:
+        >>> index_arguments([("target", ("a", 0))], {"target": {"a": [7]}}, "the loss 'mse'")
+        {'target': 7}
+    """
+    out = dict(kwargs)
+    for name, path in paths:
+        if out.get(name) is None:
+            given = ", ".join(k for k, v in kwargs.items() if v is not None) or "nothing"
+            raise KeyError(f"{what} indexes into {name!r}, which is not available: there is {given}.")
+        for step in path:
+            try:
+                out[name] = out[name][step]
+            except (KeyError, IndexError, TypeError) as error:
+                found = out[name]
+                there = f"the keys {list(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+                raise KeyError(f"{what}: {name!r} has nothing at {step!r} of the path {path}; there is {there}.") from (
+                    error
+                )
+    return out
+
+
+def rename_given(names: Sequence[tuple[str, str]], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Moves arguments from the names under which they are given to the names that are expected.
+
+    Raises:
+        KeyError: when an argument is not given.
+
+    Example:
+        >>> rename_given([("values", "loss")], {"loss": 1.0, "preds": 2.0}, "the metric 'mean'")
+        {'preds': 2.0, 'values': 1.0}
+    """
+    missing = [given for _, given in names if kwargs.get(given) is None]
+    if missing:
+        there = ", ".join(k for k, v in kwargs.items() if v is not None) or "nothing"
+        raise KeyError(f"{what} renames {missing}, which is not available: there is {there}.")
+    moved = {given for _, given in names}
+    out = {k: v for k, v in kwargs.items() if k not in moved}
+    out.update((expected, kwargs[given]) for expected, given in names)
+    return out
+
+
+def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Replaces what is not finite in rows of weight 0: a `where` on the loss alone would leave NaN gradients."""
+    sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
+    if sample_weight is None and mask is None:
+        return kwargs
+    rows = [jnp.asarray(w) for w in (sample_weight, mask) if w is not None and jnp.ndim(w) > 0]
+    rows = [jnp.any(w.reshape(w.shape[0], -1) != 0, axis=1) for w in rows]
+    if not rows:
+        return kwargs
+    keep = rows[0] if len(rows) == 1 else rows[0] & rows[1]
+
+    def guard(leaf: Any) -> Any:
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != keep.shape[0]:
+            return leaf
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        kept = keep.reshape((-1,) + (1,) * (leaf.ndim - 1))
+        return jnp.where(kept | jnp.isfinite(leaf), leaf, 0)
+
+    return {k: jax.tree.map(guard, v) if k in ("target", "preds") else v for k, v in kwargs.items()}

@@ -1,0 +1,161 @@
+"""From values with a leading axis of examples to a numerator and a denominator."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+class Reduction(enum.Enum):
+    """How the values `l` of a loss, with weights `w`, become one number.
+
+    - `MEAN` (the default): `sum(w * l) / sum(w)`, with `w` broadcast to the shape of `l`.
+    - `SUM_OVER_BATCH_SIZE`: `sum(w * l)` divided by the number of values that belong to real examples.
+    - `SUM`: `sum(w * l)`.
+    - `NONE`: no reduction, `w * l`.
+
+    Example:
+        >>> Reduction("sum") is Reduction.SUM
+        True
+    """
+
+    MEAN = "mean"
+    SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
+    SUM = "sum"
+    NONE = "none"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reduction:
+        names = ", ".join(repr(member.value) for member in cls)
+        raise ValueError(f"{value!r} is no reduction. Use a member of elegy.losses.Reduction, or one of {names}.")
+
+
+def safe_divide(numerator: Any, denominator: Any) -> jax.Array:
+    """`numerator / denominator`, and 0 where the denominator is 0; differentiable there too.
+
+    Example:
+        >>> safe_divide(1.0, 0.0).item()
+        0.0
+    """
+    empty = denominator == 0
+    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+
+
+def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
+    """Gives a weight trailing axes until it broadcasts with values of this shape: `(B,)` goes with `(B, T)`.
+
+    Args:
+        weight: a scalar, or an array whose leading axes are those of the values.
+        shape: the shape of the values.
+        what: how messages call the weight.
+
+    Returns:
+        The weight as an array with `len(shape)` axes (or none).
+
+    Raises:
+        ValueError: when the shapes do not fit.
+
+    Example:
+        >>> align_weight(jnp.ones(3), (3, 2), "sample_weight").shape
+        (3, 1)
+    """
+    weight = jnp.asarray(weight)
+    if weight.ndim == 0:
+        return weight
+    given = weight.shape
+    while weight.ndim > len(shape) and weight.shape[-1] == 1:
+        weight = weight[..., 0]
+    if weight.ndim <= len(shape):
+        weight = weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
+        if all(w in (1, s) for w, s in zip(weight.shape, shape, strict=True)):
+            return weight
+    raise ValueError(
+        f"{what} has shape {given}, the values have shape {tuple(shape)}: they do not fit. {what} must be a scalar "
+        "or have one weight for each example, as (batch,), or one for each value."
+    )
+
+
+def total_weight(sample_weight: Any, mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """The weight of each value, or None where all are 1: `sample_weight`, and 0 where the mask is False.
+
+    Example:
+        >>> total_weight(None, jnp.array([True, False]), (2,))
+        Array([1., 0.], dtype=float32)
+    """
+    if sample_weight is None and mask is None:
+        return None
+    weight = jnp.float32(1.0)
+    if sample_weight is not None:
+        weight = align_weight(sample_weight, shape, "sample_weight").astype(jnp.float32)
+    if mask is not None:
+        weight = jnp.where(align_weight(mask, shape, "mask"), weight, 0.0)
+    return jnp.broadcast_to(weight, shape)
+
+
+def weighted_sum(values: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """`sum(weight * values)`; a value whose weight is 0 does not count even if it is NaN or infinite.
+
+    Example:
+        >>> weighted_sum(jnp.array([1.0, jnp.nan]), jnp.array([2.0, 0.0])).item()
+        2.0
+    """
+    if weight is None:
+        return jnp.sum(values)
+    return jnp.sum(jnp.where(weight != 0, values * weight, 0.0))
+
+
+def reduce_terms(
+    values: jax.Array,
+    reduction: Reduction,
+    *,
+    sample_weight: Any = None,
+    mask: Any = None,
+    examples: Any = None,
+    weighted: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Reduces values to a numerator and a denominator, which stay apart until all of the data is in.
+
+    Args:
+        values: `(B, ...)`, one value an example or finer, or a scalar, which stands for `examples` examples.
+        reduction: the kind of reduction, not `NONE`.
+        sample_weight: scalar, `(B,)` or finer.
+        mask: `(B,)` bool: which examples are real. None: all.
+        examples: the number of real examples; only for scalars. The default is the mask's count, or 1.
+        weighted: whether the values were multiplied by the weights already.
+
+    Returns:
+        Two float32 scalars; the denominator is None for `SUM`.
+
+    Example:
+        >>> values, weight = jnp.array([1.0, 3.0]), jnp.array([1.0, 3.0])
+        >>> [x.item() for x in reduce_terms(values, Reduction.MEAN, sample_weight=weight)]
+        [10.0, 4.0]
+    """
+    values = jnp.asarray(values).astype(jnp.float32)
+    if values.ndim == 0:
+        if reduction is Reduction.SUM:
+            return values, None
+        count = _count_examples(mask, examples)
+        return jnp.where(count > 0, values * count, 0.0), count
+
+    weight = total_weight(sample_weight, mask, values.shape)
+    if weight is not None and weighted:
+        numerator = jnp.sum(jnp.where(weight != 0, values, 0.0))
+    else:
+        numerator = weighted_sum(values, weight)
+    if reduction is Reduction.SUM:
+        return numerator, None
+    if reduction is Reduction.SUM_OVER_BATCH_SIZE:
+        weight = total_weight(None, mask, values.shape)
+    denominator = jnp.float32(math.prod(values.shape)) if weight is None else jnp.sum(weight)
+    return numerator, denominator
+
+
+def _count_examples(mask: Any, examples: Any) -> jax.Array:
+    if examples is not None:
+        return jnp.asarray(examples).astype(jnp.float32)
+    return jnp.float32(1.0) if mask is None else jnp.sum(jnp.asarray(mask).astype(jnp.float32))
