@@ -1,0 +1,134 @@
+"""Logs to a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.types import Every
+
+
+class CSVLogger(PeriodicCallback):
+    """Writes the logs to a CSV file, a row at a time; what is written survives a crash.
+
+    The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
+    later gets a column then: the file is rewritten, and earlier rows are empty there. A run that resumes from a
+    checkpoint goes on with its file, less the rows past that checkpoint.
+
+    Args:
+        filename: the file; its directory is made where missing.
+        separator: what stands between values.
+        append: whether to keep the rows of an existing file.
+        every: when to write a row. Otherwise than with epochs, rows hold the epoch's running values, and an epoch
+            with validation gets one more at its end.
+
+    Raises:
+        TypeError: when `every` is no `Every`.
+        OSError: at the run's beginning, when the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "log.csv"
+        >>> logger = CSVLogger(path)
+        >>> logger.on_train_begin(Event(None, "train", step=0, epoch=0))
+        >>> logger.on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
+        >>> logger.on_train_end(Event(None, "train", step=10, epoch=0))
+        >>> print(path.read_text())
+        epoch,step,loss
+        0,10,0.5
+    """
+
+    batch_hooks_read: Literal["logs"] = "logs"
+
+    def __init__(
+        self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False, every: Every = EVERY_EPOCH
+    ):
+        super().__init__(every)
+        self.path = Path(filename)
+        self.separator = separator
+        self.append = append
+        self._columns: list[str] = []
+        self._file: IO[str] | None = None
+        self._resumed = False
+        self._first_step = 0
+
+    def on_train_begin(self, event: Event) -> None:
+        """Makes sure that the file can be written."""
+        super().on_train_begin(event)
+        self._columns, self._resumed, self._first_step = [], False, event.step
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a"):
+            pass
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Writes a row when due."""
+        if self.due(event):
+            self._write(event)
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Writes the epoch's row."""
+        if self.due(event) or (self.every.unit != "epochs" and any(name.startswith("val_") for name in event.logs)):
+            self._write(event)
+
+    def on_train_end(self, event: Event) -> None:
+        """Closes the file."""
+        self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the columns."""
+        return {"columns": list(self._columns)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps the interrupted run's rows."""
+        self._resumed = True
+
+    def _write(self, event: Event) -> None:
+        row = {"epoch": event.epoch, "step": event.step, **event.logs}
+        file = self._file_for(row)
+        writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
+        writer.writerow(row.get(name, "") for name in self._columns)
+        file.flush()
+
+    def _file_for(self, row: dict[str, Any]) -> IO[str]:
+        """The open file, whose header has every column of `row`."""
+        if self._file is not None and all(name in self._columns for name in row):
+            return self._file
+        rows = self._kept_rows() if self._file is None else self._rows()
+        self._columns = list(dict.fromkeys([*self._columns, *row]))
+        self._close()
+        self._file = self._rewrite(rows)
+        return self._file
+
+    def _kept_rows(self) -> list[dict[str, str]]:
+        """The rows of an existing file that stay; takes over its columns."""
+        if not (self.append or self._resumed):
+            return []
+        rows = self._rows()
+        if self._resumed:
+            rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= self._first_step]
+        return rows
+
+    def _rows(self) -> list[dict[str, str]]:
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file, delimiter=self.separator, restval="")
+            rows = [{name: value for name, value in row.items() if name is not None} for row in reader]
+            self._columns = list(reader.fieldnames or ())
+        return rows
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> IO[str]:
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", delimiter=self.separator, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+        return self.path.open("a", newline="")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

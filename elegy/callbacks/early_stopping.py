@@ -1,0 +1,136 @@
+"""Ends a run that no longer improves."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from elegy.callbacks.callback import Callback
+from elegy.callbacks.event import Event
+from elegy.callbacks.monitor import Mode, Monitor
+
+
+class EarlyStopping(Callback):
+    """Stops training when a monitored value has stopped improving.
+
+    NaN never counts as an improvement. Epochs in which the validation did not run are skipped.
+
+    Args:
+        monitor: the log's name.
+        min_delta: how much better a value must be to count.
+        patience: how many epochs in a row may pass without an improvement before training stops.
+        mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
+        baseline: a value to beat; epochs that do not beat it use up patience.
+        restore_best_weights: whether the state ends with the parameters and batch statistics of the best epoch.
+            Step counter, optimizer and keys go on as they are.
+        start_from_epoch: how many epochs of the run to wait before looking.
+        verbose: 1 to print why training stopped and what was restored.
+
+    Attributes:
+        best: the best value so far, or None.
+        best_epoch: its epoch's index.
+        wait: epochs since the last improvement.
+        stopped_epoch: the index of the epoch after which training was stopped, or None.
+
+    Raises:
+        ValueError: for an unknown mode, or a negative patience; at the first epoch's end, when the monitored name is
+            not logged (the message lists those that are).
+
+    Example:
+        >>> EarlyStopping(monitor="val_accuracy", patience=3, restore_best_weights=True)
+        EarlyStopping(monitor='val_accuracy', mode='max', patience=3)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        mode: Mode = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+        verbose: int = 0,
+    ):
+        if patience < 0:
+            raise ValueError(f"patience={patience}: it must not be negative.")
+        self.monitor = Monitor(monitor, mode, min_delta)
+        self.patience = patience
+        self.baseline = baseline
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = start_from_epoch
+        self.verbose = verbose
+        self._reset(first_epoch=0)
+
+    def __repr__(self) -> str:
+        return f"EarlyStopping(monitor={self.monitor.name!r}, mode={self.monitor.mode!r}, patience={self.patience})"
+
+    def _reset(self, first_epoch: int) -> None:
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self.stopped_epoch: int | None = None
+        self.wait = 0
+        self._first_epoch = first_epoch
+        self._best_weights: tuple[Any, Any] | None = None
+
+    def on_train_begin(self, event: Event) -> None:
+        """Forgets the last run."""
+        self._reset(event.epoch)
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Compares the epoch with the best, and stops when patience is used up."""
+        value = self.monitor.value(event)
+        if value is None or event.epoch < self._first_epoch + self.start_from_epoch:
+            return
+        self.wait += 1
+        if self.monitor.better(value, self.best):
+            self.best, self.best_epoch = value, event.epoch
+            if self.restore_best_weights:
+                # Not the whole state: the optimizer's share of it is the largest.
+                state = event.trainer.state
+                self._best_weights = (state.get_params(), state.get_batch_stats())
+            if self.baseline is None or self.monitor.better(value, self.baseline):
+                self.wait = 0
+            return
+        # One epoch alone cannot show that nothing improves.
+        if self.wait >= self.patience and event.epoch > self._first_epoch:
+            self.stopped_epoch = event.epoch
+            event.trainer.stop_training = True
+            if self.verbose:
+                print(f"EarlyStopping: {self.monitor.name} has not improved since {self._best()}")
+
+    def on_train_end(self, event: Event) -> None:
+        """Puts the best weights back, where asked to."""
+        if not self.restore_best_weights or self.best is None:
+            return
+        if self._best_weights is None:
+            warnings.warn(
+                f"EarlyStopping cannot restore {self._best()}: the run was resumed after it, and a checkpoint holds "
+                "the last weights only. `ModelCheckpoint(monitor=...)` keeps the best.",
+                stacklevel=2,
+            )
+            return
+        params, batch_stats = self._best_weights
+        event.trainer.state = event.trainer.state.set_params(params).set_batch_stats(batch_stats)
+        self._best_weights = None
+        if self.verbose:
+            print(f"EarlyStopping: restored {self._best()}")
+
+    def _best(self) -> str:
+        if self.best is None or self.best_epoch is None:
+            return "the beginning"
+        return f"epoch {self.best_epoch + 1} ({self.monitor.name} {self.best:.6g})"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best value and the patience used; the best weights themselves are not in it."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "wait": self.wait,
+            "first_epoch": self._first_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on counting where the interrupted run was."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.wait, self._first_epoch = state["wait"], state["first_epoch"]

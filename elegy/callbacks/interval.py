@@ -1,0 +1,74 @@
+"""Callbacks that act at intervals."""
+
+from __future__ import annotations
+
+from elegy.callbacks.callback import Callback
+from elegy.callbacks.event import Event
+from elegy.types import Every
+
+EVERY_EPOCH = Every(epochs=1)
+
+
+class PeriodicCallback(Callback):
+    """Base of callbacks that act every so many steps, epochs, examples or seconds.
+
+    `on_train_batch_end` is not listened to where `every` counts epochs. Steps and epochs are counted over the
+    trainer's life, so that a resumed run acts at the same steps; examples and seconds over the run.
+
+    Args:
+        every: the interval.
+
+    Raises:
+        TypeError: when `every` is no `Every`.
+
+    Example:
+        >>> class Print(PeriodicCallback):
+        ...     batch_hooks_read = "logs"
+        ...     def on_train_batch_end(self, event):
+        ...         if self.due(event):
+        ...             print(event.step)
+        >>> callback = Print(Every(steps=2))
+        >>> callback.on_train_begin(Event(None, "train", step=0, epoch=0))
+        >>> for step in (1, 2, 3, 4):
+        ...     callback.on_train_batch_end(Event(None, "train", step=step, epoch=0, batch=step - 1))
+        2
+        4
+    """
+
+    def __init__(self, every: Every):
+        if not isinstance(every, Every):
+            raise TypeError(
+                f"{type(self).__name__}(every={every!r}): an interval is an `elegy.Every`, for example "
+                "`Every(steps=100)` or `Every(epochs=1)`."
+            )
+        self.every = every
+        self._seen: float = 0
+
+    def listens(self, hook: str) -> bool:
+        """As for every callback, but no batch hooks where the interval counts epochs."""
+        return super().listens(hook) and (hook != "on_train_batch_end" or self.every.unit != "epochs")
+
+    def on_train_begin(self, event: Event) -> None:
+        """Starts counting."""
+        self._seen = event.epoch if self.every.unit == "epochs" else self._count(event)
+
+    def due(self, event: Event) -> bool:
+        """Whether the interval has passed since it was last asked; ask once in a hook.
+
+        Epochs are counted in `on_epoch_end`, everything else in `on_train_batch_end`: elsewhere the answer is no.
+
+        Args:
+            event: the event of one of these hooks.
+        """
+        if (event.batch is None) != (self.every.unit == "epochs"):
+            return False
+        before, self._seen = self._seen, self._count(event)
+        return self.every.due(before, self._seen)
+
+    def _count(self, event: Event) -> float:
+        return {
+            "steps": event.step,
+            "epochs": event.epoch + 1,
+            "examples": event.examples,
+            "seconds": event.seconds,
+        }[self.every.unit]

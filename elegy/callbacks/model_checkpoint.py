@@ -1,0 +1,162 @@
+"""Saves the trainer during a run, and keeps the best and the newest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.callbacks.monitor import Mode, Monitor
+from elegy.types import Every
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    name: str
+    step: int
+    value: float | None  # None: not measured, or NaN
+
+
+class ModelCheckpoint(PeriodicCallback):
+    """Saves checkpoints into `directory` as `step_00000123`, and deletes those that are no longer wanted.
+
+    Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are.
+
+    Args:
+        directory: where the checkpoints go; made where missing.
+        monitor: the log that tells which checkpoint is best, read after the epoch's validation; None to keep the
+            newest `save_top_k` instead.
+        mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
+        save_top_k: how many of the best to keep; -1 keeps all.
+        save_last: whether to save whenever due, and keep the newest; otherwise only what is among the best is saved.
+        every: when to save. Where it counts other than epochs, a monitored `val_` name is looked at after each
+            validation as well, and other names are read within the epoch.
+
+    Raises:
+        TypeError: when `every` is no `Every`.
+        ValueError: for an unknown mode, or when nothing would ever be saved; at the first save, when the monitored
+            name is not logged (the message lists those that are).
+
+    Example:
+        >>> ModelCheckpoint("run/checkpoints", monitor="val_accuracy", save_top_k=3, every=Every(epochs=1)).mode
+        'max'
+    """
+
+    batch_hooks_read: Literal["state"] = "state"
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        monitor: str | None = None,
+        mode: Mode = "auto",
+        save_top_k: int = 1,
+        save_last: bool = True,
+        every: Every = EVERY_EPOCH,
+    ):
+        super().__init__(every)
+        if save_top_k < -1:
+            raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
+        if save_top_k == 0 and not save_last:
+            raise ValueError("save_top_k=0 with save_last=False would save nothing.")
+        self.directory = Path(directory)
+        self.monitor = None if monitor is None else Monitor(monitor, mode)
+        self.save_top_k = save_top_k
+        self.save_last = save_last
+        self._saved: list[_Saved] = []
+
+    @property
+    def mode(self) -> str | None:
+        """`"min"` or `"max"`; None without a monitor."""
+        return self.monitor.mode if self.monitor else None
+
+    @property
+    def best_path(self) -> Path | None:
+        """The checkpoint with the best value; None without a monitor, or before the first value."""
+        ranked = self._ranked(self._saved)
+        return self.directory / ranked[0].name if ranked else None
+
+    @property
+    def best_value(self) -> float | None:
+        """The monitored value of `best_path`."""
+        ranked = self._ranked(self._saved)
+        return ranked[0].value if ranked else None
+
+    @property
+    def last_path(self) -> Path | None:
+        """The newest checkpoint."""
+        return self.directory / self._saved[-1].name if self._saved else None
+
+    def on_train_begin(self, event: Event) -> None:
+        """Makes the directory."""
+        super().on_train_begin(event)
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Saves when due; a validation value is not known yet."""
+        if self.due(event):
+            measured = self.monitor is not None and not self.monitor.name.startswith("val_")
+            self._consider(event, due=True, measured=measured)
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Saves when due, or when the epoch's validation puts it among the best."""
+        if self.every.unit == "epochs":
+            if self.due(event):
+                self._consider(event, due=True, measured=self.monitor is not None)
+        elif self.monitor is not None and self.monitor.name.startswith("val_"):
+            self._consider(event, due=False, measured=True)
+
+    def _consider(self, event: Event, *, due: bool, measured: bool) -> None:
+        value = self.monitor.value(event) if self.monitor is not None and measured else None
+        if value is not None and math.isnan(value):
+            value = None
+        saved = _Saved(f"step_{event.step:08d}", event.step, value)
+        others = [other for other in self._saved if other.name != saved.name]
+        if not ((due and self.save_last) or saved in self._best_of([*others, saved])):
+            return
+        before, self._saved = self._saved, [*others, saved]
+        try:
+            # The checkpoint holds this callback's state, in which it must be listed itself.
+            self._write(event.trainer, self.directory / saved.name)
+        except BaseException:
+            self._saved = before
+            raise
+        self._prune()
+
+    def _write(self, trainer: Any, path: Path) -> None:
+        trainer.save(path)
+
+    def _ranked(self, saved: list[_Saved]) -> list[_Saved]:
+        measured = [s for s in saved if s.value is not None]
+        return sorted(measured, key=lambda s: s.value or 0.0, reverse=self.mode == "max")
+
+    def _best_of(self, saved: list[_Saved]) -> list[_Saved]:
+        ranked = self._ranked(saved) if self.monitor is not None else saved[::-1]
+        return ranked if self.save_top_k == -1 else ranked[: self.save_top_k]
+
+    def _prune(self) -> None:
+        if self.save_top_k == -1:
+            return
+        keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
+        for saved in [s for s in self._saved if s.name not in keep]:
+            path = self.directory / saved.name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            self._saved.remove(saved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the kept checkpoints and their values."""
+        return {"saved": [[s.name, s.step, s.value] for s in self._saved]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with those checkpoints of the interrupted run that still exist."""
+        saved = [_Saved(name, step, value) for name, step, value in state["saved"]]
+        # What is listed may be deleted later, so a name must not lead out of the directory.
+        self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and (self.directory / s.name).exists()]

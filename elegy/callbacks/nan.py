@@ -1,0 +1,73 @@
+"""Ends a run whose loss is no number."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Literal
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import PeriodicCallback
+from elegy.types import Every
+
+_OFTEN = Every(steps=50)
+
+
+class TerminateOnNaN(PeriodicCallback):
+    """Stops training, with a warning, when the loss is NaN or infinite.
+
+    The loss is read when the interval is due and at every epoch's end; reading waits for the device, so a short
+    interval costs speed. A step whose loss is NaN shows in the epoch's running value, whichever step is read. Where
+    no log is named `loss`, all training logs are looked at.
+
+    Args:
+        every: how often to look.
+
+    Raises:
+        TypeError: when `every` is no `Every`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> import warnings
+        >>> trainer = SimpleNamespace(stop_training=False)
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     TerminateOnNaN().on_epoch_end(Event(trainer, "train", step=9, epoch=0, logs={"loss": float("nan")}))
+        >>> trainer.stop_training
+        True
+    """
+
+    batch_hooks_read: Literal["logs"] = "logs"
+
+    def __init__(self, every: Every = _OFTEN):
+        super().__init__(every)
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Looks when due."""
+        if self.due(event):
+            self._look(event)
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Looks once more."""
+        self._look(event)
+
+    def _look(self, event: Event) -> None:
+        if event.trainer.stop_training:
+            return
+        for name, value in _watched(event.logs).items():
+            if not math.isfinite(value):
+                event.trainer.stop_training = True
+                warnings.warn(
+                    f"training is stopped: {name!r} is {value} at step {event.step} of epoch {event.epoch + 1}. Look "
+                    "at the learning rate and the inputs; `jax.config.update('jax_debug_nans', True)` finds the "
+                    "operation.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
+
+
+def _watched(logs: Mapping[str, float]) -> Mapping[str, float]:
+    if "loss" in logs:
+        return {"loss": logs["loss"]}
+    return {name: value for name, value in logs.items() if not name.startswith("val_")}

@@ -1,0 +1,93 @@
+"""Logs for TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.lazy import require
+from elegy.names import path_name
+from elegy.types import Every
+
+
+class TensorBoard(PeriodicCallback):
+    """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
+
+    A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch; validation names
+    lose their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps.
+
+    Args:
+        log_dir: the directory.
+        every: when to write. Otherwise than with epochs, the epoch's running values are written when due, and the
+            epoch's values at its end.
+        histograms: whether to write a histogram of every parameter array with the epoch's values.
+
+    Raises:
+        TypeError: when `every` is no `Every`.
+        ImportError: at the run's beginning, when tensorboardX is not installed.
+
+    Example:
+        >>> TensorBoard("logs", every=Every(steps=100)).every
+        Every(steps=100)
+    """
+
+    batch_hooks_read: Literal["logs"] = "logs"
+
+    def __init__(self, log_dir: str | os.PathLike[str] = "logs", every: Every = EVERY_EPOCH, histograms: bool = False):
+        super().__init__(every)
+        self.log_dir = Path(log_dir)
+        self.histograms = histograms
+        self._library: Any = None
+        self._writers: dict[str, Any] = {}
+
+    def on_train_begin(self, event: Event) -> None:
+        """Opens the writer."""
+        super().on_train_begin(event)
+        self._library = require("tensorboardX", "the TensorBoard callback")
+        self._writer("train")
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Writes the running values when due."""
+        if self.due(event):
+            self._write("batch", event)
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Writes the epoch's values."""
+        if self.every.unit == "epochs" and not self.due(event):
+            return
+        self._write("epoch", event)
+        if self.histograms:
+            self._write_histograms(event)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def on_train_end(self, event: Event) -> None:
+        """Closes the files."""
+        while self._writers:
+            self._writers.popitem()[1].close()
+
+    def _writer(self, name: str) -> Any:
+        if name not in self._writers:
+            self._writers[name] = self._library.SummaryWriter(logdir=str(self.log_dir / name))
+        return self._writers[name]
+
+    def _write(self, kind: str, event: Event) -> None:
+        for name, value in event.logs.items():
+            part, name = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
+            self._writer(part).add_scalar(f"{kind}_{name}", value, event.step)
+
+    def _write_histograms(self, event: Event) -> None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                continue
+            values = np.asarray(leaf, np.float32).ravel()
+            finite = values[np.isfinite(values)]  # a histogram has no bin for NaN
+            if finite.size:
+                self._writer("train").add_histogram(f"params/{path_name(path)}", finite, event.step)

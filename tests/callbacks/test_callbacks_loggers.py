@@ -1,0 +1,172 @@
+"""CSVLogger and TensorBoard."""
+
+import csv
+import json
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fake_run import FakeState, FakeTrainer, run
+
+from elegy.callbacks import CallbackList, CSVLogger, Event, TensorBoard
+from elegy.errors import CallbackError
+from elegy.types import Every
+
+
+def rows(path, separator=","):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter=separator))
+
+
+class TestCSVLogger:
+    def test_a_row_an_epoch(self, tmp_path):
+        path = tmp_path / "deep" / "log.csv"
+        run([CSVLogger(path)], [{"loss": 0.5, "accuracy": 0.25}, {"loss": math.nan, "accuracy": 1.0}])
+        assert path.read_text() == "epoch,step,loss,accuracy\n0,4,0.5,0.25\n1,8,nan,1.0\n"
+
+    def test_every_float_survives(self, tmp_path):
+        value = float(np.float32(0.1))
+        run([CSVLogger(tmp_path / "log.csv")], [{"loss": value}])
+        assert float(rows(tmp_path / "log.csv")[0]["loss"]) == value
+
+    def test_steps(self, tmp_path):
+        reads = []
+        run(
+            [CSVLogger(tmp_path / "log.csv", every=Every(steps=3))],
+            [{"loss": 9.0}, {"loss": 9.0, "val_loss": 7.0}],
+            batch_logs=lambda step: {"loss": step / 2},
+            reads=reads,
+        )
+        assert (tmp_path / "log.csv").read_text() == "epoch,step,loss,val_loss\n0,3,1.5,\n1,6,3.0,\n1,8,9.0,7.0\n"
+        assert reads == [3, 6]
+
+    def test_late_names_are_not_lost(self, tmp_path):
+        path = tmp_path / "log.csv"
+        run([CSVLogger(path, separator=";")], [{"a": 1.0}, {"a": 2.0, "val_a": 3.0}, {"a": 4.0}, {"b": 5.0}])
+        assert path.read_text() == "epoch;step;a;val_a;b\n0;4;1.0;;\n1;8;2.0;3.0;\n2;12;4.0;;\n3;16;;;5.0\n"
+        assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+    @pytest.mark.parametrize(("append", "kept"), [(False, 0), (True, 2)])
+    def test_append(self, tmp_path, append, kept):
+        path = tmp_path / "log.csv"
+        path.write_text("epoch,step,old\n0,4,1\n1,8,2")
+        run([CSVLogger(path, append=append)], [{"loss": 1.0}])
+        old = [("1", ""), ("2", "")][:kept]
+        assert [(row.get("old"), row["loss"]) for row in rows(path)] == [*old, ("" if append else None, "1.0")]
+
+    def test_what_is_written_survives_a_crash(self, tmp_path):
+        path = tmp_path / "log.csv"
+        logger = CSVLogger(path)
+        logger.on_train_begin(Event(None, "train", step=0, epoch=0))
+        for epoch in range(3):
+            logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs={"loss": 1.0}))
+            assert len(rows(path)) == epoch + 1
+        logger.on_train_end(Event(None, "train", step=3, epoch=2))
+
+    def test_a_resumed_run_has_the_rows_of_the_whole_one(self, tmp_path):
+        logs = [{"loss": float(i)} for i in range(4)]
+        whole, resumed = tmp_path / "whole.csv", tmp_path / "resumed.csv"
+        run([CSVLogger(whole)], logs)
+        states = run([CSVLogger(resumed)], logs[:2]).callbacks.state_dict()
+        run([CSVLogger(resumed)], logs[2:3], trainer=at_step(8), first_epoch=2)
+        run([CSVLogger(resumed)], logs[:3])  # got one epoch further than its checkpoint of step 8
+        run([CSVLogger(resumed)], logs[2:], trainer=at_step(8), first_epoch=2, states=json.loads(json.dumps(states)))
+        assert resumed.read_text() == whole.read_text()
+
+    def test_an_unwritable_file_is_found_at_the_beginning(self, tmp_path):
+        trainer = FakeTrainer()
+        with pytest.raises(CallbackError, match=r"CSVLogger.on_train_begin raised IsADirectoryError"):
+            run([CSVLogger(tmp_path)], [{"loss": 1.0}], trainer=trainer)
+        assert trainer.step == 0
+
+    def test_fuses(self, tmp_path):
+        assert CallbackList([CSVLogger(tmp_path / "a", every=Every(steps=1))]).state_readers() == ()
+
+
+def at_step(step):
+    trainer = FakeTrainer()
+    trainer.step = step
+    return trainer
+
+
+def read_events(directory):
+    """The values in TensorBoard's files: a record is a length, its checksum, that many bytes, their checksum."""
+    from tensorboardX.proto.event_pb2 import Event as Record
+
+    found = {}
+    for path in sorted(directory.glob("events.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            record = Record.FromString(data[at + 12 : at + 12 + length])
+            at += 12 + length + 4
+            for value in record.summary.value:
+                content = value.histo if value.HasField("histo") else value.simple_value
+                found.setdefault(value.tag, []).append((record.step, content))
+    return found
+
+
+class TestTensorBoard:
+    def test_epochs(self, tmp_path):
+        run([TensorBoard(tmp_path)], [{"loss": 0.5}, {"loss": 0.25, "val_loss": 2.0}, {"loss": 4.0}])
+        assert read_events(tmp_path / "train") == {"epoch_loss": [(4, 0.5), (8, 0.25), (12, 4.0)]}
+        assert read_events(tmp_path / "validation") == {"epoch_loss": [(8, 2.0)]}
+
+    def test_steps_read_only_when_due(self, tmp_path):
+        reads = []
+        run(
+            [TensorBoard(tmp_path, every=Every(steps=3))],
+            [{"loss": 0.5}, {"loss": 0.25}],
+            batch_logs=lambda step: {"loss": float(step)},
+            reads=reads,
+        )
+        assert reads == [3, 6]
+        assert read_events(tmp_path / "train") == {
+            "batch_loss": [(3, 3.0), (6, 6.0)],
+            "epoch_loss": [(4, 0.5), (8, 0.25)],
+        }
+
+    def test_every_second_epoch(self, tmp_path):
+        run([TensorBoard(tmp_path, every=Every(epochs=2))], [{"loss": 1.0}, {"loss": 2.0}, {"loss": 3.0}])
+        assert read_events(tmp_path / "train") == {"epoch_loss": [(8, 2.0)]}
+
+    def test_histograms(self, tmp_path):
+        params = {
+            "w": jnp.arange(6, dtype=jnp.bfloat16),
+            "broken": jnp.array([1.0, jnp.nan]),
+            "lost": jnp.array([jnp.nan]),
+            "key": jax.random.key(0),
+            "n": 3 * jnp.ones((), int),
+        }
+        trainer = FakeTrainer()
+        trainer.state = FakeState(params, None)
+        callback = TensorBoard(tmp_path, histograms=True)
+        callback.on_train_begin(Event(trainer, "train", step=0, epoch=0))
+        callback.on_epoch_end(Event(trainer, "train", step=5, epoch=0, logs={}))
+        callback.on_train_end(Event(trainer, "train", step=5, epoch=0))
+        found = read_events(tmp_path / "train")
+        assert sorted(found) == ["params/broken", "params/w"]
+        ((step, histogram),) = found["params/w"]
+        assert (step, histogram.num, histogram.sum, histogram.min, histogram.max) == (5, 6, 15, 0, 5)
+        assert found["params/broken"][0][1].num == 1
+
+    def test_the_files_are_closed_when_the_run_fails(self, tmp_path):
+        callback = TensorBoard(tmp_path)
+        with pytest.raises(ZeroDivisionError):
+            run([callback], [{"loss": 1.0}], batch_logs=None, steps=4, trainer=Failing())
+        assert callback._writers == {}
+
+    def test_fuses(self, tmp_path):
+        assert CallbackList([TensorBoard(tmp_path, every=Every(steps=1))]).state_readers() == ()
+
+
+class Failing(FakeTrainer):
+    @property
+    def state(self):
+        raise ZeroDivisionError
+
+    @state.setter
+    def state(self, value): ...

@@ -1,0 +1,272 @@
+"""EarlyStopping, TerminateOnNaN, LambdaCallback, intervals and the comparison of values."""
+
+import json
+import math
+import warnings
+
+import pytest
+from fake_run import FakeTrainer, run
+
+from elegy.callbacks import (
+    HOOKS,
+    CallbackList,
+    EarlyStopping,
+    Event,
+    LambdaCallback,
+    Monitor,
+    PeriodicCallback,
+    TerminateOnNaN,
+)
+from elegy.errors import CallbackError
+from elegy.types import Every
+
+NAN, INF = math.nan, math.inf
+
+
+def losses(values, name="val_loss"):
+    return [{"loss": 1.0} | ({} if value is None else {name: value}) for value in values]
+
+
+class TestMonitor:
+    @pytest.mark.parametrize(
+        ("name", "mode"),
+        [
+            ("loss", "min"),
+            ("val_loss", "min"),
+            ("val_mean_squared_error", "min"),
+            ("accuracy", "max"),
+            ("val_sparse_accuracy", "max"),
+            ("acc", "max"),
+            ("auc", "max"),
+            ("val_auc_1", "max"),
+            ("f1_score", "max"),
+            ("recall", "max"),
+            ("val_precision", "max"),
+            ("r2", "max"),
+            ("accuracy_loss", "min"),
+            ("macc", "min"),
+        ],
+    )
+    def test_auto_mode(self, name, mode):
+        assert Monitor(name).mode == mode
+
+    def test_unknown_mode(self):
+        with pytest.raises(ValueError, match="mode='biggest': it must be 'auto', 'min' or 'max'"):
+            Monitor("loss", "biggest")
+
+    @pytest.mark.parametrize("mode", ["min", "max"])
+    def test_nan_beats_nothing_and_anything_beats_none(self, mode):
+        monitor = Monitor("loss", mode)
+        assert not monitor.better(NAN, None)
+        assert not monitor.better(NAN, 1.0)
+        assert monitor.better(1.0, None)
+
+
+class TestEarlyStopping:
+    # What Keras's documentation defines, worked out by hand: values by epoch, and the epoch after which it stops.
+    @pytest.mark.parametrize(
+        ("values", "options", "stops_after", "best_epoch"),
+        [
+            ([4, 3, 2, 1], {}, None, 3),
+            ([4, 3, 3, 1], {}, 2, 1),
+            ([4, 5, 3, 4, 5, 1], {"patience": 2}, 4, 2),
+            ([4, 5, 4, 3, 4], {"patience": 2}, 2, 0),
+            ([4, 3.9, 3.8, 3.5], {"min_delta": 0.15}, 1, 0),
+            ([4, 3.9, 3.8, 3.7], {"min_delta": 0.15, "patience": 2}, None, 2),
+            ([1, 2, 3, 2], {"mode": "max"}, 3, 2),
+            ([4, 3, 2, 1], {"mode": "max", "patience": 1}, 1, 0),
+            ([9, 8, 9, 1], {"baseline": 5.0, "patience": 1}, 2, 1),
+            ([9, 4, 5, 5], {"baseline": 5.0, "patience": 2}, 3, 1),
+            ([1, 9, 9, 9], {"start_from_epoch": 2}, 3, 2),
+            ([NAN, 2, 1], {}, None, 2),
+            ([2, NAN, 1], {}, 1, 0),
+            ([4, None, 3, None, 2], {}, None, 4),
+            ([4, None, 5, None], {}, 2, 0),
+            ([3, 2], {"patience": 0}, None, 1),
+        ],
+    )
+    def test_table(self, values, options, stops_after, best_epoch):
+        callback = EarlyStopping(**options)
+        trainer = run([callback], losses(values))
+        assert callback.stopped_epoch == stops_after
+        assert trainer.stop_training == (stops_after is not None)
+        assert trainer.step == 4 * (len(values) if stops_after is None else stops_after + 1)
+        assert callback.best_epoch == best_epoch
+
+    @pytest.mark.parametrize("values", [[3, 1, 2], [3, 1, 2, 2, 2]])
+    def test_restores_weights_and_nothing_else(self, values):
+        trainer = run([EarlyStopping(patience=2, restore_best_weights=True)], losses(values))
+        steps = 4 * min(len(values), 4)
+        state = trainer.state
+        assert (state.params, state.batch_stats, state.counter) == ("p8", "s8", steps)
+
+    def test_leaves_the_state_alone_unless_asked(self):
+        assert run([EarlyStopping(patience=9)], losses([3, 1, 2])).state.params == "p12"
+
+    def test_a_second_run_starts_anew(self):
+        callback = EarlyStopping()
+        trainer = run([callback], losses([1, 2]))
+        run([callback], losses([5, 4]), trainer=trainer, first_epoch=2)
+        assert (callback.best, callback.best_epoch, callback.stopped_epoch) == (4, 3, None)
+
+    def test_resume_stops_where_the_whole_run_would(self):
+        values = [3, 1, 2, 2, 2, 2]
+        whole = EarlyStopping(patience=3)
+        run([whole], losses(values))
+        first, second = EarlyStopping(patience=3), EarlyStopping(patience=3)
+        trainer = run([first], losses(values[:3]))
+        states = json.loads(json.dumps(trainer.callbacks.state_dict()))
+        run([second], losses(values[3:]), trainer=trainer, first_epoch=3, states=states)
+        assert second.stopped_epoch == whole.stopped_epoch == 4
+        assert (second.best, second.best_epoch) == (1, 1)
+
+    def test_resume_says_that_the_best_weights_are_gone(self):
+        trainer = run([EarlyStopping(patience=9)], losses([1, 2]))
+        resumed = EarlyStopping(patience=9, restore_best_weights=True)
+        states = trainer.callbacks.state_dict()
+        with pytest.warns(UserWarning, match=r"cannot restore epoch 1 \(val_loss 1\)") as caught:
+            run([resumed], losses([3]), trainer=trainer, first_epoch=2, states=states)
+        assert len(caught) == 1
+        assert trainer.state.params == "p12"
+
+    @pytest.mark.parametrize(
+        ("logs", "monitor", "message"),
+        [
+            ({"loss": 1.0, "accuracy": 0.5}, "val_loss", "no validation data.*Logged are: loss, accuracy"),
+            ({"loss": 1.0, "val_loss": 0.5}, "val_acc", "'val_acc' is not logged. Logged are: loss, val_loss"),
+            ({"loss": 1.0}, "accuracy", "'accuracy' is not logged. Logged are: loss"),
+        ],
+    )
+    def test_missing_monitor(self, logs, monitor, message):
+        trainer = FakeTrainer()
+        with pytest.raises(CallbackError, match=rf"EarlyStopping.on_epoch_end raised ValueError: .*{message}"):
+            run([EarlyStopping(monitor)], [logs] * 3, trainer=trainer)
+        assert trainer.step == 4
+
+    def test_negative_patience(self):
+        with pytest.raises(ValueError, match="patience=-1"):
+            EarlyStopping(patience=-1)
+
+    def test_verbose(self, capsys):
+        run([EarlyStopping(restore_best_weights=True, verbose=1)], losses([1, 2]))
+        assert capsys.readouterr().out.splitlines() == [
+            "EarlyStopping: val_loss has not improved since epoch 1 (val_loss 1)",
+            "EarlyStopping: restored epoch 1 (val_loss 1)",
+        ]
+
+
+class TestTerminateOnNaN:
+    @pytest.mark.parametrize("bad", [NAN, INF, -INF])
+    def test_stops_at_the_first_due_step_after_the_fault(self, bad):
+        with pytest.warns(RuntimeWarning, match="'loss' is .* at step 6 of epoch 2"):
+            trainer = run(
+                [TerminateOnNaN(Every(steps=3))],
+                [{"loss": 1.0}] * 5,
+                batch_logs=lambda step: {"accuracy": 0.0, "loss": bad if step >= 5 else 1.0},
+            )
+        assert trainer.step == 6
+
+    def test_the_epochs_end_is_read_as_well(self):
+        with pytest.warns(RuntimeWarning, match="'loss' is nan at step 8 of epoch 2"):
+            trainer = run([TerminateOnNaN()], [{"loss": 1.0}, {"loss": NAN}, {"loss": 1.0}], batch_logs=lambda step: {})
+        assert trainer.step == 8
+
+    def test_reads_at_due_steps_only(self):
+        reads = []
+        run([TerminateOnNaN(Every(steps=5))], [{"loss": 1.0}] * 3, batch_logs=lambda step: {"loss": 1.0}, reads=reads)
+        assert reads == [5, 10]
+
+    def test_a_metric_may_be_nan(self):
+        logs = {"loss": 1.0, "auc": NAN, "val_loss": NAN}
+        assert not run([TerminateOnNaN()], [logs], batch_logs=lambda step: logs).stop_training
+
+    def test_without_a_loss_every_training_log_counts(self):
+        with pytest.warns(RuntimeWarning, match="'energy' is nan"):
+            run([TerminateOnNaN()], [{"energy": NAN, "val_energy": 1.0}])
+
+    def test_fuses(self):
+        assert CallbackList([TerminateOnNaN()]).state_readers() == ()
+
+
+class TestIntervals:
+    class Acts(PeriodicCallback):
+        batch_hooks_read = "logs"
+
+        def __init__(self, every):
+            super().__init__(every)
+            self.steps = []
+
+        def on_train_batch_end(self, event):
+            if self.due(event):
+                self.steps.append(event.step)
+
+        def on_epoch_end(self, event):
+            if self.due(event):
+                self.steps.append(event.step)
+
+    # Four steps an epoch, 8 examples and half a second a step.
+    @pytest.mark.parametrize(
+        ("every", "first", "second"),
+        [
+            (Every(steps=3), [3, 6, 9, 12], [15, 18]),
+            (Every(steps=1), list(range(1, 13)), list(range(13, 21))),
+            (Every(epochs=1), [4, 8, 12], [16, 20]),
+            (Every(epochs=2), [8], [16]),
+            (Every(examples=24), [3, 6, 9, 12], [15, 18]),
+            (Every(seconds=2.0), [4, 8, 12], [16, 20]),
+        ],
+    )
+    def test_due(self, every, first, second):
+        callback = self.Acts(every)
+        trainer = run([callback], [{}] * 3)
+        assert callback.steps == first
+        callback.steps.clear()
+        run([callback], [{}] * 2, trainer=trainer, first_epoch=3)
+        assert callback.steps == second
+
+    def test_steps_that_come_in_chunks(self):
+        callback = self.Acts(Every(steps=10))
+        callback.on_train_begin(Event(None, "train", step=0, epoch=0))
+        for step in (8, 16, 24, 32, 40, 48):
+            callback.on_train_batch_end(Event(None, "train", step=step, epoch=0, batch=step - 1))
+        assert callback.steps == [16, 24, 32, 40]
+
+    def test_batches_are_not_listened_to_by_epoch(self):
+        assert not CallbackList([self.Acts(Every(epochs=1))]).listens("on_train_batch_end")
+        assert CallbackList([self.Acts(Every(seconds=1))]).listens("on_train_batch_end")
+
+    @pytest.mark.parametrize("every", [100, "epoch", None])
+    def test_a_number_is_no_interval(self, every):
+        with pytest.raises(TypeError, match=r"Acts\(every=.*an interval is an `elegy.Every`"):
+            self.Acts(every)
+
+
+class TestLambdaCallback:
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_every_hook(self, hook):
+        seen = []
+        callbacks = CallbackList([LambdaCallback(**{hook: seen.append})])
+        event = Event(None, "train", step=1, epoch=0)
+        callbacks.emit(hook, event)
+        assert seen == [event]
+        assert [h for h in HOOKS if callbacks.listens(h)] == [hook]
+
+    def test_unknown_hook_lists_the_known(self):
+        with pytest.raises(TypeError, match=r"'on_batch' is no hook\. The hooks are: on_train_begin, .*_batch_end"):
+            LambdaCallback(on_batch=print)
+
+    def test_no_function(self):
+        with pytest.raises(TypeError, match="on_epoch_end must be a function of one event, not 3"):
+            LambdaCallback(on_epoch_end=3)
+
+    @pytest.mark.parametrize(("declared", "readers"), [(None, 1), ("state", 1), ("logs", 0)])
+    def test_declares_what_its_functions_read(self, declared, readers):
+        callback = LambdaCallback(on_train_batch_end=lambda event: None, batch_hooks_read=declared)
+        assert len(CallbackList([callback]).state_readers()) == readers
+
+
+def test_warnings_reach_the_user_under_the_default_filter():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        run([TerminateOnNaN()], [{"loss": NAN}])
+    assert [w.category for w in caught] == [RuntimeWarning]

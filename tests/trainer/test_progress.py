@@ -1,0 +1,168 @@
+"""What a run prints."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from elegy.callbacks import CallbackList, Event, LazyLogs
+from elegy.trainer import progress
+from elegy.trainer.progress import ProgressBar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    stream = Terminal()
+    # Not sys.stderr itself, which pytest sets anew before the test's body.
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    return stream
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that moves a tenth of a second whenever it is looked at."""
+    now = [0.0]
+
+    def perf_counter():
+        now[0] += 0.1
+        return now[0]
+
+    monkeypatch.setattr(progress.time, "perf_counter", perf_counter)
+    return now
+
+
+def fit(bar, *, epochs=2, steps=6, known=True, total=2, reads=None):
+    callbacks = CallbackList([bar])
+
+    def emit(hook, **fields):
+        if callbacks.listens(hook):
+            callbacks.emit(
+                hook,
+                Event(
+                    **{"trainer": None, "phase": "train", "epochs": total, "steps": steps if known else None, **fields}
+                ),
+            )
+
+    def logs(step):
+        def fetch():
+            if reads is not None:
+                reads.append(step)
+            return {"loss": 1 / step}
+
+        return LazyLogs(fetch)
+
+    step = 0
+    emit("on_train_begin", step=0, epoch=0)
+    for epoch in range(epochs):
+        emit("on_epoch_begin", step=step, epoch=epoch)
+        for batch in range(steps):
+            step += 1
+            emit("on_train_batch_end", step=step, epoch=epoch, batch=batch, logs=logs(step))
+        for hook in ("on_test_begin", "on_test_batch_end", "on_test_end"):
+            emit(hook, phase="test", step=step, epoch=epoch, batch=0, logs={"loss": 7.0})
+        emit("on_epoch_end", step=step, epoch=epoch, logs={"loss": 0.123456, "val_loss": 12345.678})
+    emit("on_train_end", step=step, epoch=epochs - 1)
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_a_plain_line_an_epoch_where_there_is_no_terminal(capsys, verbose):
+    reads = []
+    fit(ProgressBar(verbose), reads=reads)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [re.sub(r"[\d.]+s$", "Xs", line) for line in out.splitlines()] == [
+        "epoch 1/2  step 6  loss 0.1235  val_loss 1.235e+04  Xs",
+        "epoch 2/2  step 12  loss 0.1235  val_loss 1.235e+04  Xs",
+    ]
+    assert reads == []
+
+
+def test_an_open_end(capsys):
+    fit(ProgressBar(), epochs=1, known=False, total=None)
+    assert capsys.readouterr().out.startswith("epoch 1  step 6  loss")
+
+
+def test_silence(capsys):
+    fit(ProgressBar(0))
+    assert capsys.readouterr() == ("", "")
+    assert not any(CallbackList([ProgressBar(0)]).listens(hook) for hook in ("on_train_begin", "on_epoch_end"))
+
+
+def test_lines_in_a_terminal_when_asked(terminal, capsys):
+    fit(ProgressBar(2))
+    assert terminal.getvalue() == ""
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_bar_in_a_terminal(terminal, capsys, known):
+    fit(ProgressBar(), known=known)
+    assert capsys.readouterr().out == ""
+    text = terminal.getvalue()
+    assert text.count("\n") == 2
+    last = text.splitlines()[-1].split("\r")[-1]
+    assert "epoch 2/2" in last
+    assert ("6/6" if known else "6batch") in last
+    assert "loss=0.1235, val_loss=1.235e+04" in last
+
+
+def test_a_bar_reads_by_the_clock(terminal, clock):
+    reads = []
+    fit(ProgressBar(), epochs=1, steps=30, reads=reads)
+    # A look a step and one more after each refresh: a quarter of a second is over every third step.
+    assert reads == list(range(3, 31, 3))
+
+
+def test_several_steps_in_one_event(terminal):
+    callbacks = CallbackList([ProgressBar()])
+    callbacks.emit("on_epoch_begin", Event(None, "train", step=0, epoch=0, steps=8))
+    for batch in (3, 7):
+        callbacks.emit("on_train_batch_end", Event(None, "train", step=batch + 1, epoch=0, batch=batch, steps=8))
+    callbacks.emit("on_epoch_end", Event(None, "train", step=8, epoch=0, steps=8))
+    assert "8/8" in terminal.getvalue().split("\r")[-1]
+
+
+def test_a_bar_of_a_run_that_breaks_off_is_closed(terminal):
+    callbacks = CallbackList([ProgressBar()])
+    callbacks.emit("on_train_begin", Event(None, "train", step=0, epoch=0))
+    callbacks.emit("on_epoch_begin", Event(None, "train", step=0, epoch=0, steps=8))
+    callbacks.emit("on_train_end", Event(None, "train", step=0, epoch=0))
+    assert terminal.getvalue().endswith("\n")
+
+
+def phases(name):
+    callbacks = CallbackList([ProgressBar()])
+    event = {"trainer": None, "phase": name, "step": 9, "epoch": 1, "steps": 3}
+    callbacks.emit(f"on_{name}_begin", Event(**event))
+    for batch in range(3):
+        callbacks.emit(f"on_{name}_batch_end", Event(**event, batch=batch, logs={"loss": 1.0}))
+    callbacks.emit(f"on_{name}_end", Event(**event, logs={"loss": 0.5} if name == "test" else {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("test", "evaluate  3 batches  loss 0.5"), ("predict", "predict  3 batches")]
+)
+def test_evaluate_and_predict_in_lines(capsys, name, line):
+    phases(name)
+    out = capsys.readouterr().out
+    assert re.fullmatch(re.escape(line) + r"  [\d.]+s\n", out)
+
+
+@pytest.mark.parametrize(("name", "title"), [("test", "evaluate"), ("predict", "predict")])
+def test_evaluate_and_predict_in_a_terminal(terminal, name, title):
+    phases(name)
+    last = terminal.getvalue().split("\r")[-1]
+    assert last.startswith(title)
+    assert "3/3" in last
+
+
+@pytest.mark.parametrize("verbose", [3, -1, "loud"])
+def test_bad_verbose(verbose):
+    with pytest.raises(ValueError, match="verbose="):
+        ProgressBar(verbose)
