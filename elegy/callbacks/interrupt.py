@@ -11,12 +11,27 @@ from types import FrameType
 from typing import Any
 
 
-class _Handler:
+class Interrupts:
+    """The handler of one run: counts its interrupts.
+
+    Args:
+        trainer: the object whose `stop_training` is set.
+
+    Attributes:
+        interrupted: whether there was one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> Interrupts(SimpleNamespace(stop_training=False)).interrupted
+        False
+    """
+
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.interrupted = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Receives the signal."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
@@ -31,7 +46,7 @@ class _Handler:
 
 
 @contextmanager
-def handle_interrupts(trainer: Any) -> Iterator[None]:
+def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
     """While it is open, the first Ctrl-C sets `trainer.stop_training` and the second raises `KeyboardInterrupt`.
 
     The handler that was there before comes back at the end. Nothing is done outside of the main thread, where Python
@@ -41,24 +56,30 @@ def handle_interrupts(trainer: Any) -> Iterator[None]:
     Args:
         trainer: the object whose `stop_training` is set.
 
+    Returns:
+        A context manager that gives the `Interrupts`, whose `interrupted` tells a stop by Ctrl-C from others.
+
     Example:
         >>> from types import SimpleNamespace
         >>> trainer = SimpleNamespace(stop_training=False)
-        >>> with handle_interrupts(trainer):
+        >>> with handle_interrupts(trainer) as interrupts:
         ...     signal.raise_signal(signal.SIGINT)
-        >>> trainer.stop_training
-        True
+        >>> trainer.stop_training, interrupts.interrupted
+        (True, True)
     """
+    handler = Interrupts(trainer)
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield handler
         return
     previous = signal.getsignal(signal.SIGINT)
-    nested = isinstance(previous, _Handler) and previous.trainer is trainer
-    if nested or previous is None or previous is signal.SIG_IGN:
-        yield
+    if isinstance(previous, Interrupts) and previous.trainer is trainer:
+        yield previous
         return
-    signal.signal(signal.SIGINT, _Handler(trainer))
+    if previous is None or previous is signal.SIG_IGN:
+        yield handler
+        return
+    signal.signal(signal.SIGINT, handler)
     try:
-        yield
+        yield handler
     finally:
         signal.signal(signal.SIGINT, previous)

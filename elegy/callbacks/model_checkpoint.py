@@ -6,13 +6,13 @@ import dataclasses
 import math
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
+from elegy.checkpoint import checkpoint_name, remove
 from elegy.types import Every
 
 
@@ -115,7 +115,7 @@ class ModelCheckpoint(PeriodicCallback):
         value = self.monitor.value(event) if self.monitor is not None and measured else None
         if value is not None and math.isnan(value):
             value = None
-        saved = _Saved(f"step_{event.step:08d}", event.step, value)
+        saved = _Saved(checkpoint_name(event.step), event.step, value)
         others = [other for other in self._saved if other.name != saved.name]
         if not ((due and self.save_last) or saved in self._best_of([*others, saved])):
             return
@@ -145,10 +145,8 @@ class ModelCheckpoint(PeriodicCallback):
         keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
         for saved in [s for s in self._saved if s.name not in keep]:
             path = self.directory / saved.name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            if path.exists():
+                remove(path)
             self._saved.remove(saved)
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from elegy.callbacks import CallbackList, Event, LazyLogs
+from elegy.checkpoint.manifest import METADATA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FakeTrainer:
         assert path.parent.is_dir()
         self.saved.append(path.name)
         path.mkdir(exist_ok=True)
-        (path / "callbacks.json").write_text(json.dumps(self.callbacks.state_dict()))
+        (path / METADATA).write_text(json.dumps(self.callbacks.state_dict()))
 
 
 def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_logs=None, reads=None, states=None):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elegy.callbacks import CallbackList, ModelCheckpoint
+from elegy.checkpoint.manifest import METADATA
 from elegy.errors import CallbackError
 from elegy.types import Every
 
@@ -92,7 +93,7 @@ def test_a_resumed_run_knows_the_best(tmp_path):
     first = ModelCheckpoint(tmp_path, monitor="val_loss")
     trainer = run([first], losses([3, 1, 2]))
     # What a checkpoint says of itself, as the newest one holds it.
-    states = json.loads((first.last_path / "callbacks.json").read_text())
+    states = json.loads((first.last_path / METADATA).read_text())
     second = ModelCheckpoint(tmp_path, monitor="val_loss")
     run([second], losses([5, 4]), trainer=trainer, first_epoch=3, states=states)
     assert second.best_path == tmp_path / names(8)[0]

@@ -26,9 +26,11 @@ def ctrl_c():
 
 
 def test_the_first_stops_and_says_so_once(trainer, capsys):
-    with handle_interrupts(trainer):
+    with handle_interrupts(trainer) as interrupts:
+        assert not interrupts.interrupted
         ctrl_c()
         assert trainer.stop_training
+        assert interrupts.interrupted
     out, err = capsys.readouterr()
     assert out == ""
     assert "training ends after the running step" in err
@@ -50,9 +52,11 @@ def test_afterwards_ctrl_c_raises_as_before(trainer):
 
 
 def test_a_block_within_a_block_counts_on(trainer):
-    with handle_interrupts(trainer):
-        with handle_interrupts(trainer):
+    with handle_interrupts(trainer) as outer:
+        with handle_interrupts(trainer) as inner:
             ctrl_c()
+        assert inner is outer
+        assert outer.interrupted
         with pytest.raises(KeyboardInterrupt):
             ctrl_c()
 
@@ -71,7 +75,8 @@ def test_nothing_happens_in_another_thread(trainer):
     found = []
 
     def work():
-        with handle_interrupts(trainer):
+        with handle_interrupts(trainer) as interrupts:
+            assert not interrupts.interrupted
             found.append(signal.getsignal(signal.SIGINT))
 
     before = signal.getsignal(signal.SIGINT)
