@@ -33,6 +33,8 @@ class Callback:
             steps may run in one execution. `"state"`: `event.trainer.state` right after its own step, which turns
             such fusing off, with a message. None, not declared: like `"state"` under `steps_per_execution="auto"`.
             A callback without batch hooks need not declare it.
+        runs_last: whether its hooks are called after those of all other callbacks, as is right for one that saves
+            what the others know.
 
     Example:
         >>> class PrintLoss(Callback):
@@ -43,6 +45,7 @@ class Callback:
     """
 
     batch_hooks_read: Literal["logs", "state"] | None = None
+    runs_last: bool = False
 
     def on_train_begin(self, event: Event) -> None:
         """Called once, before the first step of `fit`."""

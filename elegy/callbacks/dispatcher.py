@@ -18,7 +18,7 @@ _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
 
 class CallbackList:
-    """Checks callbacks and calls their hooks in order.
+    """Checks callbacks and calls their hooks in order, `runs_last` last.
 
     Args:
         callbacks: instances of `Callback`.
@@ -48,6 +48,7 @@ class CallbackList:
             _check(callback, index)
             if any(callback is earlier for earlier in self._callbacks[:index]):
                 raise ValueError(f"the {type(callback).__name__} at callbacks[{index}] is listed twice; pass it once.")
+        self._callbacks = tuple(sorted(self._callbacks, key=lambda callback: callback.runs_last))
         self._listeners: dict[str, tuple[tuple[Callback, Callable[[Event], None]], ...]] = {
             hook: tuple((c, getattr(c, hook)) for c in self._callbacks if c.listens(hook)) for hook in HOOKS
         }

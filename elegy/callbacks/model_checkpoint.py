@@ -49,6 +49,7 @@ class ModelCheckpoint(PeriodicCallback):
     """
 
     batch_hooks_read: Literal["state"] = "state"
+    runs_last = True
 
     def __init__(
         self,

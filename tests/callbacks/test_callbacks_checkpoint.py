@@ -8,7 +8,7 @@ from fake_run import FakeTrainer, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elegy.callbacks import CallbackList, ModelCheckpoint
+from elegy.callbacks import CallbackList, History, ModelCheckpoint
 from elegy.checkpoint.manifest import METADATA
 from elegy.errors import CallbackError
 from elegy.types import Every
@@ -98,6 +98,13 @@ def test_a_resumed_run_knows_the_best(tmp_path):
     run([second], losses([5, 4]), trainer=trainer, first_epoch=3, states=states)
     assert second.best_path == tmp_path / names(8)[0]
     assert kept(tmp_path) == names(8, 20)
+
+
+def test_a_checkpoint_knows_what_the_others_learned_in_its_epoch(tmp_path):
+    history = History()
+    trainer = run([ModelCheckpoint(tmp_path), history], losses([3, 1]))
+    states = json.loads((tmp_path / names(8)[0] / METADATA).read_text())
+    assert states["History"] == trainer.callbacks.state_dict()["History"] == history.state_dict()
 
 
 def test_a_foreign_name_in_a_checkpoint_is_not_taken_over(tmp_path):

@@ -79,6 +79,13 @@ class TestDispatch:
         CallbackList([first, second]).emit("on_epoch_end", given)
         assert seen == [(first, given), (second, given)]
 
+    def test_who_runs_last(self):
+        seen = []
+        last = type("Last", (Recorder,), {"runs_last": True})(seen)
+        others = [Recorder(seen), Recorder(seen)]
+        CallbackList([others[0], last, others[1]]).emit("on_epoch_end", event())
+        assert [callback for callback, _ in seen] == [*others, last]
+
     def test_the_event_is_frozen(self):
         with pytest.raises(AttributeError):
             event().step = 5
