@@ -1,5 +1,6 @@
 """Checkpoints: complete, verified, and loaded without executing anything."""
 
+from elegy.checkpoint.background import AsyncSaver
 from elegy.checkpoint.directory import (
     checkpoint_name,
     checkpoint_step,
@@ -11,18 +12,28 @@ from elegy.checkpoint.directory import (
 from elegy.checkpoint.manifest import is_intact, verify
 from elegy.checkpoint.match import fill
 from elegy.checkpoint.store import read_metadata, restore, save
+from elegy.checkpoint.weights import flatten, load_safetensors, rename, save_safetensors, select
+from elegy.checkpoint.whole import load, save_pickle
 
 __all__ = [
+    "AsyncSaver",
     "checkpoint_name",
     "checkpoint_step",
     "fill",
     "find_checkpoints",
+    "flatten",
     "is_intact",
+    "load",
+    "load_safetensors",
     "newest_intact",
     "read_metadata",
     "remove",
     "remove_leftovers",
+    "rename",
     "restore",
     "save",
+    "save_pickle",
+    "save_safetensors",
+    "select",
     "verify",
 ]

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from elegy.checkpoint.manifest import ARRAYS, MANIFEST, METADATA, flush_directory, verify
+from elegy.checkpoint.manifest import ARRAYS, MANIFEST, METADATA, flush_directory, verify, write_flushed
 from elegy.errors import CheckpointError
 
 _STAGED = ".tmp-"
@@ -191,6 +191,26 @@ def staged(path: Path, unique: str) -> Iterator[Path]:
         _put_in_place(staging, path)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a single file; whatever happens, `path` holds the old bytes or the new ones, complete.
+
+    Raises:
+        CheckpointError: when the file system refuses; what was there stays.
+    """
+    staging = _beside(path, _STAGED)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_flushed(staging, data)
+        os.replace(staging, path)
+        flush_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            staging.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{path} could not be written: {error}.") from error
         raise
 
 

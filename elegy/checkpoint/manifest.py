@@ -69,7 +69,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         is_file = stat.S_ISREG(os.lstat(path).st_mode)
         data = path.read_bytes() if is_file else b""
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{directory}: {_what_is_there(directory)}") from None
     except OSError as error:
         raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}.") from error

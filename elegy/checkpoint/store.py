@@ -21,7 +21,7 @@ import jax
 from elegy.checkpoint import team
 from elegy.checkpoint.arrays import from_stored, placement, read_arrays, to_stored, write_arrays
 from elegy.checkpoint.directory import local_path, locate, staged, staging_path
-from elegy.checkpoint.leaves import Leaf, named_leaves
+from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
 from elegy.checkpoint.manifest import ARRAYS, METADATA, read_manifest, verify_files, write_flushed, write_manifest
 from elegy.checkpoint.match import describe_all, fitting
 from elegy.errors import CheckpointError
@@ -111,8 +111,10 @@ def restore(
     with _malformed(directory):
         stored = read_arrays(directory / ARRAYS, places) if places else {}
         loaded = {p: from_stored(saved[p], stored.get(names.get(p, "")), wanted[p]) for p in wanted if p in fits}
-        leaves = {p: loaded[p] if p in fits else old for p, old in wanted.items()}
+        if changed := [f"{p}: {text}" for p in loaded if (text := mismatch(saved[p], describe(loaded[p])))]:
+            raise CheckpointError(f"{directory}: {ARRAYS} does not hold what the manifest says: {', '.join(changed)}.")
         metadata = _read_metadata(directory)
+    leaves = {p: loaded[p] if p in fits else old for p, old in wanted.items()}
     if target is None:
         return leaves, metadata
     return jax.tree.unflatten(jax.tree.structure(target), leaves.values()), metadata

@@ -1,0 +1,123 @@
+"""Checkpoints written beside the training loop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+
+from elegy.checkpoint import store
+from elegy.types import PyTree
+
+
+class AsyncSaver:
+    """Writes checkpoints in a background thread, one at a time.
+
+    `save` only collects references and starts the copies from the device, so it blocks for milliseconds. The
+    arrays must stay valid until the save is over: the caller hands out references and donates none of them. In a
+    distributed run the processes have to act in step with the training loop's own collectives, so there a save
+    runs in the caller's thread.
+
+    An error is raised once, by the next `save`, `wait` or `close`; call one of the latter two before the program
+    ends. As a context manager it closes itself.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> path = tempfile.mkdtemp() + "/step_00000001"
+        >>> with AsyncSaver() as saver:
+        ...     saver.save(path, {"w": jnp.ones(3)}, {"step": 1})
+        >>> store.restore(path, None)[1]
+        {'step': 1}
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        arrays: PyTree,
+        metadata: dict[str, Any],
+        *,
+        kind: str = "trainer",
+        then: Callable[[], object] | None = None,
+    ) -> None:
+        """Starts to write a checkpoint; waits first for the one before it.
+
+        Args:
+            path: as for `elegy.checkpoint.save`.
+            arrays: as for `elegy.checkpoint.save`.
+            metadata: as for `elegy.checkpoint.save`; read before the call returns.
+            kind: as for `elegy.checkpoint.save`.
+            then: called in the background once the checkpoint is in place.
+
+        Raises:
+            CheckpointError: when something cannot be stored (nothing is written), or the save before this one
+                failed (then this one was not started).
+            RuntimeError: after `close`.
+        """
+        if self._closed:
+            raise RuntimeError("this AsyncSaver was closed. Make a new one to save again.")
+        self.wait()
+        content = store.snapshot(arrays, metadata, kind=kind)
+        if jax.process_count() > 1:
+            self._run(path, content, then)
+            self.wait()
+            return
+        self._thread = threading.Thread(target=self._run, args=(path, content, then), name="elegy-save")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+            CheckpointError: when the last save failed.
+            Exception: what its `then` raised.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Waits for the last save and takes no more; closing twice is fine.
+
+        Raises:
+            CheckpointError: when the last save failed.
+        """
+        self._closed = True
+        self.wait()
+
+    def _run(self, path: str | os.PathLike[str], content: store.Snapshot, then: Callable[[], object] | None) -> None:
+        try:
+            store.write(path, content)
+            if then is not None:
+                then()
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            # The block's own error came first and is the one to see.
+            if error is None:
+                raise

@@ -1,0 +1,79 @@
+"""A whole object in one file, by cloudpickle: convenient, and only for files that one trusts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import cloudpickle
+
+from elegy.checkpoint.directory import local_path, replace_file
+from elegy.errors import CheckpointError
+
+_MAGIC = b"elegy pickle 1\n"
+_HEADER = len(_MAGIC) + 64 + 1
+
+
+def save_pickle(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes a whole object, its classes and functions included, to one file.
+
+    Args:
+        path: the file; one that is there is replaced once the new one is on the disk.
+        obj: anything that cloudpickle takes.
+
+    Raises:
+        CheckpointError: when the object cannot be pickled, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/model.pkl"
+        >>> save_pickle(path, {"a": 1})
+        >>> load(path, allow_code=True)
+        {'a': 1}
+    """
+    try:
+        payload = cloudpickle.dumps(obj)
+    except Exception as error:
+        raise CheckpointError(f"a {type(obj).__name__} cannot be pickled: {error!r}.") from error
+    checksum = hashlib.sha256(payload).hexdigest().encode()
+    replace_file(local_path(path), _MAGIC + checksum + b"\n" + payload)
+
+
+def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> Any:
+    """Reads an object that `save_pickle` wrote.
+
+    Args:
+        path: the file.
+        allow_code: must be True: a pickle can run any code while it is loaded, so load only files that you trust.
+
+    Raises:
+        CheckpointError: without `allow_code=True`, before the file is even opened; when the file cannot be read,
+            was not written by `save_pickle`, has changed since, or needs something that is not installed.
+
+    Example:
+        >>> load("model.pkl")
+        Traceback (most recent call last):
+        ...
+        elegy.errors.CheckpointError: model.pkl was not loaded: ...
+    """
+    if allow_code is not True:
+        raise CheckpointError(
+            f"{os.fspath(path)} was not loaded: it is a pickle, and loading one runs whatever code its author put into "
+            "it. If you trust its author, pass `allow_code=True`; otherwise ask for a checkpoint (`trainer.save`), "
+            "which runs nothing."
+        )
+    file = local_path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    if not data.startswith(_MAGIC):
+        raise CheckpointError(f"{file} was not written by `save_pickle`.")
+    payload = memoryview(data)[_HEADER:]
+    if hashlib.sha256(payload).hexdigest().encode() + b"\n" != data[len(_MAGIC) : _HEADER]:
+        raise CheckpointError(f"{file} is damaged: its bytes have changed since it was written.")
+    try:
+        return cloudpickle.loads(payload)
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be loaded here: {error!r}.") from error

@@ -1,0 +1,136 @@
+"""Saving beside the loop: one at a time, and no error is lost."""
+
+import os
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elegy.checkpoint import store
+from elegy.checkpoint.background import AsyncSaver
+from elegy.checkpoint.store import restore
+from elegy.errors import CheckpointError
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds every save in the background until it is set."""
+    event = threading.Event()
+    write = store.write
+
+    def held(path, content):
+        assert event.wait(60)
+        write(path, content)
+
+    monkeypatch.setattr(store, "write", held)
+    yield event
+    event.set()
+
+
+def test_saves_and_restores(tmp_path):
+    with AsyncSaver() as saver:
+        for step in range(3):
+            saver.save(tmp_path / f"step_{step:08d}", {"w": jnp.full(10, step)}, {"step": step})
+    for step in range(3):
+        arrays, metadata = restore(tmp_path / f"step_{step:08d}", None)
+        assert metadata == {"step": step}
+        assert (arrays["w"] == step).all()
+
+
+def test_the_caller_goes_on_while_it_is_written(tmp_path, gate):
+    host = np.zeros(4)
+    metadata = {"history": [1]}
+    saver = AsyncSaver()
+    saver.save(tmp_path / "ckpt", {"jax": jnp.ones(4), "host": host}, metadata)
+    assert saver.busy
+    assert os.listdir(tmp_path) == []
+    host += 1
+    metadata["history"].append(2)
+    gate.set()
+    saver.wait()
+    assert not saver.busy
+    arrays, found = restore(tmp_path / "ckpt", None)
+    assert (arrays["host"] == 0).all()
+    assert found == {"history": [1]}
+
+
+def test_one_save_at_a_time(tmp_path, gate):
+    saver = AsyncSaver()
+    saver.save(tmp_path / "one", {}, {})
+    second = threading.Thread(target=saver.save, args=(tmp_path / "two", {}, {}))
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    gate.set()
+    second.join()
+    saver.close()
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_errors_are_raised_once_by_whoever_waits(tmp_path):
+    (tmp_path / "file").write_text("")
+    bad = tmp_path / "file" / "ckpt"
+    saver = AsyncSaver()
+    saver.save(bad, {}, {})
+    with pytest.raises(CheckpointError, match="file/ckpt"):
+        saver.wait()
+    saver.wait()
+    saver.save(bad, {}, {})
+    with pytest.raises(CheckpointError, match="file/ckpt"):
+        saver.save(tmp_path / "good", {}, {})
+    assert not (tmp_path / "good").exists()
+    saver.save(bad, {}, {})
+    with pytest.raises(CheckpointError, match="file/ckpt"):
+        saver.close()
+    saver.close()
+
+
+def test_what_cannot_be_stored_is_said_at_once(tmp_path):
+    with AsyncSaver() as saver, pytest.raises(CheckpointError, match="f: a builtins"):
+        saver.save(tmp_path / "ckpt", {"f": lambda: 0}, {})
+
+
+def test_the_blocks_own_error_comes_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    saver = AsyncSaver()
+    saver.save(tmp_path / "file" / "ckpt", {}, {})
+    with pytest.raises(ZeroDivisionError), saver:
+        _ = 1 / 0
+
+
+def test_then_runs_after_the_checkpoint_is_in_place(tmp_path):
+    seen = []
+    (tmp_path / "file").write_text("")
+    saver = AsyncSaver()
+    saver.save(tmp_path / "ckpt", {}, {"a": 1}, then=lambda: seen.append(restore(tmp_path / "ckpt", None)[1]))
+    saver.wait()
+    assert seen == [{"a": 1}]
+    saver.save(tmp_path / "file" / "ckpt", {}, {}, then=lambda: seen.append("never"))
+    with pytest.raises(CheckpointError):
+        saver.wait()
+    assert seen == [{"a": 1}]
+
+    def fail():
+        raise ZeroDivisionError("mine")
+
+    saver.save(tmp_path / "ckpt", {}, {}, then=fail)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        saver.close()
+
+
+def test_closed(tmp_path):
+    saver = AsyncSaver()
+    saver.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        saver.save(tmp_path / "ckpt", {}, {})
+
+
+def test_no_threads_are_left(tmp_path):
+    with AsyncSaver() as saver:
+        saver.save(tmp_path / "warm", {"w": jnp.ones(3)}, {})
+        saver.wait()
+        before = threading.active_count()
+        for _ in range(5):
+            saver.save(tmp_path / "ckpt", {"w": jnp.ones(3)}, {})
+    assert threading.active_count() <= before

@@ -1,0 +1,191 @@
+"""Saving that cannot succeed, or dies half-way: the old checkpoint or the new one, never neither."""
+
+import os
+import random
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from elegy.checkpoint import directory, store
+from elegy.checkpoint.directory import find_checkpoints, newest_intact, remove, remove_leftovers
+from elegy.checkpoint.manifest import is_intact
+from elegy.checkpoint.store import restore, save
+from elegy.errors import CheckpointError
+
+# ELEGY_KILLS=100 for the long run.
+KILLS = int(os.environ.get("ELEGY_KILLS", "4"))
+
+
+def tree(step):
+    return {"w": np.full(1000, step, np.int32)}
+
+
+def test_replacing_a_checkpoint(tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "last", tree(step), {"step": step})
+    assert os.listdir(tmp_path) == ["last"]
+    assert restore(tmp_path / "last", tree(0))[1] == {"step": 2}
+
+
+def test_a_file_in_place_of_the_parent_directory(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"file/ckpt: the checkpoint could not be written"):
+        save(tmp_path / "file" / "ckpt", tree(1), {})
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_or_a_link_at_the_path(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(CheckpointError, match=f"{name}: a file or a link stands there"):
+            save(tmp_path / name, tree(1), {})
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+def test_a_directory_of_other_things_is_not_touched(tmp_path):
+    (tmp_path / "home" / "thesis").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"other things than a checkpoint \(thesis\)"):
+        save(tmp_path / "home", tree(1), {})
+    with pytest.raises(CheckpointError, match="thesis"):
+        remove(tmp_path / "home")
+    assert (tmp_path / "home" / "thesis").is_dir()
+
+
+def test_an_empty_or_broken_checkpoint_is_replaced(tmp_path):
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "empty", tree(1), {})
+    (tmp_path / "empty" / "manifest.json").unlink()
+    save(tmp_path / "empty", tree(2), {})
+    assert restore(tmp_path / "empty", tree(0))[0]["w"][0] == 2
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
+def test_remote_addresses(address):
+    with pytest.raises(CheckpointError, match="mounted file systems"):
+        save(address, tree(1), {})
+
+
+def test_a_full_disk(tmp_path, run_devices):
+    """Every file beyond a size fails to be written, as on a full disk, while Orbax writes or while we do."""
+    out = run_devices(
+        1,
+        """
+        import resource, signal, os
+        from elegy.checkpoint.manifest import is_intact
+        from elegy.errors import CheckpointError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        save("run/step_00000001", {"w": np.arange(1000)}, {"step": 1})
+        for limit, arrays in ((100_000, {"w": np.arange(1_000_000)}), (4096, {})):
+            metadata = {"long": "x" * 10_000}
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            for path in ("run/step_00000001", "run/step_00000002"):
+                try:
+                    save(path, arrays, metadata)
+                except CheckpointError as error:
+                    assert path in str(error), error
+                    print("refused", limit)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert os.listdir("run") == ["step_00000001"], os.listdir("run")
+        assert is_intact("run/step_00000001")
+        assert restore("run/step_00000001", None)[1] == {"step": 1}
+        """,
+    )
+    assert out.split() == ["refused", "100000"] * 2 + ["refused", "4096"] * 2
+
+
+@pytest.mark.parametrize("stage", ["write_arrays", "write_flushed", "write_manifest"])
+def test_an_error_at_any_stage_leaves_the_old_one(tmp_path, monkeypatch, stage):
+    save(tmp_path / "last", tree(1), {})
+
+    def fail(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, stage, fail)
+    with pytest.raises(CheckpointError, match=r"last: the checkpoint could not be written: .*No space left"):
+        save(tmp_path / "last", tree(2), {})
+    assert os.listdir(tmp_path) == ["last"]
+    assert restore(tmp_path / "last", tree(0))[0]["w"][0] == 1
+
+
+def test_an_error_while_changing_places_puts_the_old_one_back(tmp_path, monkeypatch):
+    save(tmp_path / "last", tree(1), {})
+    rename = os.rename
+
+    def fail_into_place(source, target):
+        if os.path.basename(target) == "last" and directory._STAGED in str(source):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(directory.os, "rename", fail_into_place)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save(tmp_path / "last", tree(2), {})
+    assert os.listdir(tmp_path) == ["last"]
+    assert is_intact(tmp_path / "last")
+
+
+def test_an_interrupt_cleans_up_and_goes_on(tmp_path, monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write_manifest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "run" / "last", tree(1), {})
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_removing(tmp_path):
+    for step in (1, 2):
+        save(tmp_path / directory.checkpoint_name(step), tree(step), {})
+    remove(tmp_path / "step_00000001")
+    assert os.listdir(tmp_path) == ["step_00000002"]
+    with pytest.raises(CheckpointError, match="step_00000001"):
+        remove(tmp_path / "step_00000001")
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    save(tmp_path / "step_00000001", tree(1), {})
+    keep = ["step_00000001", "notes.tmp-12", "step_00000007.tmp-backup"]
+    for name in ("step_00000001.old-12", "step_00000002.tmp-ab", *keep[1:]):
+        (tmp_path / name).mkdir()
+    removed = remove_leftovers(tmp_path)
+    assert [path.name for path in removed] == ["step_00000001.old-12", "step_00000002.tmp-ab"]
+    assert sorted(os.listdir(tmp_path)) == sorted(keep)
+
+
+WRITER = """
+step = int(sys.argv[1])
+while True:
+    step += 1
+    arrays = {"w": np.full(200_000, step, np.int32)}
+    save("run/last", arrays, {"step": step})
+    save(f"run/step_{step:08d}", arrays, {"step": step})
+    print(step, flush=True)
+"""
+
+
+def test_killed_at_any_moment(tmp_path, start):
+    """SIGKILL during saves: what was reported is there, and whatever is found is complete."""
+    rng = random.Random(0)
+    done = 0
+    for _ in range(KILLS):
+        process = start(1, WRITER, str(done))
+        done = int(process.stdout.readline())
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        out, _ = process.communicate()
+        reported = max([done, *map(int, out.split())])
+        _, metadata = restore(tmp_path / "run" / "last", None)
+        assert metadata["step"] in (reported, reported + 1)
+        newest = newest_intact(tmp_path / "run")
+        arrays, metadata = restore(newest, None)
+        assert metadata["step"] in (reported, reported + 1)
+        assert (arrays["w"] == metadata["step"]).all()
+        # Nothing half-written carries the name of a checkpoint.
+        assert all(is_intact(path) for path in find_checkpoints(tmp_path / "run"))
+        remove_leftovers(tmp_path / "run")
+        done = metadata["step"]
+        for path in find_checkpoints(tmp_path / "run")[:-1]:
+            shutil.rmtree(path)
