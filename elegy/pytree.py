@@ -147,7 +147,7 @@ def _register(cls: type[Pytree]) -> None:
 class _PytreeMeta(abc.ABCMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Builds an instance: fields are free inside `__init__`, filled from defaults, checked, frozen."""
-        tree = cls.__new__(cls, *args, **kwargs)
+        tree = object.__new__(cls)
         tree.__dict__[_UNLOCKED] = True
         tree.__init__(*args, **kwargs)
         tree.__dict__.pop(_UNLOCKED, None)
@@ -183,14 +183,14 @@ class Pytree(metaclass=_PytreeMeta):
     """
 
     _static_names = ()
+    _own_init = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        dataclasses.dataclass(eq=False, repr=False)(cls)
+        # A hand-written __init__ is inherited like any method; a generated one is made anew for the new fields.
+        cls._own_init = "__init__" in cls.__dict__ or cls._own_init
+        dataclasses.dataclass(init=not cls._own_init, eq=False, repr=False)(cls)
         _register(cls)
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
 
     def _complete(self) -> None:
         state = self.__dict__

@@ -1,0 +1,135 @@
+"""The high-level driver: a managed step made of `apply`, losses and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.data.batch import rows, unpack
+from elegy.errors import MissingMethodError, StepError
+from elegy.module.levels import overrides
+from elegy.module.logs import Entry
+from elegy.strategies.strategy import Strategy
+from elegy.types import Batch, PyTree
+
+_FIELD = "losses_and_metrics"
+
+
+def init(module: Any, key: jax.Array, batch: Batch) -> Any:
+    """Initialises through the module's `init(key, inputs)`."""
+    return module.init(key, unpack(batch)[0])
+
+
+def train_objective(
+    module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array, strategy: Strategy
+) -> tuple[jax.Array, Any]:
+    """This replica's part of the total loss; summed over the replicas it is the loss of the whole batch.
+
+    Returns:
+        `(total, module)`: `float32[]`, without the losses added by `add_loss`; the module with pending logs.
+
+    Raises:
+        StepError: when there is nothing to minimise.
+    """
+    state, updates = _run(module, key, batch, mask, examples, training=True)
+    if updates is None or updates.losses is None:
+        if not any(entry.kind == "loss" for entry in state._logs.pending):
+            raise StepError(
+                f"{type(module).__name__} has no loss to train with: pass one, "
+                "`Trainer(module, loss=elegy.losses.CrossEntropy(), ...)`, or override `managed_train_step`."
+            )
+        return jnp.zeros((), jnp.float32), state
+    return updates.total_loss(strategy.sum), state
+
+
+def test(module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array) -> Any:
+    """Evaluates losses and metrics on one batch; returns the module with pending logs."""
+    return _run(module, key, batch, mask, examples, training=False)[0]
+
+
+def pred(module: Any, key: jax.Array, batch: Batch) -> tuple[PyTree, Any]:
+    """Applies the module to inputs, outside of training."""
+    return apply(module, key, unpack(batch)[0], training=False)
+
+
+def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Any]:
+    """The default managed training step: `(loss, module)` for one replica that sees the whole batch."""
+    examples = jnp.asarray(rows(batch), jnp.float32)
+    return train_objective(module, key, batch, None, examples, Strategy())
+
+
+def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
+    """The default managed evaluation step."""
+    return test(module, key, batch, None, jnp.asarray(rows(batch), jnp.float32))
+
+
+def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
+    """Calls `module.apply` and checks what it returned.
+
+    Raises:
+        StepError: when it is not `(outputs, module)`.
+    """
+    out = module.apply(key, inputs, training)
+    if not isinstance(out, tuple) or len(out) != 2 or type(out[1]) is not type(module):
+        what = f"a tuple ({', '.join(type(v).__name__ for v in out)})" if isinstance(out, tuple) else type(out).__name__
+        raise StepError(
+            f"{type(module).__name__}.apply must return (outputs, module) with the new {type(module).__name__}, "
+            f"but it returned {what}."
+        )
+    return out
+
+
+def missing(module: Any, phase: str) -> MissingMethodError:
+    """The error of a module that does not say how to run a phase."""
+    name = type(module).__name__
+    high = "`init(self, key, inputs)`" if phase == "init" else "`apply(self, key, inputs, training)`"
+    arguments = {
+        "init": ("key, batch", "key, batch"),
+        "train": ("batch, batch_idx, epoch_idx", "key, batch, batch_idx, epoch_idx"),
+        "test": ("batch, batch_idx", "key, batch, batch_idx"),
+        "pred": ("batch, batch_idx", "key, batch, batch_idx"),
+    }[phase]
+    return MissingMethodError(
+        f"{name} does not say how to run the {phase} step. Write one of: {high} (high level), "
+        f"`managed_{phase}_step(self, {arguments[1]})` (managed level), or "
+        f"`{phase}_step(self, {arguments[0]})` (core level)."
+    )
+
+
+def runs_apply(module: Any) -> bool:
+    """Whether the module has an `apply` of its own."""
+    return overrides(type(module), "apply")
+
+
+def _run(
+    module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array, *, training: bool
+) -> tuple[Any, Any]:
+    if not runs_apply(module):
+        raise missing(module, "train" if training else "test")
+    inputs, target, sample_weight = unpack(batch)
+    preds, state = apply(module, key, inputs, training)
+    updates = None
+    if module.losses_and_metrics is not None:
+        weight = sample_weight
+        if mask is not None:
+            ones = mask.astype(jnp.float32)
+            weight = ones if sample_weight is None else _masked(jnp.asarray(sample_weight), ones)
+        updates = module.losses_and_metrics.batch_updates(
+            inputs=inputs,
+            target=target,
+            preds=preds,
+            sample_weight=weight,
+            mask=mask,
+            parameters=state.get_params(),
+            batch_stats=state.get_batch_stats(),
+            examples=examples,
+        )
+        book = state._logs
+        state = state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending)))
+    return state, updates
+
+
+def _masked(weight: jax.Array, ones: jax.Array) -> jax.Array:
+    return weight * ones.reshape(ones.shape + (1,) * (weight.ndim - ones.ndim))

@@ -1,0 +1,201 @@
+"""What a step has to report: pending entries, and the accumulators that turn them into values of the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.errors import StepError
+from elegy.metrics import LossesAndMetrics, Metric
+from elegy.names import unique_names
+from elegy.pytree import Pytree, field, static_field
+
+Reduce = Literal["mean", "sum", "min", "max", "last"]
+REDUCTIONS = ("mean", "sum", "min", "max", "last")
+
+_START = {"mean": 0.0, "sum": 0.0, "min": jnp.inf, "max": -jnp.inf, "last": 0.0}
+
+
+class ScalarLog(Pytree):
+    """The epoch's value of a logged scalar.
+
+    Args:
+        total: the running value, `float32[]`; for `"mean"` and `"last"` a sum weighted by examples.
+        weight: the sum of the weights, `float32[]`.
+        reduce: how values combine over steps; over replicas `"last"` is a mean.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+    reduce: Reduce = static_field(default="mean")
+
+    @classmethod
+    def empty(cls, reduce: Reduce) -> ScalarLog:
+        """The accumulator before the first step."""
+        return cls(jnp.asarray(_START[reduce], jnp.float32), jnp.zeros((), jnp.float32), reduce)
+
+    @classmethod
+    def of(cls, value: jax.Array, examples: jax.Array, reduce: Reduce) -> ScalarLog:
+        """One step's value on one replica, over `examples` examples."""
+        value = jnp.asarray(value, jnp.float32)
+        total = value * examples if reduce in ("mean", "last") else value
+        return cls(total, jnp.asarray(examples, jnp.float32), reduce)
+
+    def aggregate(self) -> Self:
+        """Combines replicas, stacked on a leading axis."""
+        over = {"min": jnp.min, "max": jnp.max}.get(self.reduce, jnp.sum)
+        return self.replace(total=over(self.total, axis=0), weight=jnp.sum(self.weight, axis=0))
+
+    def merge(self, later: ScalarLog) -> Self:
+        """Combines this with what came after it."""
+        if self.reduce == "last":
+            seen = later.weight > 0
+            return self.replace(
+                total=jnp.where(seen, later.total, self.total), weight=jnp.where(seen, later.weight, self.weight)
+            )
+        over: Callable = {"min": jnp.minimum, "max": jnp.maximum}.get(self.reduce, jnp.add)
+        return self.replace(total=over(self.total, later.total), weight=self.weight + later.weight)
+
+    def compute(self) -> jax.Array:
+        """The value, `float32[]`."""
+        if self.reduce in ("mean", "last"):
+            return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
+        return self.total
+
+    def reset(self) -> ScalarLog:
+        """The accumulator before the first step."""
+        return type(self).empty(self.reduce)
+
+
+class Entry(Pytree):
+    """One thing that a step reported with `log` or `add_loss`.
+
+    Args:
+        value: a scalar, or the updates of a metric.
+        name: the name in the logs.
+        kind: `"scalar"`, `"loss"` (a scalar that is part of the total) or `"metric"`.
+        reduce: how a scalar combines over steps.
+    """
+
+    value: Any
+    name: str = static_field()
+    kind: Literal["scalar", "loss", "metric"] = static_field(default="scalar")
+    reduce: Reduce = static_field(default="mean")
+
+    def updates(self, examples: jax.Array) -> Any:
+        """The entry as something with `aggregate`."""
+        return self.value if self.kind == "metric" else ScalarLog.of(self.value, examples, self.reduce)
+
+
+class LogBook(Pytree):
+    """The logs of a module: what the running step has reported, and the epoch's accumulators for each phase."""
+
+    pending: tuple[Entry, ...] = field(default=())
+    train: dict[str, ScalarLog] | None = field(default=None)
+    test: dict[str, ScalarLog] | None = field(default=None)
+
+    def add(self, entry: Entry) -> Self:
+        """Returns a book with one more pending entry."""
+        return self.replace(pending=(*self.pending, entry))
+
+    def reset(self) -> Self:
+        """Returns a book whose accumulators are empty; their structure stays."""
+        zero = {
+            phase: None if book is None else {name: log.reset() for name, log in book.items()}
+            for phase, book in (("train", self.train), ("test", self.test))
+        }
+        return self.replace(pending=(), **zero)
+
+
+def scalar_names(pending: tuple[Entry, ...]) -> list[str]:
+    """The unique names of the pending scalars, in order."""
+    return unique_names(e.name for e in pending if e.kind != "metric")
+
+
+def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...]) -> LogBook:
+    """Makes the accumulators of a phase for the entries that its step reports.
+
+    Args:
+        book: the book of the module.
+        phase: `"train"` or `"test"`.
+        pending: what one step of the phase reported, traced or abstract.
+
+    Raises:
+        StepError: when the phase has accumulators already, of other names or reductions.
+    """
+    scalars = [e for e in pending if e.kind != "metric"]
+    names = scalar_names(pending)
+    wanted = {name: entry.reduce for name, entry in zip(names, scalars, strict=True)}
+    have = getattr(book, phase)
+    if have is None:
+        return book.replace(**{phase: {name: ScalarLog.empty(reduce) for name, reduce in wanted.items()}})
+    known = {name: log.reduce for name, log in have.items()}
+    if known != wanted:
+        raise StepError(
+            f"the logs of the {phase} step changed: it used to log {_listed(known)}, now it logs {_listed(wanted)}. "
+            "A step must log the same names every time; log a neutral value instead of leaving a name out."
+        )
+    return book
+
+
+def _listed(names: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({reduce})" for name, reduce in names.items()) or "nothing"
+
+
+def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple], tuple]) -> tuple[dict, Any]:
+    """Moves the pending entries of a step into the accumulators.
+
+    Args:
+        module: an ElegyModule with pending entries.
+        phase: `"train"` or `"test"`.
+        examples: how many examples the step saw on this replica, `float32[]`.
+        combine: the strategy's `combine_metrics`.
+
+    Returns:
+        `(logs, module)`: the epoch's values so far by name, losses first; the module without pending entries.
+
+    Raises:
+        StepError: when the logs' names change, or a metric was logged under a field that is none.
+    """
+    pending = module._logs.pending
+    book = prepare(module._logs, phase, pending).replace(pending=())
+    updates = combine(tuple(entry.updates(examples) for entry in pending))
+    accumulators = dict(getattr(book, phase))
+    names = iter(scalar_names(pending))
+    fields: dict[str, Metric] = {}
+    total: list[jax.Array] = []
+    losses: list[tuple[str, Any]] = []
+    rest: list[tuple[str, Any]] = []
+    for entry, update in zip(pending, updates, strict=True):
+        if entry.kind == "metric":
+            merged = fields.get(entry.name, getattr(module, entry.name)).merge(update)
+            fields[entry.name] = merged
+            values = _metric_values(entry.name, merged)
+            if isinstance(merged, LossesAndMetrics) and "loss" in values:
+                total.append(values.pop("loss"))
+            rest.extend(values.items())
+            continue
+        name = next(names)
+        accumulators[name] = accumulators[name].merge(update)
+        value = accumulators[name].compute()
+        if entry.kind == "loss":
+            total.append(value)
+            losses.append((entry.name, value))
+        else:
+            rest.append((entry.name, value))
+    head = [("loss", sum(total[1:], total[0]))] if total else []
+    rows = [*head, *(row for row in losses if row[0] != "loss"), *rest]
+    logs = dict(zip(unique_names(name for name, _ in rows), (value for _, value in rows), strict=True))
+    return logs, module.replace(_logs=book.replace(**{phase: accumulators}), **fields)
+
+
+def _metric_values(name: str, metric: Metric) -> dict[str, Any]:
+    if isinstance(metric, LossesAndMetrics):
+        return dict(metric.compute_logs())
+    value = metric.compute()
+    if isinstance(value, dict):
+        return {f"{name}/{key}": v for key, v in value.items()}
+    return {name: value}

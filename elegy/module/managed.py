@@ -1,0 +1,226 @@
+"""The managed driver: what surrounds a user's step (keys, gradients, optimizer, statistics, logs).
+
+Each function is pure and takes the strategy as an argument. The default core steps call them with the local
+strategy; a Trainer's runner calls them with its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.data.batch import rows
+from elegy.errors import StepError
+from elegy.module import high_level
+from elegy.module.levels import level_of
+from elegy.module.logs import Entry, drain
+from elegy.strategies.strategy import Strategy
+from elegy.types import Batch, PyTree
+
+LOCAL = Strategy()
+
+
+def init(module: Any, key: jax.Array, batch: Batch) -> Any:
+    """Makes the first state: parameters by the module's `managed_init_step`, then the optimizer's state.
+
+    Args:
+        module: an ElegyModule.
+        key: a typed key; one half initialises, the other is the state's.
+        batch: one batch, for its shapes and dtypes.
+    """
+    state_key, init_key = jax.random.split(key)
+    state = check_state(module, module.managed_init_step(init_key, batch), "managed_init_step")
+    if state.optimizer is not None:
+        state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+    return state.replace(key=state_key).reset_step()
+
+
+def forward_train(
+    module: Any,
+    batch: Batch,
+    batch_idx: jax.Array | int,
+    epoch_idx: jax.Array | int,
+    mask: jax.Array | None,
+    strategy: Strategy,
+) -> tuple[jax.Array, Any]:
+    """One step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
+
+    Args:
+        module: the state.
+        batch: the rows of this replica.
+        batch_idx: index of the batch in the epoch.
+        epoch_idx: index of the epoch.
+        mask: `bool[rows]`, false where a row is padding; `None` where all are real.
+        strategy: how replicas combine.
+
+    Returns:
+        `(examples, module)`: the number of real examples, `float32[]`; the new state with pending logs.
+
+    Raises:
+        StepError: when there is no optimizer, or the user's step returned the wrong thing.
+    """
+    if module.optimizer is None:
+        raise StepError(
+            f"{type(module).__name__} has no optimizer, so it cannot train: pass one, "
+            "`Trainer(module, ..., optimizer=optax.adam(1e-3))`, or override `train_step`."
+        )
+    examples = count_examples(batch, mask)
+    state_key, step_key = split_key(module, strategy)
+    share = examples / jnp.maximum(strategy.sum(examples), 1.0)
+    params = module.get_params()
+
+    def objective(params: PyTree) -> tuple[jax.Array, Any]:
+        start = module.set_params(params)
+        if level_of(type(module), "train") == "high":
+            total, state = high_level.train_objective(start, step_key, batch, mask, examples, strategy)
+        else:
+            out = start.managed_train_step(step_key, batch, batch_idx, epoch_idx)
+            loss, state = check_train_output(module, out, "managed_train_step")
+            book = state._logs
+            state = state.replace(_logs=book.replace(pending=(Entry(loss, "loss", "loss"), *book.pending)))
+            total = 0.0
+        # A replica's scalar losses count by its share of the examples: summed over replicas that is their mean.
+        added = sum((entry.value for entry in state._logs.pending if entry.kind == "loss"), 0.0)
+        return total + share * added, state
+
+    (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    new_params, optimizer = module.optimizer.update(strategy.sum(grads), params)
+    state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
+    return examples, mean_batch_stats(state, examples, strategy)
+
+
+def forward_test(
+    module: Any, batch: Batch, batch_idx: jax.Array | int, mask: jax.Array | None, strategy: Strategy
+) -> tuple[jax.Array, Any]:
+    """One step of evaluation, up to its logs. Arguments and result as in `forward_train`."""
+    examples = count_examples(batch, mask)
+    state_key, step_key = split_key(module, strategy)
+    if level_of(type(module), "test") == "high":
+        state = high_level.test(module, step_key, batch, mask, examples)
+    else:
+        out = module.managed_test_step(step_key, batch, batch_idx)
+        state = check_state(module, out, "managed_test_step")
+    return examples, mean_batch_stats(state.replace(key=state_key), examples, strategy)
+
+
+def train(
+    module: Any,
+    batch: Batch,
+    batch_idx: jax.Array | int,
+    epoch_idx: jax.Array | int,
+    mask: jax.Array | None = None,
+    strategy: Strategy = LOCAL,
+) -> tuple[dict[str, jax.Array], Any]:
+    """One whole step of training: `forward_train`, then the logs."""
+    examples, state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy)
+    return drain(state, "train", examples, strategy.combine_metrics)
+
+
+def test(
+    module: Any,
+    batch: Batch,
+    batch_idx: jax.Array | int,
+    mask: jax.Array | None = None,
+    strategy: Strategy = LOCAL,
+) -> tuple[dict[str, jax.Array], Any]:
+    """One whole step of evaluation: `forward_test`, then the logs."""
+    examples, state = forward_test(module, batch, batch_idx, mask, strategy)
+    return drain(state, "test", examples, strategy.combine_metrics)
+
+
+def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strategy = LOCAL) -> tuple[PyTree, Any]:
+    """One step of prediction: `(outputs, module)`."""
+    state_key, step_key = split_key(module, strategy)
+    out = module.managed_pred_step(step_key, batch, batch_idx)
+    outputs, state = check_pair(module, out, "managed_pred_step", "(outputs, module)")
+    return outputs, state.replace(key=state_key, _logs=module._logs)
+
+
+def split_key(module: Any, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
+    """The key of the next state, and this step's key on this replica.
+
+    Raises:
+        StepError: when the module has no key yet.
+    """
+    if module.key is None:
+        raise StepError(
+            f"{type(module).__name__} has no random key yet: make the first state with "
+            "`state = module.init_step(jax.random.key(0), batch)`."
+        )
+    state_key, step_key = jax.random.split(module.key)
+    return state_key, strategy.fold_key(step_key)
+
+
+def count_examples(batch: Batch, mask: jax.Array | None) -> jax.Array:
+    """The number of real examples of a batch, `float32[]`."""
+    if mask is None:
+        return jnp.asarray(rows(batch), jnp.float32)
+    return jnp.sum(mask, dtype=jnp.float32)
+
+
+def mean_batch_stats(module: Any, examples: jax.Array, strategy: Strategy) -> Any:
+    """The batch statistics of the replicas, averaged by their examples."""
+    stats = module.get_batch_stats()
+    if not jax.tree.leaves(stats):
+        return module
+    return module.set_batch_stats(strategy.mean(stats, examples))
+
+
+def check_state(module: Any, state: Any, method: str) -> Any:
+    """Checks that a step returned the module's own class.
+
+    Raises:
+        StepError: naming what was returned.
+    """
+    if type(state) is not type(module):
+        raise StepError(
+            f"{type(module).__name__}.{method} must return a {type(module).__name__} (the new state), "
+            f"but it returned {describe(state)}."
+        )
+    return state
+
+
+def check_pair(module: Any, out: Any, method: str, wanted: str) -> tuple[Any, Any]:
+    """Checks that a step returned a pair whose second element is the new state.
+
+    Raises:
+        StepError: naming what was returned.
+    """
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise StepError(f"{type(module).__name__}.{method} must return {wanted}, but it returned {describe(out)}.")
+    return out[0], check_state(module, out[1], f"{method} (second element)")
+
+
+def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, Any]:
+    """Checks `(loss, module)`.
+
+    Raises:
+        StepError: when the loss is no scalar, or something else was returned.
+    """
+    loss, state = check_pair(module, out, method, "(loss, module)")
+    if not isinstance(loss, (jax.Array, float, int)) or jnp.shape(loss) != ():
+        raise StepError(
+            f"the loss that {type(module).__name__}.{method} returned is not a scalar: {describe(loss)}. "
+            "Reduce it first, for example with `jnp.mean`."
+        )
+    return jnp.asarray(loss), state
+
+
+def describe(value: Any) -> str:
+    """Says what a value is, for messages.
+
+    Example:
+        >>> describe((1, None)), describe(jnp.zeros(3))
+        ('a tuple of 2 (int, None)', 'an array float32[3]')
+    """
+    if value is None:
+        return "None"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, tuple):
+        inner = ", ".join("None" if v is None else type(v).__name__ for v in value)
+        return f"a tuple of {len(value)} ({inner})"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,75 @@
+"""One device: step by step in Python, or compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from elegy.strategies.strategy import Kind, Strategy, to_host
+from elegy.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Eager(Strategy):
+    """Runs every step in Python, operation by operation: breakpoints and `print` work, nothing is compiled.
+
+    Example:
+        >>> Eager().compiles
+        False
+    """
+
+    def collect_outputs(self, outputs: PyTree) -> PyTree:
+        """Copies the outputs to NumPy."""
+        return to_host(outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jit(Strategy):
+    """Compiles every step for one device and reuses the state's buffers.
+
+    Args:
+        device: the device; the default device where it is `None`.
+
+    Example:
+        >>> Jit().compiles
+        True
+    """
+
+    device: jax.Device | None = None
+
+    def _sharding(self) -> SingleDeviceSharding:
+        device = self.device or jax.config.jax_default_device
+        return SingleDeviceSharding(device if isinstance(device, jax.Device) else jax.local_devices()[0])
+
+    def place_state(self, state: PyTree) -> PyTree:
+        """Commits every leaf to the device, so that first, later and restored states compile alike."""
+        return jax.device_put(state, self._sharding())
+
+    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """Compiles `init` for the device."""
+        return jax.jit(init, out_shardings=self._sharding())
+
+    def place(self, value: PyTree, kind: Kind) -> PyTree:
+        """Starts the transfer to the device."""
+        return jax.device_put(value, self._sharding())
+
+    def collect_outputs(self, outputs: PyTree) -> PyTree:
+        """Copies the outputs to NumPy."""
+        return to_host(outputs)
+
+    @property
+    def compiles(self) -> bool:
+        """Steps are compiled."""
+        return True
+
+    @property
+    def donates(self) -> bool:
+        """The state's buffers are reused."""
+        return True
+
+    def compile(self, step: Callable, args: Sequence[Kind], *, donate: bool = False) -> Callable:
+        """Compiles with `jax.jit`."""
+        return jax.jit(step, donate_argnums=(0,) if donate else ())

@@ -1,0 +1,60 @@
+"""Strategies by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from elegy.strategies.local import Eager, Jit
+from elegy.strategies.strategy import Strategy
+
+_REGISTRY: dict[str, Callable[[], Strategy]] = {"eager": Eager, "jit": Jit}
+
+
+def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
+    """Makes a strategy known by name to `Trainer(strategy=name)`.
+
+    Args:
+        name: the new name.
+        factory: a function without arguments that returns the strategy; a `Strategy` class is one.
+
+    Raises:
+        ValueError: when the name is taken.
+        TypeError: when `factory` cannot be called.
+
+    Example:
+        >>> import jax
+        >>> register_strategy("first_device", lambda: Jit(jax.devices()[0]))
+        >>> resolve_strategy("first_device").compiles
+        True
+    """
+    if not callable(factory):
+        raise TypeError(f"the factory of strategy {name!r} must be a function without arguments, not {factory!r}.")
+    if name in _REGISTRY:
+        raise ValueError(f"a strategy named {name!r} exists already: {_REGISTRY[name]!r}.")
+    _REGISTRY[name] = factory
+
+
+def resolve_strategy(strategy: Any) -> Strategy:
+    """Turns a name or an instance into a `Strategy`.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the known ones.
+        TypeError: for anything else that is no strategy.
+
+    Example:
+        >>> resolve_strategy("eager")
+        Eager()
+    """
+    if isinstance(strategy, Strategy):
+        return strategy
+    if isinstance(strategy, type) and issubclass(strategy, Strategy):
+        raise TypeError(f"the strategy {strategy.__name__} is a class: pass an instance, `{strategy.__name__}()`.")
+    if not isinstance(strategy, str):
+        raise TypeError(f"the strategy must be a name or a Strategy, not {strategy!r}. Names: {', '.join(_REGISTRY)}.")
+    if strategy not in _REGISTRY:
+        close = difflib.get_close_matches(strategy, _REGISTRY, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown strategy {strategy!r}.{hint} Known strategies: {', '.join(_REGISTRY)}.")
+    return _REGISTRY[strategy]()

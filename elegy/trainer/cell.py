@@ -1,0 +1,156 @@
+"""The one place that holds the state, and knows who else may be holding it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.names import path_name
+from elegy.strategies import Strategy
+
+
+class StateCell:
+    """Holds a state as its user sees it, as the strategy places it, or both.
+
+    A compiled step consumes the buffers it is given. What was handed out, or came from outside, must stay
+    valid: the cell remembers that, and `take` copies such buffers before they are consumed. A loop that hands
+    out nothing copies nothing.
+
+    Args:
+        strategy: how a state is placed.
+        state: the state as its user sees it.
+    """
+
+    def __init__(self, strategy: Strategy, state: Any):
+        self.strategy = strategy
+        self._logical: Any = state
+        self.cls: type = type(state)
+        self._leaves: list[Any] | None = None
+        self._treedef: Any = None
+        self._struct: Any = None
+        self._foreign: set[int] | None = None  # positions that others may hold; None: all
+        self.version = 0
+        self._make: Callable[[], Any] | None = None
+
+    @classmethod
+    def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
+        """A cell whose structure is known and whose placed state is made at the first need."""
+        cell = cls(strategy, module)
+        cell._logical, cell._struct, cell._make = None, struct, make
+        return cell
+
+    def materialise(self) -> None:
+        """Makes the state of a cell that was only planned."""
+        if self._make is not None:
+            make, self._make = self._make, None
+            struct, version = self._struct, self.version
+            self.put_state(make())
+            self._struct, self.version = struct, version
+
+    def get(self) -> Any:
+        """Hands out the state; it stays valid."""
+        self.materialise()
+        if self._logical is None:
+            assert self._leaves is not None
+            self._foreign = None
+            self._logical = self.strategy.collect_state(jax.tree.unflatten(self._treedef, self._leaves))
+        return self._logical
+
+    def set(self, state: Any) -> None:
+        """Takes a state from outside; it stays valid there."""
+        self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
+        self.cls = type(state)
+        self.version += 1
+
+    def peek(self) -> list[Any]:
+        """The placed leaves, to be read only."""
+        self.materialise()
+        if self._leaves is None:
+            placed = self.strategy.place_state(strong(self._logical))
+            self._leaves, self._treedef = jax.tree.flatten(placed)
+            self._foreign = None
+        return self._leaves
+
+    def take(self, positions: Sequence[int]) -> list[Any]:
+        """The placed leaves at `positions`, to be consumed; `put` must follow."""
+        leaves = self.peek()
+        foreign = self._foreign
+        out = []
+        for i in positions:
+            leaf = leaves[i]
+            if foreign is None or i in foreign:
+                leaf = jax.device_put(leaf, leaf.sharding, may_alias=False)
+            out.append(leaf)
+        return out
+
+    def put(self, positions: Sequence[int], leaves: Sequence[Any]) -> None:
+        """Replaces the leaves at `positions`, which nobody else holds."""
+        assert self._leaves is not None
+        if self._foreign is None:
+            self._foreign = set(range(len(self._leaves)))
+        if self._foreign:
+            self._foreign.difference_update(positions)
+        for i, leaf in zip(positions, leaves, strict=True):
+            self._leaves[i] = leaf
+        self._logical = None
+
+    def put_state(self, placed: Any) -> None:
+        """Takes a placed state that nobody else holds."""
+        self._leaves, self._treedef = jax.tree.flatten(placed)
+        self._logical, self._struct, self._foreign = None, None, set()
+        self.cls = type(placed)
+        self.version += 1
+
+    def extend(self, extension: Callable[[Any], Any]) -> None:
+        """Adds leaves to the placed state; who owns the others stays as it is."""
+        leaves, foreign = self.peek(), self._foreign
+        self.put_state(extension(jax.tree.unflatten(self._treedef, leaves)))
+        if foreign is None or foreign:
+            self._foreign = None
+
+    def fork(self) -> Self:
+        """Another cell with the same state; moving one leaves the other as it is."""
+        self.materialise()
+        other = type(self)(self.strategy, self._logical)
+        if self._leaves is not None:
+            other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
+        other.cls, other.version = self.cls, self.version
+        return other
+
+    @property
+    def form(self) -> Any:
+        """The state as it is at hand: handed out, or its structure; for looking at fields, not at values."""
+        return self.struct if self._logical is None else self._logical
+
+    @property
+    def struct(self) -> Any:
+        """The state's structure, shapes and dtypes, as one replica of a step sees them."""
+        if self._struct is None:
+            leaves = self.peek()
+            self._struct = self.strategy.local_struct(jax.tree.unflatten(self._treedef, leaves), "state")
+        return self._struct
+
+
+def strong(state: Any) -> Any:
+    """Turns every leaf of a state into an array without weak type, so that later steps compile alike.
+
+    Raises:
+        TypeError: for a leaf that is not an array or a number; the message names its path.
+    """
+
+    def convert(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf if not getattr(leaf, "weak_type", False) else jax.lax.convert_element_type(leaf, leaf.dtype)
+        if isinstance(leaf, (np.ndarray, np.generic, bool, int, float, complex)):
+            array = jnp.asarray(leaf)
+            return jax.lax.convert_element_type(array, array.dtype)
+        raise TypeError(
+            f"the leaf {path_name(path)} of {type(state).__name__} is a {type(leaf).__name__} ({leaf!r:.80}), but the "
+            "leaves of a state are arrays and numbers. Declare a constant with `elegy.static_field()`."
+        )
+
+    return jax.tree_util.tree_map_with_path(convert, state)

@@ -1,0 +1,160 @@
+"""What is wrong with a call, said before anything is compiled."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.data import unpack
+from elegy.errors import StepError
+from elegy.module import high_level
+from elegy.module.levels import level_of
+from elegy.names import path_name
+from elegy.trainer.cell import StateCell
+from elegy.types import Batch, PyTree
+
+
+def positive(name: str, value: Any, *, optional: bool = False) -> int | None:
+    """Checks a whole number of at least 1.
+
+    Raises:
+        TypeError: when it is no integer.
+        ValueError: when it is zero or negative.
+    """
+    if optional and value is None:
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a positive integer, not {value!r}.")
+    if number <= 0:
+        raise ValueError(f"{name} must be a positive integer, not {number}.")
+    return number
+
+
+def seconds(name: str, value: Any) -> float | None:
+    """Checks an optional duration in seconds.
+
+    Raises:
+        ValueError: when it is not a positive number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        raise ValueError(f"{name} must be a positive number of seconds, not {value!r}.")
+    return float(value)
+
+
+def fusing(value: Any) -> int | str:
+    """Checks `steps_per_execution`.
+
+    Raises:
+        ValueError: when it is neither `"auto"` nor a positive integer.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str):
+        raise ValueError(f"steps_per_execution must be 'auto' or a positive integer, not {value!r}.")
+    number = positive("steps_per_execution", value)
+    assert number is not None
+    return number
+
+
+def initial_epoch(value: Any, epochs: int) -> None:
+    """Checks the epoch index to start at.
+
+    Raises:
+        ValueError: when it is not below `epochs`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < epochs:
+        raise ValueError(f"initial_epoch must be an integer of at least 0 and below epochs={epochs}, not {value!r}.")
+
+
+def can_train(cell: StateCell) -> None:
+    """Checks that a module has what its level of training needs.
+
+    Args:
+        cell: holds the state, or the module that will make it.
+
+    Raises:
+        MissingMethodError: when it does not say how to train.
+        StepError: when it has no optimizer.
+    """
+    level = level_of(cell.cls, "train")
+    module = cell.form
+    if level == "core":
+        return
+    if level == "high" and not high_level.runs_apply(module):
+        raise high_level.missing(module, "train")
+    if module.optimizer is None:
+        raise StepError(
+            f"{type(module).__name__} has no optimizer, so it cannot train: pass one, "
+            "`Trainer(module, ..., optimizer=optax.adam(1e-3))`, or override `train_step`."
+        )
+
+
+def can_run(cell: StateCell, phase: Any) -> None:
+    """Checks that a module says how to run a phase.
+
+    Args:
+        cell: holds the state, or the module that will make it.
+        phase: `"test"` or `"pred"`.
+
+    Raises:
+        MissingMethodError: when it does not.
+    """
+    module = cell.form
+    if level_of(cell.cls, phase) == "high" and not high_level.runs_apply(module):
+        raise high_level.missing(module, phase)
+
+
+def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
+    """Runs the checks of the losses and metrics on the labels of one batch.
+
+    Args:
+        cell: holds the state.
+        phase: `"train"` or `"test"`.
+        batch: a batch of arrays.
+
+    Raises:
+        ValueError: when labels do not fit the outputs (out of range, of another kind or shape).
+    """
+    module = cell.form
+    if level_of(cell.cls, phase) != "high" or module.losses_and_metrics is None:
+        return
+    inputs, target, _ = unpack(batch)
+    if target is None:
+        return
+
+    def outputs(module: Any, inputs: PyTree) -> PyTree:
+        return high_level.apply(module, jax.random.key(0), inputs, phase == "train")[0]
+
+    preds = jax.eval_shape(outputs, module, inputs)
+    module.losses_and_metrics.check(target=jax.tree.map(np.asarray, target), preds=preds)
+
+
+def same_form(first: PyTree, batch: Batch, number: int) -> None:
+    """Checks that a later batch has the tree and the example shapes of the first.
+
+    Args:
+        first: the structure of the first batch.
+        batch: a later one.
+        number: its number, from 0.
+
+    Raises:
+        ValueError: naming the paths that differ.
+    """
+    old, new = jax.tree.structure(first), jax.tree.structure(batch)
+    if old != new:
+        raise ValueError(f"batch {number} has the structure {new}, but the first batch has {old}.")
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(batch), strict=True):
+        if a.shape[1:] != b.shape[1:]:
+            raise ValueError(
+                f"batch {number}: the array {path_name(path)} has the shape {tuple(b.shape)}, but in the first batch "
+                f"it is {tuple(a.shape)}. Only the number of rows may differ; pad examples to one shape."
+            )

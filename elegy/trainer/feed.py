@@ -1,0 +1,172 @@
+"""From a source to chunks: what one execution is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from elegy.data import ArraySource, EpochPlan, pad_rows, prefetch, rows
+from elegy.strategies import Strategy
+from elegy.strategies.strategy import struct_of
+from elegy.types import Batch, PyTree
+
+PREFETCH = 2
+"""How many gathered chunks may wait for the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """One or more batches of one shape that go into one execution.
+
+    Args:
+        data: a batch; a stack of batches; or all of the data, see `kind`.
+        kind: `"single"`, `"stacked"` or `"resident"`.
+        batch: the structure of one batch.
+        sizes: the number of real examples of each batch.
+        first: the index of the first batch in the epoch.
+        index: for resident data the rows of each batch, `int32[capacity, rows]`.
+        mask: false where a row is padding: `bool[rows]`, or `bool[capacity, rows]` for several batches.
+    """
+
+    data: PyTree
+    kind: Literal["single", "stacked", "resident"]
+    batch: PyTree
+    sizes: tuple[int, ...]
+    first: int
+    index: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of batches."""
+        return len(self.sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The form in which a phase wants its batches.
+
+    Args:
+        steps: how many batches go into one execution.
+        masked: whether short batches are filled up and masked.
+        resident: whether in-memory data is kept on the device and gathered there.
+    """
+
+    steps: int = 1
+    masked: bool = False
+    resident: bool = False
+
+
+def structure(batch: Batch) -> PyTree:
+    """The structure, shapes and dtypes of a batch."""
+    return jax.tree.map(struct_of, batch)
+
+
+def array_chunks(
+    source: ArraySource,
+    plan: EpochPlan,
+    order: np.ndarray | None,
+    form: Form,
+    strategy: Strategy,
+    placed: PyTree | None,
+    limit: int,
+) -> Iterator[Chunk]:
+    """Cuts an epoch over arrays into chunks.
+
+    Args:
+        source: the arrays.
+        plan: the batches of the epoch.
+        order: the epoch's permutation; `None` for the data's own order.
+        form: the form that the phase wants.
+        strategy: how data is placed.
+        placed: the arrays on the device, for resident data.
+        limit: how many batches to give.
+    """
+    short = limit == plan.steps and plan.last_size < plan.batch_size
+    full = limit - 1 if short and not form.masked else limit
+    masked = form.masked and plan.size % plan.batch_size != 0
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((plan.batch_size, *leaf.shape[1:]), leaf.dtype), structure(source.batch)
+    )
+
+    def chunk(first: int) -> Chunk:
+        count = min(form.steps, full - first)
+        if form.steps == 1 and not form.resident:
+            start, stop = plan.batch_rows(first)
+            batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
+            mask = _mask(stop - start, plan.batch_size) if masked else None
+            data = strategy.place(pad_rows(batch, plan.batch_size), "batch")
+            return Chunk(data, "single", one, (stop - start,), first, mask=mask)
+        index, sizes = plan.index_matrix(order, first, count)
+        mask = np.arange(plan.batch_size) < _filled(sizes, form.steps)[:, None] if masked else None
+        index = _filled(index, form.steps)
+        if form.resident:
+            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first, index, mask)
+        data = strategy.place(source.take(index), "chunk")
+        return Chunk(data, "stacked", one, tuple(sizes.tolist()), first, mask=mask)
+
+    chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
+    ahead = PREFETCH if source.on_host and not form.resident and order is not None else 0
+    yield from prefetch(chunks, ahead)
+    if full < limit:
+        start, stop = plan.batch_rows(full)
+        batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
+        yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full)
+
+
+def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy) -> Iterator[Chunk]:
+    """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
+
+    Args:
+        batches: the batches, leaves arrays.
+        form: the form that the phase wants; a short batch is filled up to the rows of the first.
+        strategy: how data is placed.
+    """
+    waiting: list[tuple[Batch, int]] = []
+    shape: Any = None
+    full: int | None = None
+    first = 0
+    for batch in batches:
+        size = rows(batch)
+        full = full or size
+        if form.masked and size < full:
+            batch = pad_rows(batch, full)
+        this = structure(batch)
+        if waiting and this != shape:
+            yield _stack(waiting, shape, first, form, strategy)
+            first, waiting = first + len(waiting), []
+        shape = this
+        waiting.append((batch, size))
+        if len(waiting) == form.steps:
+            yield _stack(waiting, shape, first, form, strategy)
+            first, waiting = first + len(waiting), []
+    if waiting:
+        yield _stack(waiting, shape, first, form, strategy)
+
+
+def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: Form, strategy: Strategy) -> Chunk:
+    sizes = tuple(size for _, size in waiting)
+    count = rows(waiting[0][0])
+    if form.steps == 1:
+        mask = _mask(sizes[0], count) if form.masked else None
+        return Chunk(strategy.place(waiting[0][0], "batch"), "single", shape, sizes, first, mask=mask)
+    filled = _filled(np.asarray(sizes), form.steps)
+    mask = np.arange(count) < filled[:, None] if form.masked else None
+    batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (form.steps - len(waiting))
+    data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, mask=mask)
+
+
+def _mask(size: int, count: int) -> np.ndarray:
+    return np.arange(count) < size
+
+
+def _filled(rows: np.ndarray, to: int) -> np.ndarray:
+    """Repeats the last row up to `to` rows: executables take full stacks and stop after the count."""
+    if len(rows) == to:
+        return rows
+    return np.concatenate([rows, np.broadcast_to(rows[-1:], (to - len(rows), *rows.shape[1:]))])

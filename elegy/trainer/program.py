@@ -1,0 +1,209 @@
+"""A step, traced once for given shapes: what it changes, what it logs, and the executables made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
+
+from elegy.errors import StepError
+from elegy.module import managed
+from elegy.module.logs import LogBook, drain, prepare
+from elegy.names import path_name
+from elegy.strategies import Strategy
+from elegy.types import PyTree
+
+CompiledPhase = Literal["train", "test", "pred"]
+
+_INDEX = jax.ShapeDtypeStruct((), jnp.int32)
+
+
+class Program:
+    """One phase of a module, traced for one structure of state and batch.
+
+    The user's step is run by Python once, here. Executables for one batch and for several in a row are made
+    from what was traced, so they compute the same thing. Leaves of the state that a step returns as they
+    were (parameters, in evaluation) stay out of the executables' results.
+
+    Args:
+        phase: the phase.
+        strategy: how the step is wrapped, and how replicas combine.
+        state: the state's structure, as one replica sees it; its log accumulators are made if missing.
+        batch: the batch's structure, likewise.
+        mask: the mask's structure, or `None` where no row is padding.
+
+    Attributes:
+        state: the structure of the state with its log accumulators.
+        changed: positions of the leaves that the step changes.
+        log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
+        closed: the traced step.
+    """
+
+    def __init__(self, phase: CompiledPhase, strategy: Strategy, state: Any, batch: PyTree, mask: Any):
+        self.phase = phase
+        self.strategy = strategy
+        self._kernels: dict[tuple, Callable] = {}
+        forward = _forward(phase, strategy)
+        bare = state.replace(_logs=LogBook())
+        closed, out = self._trace(forward, bare, batch, mask, _INDEX, _INDEX)
+        if phase != "pred":
+            state = state.replace(_logs=prepare(state._logs, phase, out[1]._logs.pending))
+            state = state.replace(_logs=jax.tree.map(abstract, state._logs))
+        self.state = state
+        run, out_tree = jaxpr_as_fun(closed), jax.tree.structure(out)
+
+        def step(state: Any, batch: PyTree, mask: Any, batch_idx: Any, epoch_idx: Any) -> tuple[Any, Any]:
+            args = jax.tree.leaves((state.replace(_logs=LogBook()), batch, mask, batch_idx, epoch_idx))
+            extra, after = jax.tree.unflatten(out_tree, run(*args))
+            after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
+            if phase == "pred":
+                return extra, jax.tree.map(_strong_like, after, state)
+            logs, after = drain(after, phase, extra, strategy.combine_metrics)
+            check_unchanged(state, after, f"{type(state).__name__}'s {phase} step")
+            return _pack(logs, self.log_names), jax.tree.map(_strong_like, after, state)
+
+        self.log_names: list[tuple[str, str, int]] = []
+        self.closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
+        self._out = result[0]
+        n_state = len(jax.tree.leaves(state))
+        n_extra = len(jax.tree.leaves(result[0]))
+        inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]
+        self.changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
+        self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
+
+    def _trace(self, function: Callable, *args: Any) -> tuple[Any, Any]:
+        return jax.make_jaxpr(function, axis_env=self.strategy.axis_env or None, return_shape=True)(*args)
+
+    def _step(self, changed: Sequence, constant: Sequence, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple:
+        state: list[Any] = [None] * (len(self.changed) + len(self.constant))
+        for i, leaf in zip(self.changed, changed, strict=True):
+            state[i] = leaf
+        for i, leaf in zip(self.constant, constant, strict=True):
+            state[i] = leaf
+        flat = jaxpr_as_fun(self.closed)(*state, *jax.tree.leaves((batch, mask)), b, e)
+        n_extra = len(flat) - len(state)
+        extra = jax.tree.unflatten(jax.tree.structure(self._out), flat[:n_extra])
+        return extra, [flat[n_extra + i] for i in self.changed]
+
+    def single(self) -> Callable:
+        """An executable `(changed, constant, batch, mask, control) -> (logs or outputs, changed)` for one batch.
+
+        `control` is `int32[3]`: epoch, index of the first batch, number of batches.
+        """
+
+        def kernel(changed: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            return self._step(changed, constant, batch, mask, control[1], control[0])
+
+        return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", "whole"))
+
+    def fused(self, capacity: int, *, resident: bool) -> Callable:
+        """An executable for up to `capacity` batches in a row; logs come back stacked.
+
+        Its arguments are `(changed, constant, data, index, mask, control)`. With `resident`, `data` is all of
+        the data and `index`, `int32[capacity, rows]`, the rows of each batch; otherwise `data` is a stack of
+        batches and `index` is `None`. One executable serves every number of batches up to the capacity.
+        """
+
+        def kernel(changed: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
+
+            def body(k: Any, carry: Any) -> Any:
+                changed, rows = carry
+                if resident:
+                    batch = jax.tree.map(lambda a: a.at[index[k]].get(mode="promise_in_bounds"), data)
+                else:
+                    batch = jax.tree.map(lambda a: a[k], data)
+                this_mask = None if mask is None else mask[k]
+                row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
+                return changed, jax.tree.map(lambda all, one: all.at[k].set(one), rows, row)
+
+            changed, rows = jax.lax.fori_loop(0, control[2], body, (list(changed), rows))
+            return rows, changed
+
+        kinds = ("state", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
+        return self._compiled(("fused", capacity, resident), kernel, kinds)
+
+    def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:
+        if key not in self._kernels:
+            donate = self.phase == "train" and self.strategy.donates
+            self._kernels[key] = self.strategy.compile(kernel, kinds, donate=donate)
+        return self._kernels[key]
+
+    def row(self, packed: dict[str, Any], k: int | None = None) -> dict[str, Any]:
+        """The logs of one step by name, from the host copy of what an executable returned."""
+        return {
+            name: packed[dtype][place] if k is None else packed[dtype][k, place]
+            for name, dtype, place in self.log_names
+        }
+
+
+def _forward(phase: CompiledPhase, strategy: Strategy) -> Callable:
+    if phase == "train":
+        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy)
+    if phase == "test":
+        return lambda state, batch, mask, b, e: managed.forward_test(state, batch, b, mask, strategy)
+    return lambda state, batch, mask, b, e: managed.pred(state, batch, b, strategy)
+
+
+def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a leaf, concrete or abstract."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _strong_like(leaf: Any, like: Any) -> Any:
+    return jax.lax.convert_element_type(leaf, like.dtype) if jax.typeof(leaf).weak_type else leaf
+
+
+def _pack(logs: dict[str, Any], names: list[tuple[str, str, int]]) -> dict[str, jax.Array]:
+    """Puts all scalars of a dtype into one vector: few buffers cross the boundary."""
+    groups: dict[str, list[jax.Array]] = {}
+    names.clear()
+    for name, value in logs.items():
+        value = jnp.asarray(value)
+        if value.shape != ():
+            continue
+        group = groups.setdefault(str(value.dtype), [])
+        names.append((name, str(value.dtype), len(group)))
+        group.append(value)
+    return {dtype: jnp.stack(group) for dtype, group in groups.items()}
+
+
+def check_unchanged(before: Any, after: Any, who: str) -> None:
+    """Checks that a step kept the structure, the shapes and the dtypes of the state.
+
+    Raises:
+        StepError: naming the paths that differ.
+    """
+    if type(after) is not type(before):
+        raise StepError(f"{who} returned another class: {type(after).__name__} in place of {type(before).__name__}.")
+    old = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(before)}
+    new = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(after)}
+    wrong = [f"{name} is gone (it was {_kind(old[name])})" for name in old if name not in new]
+    wrong += [f"{name} is new ({_kind(new[name])})" for name in new if name not in old]
+    wrong += [
+        f"{name} was {_kind(old[name])}, now it is {_kind(new[name])}"
+        for name in old
+        if name in new and _kind(old[name]) != _kind(new[name])
+    ]
+    if not wrong and jax.tree.structure(before) != jax.tree.structure(after):
+        fields = [
+            name
+            for name in type(before).__dataclass_fields__
+            if jax.tree.structure(getattr(before, name)) != jax.tree.structure(getattr(after, name))
+            or (name in before._static_names and getattr(before, name) != getattr(after, name))
+        ]
+        wrong = [f"the structure or a static value of {name} changed" for name in fields]
+    if wrong:
+        raise StepError(
+            f"{who} changed the structure of the state: {'; '.join(wrong)}. A step must return a state of the same "
+            "tree, shapes and dtypes; make every field its final shape in the init step."
+        )
+
+
+def _kind(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return f"a {type(leaf).__name__}"
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

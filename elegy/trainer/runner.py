@@ -1,0 +1,265 @@
+"""Runs the steps of a module: as they are, in Python, or compiled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from elegy.callbacks.event import LazyLogs
+from elegy.errors import StepError
+from elegy.module import managed
+from elegy.module.levels import level_of
+from elegy.names import path_name
+from elegy.strategies import Strategy
+from elegy.trainer.cell import StateCell
+from elegy.trainer.feed import Chunk
+from elegy.trainer.program import CompiledPhase, Program, check_unchanged
+from elegy.types import Batch, PyTree
+
+
+class Rows:
+    """What an execution returned, for each of its steps; read from the device once, when somebody asks."""
+
+    __slots__ = ("_host", "_packed", "_program", "count")
+
+    def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
+        self._program, self._packed, self._host, self.count = program, packed, None, count
+
+    def logs(self, k: int) -> LazyLogs:
+        """The logs of step `k` of the execution."""
+        return LazyLogs(lambda: self._row(k))
+
+    def _row(self, k: int) -> dict[str, Any]:
+        if self._host is None:
+            self._host = jax.device_get(self._packed)
+        return self._program.row(self._host, None if self.count is None else k)
+
+
+class PlainRows:
+    """The logs of one step that was called as it is."""
+
+    __slots__ = ("_logs",)
+
+    def __init__(self, logs: Any):
+        self._logs = logs
+
+    def logs(self, k: int) -> LazyLogs:
+        """The logs as the step returned them."""
+        return LazyLogs(lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()})
+
+
+class Runner:
+    """Holds what is compiled for one strategy, and moves states with it.
+
+    Args:
+        strategy: how steps run.
+    """
+
+    def __init__(self, strategy: Strategy):
+        self.strategy = strategy
+        self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
+        self._programs: dict[Any, Program] = {}
+        self._recent: dict[str, tuple[Any, Program]] = {}
+        self._resets: dict[Any, tuple[Callable, list[int]]] = {}
+        self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
+        self._warned: set[str] = set()
+
+    def compiles(self, cls: type, phase: CompiledPhase) -> bool:
+        """Whether a phase of a module's class runs compiled."""
+        return self.strategy.compiles and level_of(cls, phase) != "core"
+
+    # the state
+
+    def init(self, module: Any, key: jax.Array, batch: Batch) -> StateCell:
+        """Makes the first state from one batch; a compiled init is traced now and run when the state is needed."""
+        if level_of(type(module), "init") == "core":
+            state = managed.check_state(module, module.init_step(key, batch), "init_step")
+            return StateCell(self.strategy, state)
+        if not self.strategy.compiles:
+            return StateCell(self.strategy, managed.init(module, key, batch))
+        make = self.strategy.compile_init(_Init(module))
+        struct = self.strategy.local_struct(jax.eval_shape(make, key, batch), "state")
+        return StateCell.planned(self.strategy, module, struct, lambda: make(key, batch))
+
+    def reset(self, cell: StateCell, phase: CompiledPhase) -> None:
+        """Runs the module's `reset_step`: an epoch starts."""
+        if not self.compiles(cell.cls, phase):
+            state = cell.get()
+            cell.set(managed.check_state(state, state.reset_step(), "reset_step"))
+            return
+        reset, changed = self._reset_of(cell)
+        leaves = cell.peek()
+        cell.put(changed, reset(leaves)[0])
+
+    def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int]]:
+        struct = cell.struct
+        key = _key(struct)
+        if key not in self._resets:
+
+            def reset(state: Any) -> Any:
+                after = managed.check_state(state, state.reset_step(), "reset_step")
+                check_unchanged(state, after, f"{type(state).__name__}.reset_step")
+                return after
+
+            closed = jax.make_jaxpr(reset)(struct)
+            treedef = jax.tree.structure(struct)
+            ins, outs = closed.jaxpr.invars, closed.jaxpr.outvars
+            changed = [i for i in range(len(ins)) if outs[i] is not ins[i]]
+
+            def kernel(leaves: list[Any]) -> tuple[list[Any], None]:
+                after = jax.tree.leaves(jax.tree.unflatten(treedef, leaves).reset_step())
+                return [after[i] for i in changed], None
+
+            self._resets[key] = (self.strategy.compile(kernel, ("state",)), changed)
+        return self._resets[key]
+
+    # programs
+
+    def program(self, phase: CompiledPhase, cell: StateCell, batch: PyTree, mask: PyTree | None) -> Program:
+        """The program for the state's and the batch's structure; traced at the first need."""
+        recent_key = (cell.version, batch_key(batch), mask is None)
+        recent = self._recent.get(phase)
+        if recent is not None and recent[0] == recent_key:
+            return recent[1]
+        key = (phase, _key(cell.struct), recent_key[1:])
+        program = self._programs.get(key)
+        if program is None:
+            self._count_trace(phase, batch)
+            local = self.strategy.local_struct
+            program = Program(phase, self.strategy, cell.struct, local(batch, "batch"), local(mask, "batch"))
+            self._programs[key] = program
+            self._programs[(phase, _key(program.state), recent_key[1:])] = program
+        self._recent[phase] = (recent_key, program)
+        return program
+
+    def _accumulate(self, program: Program, cell: StateCell) -> None:
+        """Adds the log accumulators that the first step of a phase turned out to need."""
+        if program.phase == "pred" or getattr(cell.struct._logs, program.phase) is not None:
+            return
+        fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
+        placed = self.strategy.place_state(fresh)
+        cell.extend(lambda state: state.replace(_logs=state._logs.replace(**{program.phase: placed})))
+
+    def _count_trace(self, phase: str, batch: PyTree) -> None:
+        """Counts a trace; a third shape of batches is one that nobody planned (full, short, and what?)."""
+        self.traces[phase] += 1
+        seen = self._seen[phase]
+        if len(seen) >= 2 and phase not in self._warned:
+            self._warned.add(phase)
+            warnings.warn(
+                f"the {phase} step is compiled again, for the {_ordinal(len(seen) + 1)} form of batch: "
+                f"{difference(seen[0], batch)}. Every new shape or dtype costs a compilation; give all batches one.",
+                stacklevel=2,
+            )
+        seen.append(batch)
+
+    # steps
+
+    def run(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> Any:
+        """Runs the steps of a chunk and returns their logs; the cell then holds the new state."""
+        if not self.compiles(cell.cls, phase):
+            return self._run_plain(phase, cell, chunk, epoch)
+        program = self.program(phase, cell, chunk.batch, _one_mask(chunk))
+        out = self._execute(program, cell, chunk, epoch)
+        return Rows(program, out, None if chunk.kind == "single" else chunk.count)
+
+    def predict(self, cell: StateCell, chunk: Chunk) -> PyTree:
+        """Runs one prediction step and returns its outputs on the host, without padding."""
+        if self.compiles(cell.cls, "pred"):
+            program = self.program("pred", cell, chunk.batch, None)
+            outputs = self._execute(program, cell, chunk, 0)
+        else:
+            state = cell.get()
+            out = state.pred_step(chunk.data, chunk.first)
+            outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
+            cell.set(state)
+        return outputs
+
+    def _execute(self, program: Program, cell: StateCell, chunk: Chunk, epoch: int) -> Any:
+        self._accumulate(program, cell)
+        control = np.array([epoch, chunk.first, chunk.count], np.int32)
+        leaves = cell.peek()
+        donate = program.phase == "train" and self.strategy.donates
+        changed = cell.take(program.changed) if donate else [leaves[i] for i in program.changed]
+        constant = [leaves[i] for i in program.constant]
+        if chunk.kind == "single":
+            mask = None if program.phase == "pred" else chunk.mask
+            out, changed = program.single()(changed, constant, chunk.data, mask, control)
+        else:
+            kernel = program.fused(capacity(chunk), resident=chunk.kind == "resident")
+            out, changed = kernel(changed, constant, chunk.data, chunk.index, chunk.mask, control)
+        cell.put(program.changed, changed)
+        return out
+
+    def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:
+        state = cell.get()
+        name = f"{phase}_step"
+        if level_of(type(state), phase) == "core":
+            args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
+            logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
+            if not hasattr(logs, "items"):
+                raise StepError(
+                    f"{type(state).__name__}.{name} must return (logs, module) with a dict of logs, but the first "
+                    f"element is {managed.describe(logs)}."
+                )
+            check_unchanged(state, after, f"{type(state).__name__}.{name}")
+        elif phase == "train":
+            logs, after = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy)
+        else:
+            logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
+        cell.set(after)
+        return PlainRows(logs)
+
+
+class _Init:
+    """`managed.init` of one module as a function of key and batch, so that JAX can name it."""
+
+    def __init__(self, module: Any):
+        self.module = module
+        self.__name__ = "init_step"
+
+    def __call__(self, key: jax.Array, batch: Batch) -> Any:
+        return managed.init(self.module, key, batch)
+
+
+def capacity(chunk: Chunk) -> int:
+    """How many batches the arrays of a chunk have room for."""
+    leaves = jax.tree.leaves(chunk.data) if chunk.index is None else [chunk.index]
+    return leaves[0].shape[0]
+
+
+def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
+    if chunk.mask is None:
+        return None
+    return jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
+
+
+def difference(first: PyTree, second: PyTree) -> str:
+    """Names what differs between the structures of two batches."""
+    old = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(first)}
+    new = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(second)}
+    if old.keys() != new.keys():
+        return f"its arrays were {', '.join(old)}, now they are {', '.join(new)}"
+    changes = (
+        f"{name} was {a.dtype}{list(a.shape)}, now it is {b.dtype}{list(b.shape)}"
+        for (name, a), b in zip(old.items(), new.values(), strict=True)
+        if (a.shape, a.dtype) != (b.shape, b.dtype)
+    )
+    return "; ".join(changes) or "the state changed its structure"
+
+
+def _ordinal(n: int) -> str:
+    return {2: "second", 3: "third"}.get(n, f"{n}th")
+
+
+def batch_key(batch: PyTree) -> Any:
+    """A key for the structure of a batch."""
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+_key = batch_key

@@ -1,0 +1,450 @@
+"""The Trainer: a plain Python object that holds one immutable state and drives its steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from elegy.adapters.resolve import resolve
+from elegy.callbacks import Callback, CallbackList, History
+from elegy.data import ArraySource, as_batch, as_source, as_validation_source, check_finite, pack, split
+from elegy.metrics import LossesAndMetrics
+from elegy.module import ElegyModule
+from elegy.optimizer import as_optimizer
+from elegy.strategies import Strategy, resolve_strategy
+from elegy.trainer import checks, loops, persistence
+from elegy.trainer.cell import StateCell
+from elegy.trainer.feed import Chunk, structure
+from elegy.trainer.outputs import join
+from elegy.trainer.progress import ProgressBar
+from elegy.trainer.runner import Runner
+from elegy.trainer.summary import summarize
+from elegy.types import Batch, PyTree
+
+
+class Trainer:
+    """Trains, evaluates and predicts with any JAX module.
+
+    Args:
+        module: an `ElegyModule`, or what an adapter accepts: a Flax linen or NNX module, an Equinox module, a
+            Haiku transformed function, or an `(init, apply)` pair of functions.
+        loss: a loss, a function `f(target, preds)`, or a list or dict of them.
+        metrics: likewise.
+        optimizer: an Optax gradient transformation.
+        seed: where all randomness of the run comes from: parameters, steps, the order of examples.
+        strategy: how steps run on devices: a name or a `Strategy`.
+        callbacks: callbacks of every `fit`, `evaluate` and `predict`.
+        variables: parameters and other variables to start from, in the module library's own form.
+
+    Raises:
+        TypeError: when the module, the optimizer or a callback is none.
+        ValueError: for an unknown strategy.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+        >>> trainer = eg.Trainer(nn.Dense(1), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+        >>> history = trainer.fit(x, 3 * x + 1, epochs=60, verbose=0)
+        >>> trainer.evaluate(x, 3 * x + 1, verbose=0)["loss"] < 1e-2
+        True
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        loss: Any = None,
+        metrics: Any = None,
+        optimizer: Any = None,
+        *,
+        seed: int = 42,
+        strategy: str | Strategy = "jit",
+        callbacks: Sequence[Callback] = (),
+        variables: Any = None,
+    ):
+        state = resolve(module, variables)
+        if loss is not None or metrics is not None:
+            state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
+        self.seed = seed
+        self.callbacks = tuple(CallbackList(callbacks))
+        self.history = History()
+        self.step = 0
+        self.epoch = 0
+        self.stop_training = False
+        self._runner = Runner(resolve_strategy(strategy))
+        if optimizer is not None:
+            state = state.replace(optimizer=as_optimizer(optimizer))
+        self._initialized = state.key is not None
+        if self._initialized and state.optimizer is not None and state.optimizer.state is None:
+            state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+        self._cell = StateCell(self._runner.strategy, state)
+        self._held: Callable[[], None] | None = None
+
+    @property
+    def state(self) -> ElegyModule:
+        """The state. It is immutable and stays valid; assign another one of the same kind to replace it."""
+        return self._cell.get()
+
+    @state.setter
+    def state(self, state: ElegyModule) -> None:
+        if not isinstance(state, ElegyModule):
+            raise TypeError(f"the state must be an ElegyModule, not a {type(state).__name__}.")
+        self._cell.set(state)
+        self._initialized = self._initialized or state.key is not None
+
+    @property
+    def strategy(self) -> Strategy:
+        """How steps run on devices."""
+        return self._runner.strategy
+
+    def set_strategy(self, strategy: str | Strategy) -> None:
+        """Moves the state to another strategy; its values do not change.
+
+        Raises:
+            ValueError: for an unknown strategy.
+        """
+        runner = Runner(resolve_strategy(strategy))
+        self._cell = StateCell(runner.strategy, self.state)
+        self._runner = runner
+
+    # training
+
+    def fit(
+        self,
+        inputs: Any,
+        labels: PyTree = None,
+        *,
+        sample_weight: PyTree = None,
+        class_weight: Mapping[int, float] | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        steps_per_epoch: int | None = None,
+        max_steps: int | None = None,
+        max_time: float | None = None,
+        initial_epoch: int = 0,
+        shuffle: bool = True,
+        drop_remaining: bool = False,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        validation_batch_size: int | None = None,
+        validation_steps: int | None = None,
+        validation_freq: int = 1,
+        callbacks: Sequence[Callback] | None = None,
+        verbose: Literal[0, 1, 2] = 1,
+        steps_per_execution: int | Literal["auto"] = "auto",
+        check_inputs: bool = False,
+    ) -> History:
+        """Trains for a number of epochs; a second call trains that many more.
+
+        Args:
+            inputs: a tree of arrays of shape `(examples, ...)`, or an iterable of batches.
+            labels: a tree of arrays of shape `(examples, ...)`.
+            sample_weight: `float[examples]`, the weight of each example.
+            class_weight: weights by class, multiplied into the sample weights.
+            batch_size: examples a step, over all devices; 32 where none is given.
+            epochs: how many epochs to train.
+            steps_per_epoch: how many batches make an epoch; all of the data where none is given.
+            max_steps: the most steps of this call.
+            max_time: the most seconds of this call.
+            initial_epoch: with a value above 0, training starts at this epoch index and ends at `epochs`.
+            shuffle: whether arrays are shuffled each epoch, by a permutation of `(seed, epoch)`.
+            drop_remaining: whether a short last batch is left out.
+            validation_data: `(inputs, labels[, sample_weight])`, or an iterable of batches.
+            validation_split: the fraction of the arrays, from their end, that is kept for validation.
+            validation_batch_size: examples a validation step; `batch_size` where none is given.
+            validation_steps: how many validation batches to see.
+            validation_freq: validate every so many epochs.
+            callbacks: callbacks of this call, after the trainer's own.
+            verbose: 0 is silent, 1 a progress bar (lines where the output is no terminal), 2 lines.
+            steps_per_execution: how many steps run in one execution; `"auto"` decides by the step's work.
+            check_inputs: whether to look for NaN and infinity in the data first.
+
+        Returns:
+            The `History` of this call, which is `trainer.history` too.
+
+        Raises:
+            ValueError: for bad data or arguments; the message says which.
+            TypeError: likewise.
+            StepError: when a step returns the wrong thing.
+            CallbackError: when a callback raises.
+        """
+        source = as_source(inputs, labels, sample_weight, class_weight=class_weight)
+        validation = None if validation_data is None else as_validation_source(validation_data)
+        if validation_split != 0.0:
+            if validation is not None:
+                raise ValueError("validation_data and validation_split were both given: use one of them.")
+            source, validation = split(source, validation_split)
+        if check_inputs:
+            for one in (source, validation):
+                if isinstance(one, ArraySource):
+                    check_finite(one.batch)
+        epochs = checks.positive("epochs", epochs)  # type: ignore[assignment]
+        checks.initial_epoch(initial_epoch, epochs)
+        history = History()
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ()), history))
+        fuse = checks.fusing(steps_per_execution)
+        plan = loops.FitPlan(
+            epochs=epochs if initial_epoch else self.epoch + epochs,
+            max_steps=checks.positive("max_steps", max_steps, optional=True),
+            max_time=checks.seconds("max_time", max_time),
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=shuffle,
+            drop_remaining=drop_remaining,
+            validation=validation,
+            validation_batch_size=checks.positive("validation_batch_size", validation_batch_size, optional=True),
+            validation_steps=checks.positive("validation_steps", validation_steps, optional=True),
+            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
+            steps_per_execution=fuse,
+        )
+        feeder = loops.Feeder(
+            self._runner,
+            "train",
+            source,
+            batch_size=batch_size,
+            limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
+            what="fit",
+            drop_remaining=drop_remaining,
+            fuse=loops.fuse_with(listeners, fuse, "train"),
+        )
+        self._prepare(feeder, "train")
+        self.stop_training = False
+        self.history = history
+        if initial_epoch:
+            self.epoch = initial_epoch
+        loops.fit(self, feeder, plan, listeners)
+        return history
+
+    def evaluate(
+        self,
+        inputs: Any,
+        labels: PyTree = None,
+        *,
+        sample_weight: PyTree = None,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        verbose: Literal[0, 1, 2] = 1,
+    ) -> dict[str, float]:
+        """Computes losses and metrics over all of the data; the state stays as it is.
+
+        Args:
+            inputs: as for `fit`.
+            labels: as for `fit`.
+            sample_weight: as for `fit`.
+            batch_size: examples a step; the result does not depend on it.
+            steps: how many batches to see at most.
+            callbacks: callbacks of this call.
+            verbose: as for `fit`.
+
+        Returns:
+            Values by name.
+        """
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
+        feeder = loops.Feeder(
+            self._runner,
+            "test",
+            as_source(inputs, labels, sample_weight, what="evaluate"),
+            batch_size=batch_size,
+            limit=checks.positive("steps", steps, optional=True),
+            what="evaluate",
+            fuse=loops.fuse_with(listeners, "auto", "test"),
+        )
+        self._prepare(feeder, "test")
+        return dict(loops.evaluate(self, feeder, listeners))
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        verbose: Literal[0, 1, 2] = 0,
+    ) -> PyTree:
+        """Computes the outputs for all of the data; the state stays as it is.
+
+        Args:
+            inputs: a tree of arrays of shape `(examples, ...)`, or an iterable of batches whose inputs count.
+            batch_size: examples a step; the result does not depend on it.
+            steps: how many batches to see at most.
+            callbacks: callbacks of this call.
+            verbose: as for `fit`.
+
+        Returns:
+            The outputs as NumPy arrays, rows in the order of the data.
+
+        Raises:
+            ValueError: when the outputs of batches cannot be joined; `predict_iter` yields them one by one.
+        """
+        return join(
+            list(self.predict_iter(inputs, batch_size=batch_size, steps=steps, callbacks=callbacks, verbose=verbose))
+        )
+
+    def predict_iter(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        verbose: Literal[0, 1, 2] = 0,
+    ) -> Iterator[PyTree]:
+        """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
+        feeder = loops.Feeder(
+            self._runner,
+            "pred",
+            as_source(inputs, what="predict"),
+            batch_size=batch_size,
+            limit=checks.positive("steps", steps, optional=True),
+            what="predict",
+        )
+        self._prepare(feeder, "pred")
+        return loops.predict(self, feeder, listeners)
+
+    # one batch
+
+    def init_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
+        """Makes the first state from a batch, anew if there is one already.
+
+        Args:
+            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
+            labels: the labels.
+            sample_weight: the weights.
+        """
+        batch = _batch(inputs, labels, sample_weight)
+        module = self._cell.get()
+        self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))
+
+    def train_on_batch(
+        self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
+    ) -> Mapping[str, float]:
+        """Takes one training step.
+
+        Args:
+            inputs: as for `init_on_batch`.
+            labels: the labels.
+            sample_weight: the weights.
+
+        Returns:
+            The logs, read from the device when looked at: values over the steps since the epoch began;
+            `trainer.state = trainer.state.reset_step()` begins one.
+        """
+        batch = _batch(inputs, labels, sample_weight)
+        checks.can_train(self._cell)
+        out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
+        self.step += 1
+        return out.logs(0)
+
+    def test_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> Mapping[str, float]:
+        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
+        batch = _batch(inputs, labels, sample_weight)
+        cell = self._ready("test", batch).fork()
+        self._runner.reset(cell, "test")
+        return self._runner.run("test", cell, self._chunk(batch), self.epoch).logs(0)
+
+    def predict_on_batch(self, inputs: Any) -> PyTree:
+        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
+        inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
+        cell = self._ready("pred", inputs).fork()
+        return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
+
+    # everything else
+
+    def summary(self, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
+        """Prints a table of layers with their output shapes, parameters and bytes, without running them.
+
+        Args:
+            inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
+            depth: how deep nested layers are listed.
+            return_repr: whether to return the table instead of printing it.
+        """
+        text = summarize(self, inputs, depth=depth)
+        if return_repr:
+            return text
+        print(text)
+        return None
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state and the counters to the directory `path`.
+
+        Raises:
+            CheckpointError: when it cannot be written.
+        """
+        persistence.save(self, path)
+
+    def restore(self, path: str | Path, *, strict: bool = True) -> None:
+        """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
+
+        Args:
+            path: the directory.
+            strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
+
+        Raises:
+            CheckpointError: when it is damaged, or does not fit the state.
+        """
+        persistence.restore(self, path, strict=strict)
+
+    def _bars(self, verbose: int) -> tuple[Callback, ...]:
+        if verbose not in (0, 1, 2):
+            raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}.")
+        return (ProgressBar(verbose),) if verbose else ()
+
+    def _chunk(self, batch: Batch) -> Chunk:
+        placed = self.strategy.place(batch, "batch")
+        return Chunk(placed, "single", structure(batch), (1,), 0)
+
+    def _prepare(self, feeder: loops.Feeder, phase: Any) -> None:
+        """Traces and checks a phase before anything is compiled, then makes the first state if there is none."""
+        if phase == "train":
+            checks.can_train(self._cell)
+        else:
+            checks.can_run(self._cell, phase)
+        batch = feeder.first_batch()
+        cell = self._planned(phase, batch)
+        feeder.prepare(cell)
+        self._adopt(cell)
+
+    def _ready(self, phase: Any, batch: Batch) -> StateCell:
+        """The state for a step on one batch."""
+        cell = self._planned(phase, batch)
+        if self._runner.compiles(cell.cls, phase):
+            self._runner.program(phase, cell, structure(batch), None)
+        self._adopt(cell)
+        return self._cell
+
+    def _planned(self, phase: Any, batch: Batch) -> StateCell:
+        cell = self._cell
+        if not self._initialized:
+            cell = self._runner.init(cell.get(), jax.random.key(self.seed), batch)
+        if phase != "pred":
+            checks.labels(cell, phase, batch)
+        return cell
+
+    def _adopt(self, cell: StateCell) -> None:
+        """Makes a cell the trainer's own; its state is made now if it was only planned."""
+        cell.materialise()
+        self._cell, self._initialized = cell, True
+        if self._held is not None:
+            held, self._held = self._held, None
+            held()
+
+
+def _batch(inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
+    """What a `*_on_batch` method was given, as one batch; a tuple given alone is a batch already."""
+    if labels is None and sample_weight is None and isinstance(inputs, tuple):
+        return as_batch(inputs)
+    return as_batch(pack(inputs, labels, sample_weight))
+
+
+class Model(Trainer):
+    """`Trainer` under its old name; constructing one warns with `DeprecationWarning`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        warnings.warn("elegy.Model is called elegy.Trainer now.", DeprecationWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
