@@ -31,6 +31,11 @@ class Regularizer(Loss):
         3.0
     """
 
+    def __post_init__(self) -> None:
+        """Normalizes the options; a penalty is one number, so there is nothing to reduce."""
+        super().__post_init__()
+        vars(self).update(reduction=Reduction.MEAN)
+
     def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
         """Computes the value times the number of examples, and that number.
 

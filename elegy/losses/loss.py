@@ -90,11 +90,7 @@ class Loss(Pytree):
         Raises:
             ValueError: for `Reduction.NONE`, which is no scalar.
         """
-        if self.reduction is Reduction.NONE:
-            raise ValueError(
-                f"the loss {name_of(self)!r} has Reduction.NONE: it is no scalar and cannot be part of a total. "
-                "Use Reduction.MEAN, SUM_OVER_BATCH_SIZE or SUM for training, and NONE only to call the loss yourself."
-            )
+        self.check_reduction()
         sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
         numerator, denominator = reduce_terms(
             self.values(**_guard_rows(kwargs)),
@@ -105,6 +101,18 @@ class Loss(Pytree):
             weighted=self.applies_weight,
         )
         return numerator * self.weight, denominator
+
+    def check_reduction(self) -> None:
+        """Checks that the loss is a scalar.
+
+        Raises:
+            ValueError: for `Reduction.NONE`.
+        """
+        if self.reduction is Reduction.NONE:
+            raise ValueError(
+                f"the loss {name_of(self)!r} has Reduction.NONE: it is no scalar and cannot be part of a total. "
+                "Use Reduction.MEAN, SUM_OVER_BATCH_SIZE or SUM for training, and NONE only to call the loss yourself."
+            )
 
     def __call__(self, target: Any = None, preds: Any = None, **kwargs: Any) -> jax.Array:
         """Computes the reduced loss.

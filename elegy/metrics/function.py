@@ -1,0 +1,137 @@
+"""Losses and plain functions as metrics; whatever a user may pass as a metric."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.function import FunctionLoss
+from elegy.losses.loss import Loss
+from elegy.losses.reduction import Reduction, safe_divide
+from elegy.metrics.metric import Metric
+from elegy.names import name_of, snake_case
+from elegy.pytree import field
+
+
+class LossMetric(Metric):
+    """A loss, shown as a metric.
+
+    Args:
+        loss: a loss, whose reduction is not `NONE`.
+        name: the loss's name by default.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for `Reduction.NONE`.
+
+    Example:
+        >>> from elegy.losses import MeanSquaredError
+        >>> metric = LossMetric(MeanSquaredError())
+        >>> metric.name, metric.update(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0])).compute().item()
+        ('mean_squared_error', 5.0)
+    """
+
+    loss: Loss
+    total: jax.Array = field(init=False)
+    count: jax.Array | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sets the state to zero."""
+        vars(self).update(name=self.name or name_of(self.loss))
+        super().__post_init__()
+        self.loss.check_reduction()
+        count = None if self.loss.reduction is Reduction.SUM else jnp.zeros((), self.dtype)
+        vars(self).update(total=jnp.zeros((), self.dtype), count=count)
+
+    def update(self, **kwargs: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            **kwargs: what `Loss.terms` takes.
+
+        Raises:
+            TypeError: when the loss requires something that was not given.
+        """
+        numerator, denominator = self.loss.terms(**kwargs)
+        total = self.total + numerator.astype(self.dtype)
+        if self.count is None or denominator is None:
+            return self.replace(total=total)
+        return self.replace(total=total, count=self.count + denominator.astype(self.dtype))
+
+    def compute(self) -> jax.Array:
+        """Returns the loss over all data, a scalar; 0 without data."""
+        return self.total if self.count is None else safe_divide(self.total, self.count)
+
+    def reset(self) -> Self:
+        """Returns the metric without data."""
+        count = None if self.count is None else jnp.zeros((), self.dtype)
+        return self.replace(total=jnp.zeros((), self.dtype), count=count)
+
+    def merge(self, other: Self) -> Self:
+        """Returns the metric of both metrics' data.
+
+        Args:
+            other: a metric of the same structure.
+        """
+        total, count = jax.tree.map(jnp.add, (self.total, self.count), (other.total, other.count))
+        return self.replace(total=total, count=count)
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether the loss keeps one value an example.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: what the loss takes.
+        """
+        return self.loss.maskable(batch_size, **kwargs)
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks the values of a batch as the loss does.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+        self.loss.target_check(target, preds)
+
+
+def as_metric(thing: Any, name: str | None = None) -> Metric:
+    """Turns a metric, a loss or a plain function into a `Metric`.
+
+    Args:
+        thing: what a user passed as a metric.
+        name: a name for the logs, used for functions.
+
+    Raises:
+        TypeError: for anything else, with what to write instead.
+
+    Example:
+        >>> as_metric(lambda target, preds: target == preds, name="exact").name
+        'exact'
+    """
+    if isinstance(thing, Metric):
+        return thing
+    if isinstance(thing, Loss):
+        return LossMetric(thing)
+    if isinstance(thing, type):
+        hint = f" That is the class; write {thing.__name__}(...)." if issubclass(thing, (Metric, Loss)) else ""
+        raise TypeError(f"{thing.__name__} cannot be used as a metric: expected a Metric or a function.{hint}")
+    if not callable(thing):
+        raise TypeError(
+            f"{thing!r} cannot be used as a metric: expected a Metric, a Loss, a function f(target, preds), "
+            "or a list or dict of them."
+        )
+    return LossMetric(FunctionLoss(thing, name=name))
+
+
+def metric_name(thing: Any) -> str:
+    """The log name of what a user passed as a loss or a metric.
+
+    Example:
+        >>> class MyScore: ...
+        >>> metric_name(MyScore), metric_name(MyScore())
+        ('my_score', 'my_score')
+    """
+    return snake_case(thing.__name__) if isinstance(thing, type) else name_of(thing)

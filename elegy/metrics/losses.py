@@ -1,0 +1,265 @@
+"""Losses as metrics: numerators and denominators that stay apart until the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.function import as_loss
+from elegy.losses.loss import Loss
+from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
+from elegy.metrics.function import metric_name
+from elegy.metrics.metric import Metric
+from elegy.metrics.named import flatten_named
+from elegy.pytree import field, static_field
+
+
+class LossTerms(Metric):
+    """The state of several losses: a numerator for each, and a denominator (None for a sum)."""
+
+    names: tuple[str, ...] = static_field(init=False)
+    numerators: tuple[jax.Array, ...] = field(init=False)
+    denominators: tuple[jax.Array | None, ...] = field(init=False)
+
+    def reset(self) -> Self:
+        """Returns the losses without data."""
+        zero = jnp.zeros((), self.dtype)
+        return self.replace(
+            numerators=tuple(zero for _ in self.numerators),
+            denominators=tuple(None if d is None else zero for d in self.denominators),
+        )
+
+    def add(self, terms: Iterable[tuple[jax.Array, jax.Array | None]]) -> Self:
+        """Returns the losses with terms added.
+
+        Args:
+            terms: for each loss its numerator and denominator.
+        """
+        numerators, denominators = zip(*terms, strict=True) if self.names else ((), ())
+        return self.replace(
+            numerators=tuple(
+                (old + new).astype(self.dtype) for old, new in zip(self.numerators, numerators, strict=True)
+            ),
+            denominators=tuple(
+                None if old is None else (old + new).astype(self.dtype)
+                for old, new in zip(self.denominators, denominators, strict=True)
+            ),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Returns the losses of both data.
+
+        Args:
+            other: terms of the same losses.
+        """
+        return self.add(zip(other.numerators, other.denominators, strict=True))
+
+    def compute(self) -> dict[str, jax.Array]:
+        """Returns each loss over all data, float32 scalars by name; 0 without data."""
+        return {
+            name: numerator if denominator is None else safe_divide(numerator, denominator)
+            for name, numerator, denominator in zip(self.names, self.numerators, self.denominators, strict=True)
+        }
+
+    def compute_logs(self) -> dict[str, jax.Array]:
+        """Returns the same as `compute`."""
+        return self.compute()
+
+    def total_loss(self, sum_over_replicas: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+        """Returns this replica's part of the sum of the losses, to be differentiated.
+
+        Gradients of these parts, summed over replicas, are the gradient of the loss over all of the data: the
+        denominators are summed before, the numerators by the gradients' sum.
+
+        Args:
+            sum_over_replicas: sums an array over the replicas, `lambda x: jax.lax.psum(x, axis)` for example.
+
+        Returns:
+            A scalar; 0 where there are no examples.
+
+        Example:
+            >>> from elegy.losses import MeanSquaredError
+            >>> losses = Losses(MeanSquaredError()).batch_updates(target=jnp.zeros(2), preds=jnp.ones(2))
+            >>> losses.total_loss().item(), losses.total_loss(lambda x: 2 * x).item()
+            (1.0, 0.5)
+        """
+        total = jnp.zeros((), self.dtype)
+        divided = [n for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
+        if divided:
+            # One collective for all; the weights are constants of the step.
+            weights = jnp.stack([d for d in self.denominators if d is not None])
+            weights = sum_over_replicas(jax.lax.stop_gradient(weights))
+            total += jnp.sum(safe_divide(jnp.stack(divided), weights))
+        return sum((n for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
+
+    def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
+        """Returns the loss of a batch, and the losses with the batch merged into them.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        updates = self.batch_updates(**kwargs)
+        return updates.total_loss(), self.merge(updates)
+
+
+class Losses(LossTerms):
+    """Accumulates losses over batches.
+
+    Args:
+        losses: a loss, function or regularizer, or a list or dict of them.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        TypeError: for what is no loss.
+        ValueError: for a loss with `Reduction.NONE`.
+
+    Example:
+        >>> from elegy.losses import MeanAbsoluteError, MeanSquaredError
+        >>> losses = Losses([MeanSquaredError(), MeanAbsoluteError()])
+        >>> losses = losses.update(target=jnp.zeros(1), preds=jnp.array([3.0]))
+        >>> losses = losses.update(target=jnp.zeros(2), preds=jnp.zeros(2))
+        >>> {name: value.item() for name, value in losses.compute().items()}
+        {'mean_squared_error': 3.0, 'mean_absolute_error': 1.0}
+    """
+
+    losses: tuple[Loss, ...] = field(init=False)
+
+    def __init__(self, losses: Any, *, name: str | None = None, dtype: Any = None):
+        given = flatten_named(losses, metric_name)
+        resolved = tuple(as_loss(loss, name) for name, loss in given)
+        for loss in resolved:
+            loss.check_reduction()
+        vars(self).update(name=name, dtype=dtype)
+        super().__post_init__()
+        zero = jnp.zeros((), self.dtype)
+        vars(self).update(
+            names=tuple(name for name, _ in given),
+            losses=resolved,
+            numerators=tuple(zero for _ in given),
+            denominators=tuple(None if loss.reduction is Reduction.SUM else zero for loss in resolved),
+        )
+
+    def update(self, **kwargs: Any) -> Self:
+        """Returns the losses with a batch added.
+
+        Args:
+            **kwargs: what the losses name, and `sample_weight`, `mask` and `examples` (see `Loss.terms`).
+
+        Raises:
+            TypeError: when a loss requires something that was not given.
+        """
+        return self.add([loss.terms(**kwargs) for loss in self.losses])
+
+    def aggregate(self) -> Self:
+        """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
+        # Arrays that belong to a loss are the same on every replica.
+        summed = _sum_terms(self)
+        return summed.replace(losses=jax.tree.map(lambda leaf: leaf[0], self.losses))
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether every loss keeps one value an example.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: what the losses take; only shapes are looked at.
+        """
+        return all(loss.maskable(batch_size, **kwargs) for loss in self.losses)
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks the values of a batch as each of the losses does.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+        for loss in self.losses:
+            loss.target_check(target, preds)
+
+
+class AuxLosses(LossTerms):
+    """Accumulates losses that a module computed itself; each is a mean weighted by examples.
+
+    Args:
+        names: the names of the losses.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> losses = AuxLosses(["kl"]).update(aux_values={"kl": jnp.array(2.0)}, examples=3)
+        >>> losses.update(aux_values={"kl": jnp.array(6.0)}, examples=1).compute()["kl"].item()
+        3.0
+    """
+
+    def __init__(self, names: Iterable[str], *, name: str | None = None, dtype: Any = None):
+        vars(self).update(name=name, dtype=dtype, names=tuple(names))
+        super().__post_init__()
+        zeros = tuple(jnp.zeros((), self.dtype) for _ in self.names)
+        vars(self).update(numerators=zeros, denominators=zeros)
+
+    def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the losses with a batch added; a loss without a value is left as it is.
+
+        Args:
+            aux_values: scalars by name.
+            examples: the number of real examples, 1 by default.
+            mask: `(B,)` bool, to count the examples where `examples` is not given.
+            **_: ignored.
+
+        Raises:
+            ValueError: for a name that is not known, or a value that is no scalar.
+        """
+        check_aux_values(aux_values, self.names, "loss")
+        zero = jnp.zeros((), self.dtype)
+        terms = [
+            reduce_terms(scalar_aux(name, aux_values[name], "loss"), Reduction.MEAN, mask=mask, examples=examples)
+            if name in aux_values
+            else (zero, zero)
+            for name in self.names
+        ]
+        return self.add(terms)
+
+    def aggregate(self) -> Self:
+        """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
+        return _sum_terms(self)
+
+
+def _sum_terms(terms: Any) -> Any:
+    summed = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), (terms.numerators, terms.denominators))
+    return terms.replace(numerators=summed[0], denominators=summed[1])
+
+
+def check_aux_values(values: Mapping[str, Any], names: Iterable[str], kind: str) -> None:
+    """Checks that every sown value has a place.
+
+    Raises:
+        ValueError: for a name that is not known.
+
+    Example:
+        >>> check_aux_values({"kl": 1.0}, ["kl"], "loss")
+    """
+    unknown = [name for name in values if name not in set(names)]
+    if unknown:
+        raise ValueError(
+            f"the module produced the {kind} values {unknown}, which have no accumulator; there are "
+            f"{list(names)}. The names may not change from step to step; declare them with `with_aux`."
+        )
+
+
+def scalar_aux(name: str, value: Any, kind: str) -> jax.Array:
+    """A sown value as an array.
+
+    Raises:
+        ValueError: when it is no scalar.
+
+    Example:
+        >>> scalar_aux("kl", 1.0, "loss").shape
+        ()
+    """
+    value = jnp.asarray(value)
+    if value.ndim:
+        raise ValueError(f"the {kind} {name!r} that the module produced has shape {value.shape}; it must be a scalar.")
+    return value

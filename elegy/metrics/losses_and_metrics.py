@@ -1,0 +1,249 @@
+"""All that a loop accumulates, as one metric."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.metrics.losses import AuxLosses, Losses, LossTerms
+from elegy.metrics.metric import Metric
+from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
+from elegy.names import unique_names
+
+_PARTS = ("losses", "aux_losses", "metrics", "aux_metrics")
+
+
+class LossesAndMetrics(Metric):
+    """Losses, metrics, and the losses and metrics that a module computed itself.
+
+    Args:
+        losses: a loss, function or regularizer, a list or dict of them, or None.
+        metrics: a metric, loss or function, a list or dict of them, or None.
+        aux_losses: names of losses that the module computes.
+        aux_metrics: names of values that the module computes, or a dict from names to scalars and metrics.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        TypeError: for what is no loss or no metric.
+        ValueError: for a loss with `Reduction.NONE`.
+
+    Example:
+        >>> from elegy.losses import MeanSquaredError
+        >>> from elegy.metrics import MeanAbsoluteError
+        >>> state = LossesAndMetrics(MeanSquaredError(), MeanAbsoluteError())
+        >>> updates = state.batch_updates(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0]))
+        >>> updates.total_loss().item()
+        5.0
+        >>> {name: value.item() for name, value in state.merge(updates).compute_logs().items()}
+        {'loss': 5.0, 'mean_squared_error': 5.0, 'mean_absolute_error': 2.0}
+    """
+
+    losses: Losses | None = None
+    aux_losses: AuxLosses | None = None
+    metrics: Metrics | None = None
+    aux_metrics: AuxMetrics | None = None
+
+    def __init__(
+        self,
+        losses: Any = None,
+        metrics: Any = None,
+        aux_losses: Iterable[str] | AuxLosses | None = None,
+        aux_metrics: Iterable[str] | Mapping[str, Any] | AuxMetrics | None = None,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        vars(self).update(name=name, dtype=dtype)
+        super().__post_init__()
+        given = (losses, aux_losses, metrics, aux_metrics)
+        kinds: tuple[Any, ...] = (Losses, AuxLosses, Metrics, AuxMetrics)
+        for part, value, kind in zip(_PARTS, given, kinds, strict=True):
+            made = value if value is None or isinstance(value, kind) else kind(value, dtype=self.dtype)
+            vars(self)[part] = made if made is not None and made.names else None
+
+    def update(
+        self,
+        aux_losses: Mapping[str, Any] | None = None,
+        aux_metrics: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Returns the state with a batch added.
+
+        Args:
+            aux_losses: scalars that the module computed, by name.
+            aux_metrics: scalars and metrics that the module computed, by name.
+            **kwargs: `inputs`, `target`, `preds`, `sample_weight` (`(B,)` or finer, 0 where the mask is False),
+                `mask` (`(B,)` bool), `parameters`, `batch_stats`, `examples` (the number of real examples).
+
+        Raises:
+            TypeError: when a loss or metric requires something that was not given.
+            ValueError: for an aux value whose name is not known.
+        """
+        values = {"aux_losses": aux_losses, "aux_metrics": aux_metrics}
+        parts = {part: getattr(self, part) for part in _PARTS}
+        for part, aux in values.items():
+            if parts[part] is None and aux:
+                raise ValueError(
+                    f"the module produced {part} {list(aux)}, which have no accumulator. "
+                    "Declare them with `with_aux(losses=[...], metrics=[...])`."
+                )
+        return self.replace(
+            **{
+                part: state.update(aux_values=values[part] or {}, **kwargs)
+                if part in values
+                else state.update(**kwargs)
+                for part, state in parts.items()
+                if state is not None
+            }
+        )
+
+    def _map(self, function: Callable[[Any], Any]) -> Self:
+        return self.replace(
+            **{part: function(getattr(self, part)) for part in _PARTS if getattr(self, part) is not None}
+        )
+
+    def reset(self) -> Self:
+        """Returns the state without data."""
+        return self._map(lambda part: part.reset())
+
+    def aggregate(self) -> Self:
+        """Returns the state of all replicas' data, from leaves with a leading axis of replicas."""
+        return self._map(lambda part: part.aggregate())
+
+    def merge(self, other: Self) -> Self:
+        """Returns the state of both data.
+
+        Args:
+            other: the state of other data, usually `batch_updates(...)`.
+
+        Raises:
+            ValueError: when the two do not hold the same losses and metrics.
+        """
+        merged = {}
+        for part in _PARTS:
+            mine, others = getattr(self, part), getattr(other, part)
+            names, other_names = (() if p is None else p.names for p in (mine, others))
+            if names != other_names:
+                raise ValueError(f"cannot merge: the {part} are {list(names)} here and {list(other_names)} there.")
+            if mine is not None:
+                merged[part] = mine.merge(others)
+        return self.replace(**merged)
+
+    def total_loss(self, sum_over_replicas: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+        """Returns this replica's part of the total loss, to be differentiated (see `LossTerms.total_loss`).
+
+        Args:
+            sum_over_replicas: sums an array over the replicas.
+
+        Returns:
+            A scalar: the sum of the losses, those of the module included. 0 without losses or examples.
+        """
+        parts: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
+        return sum((part.total_loss(sum_over_replicas) for part in parts), jnp.zeros((), self.dtype))
+
+    def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
+        """Returns the loss of a batch, and the state with the batch merged into it.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        updates = self.batch_updates(**kwargs)
+        return updates.total_loss(), self.merge(updates)
+
+    def _entries(self, flat: bool) -> OrderedDict[str, Any]:
+        losses: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
+        metrics: list[MetricSet] = [part for part in (self.metrics, self.aux_metrics) if part is not None]
+        values = [entry for part in losses for entry in part.compute().items()]
+        total = sum((value for _, value in values), jnp.zeros((), self.dtype))
+        entries: list[tuple[str, Any]] = [("loss", total), *values]
+        for metric_set in metrics:
+            entries += metric_set.log_entries() if flat else metric_set.compute().items()
+        named = OrderedDict(zip(unique_names(n for n, _ in entries), (v for _, v in entries), strict=True))
+        if not losses:
+            del named["loss"]
+        return named
+
+    def compute(self) -> OrderedDict[str, Any]:
+        """Returns all values by name: `loss` (the total, if there are losses), each loss, each metric.
+
+        The name `loss` is the total's; names that repeat get `_1`, `_2`, ... in order, losses first. The order of an
+        `OrderedDict` survives `jax.jit`, that of a dict does not.
+        """
+        return self._entries(flat=False)
+
+    def compute_logs(self) -> OrderedDict[str, Any]:
+        """Returns the same as `compute`, with the values of a metric that computes a dict as `name/key`."""
+        return self._entries(flat=True)
+
+    def with_aux(self, losses: Sequence[str] = (), metrics: Sequence[str] | Mapping[str, Any] = ()) -> LossesAndMetrics:
+        """Returns the state with accumulators for what a module computes itself.
+
+        What is there already stays as it is.
+
+        Args:
+            losses: names of losses.
+            metrics: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+
+        Example:
+            >>> state = LossesAndMetrics().with_aux(losses=["kl"])
+            >>> list(state.batch_updates(aux_losses={"kl": jnp.array(2.0)}).compute_logs())
+            ['loss', 'kl']
+        """
+        return self.replace(
+            aux_losses=_extend(self.aux_losses, AuxLosses(losses, dtype=self.dtype)),
+            aux_metrics=_extend(self.aux_metrics, AuxMetrics(metrics, dtype=self.dtype)),
+        )
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether every loss and metric leaves out rows of weight 0, so that padded batches are exact.
+
+        Values that the module computes itself are not looked at.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: what `update` takes, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
+        """
+        return all(part.maskable(batch_size, **kwargs) for part in (self.losses, self.metrics) if part is not None)
+
+    def check(self, target: Any = None, preds: Any = None) -> None:
+        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+
+        Raises:
+            ValueError: for values that a loss or metric cannot work with.
+            TypeError: for values of a type that a loss or metric cannot work with.
+        """
+        self.target_check(target, preds)
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Does what `check` does.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+        for part in (self.losses, self.metrics):
+            if part is not None:
+                part.target_check(target, preds)
+
+
+def _extend(old: Any, new: Any) -> Any:
+    """The accumulators of `old`, followed by those of `new` that `old` does not have."""
+    if old is None:
+        return new if new.names else None
+    added = [i for i, name in enumerate(new.names) if name not in old.names]
+    if not added:
+        return old
+    joined = {"names": old.names + tuple(new.names[i] for i in added)}
+    states = ("numerators", "denominators") if isinstance(old, AuxLosses) else ("metrics",)
+    for field in states:
+        joined[field] = getattr(old, field) + tuple(getattr(new, field)[i] for i in added)
+    return old.replace(**joined)

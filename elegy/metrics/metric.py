@@ -1,0 +1,233 @@
+"""The base class of metrics, and the two wrappers that change what a metric receives."""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.losses.arguments import call_with_named, names_argument
+from elegy.losses.loss import index_arguments, index_paths, rename_given
+from elegy.names import name_of
+from elegy.pytree import Pytree, static_field
+
+
+class Metric(Pytree):
+    """Base class: a recipe and an immutable state that can be merged with the state of other data.
+
+    A subclass declares its state as fields and implements `update` and `compute`. As it stands, the state is a sum:
+    `reset` sets every leaf to zero, `merge` adds, `aggregate` adds over the leading axis. A state of another kind
+    overrides `reset`, and either `merge` (associative) or `aggregate`; the other one follows.
+
+    `update` must leave the structure, shapes and dtypes of the state as they are. In a loop it receives only the
+    arguments that it names; one that names `sample_weight` promises that rows of weight 0 do not count.
+
+    Args:
+        name: the name in the logs; the class name in snake case by default.
+        dtype: the dtype of the state of built-in metrics.
+
+    Example:
+        >>> import elegy.pytree
+        >>> class Count(Metric):
+        ...     count: jax.Array = elegy.pytree.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+        ...     def update(self, preds):
+        ...         return self.replace(count=self.count + preds.shape[0])
+        ...     def compute(self):
+        ...         return self.count
+        >>> one = Count().batch_updates(preds=jnp.zeros(3))
+        >>> one.merge(one).compute().item()
+        6
+    """
+
+    name: str | None = static_field(default=None, kw_only=True)
+    dtype: Any = static_field(default=np.dtype("float32"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Normalizes the options: None means the default."""
+        vars(self).update(name=name_of(self), dtype=np.dtype("float32" if self.dtype is None else self.dtype))
+
+    @property
+    def brings_names(self) -> bool:
+        """Whether `compute` returns a dict whose keys are log names as they stand, without this metric's name."""
+        return False
+
+    @abc.abstractmethod
+    def update(self, *args: Any, **kwargs: Any) -> Self:
+        """Returns the metric with a batch added to its state."""
+
+    @abc.abstractmethod
+    def compute(self) -> Any:
+        """Returns the value for all data so far: a scalar, an array, or a dict of them."""
+
+    def reset(self) -> Self:
+        """Returns the metric without data."""
+        return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), self)
+
+    def batch_updates(self, **kwargs: Any) -> Self:
+        """Returns the metric of one batch alone: `reset().update(**kwargs)`.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        return self.reset().update(**kwargs)
+
+    def merge(self, other: Self) -> Self:
+        """Returns the metric of both metrics' data.
+
+        Args:
+            other: a metric of the same structure.
+        """
+        if type(self).aggregate is not Metric.aggregate:
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), self, other).aggregate()
+        return jax.tree.map(jnp.add, self, other)
+
+    def aggregate(self) -> Self:
+        """Returns the metric of all replicas' data, from leaves with a leading axis of replicas.
+
+        Example:
+            >>> from elegy.metrics import Mean
+            >>> parts = [Mean().update(values=jnp.array(v)) for v in (1.0, 3.0)]
+            >>> jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts).aggregate().compute().item()
+            2.0
+        """
+        if type(self).merge is Metric.merge:
+            return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), self)
+        leaves = jax.tree.leaves(self)
+        count = leaves[0].shape[0] if leaves else 1
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i], self) for i in range(count)]
+        return functools.reduce(lambda a, b: a.merge(b), parts)
+
+    def compute_logs(self) -> dict[str, Any]:
+        """Returns the value under the metric's name; the values of a dict as `name/key`.
+
+        Example:
+            >>> from elegy.metrics import Mean
+            >>> Mean(name="height").compute_logs()
+            {'height': Array(0., dtype=float32)}
+        """
+        return dict(flatten_value(name_of(self), self.compute()))
+
+    def __call__(self, **kwargs: Any) -> tuple[Any, Self]:
+        """Returns the value of one batch alone, and the metric with the batch merged into it.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        updates = self.batch_updates(**kwargs)
+        return updates.compute(), self.merge(updates)
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether rows of weight 0 can stand for nothing: `update` takes `sample_weight`.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: the arguments of `update`, as arrays, tracers or `jax.ShapeDtypeStruct`.
+        """
+        return names_argument(self.update, "sample_weight")
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+
+    def index_into(self, **kwargs: Any) -> IndexedMetric:
+        """Returns a metric that looks into nested arguments.
+
+        Args:
+            **kwargs: for an argument's name, an index or a sequence of indices, applied one after the other.
+
+        Example:
+            >>> from elegy.metrics import Mean
+            >>> Mean().index_into(values=("a", 0)).update(values={"a": [jnp.array([1.0, 3.0])]}).compute().item()
+            2.0
+        """
+        return IndexedMetric(self, index_paths(kwargs))
+
+    def rename_arguments(self, **kwargs: str) -> RenamedMetric:
+        """Returns a metric that takes its arguments under other names.
+
+        Args:
+            **kwargs: for an argument's name, the name under which it will be given.
+
+        Example:
+            >>> from elegy.metrics import Mean
+            >>> Mean().rename_arguments(values="preds").update(preds=jnp.array([1.0, 3.0])).compute().item()
+            2.0
+        """
+        return RenamedMetric(self, tuple(kwargs.items()))
+
+
+def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
+    """The log entries of a metric's value: mappings become `name/key`.
+
+    Example:
+        >>> flatten_value("f1", {"cat": 1, "dog": 2}), flatten_value("acc", 3)
+        ([('f1/cat', 1), ('f1/dog', 2)], [('acc', 3)])
+    """
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    return [entry for key, item in value.items() for entry in flatten_value(f"{name}/{key}" if name else key, item)]
+
+
+class _Wrapper(Metric):
+    """A metric with other arguments; all but the arguments is the inner metric's."""
+
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        vars(self).update(name=name_of(self.metric), dtype=self.metric.dtype)
+
+    @abc.abstractmethod
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What the inner metric receives."""
+
+    def update(self, **kwargs: Any) -> Self:
+        inner = call_with_named(self.metric.update, self.translate(kwargs), f"the metric {self.name!r}")
+        return self.replace(metric=inner)
+
+    def compute(self) -> Any:
+        return self.metric.compute()
+
+    def reset(self) -> Self:
+        return self.replace(metric=self.metric.reset())
+
+    def merge(self, other: Self) -> Self:
+        return self.replace(metric=self.metric.merge(other.metric))
+
+    def aggregate(self) -> Self:
+        return self.replace(metric=self.metric.aggregate())
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        return self.metric.maskable(batch_size, **self.translate(kwargs))
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        inner = self.translate({"target": target, "preds": preds})
+        self.metric.target_check(inner.get("target"), inner.get("preds"))
+
+
+class IndexedMetric(_Wrapper):
+    """The metric that `Metric.index_into` returns."""
+
+    paths: tuple[tuple[str, tuple[Any, ...]], ...] = static_field()
+
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Looks up the indexed arguments."""
+        return index_arguments(self.paths, kwargs, f"the metric {self.name!r}")
+
+
+class RenamedMetric(_Wrapper):
+    """The metric that `Metric.rename_arguments` returns."""
+
+    names: tuple[tuple[str, str], ...] = static_field()
+
+    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Gives the arguments the names that the inner metric knows."""
+        return rename_given(self.names, kwargs, f"the metric {self.name!r}")

@@ -1,0 +1,182 @@
+"""Several metrics as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import jax.numpy as jnp
+
+from elegy.losses.arguments import call_with_named
+from elegy.metrics.function import as_metric, metric_name
+from elegy.metrics.losses import check_aux_values, scalar_aux
+from elegy.metrics.metric import Metric, flatten_value
+from elegy.metrics.named import flatten_named
+from elegy.metrics.reduce import Mean
+from elegy.names import unique_names
+from elegy.pytree import field, static_field
+
+
+class MetricSet(Metric):
+    """The state of several metrics, by name and in order."""
+
+    names: tuple[str, ...] = static_field(init=False)
+    metrics: tuple[Metric, ...] = field(init=False)
+
+    def reset(self) -> Self:
+        """Returns the metrics without data."""
+        return self.replace(metrics=tuple(metric.reset() for metric in self.metrics))
+
+    def merge(self, other: Self) -> Self:
+        """Returns the metrics of both data.
+
+        Args:
+            other: the same metrics of other data.
+        """
+        return self.replace(metrics=tuple(a.merge(b) for a, b in zip(self.metrics, other.metrics, strict=True)))
+
+    def aggregate(self) -> Self:
+        """Returns the metrics of all replicas' data, from leaves with a leading axis of replicas."""
+        return self.replace(metrics=tuple(metric.aggregate() for metric in self.metrics))
+
+    def compute(self) -> dict[str, Any]:
+        """Returns each metric's value by name."""
+        return {name: metric.compute() for name, metric in zip(self.names, self.metrics, strict=True)}
+
+    def compute_logs(self) -> dict[str, Any]:
+        """Returns each metric's value by name; the values of a dict as `name/key`."""
+        entries = self.log_entries()
+        return dict(zip(unique_names(name for name, _ in entries), (value for _, value in entries), strict=True))
+
+    def log_entries(self) -> list[tuple[str, Any]]:
+        """Returns names and values in order; the names may repeat."""
+        return [
+            entry
+            for name, metric in zip(self.names, self.metrics, strict=True)
+            for entry in flatten_value("" if metric.brings_names else name, metric.compute())
+        ]
+
+
+class Metrics(MetricSet):
+    """Accumulates metrics over batches; each receives only the arguments that it names.
+
+    Args:
+        metrics: a metric, loss or function, or a list or dict of them.
+        name: see `Metric`.
+        dtype: see `Metric`.
+
+    Raises:
+        TypeError: for what is no metric.
+
+    Example:
+        >>> from elegy.metrics import MeanAbsoluteError, MeanSquareError
+        >>> metrics = Metrics({"a": MeanSquareError(), "b": [MeanAbsoluteError()]})
+        >>> list(metrics.update(target=jnp.zeros(1), preds=jnp.ones(1)).compute())
+        ['a', 'b/mean_absolute_error']
+    """
+
+    def __init__(self, metrics: Any, *, name: str | None = None, dtype: Any = None):
+        vars(self).update(name=name, dtype=dtype)
+        super().__post_init__()
+        given = flatten_named(metrics, metric_name)
+        vars(self).update(
+            names=tuple(name for name, _ in given),
+            metrics=tuple(as_metric(metric, None if name == metric_name(metric) else name) for name, metric in given),
+        )
+
+    def update(self, **kwargs: Any) -> Self:
+        """Returns the metrics with a batch added.
+
+        Args:
+            **kwargs: what the metrics name. A `mask` without `sample_weight` serves as weights.
+
+        Raises:
+            TypeError: when a metric requires something that was not given.
+        """
+        if kwargs.get("sample_weight") is None and kwargs.get("mask") is not None:
+            kwargs["sample_weight"] = jnp.asarray(kwargs["mask"]).astype(jnp.float32)
+        return self.replace(
+            metrics=tuple(
+                call_with_named(metric.update, kwargs, f"the metric {name!r}")
+                for name, metric in zip(self.names, self.metrics, strict=True)
+            )
+        )
+
+    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
+        """Whether every metric leaves out rows of weight 0.
+
+        Args:
+            batch_size: the number of rows.
+            **kwargs: what the metrics take; only shapes are looked at.
+        """
+        return all(metric.maskable(batch_size, **kwargs) for metric in self.metrics)
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks the values of a batch as each of the metrics does.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+        """
+        for metric in self.metrics:
+            metric.target_check(target, preds)
+
+
+class AuxMetrics(MetricSet):
+    """Accumulates values that a module computed itself.
+
+    A scalar is a mean weighted by examples; a `Metric` (a field's `batch_updates(...)`) is merged.
+
+    Args:
+        values: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+        name: see `Metric`.
+        dtype: the dtype of the scalars' state.
+
+    Example:
+        >>> metrics = AuxMetrics(["norm"]).update(aux_values={"norm": jnp.array(2.0)}, examples=3)
+        >>> metrics.update(aux_values={"norm": jnp.array(6.0)}, examples=1).compute()["norm"].item()
+        3.0
+    """
+
+    def __init__(self, values: Iterable[str] | Mapping[str, Any], *, name: str | None = None, dtype: Any = None):
+        vars(self).update(name=name, dtype=dtype)
+        super().__post_init__()
+        kinds = values if isinstance(values, Mapping) else dict.fromkeys(values)
+        vars(self).update(
+            names=tuple(kinds),
+            metrics=tuple(
+                kind.reset() if isinstance(kind, Metric) else Mean(name=key, dtype=self.dtype)
+                for key, kind in kinds.items()
+            ),
+        )
+
+    def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metrics with a batch added; a metric without a value is left as it is.
+
+        Args:
+            aux_values: scalars and metrics by name.
+            examples: the number of real examples, 1 by default.
+            mask: `(B,)` bool, to count the examples where `examples` is not given.
+            **_: ignored.
+
+        Raises:
+            ValueError: for a name that is not known, or a value that is neither a scalar nor a metric.
+        """
+        check_aux_values(aux_values, self.names, "metric")
+        if examples is None and mask is not None:
+            examples = jnp.sum(mask)
+
+        def updated(name: str, metric: Metric) -> Metric:
+            if name not in aux_values:
+                return metric
+            value = aux_values[name]
+            if isinstance(value, Metric):
+                return metric.merge(value)
+            return metric.update(values=scalar_aux(name, value, "metric"), sample_weight=examples)
+
+        return self.replace(
+            metrics=tuple(updated(name, metric) for name, metric in zip(self.names, self.metrics, strict=True))
+        )
+
+
+__all__ = ["AuxMetrics", "MetricSet", "Metrics"]

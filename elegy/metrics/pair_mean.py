@@ -1,0 +1,170 @@
+"""Metrics that are the mean of a value of each target and prediction."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.cross_entropy import cross_entropy
+from elegy.losses.mean_absolute_error import mean_absolute_error
+from elegy.losses.mean_squared_error import mean_squared_error
+from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.metrics.reduce import Accumulator
+from elegy.pytree import static_field
+
+
+class PairMean(Accumulator):
+    """Base class: a subclass computes the values of target and predictions.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> class Bias(PairMean):
+        ...     def values(self, target, preds):
+        ...         return preds - target
+        >>> Bias().update(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0])).compute().item()
+        2.0
+    """
+
+    @abc.abstractmethod
+    def values(self, target: Any, preds: Any) -> jax.Array:
+        """Computes values `(B, ...)`."""
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: ground truth.
+            preds: predictions.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        return self.accumulate(self.values(target, preds), sample_weight, mask)
+
+
+class MeanAbsoluteError(PairMean):
+    """Mean of `|preds - target|`.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> MeanAbsoluteError().update(target=jnp.zeros(2), preds=jnp.array([1.0, -3.0])).compute().item()
+        2.0
+    """
+
+    def values(self, target: Any, preds: Any) -> jax.Array:
+        """The mean over the last axis, as in `elegy.losses.mean_absolute_error`.
+
+        Args:
+            target: `(B, ...)`.
+            preds: the same shape.
+        """
+        return mean_absolute_error(target, preds)
+
+
+class MeanSquareError(PairMean):
+    """Mean of `(preds - target) ** 2`.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> MeanSquareError().update(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0])).compute().item()
+        5.0
+    """
+
+    def values(self, target: Any, preds: Any) -> jax.Array:
+        """The mean over the last axis, as in `elegy.losses.mean_squared_error`.
+
+        Args:
+            target: `(B, ...)`.
+            preds: the same shape.
+        """
+        return mean_squared_error(target, preds)
+
+
+class RootMeanSquareError(MeanSquareError):
+    """Square root of the mean of `(preds - target) ** 2` over all data.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> RootMeanSquareError().update(target=jnp.zeros(2), preds=jnp.array([1.0, 7.0])).compute().item()
+        5.0
+    """
+
+    def compute(self) -> jax.Array:
+        """Returns the square root of the mean, a scalar; 0 without data."""
+        return jnp.sqrt(super().compute())
+
+
+class BinaryAccuracy(PairMean):
+    """How often `preds > threshold` is what the 0/1 target says.
+
+    Args:
+        threshold: what a prediction must exceed to count as 1.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> metric = BinaryAccuracy()
+        >>> metric.update(target=jnp.array([1, 1, 0, 0]), preds=jnp.array([0.98, 1.0, 0.0, 0.6])).compute().item()
+        0.75
+    """
+
+    threshold: float = static_field(default=0.5)
+
+    def values(self, target: Any, preds: Any) -> jax.Array:
+        """The part of the last axis that is right.
+
+        Args:
+            target: 0 or 1, `(B, ...)`.
+            preds: the same shape.
+        """
+        target, preds = match_shapes(target, preds, "BinaryAccuracy")
+        return mean_over_features(((preds > self.threshold) == (target > 0.5)).astype(jnp.float32))
+
+
+class BinaryCrossEntropy(PairMean):
+    """Mean cross-entropy of independent yes/no decisions.
+
+    Args:
+        from_logits: whether `preds` are logits; probabilities by default.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> metric = BinaryCrossEntropy()
+        >>> metric.update(target=jnp.array([1.0, 0.0]), preds=jnp.array([0.5, 0.5])).compute().item()
+        0.693147...
+    """
+
+    from_logits: bool = static_field(default=False)
+
+    def values(self, target: Any, preds: Any) -> jax.Array:
+        """The mean over the last axis, as in `elegy.losses.cross_entropy(binary=True)`.
+
+        Args:
+            target: 0 or 1, `(B, ...)`.
+            preds: the same shape.
+        """
+        return cross_entropy(target, preds, binary=True, from_logits=self.from_logits)
+
+
+BinaryCrossentropy = BinaryCrossEntropy
+MAE = MeanAbsoluteError
+MSE = MeanSquareError

@@ -1,0 +1,165 @@
+"""Sums and means of values."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.reduction import safe_divide, total_weight, weighted_sum
+from elegy.metrics.metric import Metric
+from elegy.pytree import field, static_field
+
+
+class Reduction(enum.Enum):
+    """How a `Reduce` metric combines values `v` with weights `w`.
+
+    - `sum`: `sum(w * v)`.
+    - `sum_over_batch_size`: `sum(w * v)` divided by the number of values of real examples.
+    - `weighted_mean`: `sum(w * v) / sum(w)`.
+
+    Example:
+        >>> Reduction("sum") is Reduction.sum
+        True
+    """
+
+    sum = "sum"
+    sum_over_batch_size = "sum_over_batch_size"
+    weighted_mean = "weighted_mean"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reduction:
+        names = ", ".join(repr(member.value) for member in cls)
+        raise ValueError(f"{value!r} is no reduction of a metric. Use one of {names}.")
+
+
+class Accumulator(Metric):
+    """The state of every sum and mean: `total`, and `count` (None where nothing is divided).
+
+    A metric of this kind computes values in `update` and hands them to `accumulate`.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> class MeanPrediction(Accumulator):
+        ...     def update(self, preds, sample_weight=None):
+        ...         return self.accumulate(preds, sample_weight)
+        >>> MeanPrediction().update(preds=jnp.array([1.0, 3.0])).compute().item()
+        2.0
+    """
+
+    total: jax.Array = field(init=False)
+    count: jax.Array | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sets the state to zero."""
+        super().__post_init__()
+        count = None if self.reduces_by() is Reduction.sum else jnp.zeros((), self.dtype)
+        vars(self).update(total=jnp.zeros((), self.dtype), count=count)
+
+    def reduces_by(self) -> Reduction:
+        """Which formula `accumulate` and `compute` follow."""
+        return Reduction.weighted_mean
+
+    def accumulate(self, values: Any, sample_weight: Any = None, mask: Any = None) -> Self:
+        """Returns the metric with values added.
+
+        Args:
+            values: `(B, ...)`, or a scalar.
+            sample_weight: a scalar, `(B,)` or finer. A value whose weight is 0 does not count, even if it is NaN.
+            mask: `(B,)` bool: which examples are real.
+
+        Raises:
+            ValueError: when the weights do not fit the values.
+        """
+        values = jnp.asarray(values).astype(self.dtype)
+        weight = total_weight(sample_weight, mask, values.shape)
+        total = self.total + weighted_sum(values, weight).astype(self.dtype)
+        if self.count is None:
+            return self.replace(total=total)
+        if self.reduces_by() is Reduction.sum_over_batch_size:
+            weight = total_weight(None, mask, values.shape)
+        count = jnp.asarray(math.prod(values.shape) if weight is None else jnp.sum(weight), self.dtype)
+        return self.replace(total=total, count=self.count + count)
+
+    def compute(self) -> jax.Array:
+        """Returns the sum or mean, a scalar; the mean of no data is 0."""
+        return self.total if self.count is None else safe_divide(self.total, self.count)
+
+
+class Reduce(Accumulator):
+    """Reduces the argument `values`.
+
+    Args:
+        reduction: a `Reduction` or its value.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> metric = Reduce("sum_over_batch_size")
+        >>> metric.update(values=jnp.array([1.0, 3.0]), sample_weight=jnp.array([1.0, 3.0])).compute().item()
+        5.0
+    """
+
+    reduction: Reduction = static_field()
+
+    def __post_init__(self) -> None:
+        """Looks up the reduction."""
+        vars(self).update(reduction=Reduction(self.reduction))
+        super().__post_init__()
+
+    def reduces_by(self) -> Reduction:
+        """The reduction that was given."""
+        return self.reduction
+
+    def update(self, values: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with values added.
+
+        Args:
+            values: `(B, ...)`, or a scalar.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the weights do not fit the values.
+        """
+        return self.accumulate(values, sample_weight, mask)
+
+
+class Mean(Reduce):
+    """The weighted mean of the argument `values`.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> mean = Mean().update(values=jnp.array([1.0, 3.0, 5.0, 7.0]))
+        >>> mean.compute().item()
+        4.0
+        >>> mean.update(values=jnp.array([14.0]), sample_weight=jnp.array([4.0])).compute().item()
+        9.0
+    """
+
+    reduction: Reduction = static_field(default=Reduction.weighted_mean, init=False)
+
+
+class Sum(Reduce):
+    """The weighted sum of the argument `values`.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> Sum().update(values=jnp.array([1.0, 3.0]), sample_weight=jnp.array([1.0, 2.0])).compute().item()
+        7.0
+    """
+
+    reduction: Reduction = static_field(default=Reduction.sum, init=False)
