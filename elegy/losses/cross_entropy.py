@@ -68,7 +68,8 @@ def cross_entropy(
 
 
 def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
-    if preds.ndim == 0 or target.ndim not in (preds.ndim, preds.ndim - 1):
+    # A softmax over one class is 1 whatever the model says.
+    if preds.ndim == 0 or preds.shape[-1] == 1 or target.ndim not in (preds.ndim, preds.ndim - 1):
         raise _shape_error(target, preds)
     if target.ndim == preds.ndim and target.shape[-1] == 1 and preds.shape[-1] > 1:
         target = target[..., 0]
@@ -84,9 +85,9 @@ def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
     return target
 
 
-def _shape_error(target: jax.Array, preds: jax.Array) -> ValueError:
+def _shape_error(target: Any, preds: Any) -> ValueError:
     return ValueError(
-        f"CrossEntropy: target has shape {target.shape} and preds {preds.shape}. For preds of shape (..., classes) "
+        f"CrossEntropy: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape (..., classes) "
         "give class indices of shape (...), or distributions of shape (..., classes). For one yes/no output use "
         "CrossEntropy(binary=True)."
     )
@@ -147,6 +148,9 @@ class CrossEntropy(Loss):
             ValueError: when the shapes do not fit.
             TypeError: when class indices are not integers.
         """
+        if not self.binary and jnp.ndim(preds) == jnp.ndim(target) == 1:
+            # One distribution, but far more often yes/no outputs of a batch.
+            raise _shape_error(target, preds)
         return cross_entropy(
             target,
             preds,

@@ -1,0 +1,119 @@
+"""Values against NumPy and scikit-learn in float64; gradients against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from jax.test_util import check_grads
+
+from elegy import losses
+
+RNG = np.random.default_rng(0)
+TARGET, PREDS = RNG.uniform(0.1, 2.0, size=(2, 7, 3)).astype("f4")
+T64, P64 = TARGET.astype("f8"), PREDS.astype("f8")
+
+
+def np_huber(t, p, delta):
+    error = np.abs(p - t)
+    return np.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta)).mean(-1)
+
+
+def np_cosine(t, p):
+    return -(t * p).sum(-1) / np.linalg.norm(t, axis=-1) / np.linalg.norm(p, axis=-1)
+
+
+CASES = {
+    "mse": (losses.MeanSquaredError, losses.mean_squared_error, {}, ((T64 - P64) ** 2).mean(-1)),
+    "mae": (losses.MeanAbsoluteError, losses.mean_absolute_error, {}, np.abs(T64 - P64).mean(-1)),
+    "mape": (
+        losses.MeanAbsolutePercentageError,
+        losses.mean_absolute_percentage_error,
+        {},
+        100 * (np.abs(T64 - P64) / np.abs(T64)).mean(-1),
+    ),
+    "msle": (
+        losses.MeanSquaredLogarithmicError,
+        losses.mean_squared_logarithmic_error,
+        {},
+        ((np.log1p(T64) - np.log1p(P64)) ** 2).mean(-1),
+    ),
+    "huber": (losses.Huber, losses.huber, {"delta": 0.4}, np_huber(T64, P64, 0.4)),
+    "cosine": (losses.CosineSimilarity, losses.cosine_similarity, {"axis": -1}, np_cosine(T64, P64)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_regression_values(case):
+    cls, function, options, expected = CASES[case]
+    np.testing.assert_allclose(function(TARGET, PREDS, **options), expected, rtol=1e-5)
+    np.testing.assert_allclose(cls(**options)(target=TARGET, preds=PREDS), expected.mean(), rtol=1e-5)
+    weight = np.arange(7, dtype="f4")
+    got = cls(**options)(target=TARGET, preds=PREDS, sample_weight=weight)
+    np.testing.assert_allclose(got, np.average(expected, weights=weight), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients(case):
+    cls, _, options, _ = CASES[case]
+    check_grads(
+        lambda p: cls(**options)(target=TARGET, preds=p), (jnp.asarray(PREDS),), order=1, modes="rev", rtol=0.02
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_is_computed_in_float32(case):
+    cls, _, options, _ = CASES[case]
+    preds, target = jnp.asarray(PREDS, jnp.bfloat16), jnp.asarray(TARGET, jnp.bfloat16)
+    got = cls(**options)(target=target, preds=preds)
+    expected = cls(**options)(target=target.astype("f4"), preds=preds.astype("f4"))
+    np.testing.assert_array_equal(got, expected)
+
+
+SKLEARN = {
+    "mse": sklearn.metrics.mean_squared_error,
+    "mae": sklearn.metrics.mean_absolute_error,
+    "mape": lambda *a, **k: 100 * sklearn.metrics.mean_absolute_percentage_error(*a, **k),
+    "msle": sklearn.metrics.mean_squared_log_error,
+}
+
+
+@pytest.mark.parametrize("case", SKLEARN)
+def test_against_scikit_learn(case):
+    weight = RNG.uniform(size=7)
+    expected = SKLEARN[case](T64, P64, sample_weight=weight)
+    got = CASES[case][0]()(target=TARGET, preds=PREDS, sample_weight=weight.astype("f4"))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["mse", "mae", "mape", "msle", "huber"])
+def test_one_axis_keeps_the_examples(case):
+    cls, function, options, _ = CASES[case]
+    expected = [function(TARGET[i : i + 1, :1], PREDS[i : i + 1, :1], **options)[0] for i in range(7)]
+    np.testing.assert_allclose(function(TARGET[:, 0], PREDS[:, 0], **options), expected, rtol=1e-6)
+    # (B,) against (B, 1) must not become (B, B).
+    np.testing.assert_allclose(function(TARGET[:, 0], PREDS[:, :1], **options), expected, rtol=1e-6)
+    assert cls(**options).maskable(7, target=TARGET[:, 0], preds=PREDS[:, 0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_that_differ(case):
+    cls, _, options, _ = CASES[case]
+    with pytest.raises(ValueError, match=r"target has shape \(7, 3\) and preds \(7, 2\)"):
+        cls(**options)(target=TARGET, preds=PREDS[:, :2])
+
+
+def test_cosine_of_zero_vectors():
+    value, grad = jax.value_and_grad(lambda p: losses.CosineSimilarity()(target=jnp.ones((1, 3)), preds=p))(
+        jnp.zeros((1, 3))
+    )
+    assert value == 0.0
+    assert np.isfinite(grad).all()
+
+
+def test_names_and_aliases():
+    assert losses.Crossentropy is losses.CrossEntropy
+    assert losses.crossentropy is losses.cross_entropy
+    assert losses.CrossEntropy().name == "cross_entropy"
+    assert losses.MeanAbsolutePercentageError().name == "mean_absolute_percentage_error"
+    assert all(hasattr(losses, name) for name in losses.__all__)
