@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -35,10 +36,10 @@ def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
         >>> as_arrays({"a": [1, 2], "b": [[0.5], [1.5]]})
         {'a': array([1, 2]), 'b': array([[0.5], [1.5]])}
     """
-    if all(map(_is_ready, jax.tree.leaves(tree))):
+    if all(map(_is_ready, jax.tree.leaves(tree, is_leaf=_stops_here))):
         return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _as_array(leaf, join_name(name, path)), tree, is_leaf=_is_number_list
+        lambda path, leaf: _as_array(leaf, join_name(name, path)), tree, is_leaf=_stops_here
     )
 
 
@@ -60,7 +61,7 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
         (array([1., 2.]), array([0, 1]))
     """
     if type(batch) is list and 1 <= len(batch) <= 3 and not _is_number_list(batch):
-        leaves = jax.tree.leaves(batch)
+        leaves = jax.tree.leaves(batch, is_leaf=_stops_here)
         if listed or any(is_instance_of(leaf, "torch", "Tensor") for leaf in leaves):
             batch = tuple(batch)
     if type(batch) is tuple and 1 <= len(batch) <= 3:
@@ -92,6 +93,21 @@ def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return True
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMERIC_KINDS and leaf.dtype.isnative
+
+
+def holds_arrays(tree: PyTree) -> bool:
+    """Whether some leaf of a tree is array-like.
+
+    Example:
+        >>> holds_arrays((np.zeros(3), 1)), holds_arrays(([1, 2], 1))
+        (True, False)
+    """
+    return any(map(is_array_like, jax.tree.leaves(tree, is_leaf=_stops_here)))
+
+
+def _stops_here(value: Any) -> bool:
+    # JAX warns of iterators that it meets in a tree: ours are named in an error of their own.
+    return _is_number_list(value) or isinstance(value, Iterator)
 
 
 def _is_number_list(value: Any) -> bool:

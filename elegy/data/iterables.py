@@ -63,16 +63,16 @@ class IterableSource:
         return self._pass(limit, name)
 
     def _pass(self, limit: int | None, name: str) -> Iterator[Batch]:
+        taken, goes_on = 0, self._current is not None
         iterator = self._iterator()
-        taken, restarted = 0, False
         while limit is None or taken < limit:
             try:
                 item = next(iterator)
             except StopIteration:
-                if not self.one_shot or taken or restarted or not self._seen:
+                self._current = None
+                if taken or not goes_on:
                     break
-                # Hand-written iterators often start again in `__iter__`; a generator stays exhausted.
-                iterator, restarted = self._iterator(restart=True), True
+                iterator, goes_on = self._iterator(), False
                 continue
             self._seen += 1
             taken += 1
@@ -82,10 +82,12 @@ class IterableSource:
         if limit is not None and taken < limit:
             raise ValueError(self._too_short(name, limit, taken))
 
-    def _iterator(self, restart: bool = False) -> Iterator:
+    def _iterator(self) -> Iterator:
         iterable = self._iterable
         if self.one_shot:
-            if self._current is None or restart:
+            # An iterator that has ended is asked again: a generator stays exhausted, but hand-written ones often begin
+            # again in `__iter__`.
+            if self._current is None:
                 self._current = iter(iterable)
             return self._current
         if not hasattr(iterable, "__iter__") and hasattr(iterable, "__getitem__"):

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import pack, rows, unpack
-from elegy.data.convert import as_arrays, is_array_like, is_leaf
+from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
 from elegy.data.weights import check_class_weight, weigh_classes
-from elegy.types import Batch, PyTree
+from elegy.types import Array, Batch, PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,9 +81,7 @@ class ArraySource:
             first, last = int(indices[0]), int(indices[-1])
             if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
                 return self.slice(first, last + 1)
-        return jax.tree.map(
-            lambda leaf: np.take(leaf, indices, axis=0) if isinstance(leaf, np.ndarray) else leaf[indices], self.batch
-        )
+        return jax.tree.map(lambda leaf: _gather(leaf, indices), self.batch)
 
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` to `stop`: views of NumPy arrays, slices of JAX arrays.
@@ -92,6 +91,12 @@ class ArraySource:
             array([11, 12])
         """
         return jax.tree.map(lambda leaf: leaf[start:stop], self.batch)
+
+
+def _gather(leaf: Array, indices: np.ndarray) -> Array:
+    if isinstance(leaf, jax.Array):
+        return jnp.take(leaf, indices, axis=0, mode="clip")  # a tenth of the time of `leaf[indices]` outside of jit
+    return np.take(leaf, indices, axis=0)
 
 
 def as_source(
@@ -186,9 +191,7 @@ def _takes_no_arguments(function: Callable) -> bool:
 def _is_list_of_tuples(inputs: Any) -> bool:
     """A list of `(inputs, labels)` tuples can only be meant as batches: a list of several inputs holds arrays."""
     return (
-        type(inputs) is list
-        and len(inputs) > 0
-        and all(type(item) is tuple and item and any(map(is_array_like, jax.tree.leaves(item))) for item in inputs)
+        type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
     )
 
 

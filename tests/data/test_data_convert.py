@@ -1,0 +1,140 @@
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from elegy.data.convert import as_arrays, as_batch
+
+
+class Tensor:
+    """Stands for a PyTorch tensor: something that offers `__array__`."""
+
+    def __init__(self, values, error=None):
+        self.values, self.error = values, error
+
+    def __array__(self, dtype=None, copy=None):
+        if self.error:
+            raise self.error
+        return np.asarray(self.values, dtype)
+
+
+@pytest.fixture
+def fake_torch(monkeypatch):
+    torch = types.ModuleType("torch")
+    torch.Tensor = Tensor
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 3), np.uint8),
+        np.zeros(2, np.float64),
+        np.zeros(2, np.complex64),
+        np.zeros(2, bool),
+        np.zeros(2, ml_dtypes.bfloat16),
+        np.zeros(2, ml_dtypes.float8_e4m3fn),
+        jnp.zeros((2, 3)),
+        jax.random.split(jax.random.key(0), 2),
+    ],
+    ids=lambda a: str(a.dtype),
+)
+def test_arrays_stay_what_they_are(array):
+    assert as_arrays(array) is array
+    assert as_arrays({"a": [array]})["a"][0] is array
+
+
+def test_a_tree_of_arrays_is_returned_as_it_is():
+    tree = {"a": [np.zeros(2), jnp.zeros(2)], "b": (np.zeros(2), None)}
+    assert as_arrays(tree) is tree
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1, 2, 3], np.array([1, 2, 3])),
+        ([[1.5, 2], [3, 4]], np.array([[1.5, 2], [3, 4]])),
+        ([(1, 2), (3, 4)], np.array([[1, 2], [3, 4]])),
+        ([True, False], np.array([True, False])),
+        ([np.float32(1), np.float32(2)], np.array([1, 2], np.float32)),
+        (Tensor([[1, 2]]), np.array([[1, 2]])),
+        (np.array([1, 2], ">i4"), np.array([1, 2], np.int32)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_what_holds_numbers_becomes_an_array(given, expected):
+    np.testing.assert_array_equal(as_arrays(given), expected, strict=True)
+
+
+def test_lists_of_arrays_are_trees():
+    out = as_arrays([np.zeros(2), {"a": [1, 2]}, (Tensor([3, 4]), np.ones(2))])
+    assert type(out) is list
+    assert type(out[2]) is tuple
+    np.testing.assert_array_equal(out[1]["a"], [1, 2])
+    np.testing.assert_array_equal(out[2][0], [3, 4])
+
+
+def test_pandas_tables_become_arrays():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    np.testing.assert_array_equal(as_arrays(table), [[1, 3], [2, 4]])
+    np.testing.assert_array_equal(as_arrays(table["a"]), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("tree", "error", "message"),
+    [
+        ({"a": np.array(["x", "y"])}, TypeError, "inputs/a has the dtype <U1, which holds no numbers"),
+        ({"a": np.array([1, None])}, TypeError, "inputs/a has the dtype object"),
+        ({"a": np.array(["2024-01-01"], "datetime64[D]")}, TypeError, "inputs/a has the dtype datetime64"),
+        (np.zeros(2, [("f", "f4")]), TypeError, "inputs has the dtype .*which holds no numbers"),
+        (["x", "y"], TypeError, "inputs has the dtype <U1"),
+        ([1, None], TypeError, "inputs has the dtype object"),
+        ([[1, 2], [3]], ValueError, "inputs is a ragged list"),
+        ({"a": [[1], 2]}, ValueError, "inputs/a is a ragged list"),
+        ([1, np.zeros(2)], ValueError, "inputs is a ragged list"),
+        ({"a": "text"}, TypeError, "inputs/a is a str, which is not an array"),
+        ({"a": {"b": iter([])}}, TypeError, "inputs/a/b is a list_iterator, which is not an array"),
+        ((np.zeros(2), object()), TypeError, "inputs/1 is a object, which is not an array"),
+        ({"a": Tensor(None, RuntimeError("requires grad."))}, TypeError, "inputs/a is a Tensor.*requires grad.*detach"),
+    ],
+)
+def test_what_is_no_array_is_named(tree, error, message):
+    with pytest.raises(error, match=message):
+        as_arrays(tree)
+
+
+def test_batches_keep_their_form():
+    x, y = np.zeros((2, 3)), np.zeros(2)
+    assert as_batch((x, y)) == (x, y)
+    assert as_batch([x, y])[1] is y
+    assert type(as_batch([x, y])) is list
+    np.testing.assert_array_equal(as_batch(([[1.0], [2.0]], [3, 4]))[1], [3, 4])
+    np.testing.assert_array_equal(as_batch([1, 2, 3]), [1, 2, 3])
+    assert as_batch({"a": x})["a"] is x
+
+
+def test_batches_name_their_parts():
+    with pytest.raises(TypeError, match="batch 3: labels/b is a str"):
+        as_batch((np.zeros(2), {"b": "text"}), "batch 3: ")
+    with pytest.raises(TypeError, match="inputs/3 is a str"):
+        as_batch((1, 2, 3, "text"))
+
+
+def test_lists_of_torch_tensors_are_batches(fake_torch):
+    batch = as_batch([{"a": Tensor([[1.0]])}, Tensor([2])])
+    assert type(batch) is tuple
+    np.testing.assert_array_equal(batch[0]["a"], [[1.0]])
+    np.testing.assert_array_equal(batch[1], [2])
+
+
+def test_lists_that_a_loader_means_as_tuples_are_batches():
+    x, y = np.zeros((2, 3)), np.zeros(2)
+    batch = as_batch([x, y], listed=True)
+    assert type(batch) is tuple
+    assert batch[0] is x
+    np.testing.assert_array_equal(as_batch([1, 2], listed=True), [1, 2])
