@@ -132,11 +132,10 @@ def test_a_limit_that_is_no_count_is_refused(limit, error, message):
         IterableSource(Sequence()).batches(limit)
 
 
-@pytest.mark.parametrize("iterable", [counting(2), Same()], ids=["generator", "same iterator"])
+@pytest.mark.parametrize("make", [lambda: counting(2), Same], ids=["generator", "same iterator"])
 @pytest.mark.parametrize("limit", [None, 2])
-def test_an_exhausted_iterator_is_named_in_the_next_epoch(iterable, limit):
-    iterable = counting(2) if not isinstance(iterable, Same) else Same()
-    source = IterableSource(iterable)
+def test_an_exhausted_iterator_is_named_in_the_next_epoch(make, limit):
+    source = IterableSource(make())
     assert numbers(source, limit) == [0, 1]
     with pytest.raises(ValueError, match=r"given to fit is exhausted: it yielded 2 batches before.*a function"):
         numbers(source, limit)

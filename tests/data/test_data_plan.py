@@ -85,7 +85,7 @@ def test_a_batch_larger_than_the_data_means_all_of_it_outside_of_fit(what):
         (
             {"size": 10, "batch_size": 4, "limit": 3, "drop_remaining": True},
             ValueError,
-            "2 batches of 4 .short last batch is d",
+            r"2 batches of 4 \(the short last batch is dropped\)",
         ),
         ({"size": 10, "limit": 0}, ValueError, "steps_per_epoch must be a positive integer"),
         ({"size": 10, "limit": 2, "what": "evaluate"}, ValueError, "^steps=2 is beyond the data"),
@@ -93,7 +93,7 @@ def test_a_batch_larger_than_the_data_means_all_of_it_outside_of_fit(what):
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(arguments, error, message):
-    with pytest.raises(error, match=message.replace(" .short", r" \(the short")):
+    with pytest.raises(error, match=message):
         EpochPlan(**arguments)
 
 
