@@ -13,6 +13,9 @@ import numpy as np
 
 from elegy.checkpoint.leaves import Leaf
 
+_FILE_SIZE = 64 << 20
+"""Aimed at for one file, in bytes: several files are hashed in parallel, one is not."""
+
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[tuple[ModuleType, Any]]:
@@ -28,7 +31,7 @@ def _orbax() -> Iterator[tuple[ModuleType, Any]]:
 def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
     """Writes arrays by name into a new directory; every process of a distributed run calls it."""
     with _orbax() as (ocp, checkpointer):
-        checkpointer.save(directory, args=ocp.args.PyTreeSave(dict(arrays)))
+        checkpointer.save(directory, args=ocp.args.PyTreeSave(dict(arrays), ocdbt_target_data_file_size=_FILE_SIZE))
 
 
 def read_arrays(directory: Path, shardings: Mapping[str, jax.sharding.Sharding | None]) -> dict[str, Any]:
@@ -82,20 +85,31 @@ def from_stored(leaf: Leaf, stored: Any, target: Any) -> Any:
     """
     if leaf.kind == "python":
         return leaf.python_value()
+    place = None
+    if isinstance(target, jax.ShapeDtypeStruct) or (isinstance(target, jax.Array) and target.committed):
+        place = target.sharding
     if leaf.kind == "key":
-        if stored is None:
-            words = jax.eval_shape(jax.random.key_data, jax.eval_shape(lambda: jax.random.key(0, impl=leaf.impl)))
-            stored = np.zeros(leaf.shape + words.shape, words.dtype)
+        stored = _no_keys(leaf) if stored is None else stored
+        if place is not None and not place.is_fully_addressable:
+            stored = _put(stored, place)
         value = jax.random.wrap_key_data(stored, impl=leaf.impl)
-    else:
-        value = np.zeros(leaf.shape, jax.numpy.dtype(leaf.dtype)) if stored is None else stored
-        if target is None:
-            return value[()] if leaf.kind == "numpy_scalar" else value
-        if isinstance(target, np.generic):
-            return value[()]
-        if isinstance(target, np.ndarray):
-            return value
-    if target is None:
-        return value
-    committed = target.sharding if isinstance(target, jax.ShapeDtypeStruct) or target.committed else None
-    return jax.device_put(value, committed)
+        return value if target is None else _put(value, place)
+    value = np.zeros(leaf.shape, jax.numpy.dtype(leaf.dtype)) if stored is None else stored
+    if isinstance(target, (jax.Array, jax.ShapeDtypeStruct)):
+        return _put(value, place)
+    scalar = isinstance(target, np.generic) or (target is None and leaf.kind == "numpy_scalar")
+    return value[()] if scalar else value
+
+
+def _no_keys(leaf: Leaf) -> np.ndarray:
+    words = jax.eval_shape(jax.random.key_data, jax.eval_shape(lambda: jax.random.key(0, impl=leaf.impl)))
+    return np.zeros(leaf.shape + words.shape, words.dtype)
+
+
+def _put(value: Any, place: jax.sharding.Sharding | None) -> jax.Array:
+    if place is None or place.is_fully_addressable:
+        return jax.device_put(value, place)
+    # `device_put` does not reach the devices of other processes; what is not on the host was read in place.
+    if isinstance(value, np.ndarray):
+        return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -49,7 +50,7 @@ class Leaf:
 
     def to_json(self) -> dict[str, Any]:
         """The description as the manifest holds it."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Leaf:
@@ -148,6 +149,7 @@ def _escaped(key: Any) -> str:
     return text.replace("%", "%25").replace("/", "%2F")
 
 
+@functools.cache
 def _storable(dtype: Any) -> str:
     if dtype.name not in _STORABLE or not dtype.isnative:
         raise TypeError(f"arrays of dtype {dtype!r} cannot be stored")

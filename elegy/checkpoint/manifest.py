@@ -102,7 +102,7 @@ def verify(path: str | os.PathLike[str]) -> None:
         ...
         elegy.errors.CheckpointError: /nowhere: there is no such checkpoint.
     """
-    directory = Path(path)
+    directory = Path(path).expanduser()
     verify_files(directory, read_manifest(directory))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from elegy.checkpoint import team
 from elegy.checkpoint.arrays import from_stored, placement, read_arrays, to_stored, write_arrays
@@ -79,7 +80,8 @@ def restore(
     Args:
         path: the checkpoint's directory.
         target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Arrays are placed as the target's are (its
-            sharding; uncommitted where it has none) and have its types. None needs no user classes.
+            sharding; uncommitted where it has none) and have its types; weak types come back strong. None needs no
+            user classes.
         strict: whether the file and the target must hold the same paths, shapes and dtypes. Otherwise what fits is
             loaded and the target's own values are kept elsewhere.
         kind: what the checkpoint has to be of.
@@ -159,7 +161,7 @@ def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer")
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
             else:
-                value = value.copy()
+                value = np.array(value)
             stored[entry["array"]] = value
         entries.append(entry)
     return Snapshot(kind, entries, stored, encoded)

@@ -20,7 +20,8 @@ from elegy.checkpoint.store import restore, save
 
 def environment(devices: int = 1) -> dict[str, str]:
     # Several CPU devices in one process starve XLA's thread pool unless it has twice as many threads.
-    return os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "NPROC": str(2 * max(devices, 2))}
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
+    return os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "NPROC": str(2 * max(devices, 2))}
 
 
 @pytest.fixture
