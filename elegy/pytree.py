@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import operator
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar, dataclass_transform
@@ -119,12 +120,21 @@ def _values_getter(names: tuple[str, ...]) -> Callable[[Any], tuple]:
 
 
 def _register(cls: type[Pytree]) -> None:
-    fields = dataclasses.fields(cls)
-    children = tuple(f.name for f in fields if not f.metadata.get(_STATIC, False))
-    static = tuple(f.name for f in fields if f.metadata.get(_STATIC, False))
-    keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
-    get_children, get_static = _values_getter(children), _values_getter(static)
+    children: tuple[str, ...]
+    static: tuple[str, ...]
+    keys: tuple[jax.tree_util.GetAttrKey, ...]
+    get_children: Callable[[Any], tuple]
+    get_static: Callable[[Any], tuple]
     new = object.__new__
+
+    def read_fields() -> None:
+        nonlocal children, static, keys, get_children, get_static
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
+        children = tuple(f.name for f in fields if not f.metadata.get(_STATIC, False))
+        static = tuple(f.name for f in fields if f.metadata.get(_STATIC, False))
+        keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
+        get_children, get_static = _values_getter(children), _values_getter(static)
+        cls._static_names = static
 
     def flatten(tree: Any) -> tuple[tuple, tuple]:
         return get_children(tree), get_static(tree)
@@ -140,22 +150,32 @@ def _register(cls: type[Pytree]) -> None:
             state.update(zip(static, aux, strict=True))
         return tree
 
+    read_fields()
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    cls._static_names = static
+    _FIELD_READERS[cls] = read_fields
+
+
+_FIELD_READERS: weakref.WeakKeyDictionary[type, Callable[[], None]] = weakref.WeakKeyDictionary()
 
 
 class _PytreeMeta(abc.ABCMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Builds an instance: fields are free inside `__init__`, filled from defaults, checked, frozen."""
-        tree = object.__new__(cls)
+        tree: Any = object.__new__(cls)  # type: ignore[arg-type]  # a metaclass: cls is a class
         tree.__dict__[_UNLOCKED] = True
         tree.__init__(*args, **kwargs)
         tree.__dict__.pop(_UNLOCKED, None)
         tree._complete()
         return tree
 
+    def __setattr__(cls, name: str, value: Any) -> None:
+        """Notices fields that arrive late: cloudpickle makes an empty class first, then assigns its attributes."""
+        super().__setattr__(name, value)
+        if name == "__dataclass_fields__" and cls in _FIELD_READERS:
+            _FIELD_READERS[cls]()
 
-@dataclass_transform(field_specifiers=(field, static_field), frozen_default=True, eq_default=False)
+
+@dataclass_transform(field_specifiers=(field, static_field), eq_default=False)
 class Pytree(metaclass=_PytreeMeta):
     """A frozen dataclass that is a JAX pytree with named key paths.
 
@@ -182,7 +202,7 @@ class Pytree(metaclass=_PytreeMeta):
         elegy.errors.FrozenError: cannot assign Point.x: the object is immutable. Make a new one with `.replace(x=...)`.
     """
 
-    _static_names = ()
+    _static_names: tuple[str, ...] = ()
     _own_init = False
 
     def __init_subclass__(cls, **kwargs: Any):

@@ -12,7 +12,7 @@ from elegy.errors import MissingMethodError, StepError
 from elegy.module.levels import overrides
 from elegy.module.logs import Entry
 from elegy.strategies.strategy import Strategy
-from elegy.types import Batch, PyTree
+from elegy.types import Array, Batch, PyTree
 
 _FIELD = "losses_and_metrics"
 
@@ -23,7 +23,7 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
 
 
 def train_objective(
-    module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array, strategy: Strategy
+    module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array, strategy: Strategy
 ) -> tuple[jax.Array, Any]:
     """This replica's part of the total loss; summed over the replicas it is the loss of the whole batch.
 
@@ -44,14 +44,14 @@ def train_objective(
     return updates.total_loss(strategy.sum), state
 
 
-def test(module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array) -> Any:
+def test(module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array) -> Any:
     """Evaluates losses and metrics on one batch; returns the module with pending logs."""
     return _run(module, key, batch, mask, examples, training=False)[0]
 
 
-def pred(module: Any, key: jax.Array, batch: Batch) -> tuple[PyTree, Any]:
+def pred(module: Any, key: jax.Array, inputs: PyTree) -> tuple[PyTree, Any]:
     """Applies the module to inputs, outside of training."""
-    return apply(module, key, unpack(batch)[0], training=False)
+    return apply(module, key, inputs, training=False)
 
 
 def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Any]:
@@ -104,7 +104,7 @@ def runs_apply(module: Any) -> bool:
 
 
 def _run(
-    module: Any, key: jax.Array, batch: Batch, mask: jax.Array | None, examples: jax.Array, *, training: bool
+    module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array, *, training: bool
 ) -> tuple[Any, Any]:
     if not runs_apply(module):
         raise missing(module, "train" if training else "test")
@@ -115,7 +115,7 @@ def _run(
         weight = sample_weight
         if mask is not None:
             ones = mask.astype(jnp.float32)
-            weight = ones if sample_weight is None else _masked(jnp.asarray(sample_weight), ones)
+            weight = ones if sample_weight is None else _masked(jnp.asarray(sample_weight), jnp.asarray(ones))
         updates = module.losses_and_metrics.batch_updates(
             inputs=inputs,
             target=target,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import jax
@@ -141,7 +141,7 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...]) -> LogBook:
     return book
 
 
-def _listed(names: dict[str, str]) -> str:
+def _listed(names: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({reduce})" for name, reduce in names.items()) or "nothing"
 
 

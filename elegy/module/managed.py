@@ -17,7 +17,7 @@ from elegy.module import high_level
 from elegy.module.levels import level_of
 from elegy.module.logs import Entry, drain
 from elegy.strategies.strategy import Strategy
-from elegy.types import Batch, PyTree
+from elegy.types import Array, Batch, PyTree
 
 LOCAL = Strategy()
 
@@ -42,7 +42,7 @@ def forward_train(
     batch: Batch,
     batch_idx: jax.Array | int,
     epoch_idx: jax.Array | int,
-    mask: jax.Array | None,
+    mask: Array | None,
     strategy: Strategy,
 ) -> tuple[jax.Array, Any]:
     """One step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
@@ -73,6 +73,7 @@ def forward_train(
 
     def objective(params: PyTree) -> tuple[jax.Array, Any]:
         start = module.set_params(params)
+        total: jax.Array | float
         if level_of(type(module), "train") == "high":
             total, state = high_level.train_objective(start, step_key, batch, mask, examples, strategy)
         else:
@@ -92,7 +93,7 @@ def forward_train(
 
 
 def forward_test(
-    module: Any, batch: Batch, batch_idx: jax.Array | int, mask: jax.Array | None, strategy: Strategy
+    module: Any, batch: Batch, batch_idx: jax.Array | int, mask: Array | None, strategy: Strategy
 ) -> tuple[jax.Array, Any]:
     """One step of evaluation, up to its logs. Arguments and result as in `forward_train`."""
     examples = count_examples(batch, mask)
@@ -110,7 +111,7 @@ def train(
     batch: Batch,
     batch_idx: jax.Array | int,
     epoch_idx: jax.Array | int,
-    mask: jax.Array | None = None,
+    mask: Array | None = None,
     strategy: Strategy = LOCAL,
 ) -> tuple[dict[str, jax.Array], Any]:
     """One whole step of training: `forward_train`, then the logs."""
@@ -122,7 +123,7 @@ def test(
     module: Any,
     batch: Batch,
     batch_idx: jax.Array | int,
-    mask: jax.Array | None = None,
+    mask: Array | None = None,
     strategy: Strategy = LOCAL,
 ) -> tuple[dict[str, jax.Array], Any]:
     """One whole step of evaluation: `forward_test`, then the logs."""
@@ -153,7 +154,7 @@ def split_key(module: Any, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
     return state_key, strategy.fold_key(step_key)
 
 
-def count_examples(batch: Batch, mask: jax.Array | None) -> jax.Array:
+def count_examples(batch: Batch, mask: Array | None) -> jax.Array:
     """The number of real examples of a batch, `float32[]`."""
     if mask is None:
         return jnp.asarray(rows(batch), jnp.float32)

@@ -27,7 +27,7 @@ def can_mask(module: Any, phase: Literal["train", "test", "pred"], batch: Batch)
     if level_of(type(module), phase) != "high" or not high_level.runs_apply(module):
         return False
     training = phase == "train"
-    inputs, target, _ = unpack(batch)
+    inputs, target, _ = (batch, None, None) if phase == "pred" else unpack(batch)
 
     def outputs(module: Any, inputs: Any) -> Any:
         return high_level.apply(module, jax.random.key(0), inputs, training)

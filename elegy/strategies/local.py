@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from elegy.strategies.strategy import Kind, Strategy, to_host
@@ -41,8 +42,7 @@ class Jit(Strategy):
     device: jax.Device | None = None
 
     def _sharding(self) -> SingleDeviceSharding:
-        device = self.device or jax.config.jax_default_device
-        return SingleDeviceSharding(device if isinstance(device, jax.Device) else jax.local_devices()[0])
+        return SingleDeviceSharding(self.device or jnp.zeros(()).device)
 
     def place_state(self, state: PyTree) -> PyTree:
         """Commits every leaf to the device, so that first, later and restored states compile alike."""

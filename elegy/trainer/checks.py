@@ -149,7 +149,8 @@ def same_form(first: PyTree, batch: Batch, number: int) -> None:
     Raises:
         ValueError: naming the paths that differ.
     """
-    old, new = jax.tree.structure(first), jax.tree.structure(batch)
+    old: object = jax.tree.structure(first)
+    new: object = jax.tree.structure(batch)
     if old != new:
         raise ValueError(f"batch {number} has the structure {new}, but the first batch has {old}.")
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(batch), strict=True):

@@ -74,6 +74,7 @@ def array_chunks(
     strategy: Strategy,
     placed: PyTree | None,
     limit: int,
+    offset: int = 0,
 ) -> Iterator[Chunk]:
     """Cuts an epoch over arrays into chunks.
 
@@ -85,6 +86,7 @@ def array_chunks(
         strategy: how data is placed.
         placed: the arrays on the device, for resident data.
         limit: how many batches to give.
+        offset: how many batches of the epoch came before.
     """
     short = limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not form.masked else limit
@@ -100,14 +102,14 @@ def array_chunks(
             batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
             mask = _mask(stop - start, plan.batch_size) if masked else None
             data = strategy.place(pad_rows(batch, plan.batch_size), "batch")
-            return Chunk(data, "single", one, (stop - start,), first, mask=mask)
+            return Chunk(data, "single", one, (stop - start,), first + offset, mask=mask)
         index, sizes = plan.index_matrix(order, first, count)
         mask = np.arange(plan.batch_size) < _filled(sizes, form.steps)[:, None] if masked else None
         index = _filled(index, form.steps)
         if form.resident:
-            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first, index, mask)
+            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
         data = strategy.place(source.take(index), "chunk")
-        return Chunk(data, "stacked", one, tuple(sizes.tolist()), first, mask=mask)
+        return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
     chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
     ahead = PREFETCH if source.on_host and not form.resident and order is not None else 0
@@ -115,21 +117,21 @@ def array_chunks(
     if full < limit:
         start, stop = plan.batch_rows(full)
         batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
-        yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full)
+        yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full + offset)
 
 
-def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy) -> Iterator[Chunk]:
+def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy, first: int = 0) -> Iterator[Chunk]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
 
     Args:
         batches: the batches, leaves arrays.
         form: the form that the phase wants; a short batch is filled up to the rows of the first.
         strategy: how data is placed.
+        first: the index of the first batch.
     """
     waiting: list[tuple[Batch, int]] = []
     shape: Any = None
     full: int | None = None
-    first = 0
     for batch in batches:
         size = rows(batch)
         full = full or size

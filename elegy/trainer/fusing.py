@@ -51,13 +51,13 @@ def work(closed: Any) -> tuple[float, bool]:
     for equation in jaxpr.eqns:
         inner = [value for parameter in equation.params.values() for value in _jaxprs(parameter)]
         name = equation.primitive.name
-        written = sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
+        written = sum(math.prod(_shape(out)) for out in equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
+            shape = _shape(equation.invars[0])
             total += 2.0 * written * math.prod(shape[i] for i in contracted)
         elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = _shape(equation.invars[1])
             features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * written * math.prod(kernel) / max(features, 1)
             convolves = True
@@ -69,6 +69,10 @@ def work(closed: Any) -> tuple[float, bool]:
             total += times * flops
             convolves |= has
     return total, convolves
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return getattr(variable.aval, "shape", ())
 
 
 def _jaxprs(parameter: Any) -> list[Any]:

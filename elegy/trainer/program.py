@@ -188,11 +188,11 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
         for name in old
         if name in new and _kind(old[name]) != _kind(new[name])
     ]
-    if not wrong and jax.tree.structure(before) != jax.tree.structure(after):
+    if not wrong and not _alike(before, after):
         fields = [
             name
             for name in type(before).__dataclass_fields__
-            if jax.tree.structure(getattr(before, name)) != jax.tree.structure(getattr(after, name))
+            if not _alike(getattr(before, name), getattr(after, name))
             or (name in before._static_names and getattr(before, name) != getattr(after, name))
         ]
         wrong = [f"the structure or a static value of {name} changed" for name in fields]
@@ -201,6 +201,11 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
             f"{who} changed the structure of the state: {'; '.join(wrong)}. A step must return a state of the same "
             "tree, shapes and dtypes; make every field its final shape in the init step."
         )
+
+
+def _alike(before: PyTree, after: PyTree) -> bool:
+    old: object = jax.tree.structure(before)
+    return old == jax.tree.structure(after)
 
 
 def _kind(leaf: Any) -> str:

@@ -27,7 +27,8 @@ class Rows:
     __slots__ = ("_host", "_packed", "_program", "count")
 
     def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
-        self._program, self._packed, self._host, self.count = program, packed, None, count
+        self._program, self._packed, self.count = program, packed, count
+        self._host: dict[str, Any] | None = None
 
     def logs(self, k: int) -> LazyLogs:
         """The logs of step `k` of the execution."""

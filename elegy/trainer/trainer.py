@@ -11,7 +11,7 @@ import jax
 
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
-from elegy.data import ArraySource, as_batch, as_source, as_validation_source, check_finite, pack, split
+from elegy.data import ArraySource, as_batch, as_source, as_validation_source, check_finite, pack, split, unpack
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
@@ -19,8 +19,10 @@ from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loops, persistence
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feed import Chunk, structure
+from elegy.trainer.feeder import Feeder, fuse_with
 from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
+from elegy.trainer.run import FitPlan, Run
 from elegy.trainer.runner import Runner
 from elegy.trainer.summary import summarize
 from elegy.types import Batch, PyTree
@@ -187,21 +189,18 @@ class Trainer:
         history = History()
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ()), history))
         fuse = checks.fusing(steps_per_execution)
-        plan = loops.FitPlan(
+        plan = FitPlan(
             epochs=epochs if initial_epoch else self.epoch + epochs,
             max_steps=checks.positive("max_steps", max_steps, optional=True),
             max_time=checks.seconds("max_time", max_time),
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
             shuffle=shuffle,
-            drop_remaining=drop_remaining,
             validation=validation,
             validation_batch_size=checks.positive("validation_batch_size", validation_batch_size, optional=True),
             validation_steps=checks.positive("validation_steps", validation_steps, optional=True),
             validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
             steps_per_execution=fuse,
         )
-        feeder = loops.Feeder(
+        feeder = Feeder(
             self._runner,
             "train",
             source,
@@ -209,14 +208,14 @@ class Trainer:
             limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
             what="fit",
             drop_remaining=drop_remaining,
-            fuse=loops.fuse_with(listeners, fuse, "train"),
+            fuse=fuse_with(listeners, fuse, "train"),
         )
         self._prepare(feeder, "train")
         self.stop_training = False
         self.history = history
         if initial_epoch:
             self.epoch = initial_epoch
-        loops.fit(self, feeder, plan, listeners)
+        loops.fit(Run(self, feeder, plan, listeners))
         return history
 
     def evaluate(
@@ -245,14 +244,14 @@ class Trainer:
             Values by name.
         """
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
-        feeder = loops.Feeder(
+        feeder = Feeder(
             self._runner,
             "test",
             as_source(inputs, labels, sample_weight, what="evaluate"),
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="evaluate",
-            fuse=loops.fuse_with(listeners, "auto", "test"),
+            fuse=fuse_with(listeners, "auto", "test"),
         )
         self._prepare(feeder, "test")
         return dict(loops.evaluate(self, feeder, listeners))
@@ -296,7 +295,7 @@ class Trainer:
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
-        feeder = loops.Feeder(
+        feeder = Feeder(
             self._runner,
             "pred",
             as_source(inputs, what="predict"),
@@ -351,7 +350,7 @@ class Trainer:
     def predict_on_batch(self, inputs: Any) -> PyTree:
         """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
         inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
-        cell = self._ready("pred", inputs).fork()
+        cell = self._ready("pred", pack(inputs)).fork()
         return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
 
     # everything else
@@ -399,7 +398,7 @@ class Trainer:
         placed = self.strategy.place(batch, "batch")
         return Chunk(placed, "single", structure(batch), (1,), 0)
 
-    def _prepare(self, feeder: loops.Feeder, phase: Any) -> None:
+    def _prepare(self, feeder: Feeder, phase: Any) -> None:
         """Traces and checks a phase before anything is compiled, then makes the first state if there is none."""
         if phase == "train":
             checks.can_train(self._cell)
@@ -414,7 +413,7 @@ class Trainer:
         """The state for a step on one batch."""
         cell = self._planned(phase, batch)
         if self._runner.compiles(cell.cls, phase):
-            self._runner.program(phase, cell, structure(batch), None)
+            self._runner.program(phase, cell, structure(unpack(batch)[0] if phase == "pred" else batch), None)
         self._adopt(cell)
         return self._cell
 

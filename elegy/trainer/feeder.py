@@ -1,0 +1,223 @@
+"""One source's batches for one phase, pass after pass, in the form that suits the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from elegy.callbacks import CallbackList
+from elegy.data import ArraySource, EpochPlan, IterableSource, rows, unpack
+from elegy.module.levels import level_of
+from elegy.module.masking import can_mask
+from elegy.trainer import checks
+from elegy.trainer.cell import StateCell
+from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, structure
+from elegy.trainer.fusing import steps_per_execution
+from elegy.trainer.program import CompiledPhase
+from elegy.trainer.runner import Runner
+from elegy.types import Batch, PyTree
+
+logger = logging.getLogger("elegy")
+
+RESIDENT_BYTES = 256 * 2**20
+"""In-memory data up to this size is kept on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """How much of a pass is done already.
+
+    Args:
+        batches: the number of batches.
+        examples: the number of examples; over arrays, they are the first of the pass's order.
+    """
+
+    batches: int = 0
+    examples: int = 0
+
+
+class Feeder:
+    """Gives one source's batches to one phase, pass after pass.
+
+    Args:
+        runner: runs the steps.
+        phase: the phase that is fed.
+        source: where batches come from.
+        batch_size: rows of a batch, for arrays.
+        limit: how many batches a pass has at most.
+        drop_remaining: whether a short last batch is left out.
+        what: the call, for messages.
+        fuse: how many steps go into one execution, or `"auto"`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        phase: CompiledPhase,
+        source: ArraySource | IterableSource,
+        *,
+        batch_size: int | None,
+        limit: int | None,
+        what: str,
+        drop_remaining: bool = False,
+        fuse: int | str = 1,
+    ):
+        self.runner, self.phase, self.source, self.limit, self.fuse = runner, phase, source, limit, fuse
+        self.plan: EpochPlan | None = None
+        if isinstance(source, ArraySource):
+            self.plan = EpochPlan(source.size, batch_size, drop_remaining, limit, what)  # type: ignore[arg-type]
+        elif batch_size is not None:
+            raise ValueError(
+                f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."
+            )
+        self.form: Form | None = None
+        self._placed: PyTree = None
+        self._pass: Iterator[Batch] | None = None
+        self._first: Batch | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """The number of batches in a pass, where it is known."""
+        if self.plan is not None:
+            return self.plan.steps
+        return self.limit or (None if self.source.one_shot else self.source.steps)  # type: ignore[union-attr]
+
+    @property
+    def batch_size(self) -> int | None:
+        """The rows of a full batch, where they are known."""
+        return None if self.plan is None else self.plan.batch_size
+
+    def first_batch(self) -> Batch:
+        """The first batch of the next pass, as a loader gives it; it will be given again."""
+        if self.plan is not None:
+            assert isinstance(self.source, ArraySource)
+            return self.source.slice(*self.plan.batch_rows(0))
+        if self._pass is None:
+            self._pass = self.source.batches(self.limit)  # type: ignore[union-attr]
+            self._first = next(self._pass)
+        return self._first
+
+    def chunks(
+        self, cell: StateCell, order: np.ndarray | None, limit: int | None, start: Cursor = Cursor()
+    ) -> Iterator[Chunk]:
+        """One pass over the data.
+
+        Args:
+            cell: holds the state.
+            order: the order of the examples, for arrays; `None` for their own.
+            limit: how many batches to give at most.
+            start: what an interrupted pass has seen already.
+        """
+        form = self._decide(cell)
+        if self.plan is not None:
+            assert isinstance(self.source, ArraySource)
+            return self._array_chunks(self._for_step(self.source.batch, cell.cls), form, order, limit, start)
+        self.first_batch()
+        assert self._pass is not None
+        batches = itertools.islice(itertools.chain([self._first], self._pass), start.batches, None)
+        self._pass = None
+        return iterable_chunks(
+            itertools.islice(self._checked(batches, cell.cls), limit), form, self.runner.strategy, start.batches
+        )
+
+    def _array_chunks(
+        self, data: Batch, form: Form, order: np.ndarray | None, limit: int | None, start: Cursor
+    ) -> Iterator[Chunk]:
+        plan, source = self.plan, self.source
+        assert plan is not None
+        assert isinstance(source, ArraySource)
+        source = dataclasses.replace(source, batch=data)
+        if start.examples:
+            rest = np.arange(plan.size) if order is None else order
+            order = rest[start.examples :]
+            steps = None if plan.limit is None else plan.limit - start.batches
+            plan = dataclasses.replace(plan, size=len(order), batch_size=plan.batch_size, limit=steps)
+        if form.resident and self._placed is None:
+            # A copy, because on the CPU a placed array may share the memory of the user's.
+            copies = jax.tree.map(lambda a: np.array(a) if isinstance(a, np.ndarray) else a, source.batch)
+            self._placed = self.runner.strategy.place(copies, "whole")
+        count = plan.steps if limit is None else min(limit, plan.steps)
+        return array_chunks(source, plan, order, form, self.runner.strategy, self._placed, count, start.batches)
+
+    def _checked(self, batches: Iterator[Batch], cls: type) -> Iterator[Batch]:
+        first = structure(self._first)
+        for number, batch in enumerate(batches):
+            if level_of(cls, self.phase) != "core":
+                checks.same_form(first, batch, number)
+            yield self._for_step(batch, cls)
+
+    def _for_step(self, batch: Batch, cls: type) -> Batch:
+        """A batch as a step takes it: inputs alone to predict, and exactly what was given where users unpack it."""
+        if self.phase == "pred":
+            return unpack(batch)[0]
+        if type(batch) is tuple and len(batch) == 1 and level_of(cls, self.phase) != "high":
+            return batch[0]
+        return batch
+
+    def prepare(self, cell: StateCell) -> None:
+        """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled."""
+        form = self._decide(cell)
+        if self.runner.compiles(cell.cls, self.phase):
+            batch = structure(self._for_step(self.first_batch(), cell.cls))
+            mask = self._mask_struct(batch) if form.masked and self.phase != "pred" else None
+            self.runner.program(self.phase, cell, batch, mask)
+
+    def _mask_struct(self, batch: PyTree) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows(batch),), np.dtype(bool))
+
+    def _decide(self, cell: StateCell) -> Form:
+        """Chooses the form of the batches: once, from the program and the data."""
+        if self.form is None:
+            self.form = Form()
+            if self.runner.compiles(cell.cls, self.phase):
+                batch = structure(self._for_step(self.first_batch(), cell.cls))
+                short = self.plan is None or self.plan.size % self.plan.batch_size != 0
+                masked = short and can_mask(cell.struct, self.phase, batch)
+                steps = self._steps(cell, batch, masked)
+                resident = (
+                    steps > 1
+                    and isinstance(self.source, ArraySource)
+                    and (self.source.nbytes <= RESIDENT_BYTES or not self.source.on_host)
+                )
+                self.form = Form(steps, masked, resident)
+        return self.form
+
+    def _steps(self, cell: StateCell, batch: PyTree, masked: bool) -> int:
+        if self.phase == "pred":
+            return 1
+        if isinstance(self.fuse, int):
+            return self.fuse
+        if self.plan is None:
+            return 1
+        program = self.runner.program(self.phase, cell, batch, self._mask_struct(batch) if masked else None)
+        steps = steps_per_execution(program.closed, jax.default_backend())
+        steps = min(steps, 2 ** (self.plan.steps - 1).bit_length())
+        logger.info("%s: %d steps in one execution", self.phase, steps)
+        return steps
+
+
+def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:
+    """Turns fusing off where callbacks look at the state after each step.
+
+    Args:
+        callbacks: the callbacks of the call.
+        fuse: what was asked for, a number of steps or `"auto"`.
+        phase: `"train"` or `"test"`.
+    """
+    readers = callbacks.state_readers(phase, undeclared=fuse == "auto")
+    if readers and fuse != 1:
+        level = logging.INFO if fuse == "auto" else logging.WARNING
+        logger.log(
+            level,
+            "steps_per_execution=%r: every step runs in an execution of its own, because the batch hooks of %s may "
+            "read the state after each step. Declare `batch_hooks_read = 'logs'` where they do not.",
+            fuse,
+            ", ".join(readers),
+        )
+        return 1
+    return fuse

@@ -1,0 +1,172 @@
+"""One call of `fit`: what was asked for, the counters, and the events."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from elegy.callbacks import CallbackList, Event
+from elegy.data import ArraySource, IterableSource, epoch_permutation
+from elegy.trainer.feeder import Cursor, Feeder
+
+
+@dataclasses.dataclass(frozen=True)
+class FitPlan:
+    """What a call of `fit` asked for, checked.
+
+    Args:
+        epochs: the epoch count at which the run ends.
+        max_steps: the steps of the run after which it ends.
+        max_time: the seconds of the run after which it ends.
+        shuffle: whether arrays are shuffled.
+        validation: the validation data.
+        validation_batch_size: rows of a validation batch.
+        validation_steps: how many validation batches to see.
+        validation_freq: validate every so many epochs.
+        steps_per_execution: a number, or `"auto"`.
+    """
+
+    epochs: int
+    max_steps: int | None = None
+    max_time: float | None = None
+    shuffle: bool = True
+    validation: ArraySource | IterableSource | None = None
+    validation_batch_size: int | None = None
+    validation_steps: int | None = None
+    validation_freq: int = 1
+    steps_per_execution: int | str = "auto"
+
+
+class Run:
+    """A run that is under way.
+
+    Args:
+        trainer: the trainer.
+        feeder: gives the training batches.
+        plan: what was asked for.
+        callbacks: who listens.
+
+    Attributes:
+        steps: training steps since the run's beginning.
+        examples: training examples since the run's beginning.
+        cursor: how much of the running epoch is done; zero between epochs.
+        epoch_ended: whether the last epoch saw all of its data.
+    """
+
+    def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList):
+        self.trainer, self.feeder, self.plan, self.callbacks = trainer, feeder, plan, callbacks
+        self.steps, self.examples, self.cursor = 0, 0, Cursor()
+        self.first_epoch = trainer.epoch
+        self.epoch_ended = False
+        self._started = time.monotonic()
+        self._validation: Feeder | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time since the run's beginning."""
+        return time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, fit for JSON."""
+        return {
+            "steps": self.steps,
+            "examples": self.examples,
+            "seconds": self.seconds,
+            "first_epoch": self.first_epoch,
+            "cursor": dataclasses.asdict(self.cursor),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where the run with these counters stopped."""
+        self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
+        self.cursor = Cursor(**state["cursor"])
+        self._started = time.monotonic() - state["seconds"]
+
+    def emit(self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None) -> None:
+        """Tells the callbacks; an event that nobody hears is not made."""
+        if not self.callbacks.listens(hook) and hook != "on_train_begin":
+            return
+        event = Event(
+            trainer=self.trainer,
+            phase="train",
+            step=self.trainer.step,
+            epoch=self.trainer.epoch if epoch is None else epoch,
+            batch=batch,
+            logs=logs if logs is not None else {},
+            epochs=self.plan.epochs,
+            steps=self.feeder.steps,
+            batch_size=self.feeder.batch_size,
+            examples=self.examples,
+            seconds=self.seconds,
+            validates=self.plan.validation is not None,
+        )
+        self.callbacks.emit(hook, event)
+
+    def over(self) -> bool:
+        """Whether the run ends before the next step."""
+        plan = self.plan
+        return (
+            self.trainer.stop_training
+            or (plan.max_steps is not None and self.steps >= plan.max_steps)
+            or (plan.max_time is not None and self.seconds >= plan.max_time)
+        )
+
+    def epoch(self) -> Mapping[str, float]:
+        """Trains for an epoch, or until the run is over; returns the logs of the last step."""
+        trainer, feeder, plan = self.trainer, self.feeder, self.plan
+        runner, cell = trainer._runner, trainer._cell
+        order = None
+        if plan.shuffle and isinstance(feeder.source, ArraySource):
+            order = epoch_permutation(trainer.seed, trainer.epoch, feeder.source.size)
+        if not self.cursor.batches:
+            runner.reset(cell, "train")
+        limit = None if plan.max_steps is None else plan.max_steps - self.steps
+        chunks = feeder.chunks(cell, order, limit, self.cursor)
+        listens = any(self.callbacks.listens(f"on_train_batch_{when}") for when in ("begin", "end"))
+        logs: Mapping[str, float] = {}
+        stopped = False
+        try:
+            for chunk in chunks:
+                if listens:
+                    self.emit("on_train_batch_begin", batch=chunk.first)
+                out = runner.run("train", cell, chunk, trainer.epoch)
+                self.steps += chunk.count
+                for k, size in enumerate(chunk.sizes):
+                    trainer.step += 1
+                    self.examples += size
+                    self.cursor = Cursor(self.cursor.batches + 1, self.cursor.examples + size)
+                    if listens:
+                        if k:
+                            self.emit("on_train_batch_begin", batch=chunk.first + k)
+                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=out.logs(k))
+                logs = out.logs(chunk.count - 1)
+                if stopped := self.over():
+                    break
+        finally:
+            chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
+        self.epoch_ended = not stopped or self.cursor.batches == feeder.steps
+        if self.epoch_ended:
+            self.cursor = Cursor()
+        return logs
+
+    def validation_feeder(self) -> Feeder | None:
+        """Gives the validation batches, if this epoch has a validation."""
+        plan, source = self.plan, self.plan.validation
+        if source is None or (self.trainer.epoch + 1) % plan.validation_freq != 0:
+            return None
+        if self._validation is None:
+            size = plan.validation_batch_size
+            if size is None and isinstance(source, ArraySource):
+                size = self.feeder.batch_size
+            self._validation = Feeder(
+                self.trainer._runner,
+                "test",
+                source,
+                batch_size=size,
+                limit=plan.validation_steps,
+                what="validation",
+                fuse=plan.steps_per_execution,
+            )
+        return self._validation
