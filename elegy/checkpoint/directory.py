@@ -113,12 +113,27 @@ def newest_intact(directory: str | os.PathLike[str]) -> Path | None:
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """Where the checkpoint of this name is: at the path, or beside it if a crash interrupted its replacement."""
+    """Where the checkpoint of this name is.
+
+    At the path; beside it if a crash interrupted its replacement; or in it, the newest intact one, if the path is a
+    directory of checkpoints.
+
+    Raises:
+        CheckpointError: when no checkpoint in the directory is intact.
+
+    Warns:
+        UserWarning: as `newest_intact` does.
+    """
     target = local_path(path)
     if not os.path.lexists(target):
         replaced = _leftovers(target, _REPLACED)
         if replaced:
             return max(replaced, key=lambda found: found.stat().st_mtime_ns)
+    elif not (target / MANIFEST).exists() and find_checkpoints(target):
+        newest = newest_intact(target)
+        if newest is None:
+            raise CheckpointError(f"{target}: none of the checkpoints in this directory is intact.")
+        return newest
     return target
 
 

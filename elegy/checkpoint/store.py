@@ -78,7 +78,7 @@ def restore(
     """Reads a checkpoint back, after checking every byte of it.
 
     Args:
-        path: the checkpoint's directory.
+        path: the checkpoint's directory, or a directory of checkpoints, of which the newest intact one is read.
         target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Arrays are placed as the target's are (its
             sharding; uncommitted where it has none) and have its types; weak types come back strong. None needs no
             user classes.

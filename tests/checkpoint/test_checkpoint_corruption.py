@@ -179,6 +179,16 @@ def test_falling_back_to_the_newest_intact_one(path, pristine):
     assert "step_00000011: this is not a checkpoint: the directory is empty" in str(warning.message)
     assert "metadata.json: holds 3 bytes" in str(warning.message)
     assert "step_00000002" not in str(warning.message)
+    (path.with_name("step_00000003") / "metadata.json").write_text('{"step": 1}')
+    with pytest.warns(UserWarning, match=r"step_00000003: .*\n.*metadata\.json: holds"):
+        assert restore(path.parent, TREE)[1]["step"] == 1
+    for left in find_checkpoints(path.parent):
+        shutil.rmtree(left / "arrays", ignore_errors=True)
+    with (
+        pytest.warns(UserWarning, match="no intact checkpoint is left"),
+        pytest.raises(CheckpointError, match="none of the checkpoints in this directory is intact"),
+    ):
+        restore(path.parent, TREE)
 
 
 def rewrite_manifest(path, change):
