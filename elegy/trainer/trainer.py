@@ -24,7 +24,6 @@ from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import FitPlan, Run
 from elegy.trainer.runner import Runner
-from elegy.trainer.summary import summarize
 from elegy.types import Batch, PyTree
 
 
@@ -363,6 +362,8 @@ class Trainer:
             depth: how deep nested layers are listed.
             return_repr: whether to return the table instead of printing it.
         """
+        from elegy.trainer.summary import summarize
+
         text = summarize(self, inputs, depth=depth)
         if return_repr:
             return text
