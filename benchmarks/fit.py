@@ -1,0 +1,55 @@
+"""`fit` against the hand-written loop: with its defaults, and with one step an execution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.hand_written import HandWritten
+from benchmarks.options import Options
+from benchmarks.ours import fit, trainer_for
+from benchmarks.pairs import Row, measure
+from benchmarks.works import WORKS, Work
+
+GOALS = {"digits MLP": 0.65, "image MLP": 0.95, "conv": 1.02}
+
+
+def run(options: Options) -> list[Row]:
+    """Two lines a work."""
+    return [row for work in WORKS for row in compare(options.sized(work), options.repeats)]
+
+
+def compare(work: Work, pairs: int) -> list[Row]:
+    """Checks that both loops compute the same, then times them."""
+    data = work.data()
+    check_same(work, data)
+    rows = []
+    for how, goal, arguments in (
+        ("default fit", GOALS[work.name], {}),
+        ("steps_per_execution=1", 1.10, {"steps_per_execution": 1}),
+    ):
+        trainer, loop = trainer_for(work), HandWritten(work)
+        rows.append(
+            measure(
+                f"{work.name}, {how}",
+                lambda trainer=trainer, arguments=arguments: fit(trainer, work, data, **arguments),
+                lambda loop=loop: loop.fit(*data, work.epochs),
+                pairs=pairs,
+                per=work.steps * work.epochs,
+                goal=goal,
+            )
+        )
+    return rows
+
+
+def check_same(work: Work, data: Any, epochs: int = 2) -> None:
+    """Raises when the loss curves differ: only loops that do the same work can be compared."""
+    x, y = (part[: 10 * work.batch_size + 5] for part in data)
+    trainer = trainer_for(work)
+    history = trainer.fit(x, y, batch_size=work.batch_size, epochs=epochs, verbose=0).history
+    curve = HandWritten(work).fit(x, y, epochs)
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(
+            history[name], [row[name] for row in curve], rtol=1e-4, err_msg=f"{work.name}, {name}"
+        )

@@ -1,0 +1,95 @@
+"""Timing of two ways to do one thing, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of the table: a measured quantity, ours against another's.
+
+    Args:
+        name: what is measured.
+        other: what it is compared with.
+        unit: of the values, such as `"us/step"`.
+        ours: one value a pair.
+        theirs: likewise.
+        goal: the largest ratio of medians that is wanted, `None` where the line is for information.
+        note: what else there is to say.
+    """
+
+    name: str
+    other: str
+    unit: str
+    ours: list[float]
+    theirs: list[float]
+    goal: float | None = None
+    note: str = ""
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the pairs' ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.goal is None else self.ratio <= self.goal
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **dataclasses.asdict(self),
+            "ratio": {"median": self.ratio, "min": min(self.ratios), "max": max(self.ratios)},
+            "met": self.met,
+        }
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds that a call takes, until its arrays are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def measure(
+    name: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    pairs: int,
+    per: int = 1,
+    other: str = "hand-written loop",
+    unit: str = "us/step",
+    goal: float | None = None,
+    note: str = "",
+) -> Row:
+    """Times two functions in interleaved pairs; both run once before, to compile.
+
+    Args:
+        name: what is measured.
+        ours: runs Elegy, and returns arrays to wait for.
+        theirs: runs the other.
+        pairs: how many pairs; each begins with the one that ended the last, so that drift hits both alike.
+        per: by how many the time is divided, such as the steps of one call.
+        other: what the other is.
+        unit: of the values, after the division, in microseconds.
+        goal: see `Row`.
+        note: see `Row`.
+    """
+    timed(ours), timed(theirs)
+    values: dict[Callable, list[float]] = {ours: [], theirs: []}
+    for k in range(pairs):
+        for function in (ours, theirs) if k % 2 == 0 else (theirs, ours):
+            values[function].append(timed(function) / per * 1e6)
+    return Row(name, other, unit, values[ours], values[theirs], goal, note)
