@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import operator
 import types
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Self, TypeVar, dataclass_transform
@@ -21,6 +20,7 @@ T = TypeVar("T")
 
 _STATIC = "elegy_static"
 _UNLOCKED = "_pytree_unlocked"
+_MISSING_TYPE: Any = type(dataclasses.MISSING)
 
 
 def field(*, static: bool = False, metadata: dict[str, Any] | None = None, **kwargs: Any) -> Any:
@@ -155,7 +155,7 @@ def _register(cls: type[Pytree]) -> None:
     _FIELD_READERS[cls] = read_fields
 
 
-_FIELD_READERS: weakref.WeakKeyDictionary[type, Callable[[], None]] = weakref.WeakKeyDictionary()
+_FIELD_READERS: dict[type, Callable[[], None]] = {}  # JAX keeps every registered class for ever, too
 
 
 class _PytreeMeta(abc.ABCMeta):
@@ -217,9 +217,10 @@ class Pytree(metaclass=_PytreeMeta):
         for f in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             if f.name in state:
                 continue
-            if f.default is not dataclasses.MISSING:
+            # By type, because MISSING is another object in a class that cloudpickle brought from another process.
+            if not isinstance(f.default, _MISSING_TYPE):
                 state[f.name] = f.default
-            elif f.default_factory is not dataclasses.MISSING:
+            elif not isinstance(f.default_factory, _MISSING_TYPE):
                 state[f.name] = f.default_factory()
             else:
                 raise TypeError(f"{type(self).__name__}.__init__ left the field {f.name!r} without a value.")
