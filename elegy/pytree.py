@@ -221,7 +221,7 @@ class Pytree(metaclass=_PytreeMeta):
             if not isinstance(f.default, _MISSING_TYPE):
                 state[f.name] = f.default
             elif not isinstance(f.default_factory, _MISSING_TYPE):
-                state[f.name] = f.default_factory()
+                state[f.name] = f.default_factory()  # type: ignore[operator]  # no MISSING here
             else:
                 raise TypeError(f"{type(self).__name__}.__init__ left the field {f.name!r} without a value.")
         self._check_static_fields(self._static_names)
