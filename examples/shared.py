@@ -1,0 +1,35 @@
+"""What the examples have in common: their arguments, the digits, and where figures go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+OUTPUT = Path(__file__).parent / "output"
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def arguments(description: str | None, epochs: int, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads `--epochs` and `--output`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=epochs, help="how long to train")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the directory for figures")
+    parsed = parser.parse_args(argv)
+    parsed.output.mkdir(parents=True, exist_ok=True)
+    return parsed
+
+
+def digits() -> tuple[Split, Split]:
+    """1,797 handwritten digits of 8 x 8 pixels in [0, 1]; a fifth of each class is held out."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    x, x_test, y, y_test = train_test_split(
+        images, labels.astype(np.int32), test_size=0.2, stratify=labels, random_state=0
+    )
+    return (x, y), (x_test, y_test)
