@@ -27,25 +27,32 @@ class History(Callback):
     def __init__(self) -> None:
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self._last: list[str] = []
 
     def on_train_begin(self, event: Event) -> None:
         """Starts an empty record."""
-        self.history, self.epoch = {}, []
+        self.history, self.epoch, self._last = {}, [], []
 
     def on_epoch_end(self, event: Event) -> None:
-        """Adds the epoch's values."""
+        """Adds the epoch's values; they take the place of those of its beginning, if a run resumed inside of it."""
+        if self.epoch and self.epoch[-1] == event.epoch:
+            self.epoch.pop()
+            for name in self._last:
+                self.history[name].pop()
         self.epoch.append(event.epoch)
+        self._last = list(event.logs)
         for name, value in event.logs.items():
             self.history.setdefault(name, []).append(float(value))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the record, so that a resumed run goes on with it."""
-        return {"history": {name: list(values) for name, values in self.history.items()}, "epoch": list(self.epoch)}
+        history = {name: list(values) for name, values in self.history.items()}
+        return {"history": history, "epoch": list(self.epoch), "last": list(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the record of the interrupted run."""
         self.history = {name: list(values) for name, values in state["history"].items()}
-        self.epoch = list(state["epoch"])
+        self.epoch, self._last = list(state["epoch"]), list(state["last"])
 
     def __repr__(self) -> str:
         return f"History(epochs={len(self.epoch)}, names={list(self.history)})"

@@ -3,53 +3,184 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from elegy.checkpoint.directory import locate
+from elegy.callbacks import CallbackList, ModelCheckpoint
 from elegy.errors import CheckpointError
+from elegy.module.logs import LogBook, ScalarLog
+from elegy.trainer.run import Run
+from elegy.types import PyTree
 
 
-def save(trainer: Any, path: str | Path) -> None:
-    """Writes state, counters and history."""
-    from elegy.checkpoint import store
+def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
+    """Everything that a checkpoint of a trainer holds: the state, and the rest in a form fit for JSON.
 
+    Raises:
+        CheckpointError: when there is no state yet.
+    """
     if not trainer._initialized:
         raise CheckpointError("there is no state to save yet: fit, or call init_on_batch first.")
-    store.save(path, trainer.state, metadata(trainer))
-
-
-def metadata(trainer: Any) -> dict[str, Any]:
-    """The counters and the record of a trainer, fit for JSON."""
-    return {
+    state = trainer.state
+    logs = state._logs
+    metadata = {
         "step": trainer.step,
         "epoch": trainer.epoch,
         "seed": trainer.seed,
-        "module": type(trainer.state).__name__,
+        "module": type(state).__name__,
         "history": trainer.history.state_dict(),
+        "logs": {
+            phase: {name: log.reduce for name, log in book.items()}
+            for phase, book in (("train", logs.train), ("test", logs.test))
+            if book is not None
+        },
+        "run": trainer._record if trainer._run is None else record(trainer._run),
+    }
+    return state, metadata
+
+
+def record(run: Run) -> dict[str, Any]:
+    """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop."""
+    feeder = run.feeder
+    return {
+        "counters": run.state_dict(),
+        "steps_per_execution": 1 if feeder.form is None else feeder.form.steps,
+        "examples": None if feeder.plan is None else feeder.plan.size,
+        "batch_size": feeder.batch_size,
+        "shuffle": run.plan.shuffle,
+        "callbacks": run.callbacks.state_dict(),
     }
 
 
+def save(trainer: Any, path: str | Path) -> None:
+    """Writes a checkpoint."""
+    from elegy.checkpoint import store
+
+    store.save(path, *contents(trainer))
+
+
 def restore(trainer: Any, path: str | Path, *, strict: bool) -> None:
-    """Reads a checkpoint, or the newest intact one of a directory of them."""
+    """Reads a checkpoint, or the newest intact one of a directory of them; at once, or when the state exists."""
+    found = find(path)
+    metadata = read_metadata(found)
+    if trainer._initialized:
+        load(trainer, found, metadata, strict=strict)
+    else:
+        trainer._held = lambda: load(trainer, found, metadata, strict=strict)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Reads what a checkpoint holds beside the state, after checking every byte of it."""
     from elegy.checkpoint import store
 
-    found = locate(path)
-    store.read_metadata(found)
-    if not trainer._initialized:
-        trainer._held = lambda: _load(trainer, found, strict)
-        return
-    _load(trainer, found, strict)
+    return store.read_metadata(path)
 
 
-def _load(trainer: Any, path: Path, strict: bool) -> None:
+def find(path: str | Path) -> Path:
+    """The checkpoint that a path means: itself, or the newest intact one of a directory of them.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    from elegy.checkpoint import find_checkpoints, newest_intact
+    from elegy.checkpoint.directory import locate
+
+    directory = Path(path)
+    if directory.is_dir() and find_checkpoints(directory):
+        newest = newest_intact(directory)
+        if newest is None:
+            raise CheckpointError(f"no checkpoint in {directory} is intact; the warnings name what is wrong with each.")
+        return newest
+    return locate(path)
+
+
+def load(trainer: Any, path: Path, metadata: Mapping[str, Any], *, strict: bool = True) -> None:
+    """Replaces the state and the counters by those of a checkpoint.
+
+    The accumulators of the logs are the checkpoint's: the steps that filled them are not known yet where the
+    trainer has not run.
+    """
     from elegy.checkpoint import store
 
-    target = trainer.state
-    target = target.replace(_logs=dataclasses.replace(target._logs, pending=())) if target._logs.pending else target
-    state, counters = store.restore(path, target, strict=strict)
-    trainer._cell.set(jax.tree.map(lambda leaf: leaf, state))
-    trainer.step, trainer.epoch = counters["step"], counters["epoch"]
-    trainer.history.load_state_dict(counters["history"])
+    books = {
+        phase: {name: ScalarLog.empty(reduce) for name, reduce in names.items()}
+        for phase, names in metadata["logs"].items()
+    }
+    target = trainer.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
+    state, _ = store.restore(path, target, strict=strict)
+    trainer._cell.set(state)
+    trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
+    trainer.history.load_state_dict(metadata["history"])
+    trainer._record = metadata["run"]
+
+
+def resume_path(resume: Any, callbacks: CallbackList) -> Path | None:
+    """The checkpoint from which a run resumes, or `None` for a fresh start.
+
+    Args:
+        resume: a path, or `"auto"` for the newest intact checkpoint of the run's `ModelCheckpoint`.
+        callbacks: the run's callbacks.
+
+    Raises:
+        ValueError: for `"auto"` without a `ModelCheckpoint`.
+        CheckpointError: when a path that was given holds no intact checkpoint.
+    """
+    if resume is None:
+        return None
+    if resume != "auto":
+        return find(resume)
+    from elegy.checkpoint import newest_intact
+
+    directories = [callback.directory for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    if not directories:
+        raise ValueError(
+            "resume='auto' looks into the directory of the run's ModelCheckpoint, but there is none among the "
+            "callbacks. Add `elegy.callbacks.ModelCheckpoint(directory)`, or give a path."
+        )
+    found = [path for directory in directories if Path(directory).is_dir() and (path := newest_intact(directory))]
+    return max(found, key=lambda path: path.name) if found else None
+
+
+def resume(run: Run, path: Path, metadata: Mapping[str, Any], epochs: int | None) -> None:
+    """Puts a run that has not begun where a checkpoint left it.
+
+    Args:
+        run: the run.
+        path: the checkpoint.
+        metadata: what `read_metadata` read from it.
+        epochs: how many epochs the run has from its beginning; `None` where the plan says when it ends.
+
+    Raises:
+        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+    """
+    trainer = run.trainer
+    check_same_run(run, trainer.seed, metadata, path)
+    load(trainer, path, metadata)
+    saved = metadata["run"]
+    if saved is not None:
+        run.load_state_dict(saved["counters"])
+        run.callbacks.load_state_dict(saved["callbacks"])
+    if epochs is not None:
+        run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
+
+
+def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: Path) -> None:
+    """Checks that a run goes on with the data and the seed of its checkpoint.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    saved = metadata["run"] or {}
+    now: dict[str, Any] = {"seed": seed}
+    before: dict[str, Any] = {"seed": metadata["seed"]}
+    if saved:
+        size = None if run.feeder.plan is None else run.feeder.plan.size
+        now |= {"the number of examples": size, "shuffle": run.plan.shuffle}
+        before |= {"the number of examples": saved["examples"], "shuffle": saved["shuffle"]}
+    wrong = [f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in now if before[name] != now[name]]
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint {path} is of another run: {'; '.join(wrong)}. Resume with the run's own data and "
+            "arguments, or use `trainer.restore` to start a new run from its state."
+        )

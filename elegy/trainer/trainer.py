@@ -84,6 +84,8 @@ class Trainer:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
         self._cell = StateCell(self._runner.strategy, state)
         self._held: Callable[[], None] | None = None
+        self._run: Run | None = None
+        self._record: dict[str, Any] | None = None
 
     @property
     def state(self) -> ElegyModule:
@@ -137,6 +139,7 @@ class Trainer:
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
         steps_per_execution: int | Literal["auto"] = "auto",
+        resume: str | Path | None = None,
         check_inputs: bool = False,
     ) -> History:
         """Trains for a number of epochs; a second call trains that many more.
@@ -162,6 +165,9 @@ class Trainer:
             callbacks: callbacks of this call, after the trainer's own.
             verbose: 0 is silent, 1 a progress bar (lines where the output is no terminal), 2 lines.
             steps_per_execution: how many steps run in one execution; `"auto"` decides by the step's work.
+            resume: a checkpoint, or a directory of them, from which to go on at the very next step; `"auto"` is
+                the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. `epochs`,
+                `max_steps` and `max_time` then count from the beginning of the run.
             check_inputs: whether to look for NaN and infinity in the data first.
 
         Returns:
@@ -172,6 +178,7 @@ class Trainer:
             TypeError: likewise.
             StepError: when a step returns the wrong thing.
             CallbackError: when a callback raises.
+            CheckpointError: when the checkpoint is damaged, or of another run.
         """
         source = as_source(inputs, labels, sample_weight, class_weight=class_weight)
         validation = None if validation_data is None else as_validation_source(validation_data)
@@ -187,7 +194,11 @@ class Trainer:
         checks.initial_epoch(initial_epoch, epochs)
         history = History()
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ()), history))
-        fuse = checks.fusing(steps_per_execution)
+        fuse = fuse_with(listeners, checks.fusing(steps_per_execution), "train")
+        found = persistence.resume_path(resume, listeners)
+        saved = None if found is None else persistence.read_metadata(found)
+        if saved is not None and saved["run"] is not None and fuse == "auto":
+            fuse = saved["run"]["steps_per_execution"]
         plan = FitPlan(
             epochs=epochs if initial_epoch else self.epoch + epochs,
             max_steps=checks.positive("max_steps", max_steps, optional=True),
@@ -197,7 +208,7 @@ class Trainer:
             validation_batch_size=checks.positive("validation_batch_size", validation_batch_size, optional=True),
             validation_steps=checks.positive("validation_steps", validation_steps, optional=True),
             validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
-            steps_per_execution=fuse,
+            steps_per_execution=steps_per_execution,
         )
         feeder = Feeder(
             self._runner,
@@ -207,14 +218,20 @@ class Trainer:
             limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
             what="fit",
             drop_remaining=drop_remaining,
-            fuse=fuse_with(listeners, fuse, "train"),
+            fuse=fuse,
         )
         self._prepare(feeder, "train")
         self.stop_training = False
         self.history = history
         if initial_epoch:
             self.epoch = initial_epoch
-        loops.fit(Run(self, feeder, plan, listeners))
+        self._run = Run(self, feeder, plan, listeners)
+        if found is not None and saved is not None:
+            persistence.resume(self._run, found, saved, epochs if not initial_epoch else None)
+        try:
+            loops.fit(self._run)
+        finally:
+            self._record, self._run = persistence.record(self._run), None
         return history
 
     def evaluate(
