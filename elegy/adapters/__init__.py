@@ -1,0 +1,39 @@
+"""Modules of other libraries as ElegyModules. An adapter is imported when it is touched."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from elegy.adapters.resolve import register_adapter, resolve
+
+if TYPE_CHECKING:
+    from elegy.adapters.equinox import EquinoxModule
+    from elegy.adapters.functional import FunctionalModule
+    from elegy.adapters.haiku import HaikuModule
+    from elegy.adapters.linen import LinenModule
+    from elegy.adapters.nnx import NNXModule
+
+_LAZY = {
+    "EquinoxModule": "equinox",
+    "FunctionalModule": "functional",
+    "HaikuModule": "haiku",
+    "LinenModule": "linen",
+    "NNXModule": "nnx",
+}
+
+__all__ = [
+    "EquinoxModule",
+    "FunctionalModule",
+    "HaikuModule",
+    "LinenModule",
+    "NNXModule",
+    "register_adapter",
+    "resolve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"elegy.adapters.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

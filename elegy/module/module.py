@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.metrics import LossesAndMetrics, Metric
-from elegy.module import high_level, managed
+from elegy.module import high_level, layers, managed
 from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
 from elegy.optimizer import Optimizer
@@ -230,6 +230,16 @@ class ElegyModule(Pytree):
             `(outputs, module)`: what losses and metrics receive as `preds`; the module with its new state.
         """
         raise high_level.missing(self, "pred")
+
+    def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
+        """The rows of `Trainer.summary`; this default is one row for the whole module.
+
+        Nothing is computed: shapes are found by tracing `init` and `apply`.
+
+        Args:
+            inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
+        """
+        return layers.whole_module(self, inputs)
 
 
 def _scalar(where: str, value: Any) -> jax.Array:

@@ -1,0 +1,133 @@
+"""How the inputs of a batch, and what else a call may ask for, become the arguments of a foreign call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from elegy.types import PyTree
+
+FLAGS: Mapping[str, bool] = {
+    "training": True,
+    "train": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+"""The names under which a call asks for the mode, and the value that each has in training."""
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def call_arguments(
+    function: Callable[..., Any],
+    inputs: PyTree,
+    training: bool,
+    *,
+    skip: int = 0,
+    extra: Mapping[str, Any] | None = None,
+    hide: Collection[str] = (),
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Spreads inputs over the parameters of a function.
+
+    A dict whose keys are all names of parameters becomes keyword arguments; a plain tuple becomes positional
+    arguments where the function takes that many; everything else is one argument. The mode (`FLAGS`) and what
+    is in `extra` are passed only where the signature names them.
+
+    Args:
+        function: what will be called; it may be bound.
+        inputs: the inputs of a batch.
+        training: whether this is a training step.
+        skip: how many leading parameters the caller fills in itself.
+        extra: other values by parameter name, such as a key.
+        hide: names of parameters that keep their defaults, whatever they are.
+
+    Returns:
+        `(args, kwargs)`, to be passed after the skipped parameters.
+
+    Example:
+        >>> def call(x, y, train, *, key=None): ...
+        >>> call_arguments(call, (1, 2), True)
+        ((1, 2), {'train': True})
+        >>> call_arguments(call, {"x": 1, "y": 2}, False, extra={"key": 7})
+        ((), {'x': 1, 'y': 2, 'train': False, 'key': 7})
+    """
+    parameters = _parameters(function)[skip:]
+    extra = extra or {}
+    kwargs: dict[str, Any] = {}
+    names: list[inspect.Parameter] = []  # the parameters that inputs may fill
+    for parameter in parameters:
+        if parameter.name in hide:
+            continue
+        if parameter.name in extra:
+            kwargs[parameter.name] = extra[parameter.name]
+        elif parameter.name in FLAGS:
+            kwargs[parameter.name] = FLAGS[parameter.name] == training
+        else:
+            names.append(parameter)
+    keyword = {p.name for p in names if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    positional = [p for p in names if p.kind in _POSITIONAL]
+    catches_args = any(p.kind == p.VAR_POSITIONAL for p in names)
+    catches_kwargs = any(p.kind == p.VAR_KEYWORD for p in names)
+    if isinstance(inputs, Mapping) and inputs and all(isinstance(key, str) for key in inputs):
+        only_keywords = catches_kwargs and not positional and not catches_args
+        if set(inputs) <= keyword or only_keywords:
+            return (), {**inputs, **kwargs}
+    if type(inputs) is tuple and _takes(len(inputs), positional, catches_args):
+        return _in_order(inputs, parameters, names, kwargs)
+    return _in_order((inputs,), parameters, names, kwargs)
+
+
+def takes(function: Callable[..., Any], name: str, *, required: bool = False) -> bool:
+    """Whether the signature of a function names a parameter (with `required`: one without a default).
+
+    Example:
+        >>> takes(lambda x, state=None: x, "state"), takes(lambda x, state=None: x, "state", required=True)
+        (True, False)
+    """
+    return any(
+        p.name == name
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and not (required and p.default is not p.empty)
+        for p in _parameters(function)
+    )
+
+
+def takes_inputs(function: Callable[..., Any], skip: int) -> bool:
+    """Whether a function takes anything after its first `skip` parameters.
+
+    Example:
+        >>> takes_inputs(lambda key: 0, 1), takes_inputs(lambda key, x: 0, 1)
+        (False, True)
+    """
+    return len(_parameters(function)) > skip
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:  # a builtin without a signature
+        return [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]
+
+
+def _takes(count: int, positional: list[inspect.Parameter], catches_args: bool) -> bool:
+    if catches_args:
+        return True
+    required = sum(p.default is p.empty for p in positional)
+    return len(positional) > 1 and required <= count <= len(positional)
+
+
+def _in_order(
+    values: tuple[Any, ...],
+    parameters: list[inspect.Parameter],
+    names: list[inspect.Parameter],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Passes values by position as far as no other parameter lies between them, then by name."""
+    gap = next((i for i, p in enumerate(parameters) if p not in names), len(parameters))
+    free = sum(p.kind in _POSITIONAL for p in parameters[:gap])
+    later = [p.name for p in names[free:] if p.kind in _POSITIONAL]
+    if len(values) <= free or not later:
+        return values, kwargs
+    return values[:free], {**dict(zip(later, values[free:], strict=False)), **kwargs}

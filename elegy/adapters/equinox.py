@@ -1,0 +1,186 @@
+"""Equinox modules."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import jax
+
+from elegy.adapters.arguments import call_arguments, takes
+from elegy.adapters.variables import join_floats, match_variables, split_floats
+from elegy.data.batch import rows
+from elegy.lazy import require
+from elegy.module import ElegyModule, layers
+from elegy.names import path_name
+from elegy.pytree import Static, field, static_field
+from elegy.types import PyTree
+
+eqx = require("equinox", "elegy.adapters.EquinoxModule")
+
+
+class EquinoxModule(ElegyModule):
+    """Runs an Equinox module.
+
+    Equinox modules are written for one example: the call is mapped over the batch with the axis name `"batch"`,
+    with a key for each example where it takes `key`. Outside of training, `eqx.nn.inference_mode` is on. The
+    arrays of floats are the parameters (`params`, an Equinox module with holes); other arrays stay as they are.
+    The trained module comes back with `to_module`.
+
+    Args:
+        module: the Equinox module, or the pair `(module, state)` of `eqx.nn.make_with_state`.
+        state: the `eqx.nn.State`, if the module is given alone. A call with state takes it as `state` and
+            returns `(outputs, state)`; the state is not mapped.
+        batched: whether the module takes whole batches itself, so that nothing is mapped.
+        variables: an Equinox module of the same structure whose arrays are taken to start from, or a pair
+            with a state. They are kept, for a later init to start from them again.
+
+    Attributes:
+        arrays: the arrays that are not trained: integers, booleans, keys.
+        counters: what in the state is not of floats; floats are in `batch_stats`.
+
+    Raises:
+        TypeError: when `module` is no Equinox module, or its call takes no `state` although it has one.
+        ValueError: at init, when `variables` do not fit; the message lists the paths.
+
+    Example:
+        >>> import equinox as eqx, jax.numpy as jnp
+        >>> module = EquinoxModule(eqx.nn.Linear(3, 2, key=jax.random.key(0)))
+        >>> state = module.init(jax.random.key(1), jnp.ones((4, 3)))
+        >>> state.apply(jax.random.key(2), jnp.ones((4, 3)), False)[0].shape
+        (4, 2)
+        >>> state.to_module()
+        Linear(...)
+    """
+
+    arrays: PyTree = field(default=None, kw_only=True)
+    counters: PyTree = field(default=None, kw_only=True)
+    _source: Static[Any] = static_field(repr=False)
+    _source_state: Static[Any] = static_field(repr=False)
+    _rest: Static[Any] = static_field(repr=False)
+    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+    batched: bool = static_field(default=False)
+
+    def __init__(self, module: Any, *, state: Any = None, batched: bool = False, variables: Any = None):
+        if isinstance(module, tuple) and len(module) == 2 and state is None:
+            module, state = module
+        if not isinstance(module, eqx.Module) or not callable(module):
+            raise TypeError(f"EquinoxModule needs an equinox.Module with a `__call__`, not {module!r:.200}.")
+        if state is not None and not takes(module.__call__, "state"):
+            raise TypeError(
+                f"{type(module).__name__} was given with a state, so its `__call__` must take a parameter named "
+                "`state` and return (outputs, state)."
+            )
+        if state is None and takes(module.__call__, "state", required=True):
+            raise TypeError(
+                f"{type(module).__name__}.__call__ takes a `state`: make the module with "
+                f"`eqx.nn.make_with_state({type(module).__name__})(...)` and pass the pair that it returns."
+            )
+        self._source, self._source_state = Static(module), Static(state)
+        self._rest = Static(eqx.partition(module, eqx.is_array)[1])
+        self._given = Static(_given(variables))
+        self.batched = batched
+
+    def init(self, key: jax.Array, inputs: PyTree) -> Self:
+        """Takes the module's own arrays, or the given ones; nothing is random."""
+        own = _collections(self._source.value, self._source_state.value)
+        own = match_variables(own, self._given.value, type(self._source.value).__name__)
+        batch_stats, counters = split_floats(own["state"])
+        return self.replace(params=own["params"], arrays=own["arrays"], batch_stats=batch_stats, counters=counters)
+
+    def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
+        """Calls the module, mapped over the batch unless it is `batched`."""
+        module = self._combined()
+        if not training:
+            module = eqx.nn.inference_mode(module)
+        outputs, model_state = self._call(module, key, inputs, training)
+        if model_state is None:
+            return outputs, self
+        batch_stats, counters = split_floats(model_state)
+        return outputs, self.replace(batch_stats=batch_stats, counters=counters)
+
+    def to_module(self) -> Any:
+        """The Equinox module with the current parameters; the pair `(module, state)` if there is a state."""
+        if self.params is None:
+            raise ValueError("there are no parameters yet: the first state is made by `fit` or `init_on_batch`.")
+        module = self._combined()
+        return module if self._source_state.value is None else (module, join_floats(self.batch_stats, self.counters))
+
+    def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
+        """One row for each submodule that is called."""
+        state, calls = layers.initialised(self, inputs), layers.Calls()
+        outputs = layers.run_apply(state, inputs)
+        batch = None if self.batched else rows(inputs)
+
+        def run(state: Any, key: jax.Array, inputs: PyTree) -> None:
+            module = _recording(eqx.nn.inference_mode(state._combined()), (), calls, batch)
+            state._call(module, key, inputs, False)
+
+        jax.eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
+        root = (type(self._source.value).__name__, outputs)
+        return calls.rows(root, state.params, state.arrays, state.batch_stats, state.counters)
+
+    def _combined(self) -> Any:
+        parts = (self.params, self.arrays, self._rest.value)
+        return eqx.combine(*(part for part in parts if part is not None))
+
+    def _call(self, module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
+        signature, stateful = self._source.value.__call__, self._source_state.value is not None
+
+        def one(inputs: PyTree, key: jax.Array, state: Any) -> tuple[PyTree, Any]:
+            if stateful:
+                args, kwargs = call_arguments(signature, inputs, training, extra={"key": key, "state": state})
+                return module(*args, **kwargs)
+            args, kwargs = call_arguments(signature, inputs, training, extra={"key": key}, hide=("state",))
+            return module(*args, **kwargs), None
+
+        model_state = join_floats(self.batch_stats, self.counters)
+        if self.batched:
+            return one(inputs, key, model_state)
+        keys = jax.random.split(key, rows(inputs))
+        return jax.vmap(one, axis_name="batch", in_axes=(0, 0, None), out_axes=(0, None))(inputs, keys, model_state)
+
+
+def _collections(module: Any, state: Any) -> dict[str, PyTree]:
+    params, rest = eqx.partition(module, eqx.is_inexact_array)
+    arrays = eqx.filter(rest, eqx.is_array)
+    return {"params": params, "arrays": arrays if jax.tree.leaves(arrays) else None, "state": state}
+
+
+def _given(variables: Any) -> dict[str, PyTree]:
+    if variables is None:
+        return {}
+    module, state = variables if isinstance(variables, tuple) and len(variables) == 2 else (variables, None)
+    if not isinstance(module, eqx.Module):
+        raise TypeError(
+            "the variables of an Equinox module are another module of the same structure, or a pair "
+            f"(module, state), not a {type(variables).__name__}."
+        )
+    found = _collections(module, state)
+    return {name: tree for name, tree in found.items() if tree is not None}
+
+
+def _recording(node: Any, path: tuple[str, ...], calls: layers.Calls, batch: int | None) -> Any:
+    """A copy of a module whose submodules tell `calls` when they are called."""
+    inner, treedef = jax.tree_util.tree_flatten_with_path(
+        node, is_leaf=lambda value: value is not node and isinstance(value, eqx.Module)
+    )
+    parts = [
+        _recording(leaf, (*path, *layers.split_path(path_name(where))), calls, batch)
+        if isinstance(leaf, eqx.Module)
+        else leaf
+        for where, leaf in inner
+    ]
+    copy = jax.tree.unflatten(treedef, parts)
+    cls = type(node)
+    if not callable(node):
+        return copy
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        where = calls.enter(path, cls)
+        outputs = cls.__call__(self, *args, **kwargs)
+        calls.leave(where, outputs, batch)
+        return outputs
+
+    # Equinox modules are frozen, and only the class knows how a call is made.
+    object.__setattr__(copy, "__class__", type(cls)(cls.__name__, (cls,), {"__call__": call}))
+    return copy

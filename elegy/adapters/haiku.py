@@ -1,0 +1,110 @@
+"""Haiku transformed functions."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import jax
+
+from elegy.adapters.arguments import call_arguments
+from elegy.adapters.variables import join_floats, match_variables, split_floats
+from elegy.lazy import require
+from elegy.module import ElegyModule, layers
+from elegy.pytree import Static, field, static_field
+from elegy.types import PyTree
+
+hk = require("haiku", "elegy.adapters.HaikuModule")
+
+
+class HaikuModule(ElegyModule):
+    """Runs what `hk.transform` or `hk.transform_with_state` returned.
+
+    The function is told the mode by `is_training` (or `training`, `train`, `deterministic`) if it names one;
+    inputs that are a dict or a tuple are spread over its parameters. Haiku's state is divided: floats, such as
+    moving averages, are the field `batch_stats`; counters are the field `counters`.
+
+    Args:
+        transformed: an `hk.Transformed` or `hk.TransformedWithState`.
+        variables: parameters to start from, or `(params, state)`; a state that is left out is initialised. They
+            are kept, for a later init to start from them again.
+
+    Attributes:
+        counters: what in Haiku's state is not of floats; replicas do not average it.
+
+    Raises:
+        TypeError: when it is neither.
+        ValueError: at init, when `variables` do not fit; the message lists the paths.
+
+    Example:
+        >>> import haiku as hk, jax.numpy as jnp
+        >>> module = HaikuModule(hk.transform(lambda x: hk.Linear(2)(x)))
+        >>> state = module.init(jax.random.key(0), jnp.ones((4, 3)))
+        >>> jax.tree.map(jnp.shape, state.params)
+        {'linear': {'b': (2,), 'w': (3, 2)}}
+    """
+
+    counters: PyTree = field(default=None, kw_only=True)
+    _transformed: Static[Any] = static_field(repr=False)
+    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+
+    def __init__(self, transformed: Any, *, variables: Any = None):
+        if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
+            raise TypeError(
+                f"HaikuModule needs what `hk.transform` or `hk.transform_with_state` returns, not {transformed!r:.200}."
+            )
+        self._transformed = Static(transformed)
+        parts = variables if isinstance(variables, tuple) else (variables,)
+        names = ("params", "state")
+        self._given = Static({name: tree for name, tree in zip(names, parts, strict=False) if tree is not None})
+
+    @property
+    def transformed(self) -> Any:
+        """The transformed function."""
+        return self._transformed.value
+
+    @property
+    def haiku_state(self) -> PyTree:
+        """The state as Haiku's own `apply` takes it."""
+        return join_floats(self.batch_stats, self.counters, empty={})
+
+    def init(self, key: jax.Array, inputs: PyTree) -> Self:
+        """Makes parameters and state with the function's `init`; given variables take their places."""
+        args, kwargs = self._arguments(inputs, True)
+        made = self.transformed.init(key, *args, **kwargs)
+        params, state = made if self._stateful else (made, {})
+        own = match_variables({"params": params, "state": state}, self._given.value, "the transformed function")
+        batch_stats, counters = split_floats(own["state"])
+        return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters)
+
+    def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
+        """Calls the function's `apply`."""
+        args, kwargs = self._arguments(inputs, training)
+        if not self._stateful:
+            return self.transformed.apply(self.params, key, *args, **kwargs), self
+        outputs, state = self.transformed.apply(self.params, self.haiku_state, key, *args, **kwargs)
+        batch_stats, counters = split_floats(state)
+        return outputs, self.replace(batch_stats=batch_stats, counters=counters)
+
+    def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
+        """One row for each module that is called."""
+        state, calls = layers.initialised(self, inputs), layers.Calls()
+
+        def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            where = calls.enter(layers.split_path(context.module.module_name), type(context.module))
+            outputs = call(*args, **kwargs)
+            calls.leave(where, outputs)
+            return outputs
+
+        with hk.intercept_methods(record):
+            outputs = layers.run_apply(state, inputs)
+        return calls.rows((type(self).__name__, outputs), state.params, state.haiku_state)
+
+    @property
+    def _stateful(self) -> bool:
+        return isinstance(self.transformed, hk.TransformedWithState)
+
+    def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Haiku gives `apply` the function's own signature behind its params, state and rng.
+        return call_arguments(self.transformed.apply, inputs, training, skip=3 if self._stateful else 2)

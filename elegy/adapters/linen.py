@@ -1,0 +1,156 @@
+"""Flax linen modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.adapters.arguments import FLAGS, call_arguments
+from elegy.adapters.variables import match_variables
+from elegy.lazy import require
+from elegy.module import ElegyModule, layers
+from elegy.pytree import Static, field, static_field
+from elegy.types import PyTree
+
+flax = require("flax", "elegy.adapters.LinenModule")
+nn = require("flax.linen", "elegy.adapters.LinenModule")
+
+_REPORTS = ("losses", "metrics")
+_NOT_KEPT = (*_REPORTS, "intermediates", "perturbations")
+
+
+class LinenModule(ElegyModule):
+    """Runs a Flax linen module.
+
+    The `params` collection is the field `params`, `batch_stats` is the field `batch_stats`, and every other
+    mutable collection (a cache, spectral norms) is in the field `collections`. What the module sows into
+    `losses` is added to the loss under the sown variable's name; what it sows into `metrics` is logged.
+    Other sown collections are not kept. The call is told the mode by `training`, `train` or
+    `deterministic` if it names one; inputs that are a dict or a tuple are spread over its parameters. One key
+    serves every random stream.
+
+    Args:
+        module: the linen module.
+        variables: variables to start from, `{"params": ..., "batch_stats": ...}`; a collection that is
+            left out is initialised. They are kept, for a later init to start from them again.
+
+    Attributes:
+        collections: collection name -> variables, for all but `params` and `batch_stats`.
+
+    Raises:
+        TypeError: when `module` is no linen module, or `variables` is not a dict of collections.
+        ValueError: at init, when `variables` do not fit the module; the message lists the paths.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> state = LinenModule(nn.Dense(2)).init(jax.random.key(0), jnp.ones((4, 3)))
+        >>> jax.tree.map(jnp.shape, state.params)
+        {'bias': (2,), 'kernel': (3, 2)}
+        >>> outputs, state = state.apply(jax.random.key(1), jnp.ones((4, 3)), False)
+        >>> outputs.shape
+        (4, 2)
+    """
+
+    collections: dict[str, PyTree] | None = field(default=None, kw_only=True)
+    _module: Static[Any] = static_field(repr=False)
+    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+
+    def __init__(self, module: Any, *, variables: Mapping[str, PyTree] | None = None):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"LinenModule needs a flax.linen.Module, not {module!r:.200}.")
+        if variables is not None and not isinstance(variables, Mapping):
+            raise TypeError(
+                "the variables of a linen module are a dict of collections, as `module.init` returns them, "
+                f'`{{"params": ...}}`, not a {type(variables).__name__}.'
+            )
+        self._module = Static(module)
+        self._given = Static(dict(flax.core.unfreeze(variables or {})))
+
+    @property
+    def module(self) -> Any:
+        """The linen module."""
+        return self._module.value
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The variables as the linen module takes them: `trainer.state.module.apply(trainer.state.variables, x)`."""
+        out = {"params": self.params} if self.params is not None else {}
+        if self.batch_stats is not None:
+            out["batch_stats"] = self.batch_stats
+        return {**out, **(self.collections or {})}
+
+    def init(self, key: jax.Array, inputs: PyTree) -> Self:
+        """Makes all collections with the module's `init`; given variables take their places."""
+        args, kwargs = self._arguments(inputs, True)
+        own = dict(flax.core.unfreeze(self.module.init(key, *args, **kwargs)))
+        for name in self._sown(own, key, args, kwargs):
+            del own[name]
+        own.setdefault("params", {})
+        given = {name: tree for name, tree in self._given.value.items() if name not in _NOT_KEPT}
+        variables = match_variables(own, given, type(self.module).__name__)
+        return self.replace(
+            params=variables.pop("params"),
+            batch_stats=variables.pop("batch_stats", None),
+            collections=variables or None,
+        )
+
+    def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
+        """Calls the module with all collections but `params` mutable."""
+        args, kwargs = self._arguments(inputs, training)
+        variables = self.variables
+        mutable = [name for name in variables if name != "params"] + list(_REPORTS)
+        outputs, after = self.module.apply(variables, *args, rngs={"params": key}, mutable=mutable, **kwargs)
+        after = dict(flax.core.unfreeze(after))
+        state = self
+        for name, values in _reports(after.pop("losses", {})):
+            state = state.add_loss(name, sum(jnp.sum(value) for value in values))
+        for name, values in _reports(after.pop("metrics", {})):
+            state = state.log(name, sum(jnp.mean(value) for value in values) / len(values))
+        batch_stats = after.pop("batch_stats", None)
+        return outputs, state.replace(batch_stats=batch_stats, collections=after or None)
+
+    def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
+        """One row for each submodule that is called."""
+        state, calls = layers.initialised(self, inputs), layers.Calls()
+
+        def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name != "__call__":
+                return call(*args, **kwargs)
+            where = calls.enter(context.module.path, type(context.module))
+            outputs = call(*args, **kwargs)
+            calls.leave(where, outputs)
+            return outputs
+
+        with nn.intercept_methods(record):
+            outputs = layers.run_apply(state, inputs)
+        root = (type(self.module).__name__, outputs)
+        return calls.rows(root, state.params, state.batch_stats, *(state.collections or {}).values())
+
+    def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Linen raises when a flag is set both in the constructor and in the call.
+        fixed = [name for name in FLAGS if getattr(self.module, name, None) is not None]
+        return call_arguments(self.module.__call__, inputs, training, hide=fixed)
+
+    def _sown(self, own: dict[str, PyTree], key: jax.Array, args: Any, kwargs: Any) -> list[str]:
+        """The collections that are only written to: a step appends to them, so they cannot be state."""
+        reports = [name for name in own if name in _NOT_KEPT]
+        others = [name for name in own if name != "params" and name not in reports]
+        if not others:
+            return reports
+        after: dict[str, Any] = {}
+
+        def step(variables: PyTree) -> None:
+            updates = self.module.apply(variables, *args, rngs={"params": key}, mutable=others, **kwargs)[1]
+            after.update({name: jax.tree.structure(flax.core.unfreeze(tree)) for name, tree in updates.items()})
+
+        jax.eval_shape(step, {name: tree for name, tree in own.items() if name not in reports})
+        return reports + [name for name in others if after.get(name) != jax.tree.structure(own[name])]
+
+
+def _reports(collection: Mapping[str, PyTree]) -> list[tuple[str, list[jax.Array]]]:
+    """The name and the values of each sown variable."""
+    found = jax.tree_util.tree_leaves_with_path(collection, is_leaf=lambda value: isinstance(value, tuple))
+    return [(str(path[-1].key), jax.tree.leaves(value)) for path, value in found if jax.tree.leaves(value)]

@@ -1,0 +1,111 @@
+"""Variables that a user gives to start from, matched with a module's own; and the parts of a foreign state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.names import path_name
+from elegy.types import PyTree
+
+
+def match_variables(own: Mapping[str, PyTree], given: Mapping[str, PyTree], who: str) -> dict[str, PyTree]:
+    """Puts given values in the place of a module's own.
+
+    Args:
+        own: the module's variables: collection name -> pytree of arrays or `jax.ShapeDtypeStruct`.
+        given: likewise, of any container types; leaves are matched by path. A collection that is not there
+            keeps the module's own values; a collection that is there must be whole.
+        who: the module's name, for the message.
+
+    Returns:
+        The variables by collection, with the structure of `own`. Given floats keep their precision.
+
+    Raises:
+        ValueError: listing by path what is missing, unexpected, or of another shape or kind.
+
+    Example:
+        >>> match_variables({"params": {"w": jnp.zeros(2)}}, {"params": {"w": jnp.ones(2)}}, "Net")
+        {'params': {'w': Array([1., 1.], dtype=float32)}}
+        >>> match_variables({"params": {"w": jnp.zeros(2)}}, {"params": {"v": jnp.ones(2)}}, "Net")
+        Traceback (most recent call last):
+        ...
+        ValueError: the given variables do not fit Net: ...
+    """
+    problems: list[str] = []
+    out: dict[str, PyTree] = {}
+    for name, tree in own.items():
+        out[name] = tree if name not in given else _match(name, tree, given[name], problems)
+    for name, tree in given.items():
+        if name not in own and jax.tree.leaves(tree):
+            problems.append(f"{name}: unexpected; the collections of {who} are {', '.join(own) or 'none'}")
+    if problems:
+        raise ValueError(f"the given variables do not fit {who}:\n  " + "\n  ".join(problems))
+    return out
+
+
+def _match(name: str, own: PyTree, given: PyTree, problems: list[str]) -> PyTree:
+    values = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(given)}
+    leaves, before = [], len(problems)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+        where = path_name(path)
+        if where not in values:
+            problems.append(f"{name}/{where}: missing; the module has {_kind(leaf)}")
+            continue
+        value = values.pop(where)
+        if jnp.shape(value) != leaf.shape or not _same_kind(value, leaf):
+            problems.append(f"{name}/{where}: given {_kind(value)}, but the module has {_kind(leaf)}")
+        leaves.append(jnp.asarray(value))
+    problems.extend(f"{name}/{where}: unexpected {_kind(leaf)}" for where, leaf in values.items())
+    return own if len(problems) > before else jax.tree.unflatten(jax.tree.structure(own), leaves)
+
+
+def _same_kind(value: Any, leaf: Any) -> bool:
+    kinds = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+    return any(jax.dtypes.issubdtype(_dtype(value), k) and jax.dtypes.issubdtype(leaf.dtype, k) for k in kinds)
+
+
+def _kind(leaf: Any) -> str:
+    return f"{_dtype(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _is_float(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(_dtype(leaf), jnp.inexact)
+
+
+def split_floats(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Divides a foreign state into what replicas can average and the rest (counters, flags, keys).
+
+    Returns:
+        `(floats, rest)`: two trees of the same containers with `None` in the other's places; `None` for a
+        tree without leaves.
+
+    Example:
+        >>> split_floats({"mean": jnp.zeros(()), "count": jnp.zeros((), int)})[0]
+        {'count': None, 'mean': Array(0., dtype=float32)}
+    """
+    floats = jax.tree.map(lambda leaf: leaf if _is_float(leaf) else None, tree)
+    rest = jax.tree.map(lambda leaf: None if _is_float(leaf) else leaf, tree)
+    return tuple(part if jax.tree.leaves(part) else None for part in (floats, rest))  # type: ignore[return-value]
+
+
+def join_floats(floats: PyTree, rest: PyTree, empty: PyTree = None) -> PyTree:
+    """The inverse of `split_floats`.
+
+    Args:
+        floats: the first part.
+        rest: the second part.
+        empty: what to return where both parts are `None`: a state without leaves.
+    """
+    if floats is None or rest is None:
+        found = floats if rest is None else rest
+        return empty if found is None else found
+    return jax.tree.map(lambda a, b: b if a is None else a, floats, rest, is_leaf=lambda leaf: leaf is None)

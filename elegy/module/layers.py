@@ -1,0 +1,165 @@
+"""What a module is made of: the rows of its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.module.levels import overrides
+from elegy.names import path_name
+from elegy.types import PyTree
+
+_NOT_STATE = ("key", "params", "optimizer", "losses_and_metrics", "_logs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer in a summary.
+
+    Args:
+        path: where it is, from the module down; `()` is the module itself.
+        type_name: the name of its class.
+        outputs: what it returned, as `outline` shows it; `None` where that is not known.
+        params: its own parameters, a pytree of `jax.ShapeDtypeStruct`; those of its sublayers are in theirs.
+        state: its other variables, likewise.
+    """
+
+    path: tuple[str, ...]
+    type_name: str
+    outputs: Any = None
+    params: PyTree = None
+    state: PyTree = None
+
+
+class Calls:
+    """Collects the layers that a traced call passes through, in the order in which they begin."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, ...], tuple[str, Any]] = {}
+
+    def enter(self, path: Iterable[Any], cls: type) -> tuple[str, ...] | None:
+        """Notes a layer of class `cls`; returns its path the first time, `None` when it is called again."""
+        where = tuple(str(part) for part in path)
+        if where in self._found:
+            return None
+        self._found[where] = (cls.__name__, None)
+        return where
+
+    def leave(self, where: tuple[str, ...] | None, outputs: Any, batch: int | None = None) -> None:
+        """Notes what the layer that `enter` named returned.
+
+        Args:
+            where: what `enter` returned.
+            outputs: the outputs, traced.
+            batch: the size of the axis over which the call was mapped, if it was.
+        """
+        if where is not None:
+            self._found[where] = (self._found[where][0], outline(outputs, batch))
+
+    def rows(self, root: tuple[str, Any], params: PyTree, *state: PyTree) -> list[Row]:
+        """Makes the rows; each variable goes to the innermost layer whose path begins its own.
+
+        Args:
+            root: the class name and the outline of the outputs of the whole module.
+            params: a pytree of `jax.ShapeDtypeStruct`.
+            *state: trees of other variables, likewise.
+        """
+        layers = {(): root, **{where: call for where, call in self._found.items() if where}}
+        own: dict[tuple[str, ...], tuple[dict, dict]] = {where: ({}, {}) for where in layers}
+        for kind, tree in ((0, params), *((1, tree) for tree in state)):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                parts = split_path(path_name(path))
+                where = next(parts[:n] for n in range(len(parts), -1, -1) if parts[:n] in layers)
+                own[where][kind]["/".join(parts[len(where) :])] = leaf
+        return [Row(where, name, outputs, *own[where]) for where, (name, outputs) in layers.items()]
+
+
+def split_path(path: str) -> tuple[str, ...]:
+    """The parts of a written path; Haiku's `~` marks a method, not a layer.
+
+    Example:
+        >>> split_path("mlp/~/linear_0")
+        ('mlp', 'linear_0')
+    """
+    return tuple(part for part in path.split("/") if part not in ("~", ""))
+
+
+def outline(value: Any, batch: int | None = None) -> Any:
+    """The shape of an output: arrays become `jax.ShapeDtypeStruct`, foreign objects the name of their class.
+
+    Args:
+        value: the output.
+        batch: the size of a leading axis that the arrays' shapes do not show.
+
+    Example:
+        >>> outline({"logits": np.zeros((2, 3), np.float32), "extra": object()})
+        {'logits': ShapeDtypeStruct(shape=(2, 3), dtype=float32), 'extra': 'object'}
+    """
+    if value is None:
+        return None
+    if isinstance(value, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        return jax.ShapeDtypeStruct((*(() if batch is None else (batch,)), *value.shape), value.dtype)
+    if isinstance(value, Mapping):
+        return {key: outline(item, batch) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: outline(getattr(value, name), batch) for name in value._fields}
+    if isinstance(value, (list, tuple)):
+        return [outline(item, batch) for item in value]
+    return type(value).__name__
+
+
+def structs(tree: PyTree) -> PyTree:
+    """Shapes and dtypes in the place of arrays and numbers."""
+
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True))
+
+    return jax.tree.map(struct, tree)
+
+
+def initialised(module: Any, inputs: PyTree) -> Any:
+    """The structure of a module after its init, without running it.
+
+    Args:
+        module: an ElegyModule, or its structure; one that has parameters or no `init` is taken as it is.
+        inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
+    """
+    if jax.tree.leaves(module.get_params()) or not overrides(type(module), "init"):
+        return structs(module)
+    return jax.eval_shape(lambda key, inputs: module.init(key, inputs), jax.random.key(0), structs(inputs))
+
+
+def run_apply(state: Any, inputs: PyTree) -> Any:
+    """The outline of what a module's `apply` returns, by tracing it outside of training.
+
+    Args:
+        state: an initialised ElegyModule's structure.
+        inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
+    """
+    found: list[Any] = []
+
+    def run(state: Any, key: jax.Array, inputs: PyTree) -> None:
+        # Outputs leave as an outline: a distribution object is no pytree and could not be returned.
+        found.append(outline(state.apply(key, inputs, False)[0]))
+
+    jax.eval_shape(run, state, jax.random.key(0), structs(inputs))
+    return found[-1]
+
+
+def whole_module(module: Any, inputs: PyTree) -> list[Row]:
+    """The summary of a module that is not looked into: one row."""
+    state = initialised(module, inputs)
+    outputs = run_apply(state, inputs) if overrides(type(module), "apply") else None
+    return [Row((), type(module).__name__, outputs, state.get_params(), other_state(state))]
+
+
+def other_state(state: Any) -> dict[str, PyTree]:
+    """The fields of a module that hold state besides parameters, key, optimizer, losses and metrics."""
+    fields = (name for name in state.__dataclass_fields__ if name not in _NOT_STATE)
+    held = {name: getattr(state, name) for name in fields if name not in state._static_names}
+    return {name: tree for name, tree in held.items() if jax.tree.leaves(tree)}
