@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from elegy.data.convert import as_batch, is_array_like
+from elegy.data.foreign_state import get_state, set_state
 from elegy.data.plan import LIMIT_NAMES, positive_int
 from elegy.data.weights import weigh_classes
 from elegy.lazy import is_instance_of
 from elegy.types import Batch
+
+SLOW_SECONDS = 5.0
+"""Reading past batches for longer than this is worth a warning."""
 
 
 class IterableSource:
@@ -24,6 +30,7 @@ class IterableSource:
     Attributes:
         steps: how many batches a pass has, where `len()` tells, else None.
         one_shot: whether every pass goes on where the last one stopped.
+        taken: how many batches of the running pass have been read; 0 once it has ended.
 
     Example:
         >>> source = IterableSource(iter([([1.0], [0]), ([2.0], [1])]))
@@ -40,6 +47,11 @@ class IterableSource:
         self._lists_are_tuples = is_instance_of(iterable, "torch.utils.data", "DataLoader")
         self._current: Iterator | None = None
         self._seen = 0
+        self.taken = 0
+        self._running: Iterator | None = None
+        self._end: int | None = None
+        self._open = False  # whether the last pass stopped before its iterator ended
+        self._resumed: tuple[Iterator, int] | None = None
 
     def __repr__(self) -> str:
         return f"IterableSource({type(self._iterable).__name__}, steps={self.steps}, one_shot={self.one_shot})"
@@ -56,31 +68,135 @@ class IterableSource:
             ValueError: when the limit is not positive or beyond the data, or the pass has no batch at all.
         """
         name = LIMIT_NAMES.get(self._what, "steps")
+        self._end = self.steps
         if limit is not None:
-            limit = positive_int(limit, name)
+            self._end = limit = positive_int(limit, name)
             if self.steps is not None and limit > self.steps and not self.one_shot:
                 raise ValueError(self._too_short(name, limit, self.steps))
         return self._pass(limit, name)
 
     def _pass(self, limit: int | None, name: str) -> Iterator[Batch]:
-        taken, goes_on = 0, self._current is not None
-        iterator = self._iterator()
-        while limit is None or taken < limit:
+        if self._resumed is not None:
+            (iterator, self.taken), goes_on, self._resumed = self._resumed, True, None
+        else:
+            goes_on, self.taken = self._current is not None, 0
+            iterator = self._iterator()
+        self._running, self._open = iterator, True
+        while limit is None or self.taken < limit:
             try:
                 item = next(iterator)
             except StopIteration:
-                self._current = None
-                if taken or not goes_on:
+                self._current, self._open = None, False
+                if self.taken or not goes_on:
                     break
-                iterator, goes_on = self._iterator(), False
+                self._running = iterator = self._iterator()
+                goes_on, self._open = False, True
                 continue
             self._seen += 1
-            taken += 1
+            self.taken += 1
             yield self._prepared(item)
+        taken, self.taken, self._running = self.taken, 0, None
         if not taken:
             raise ValueError(self._no_batch())
         if limit is not None and taken < limit:
             raise ValueError(self._too_short(name, limit, taken))
+
+    def state(self, taken: int) -> dict[str, Any]:
+        """Where the data stands, fit for JSON: from here `load_state` goes on.
+
+        Iterables and iterators that offer `state_dict` / `load_state_dict` or `get_state` / `set_state` are asked
+        for their own state; of the others the batches are counted.
+
+        Args:
+            taken: how many batches of the running pass count as seen; 0 between passes. Where more were read, the
+                position is a count of batches whatever the iterable offers.
+
+        Raises:
+            CheckpointError: when the iterable's own state cannot be stored.
+        """
+        ended = taken == 0 and self.taken == self._end  # a pass that was not asked for more after its last batch
+        ahead = 0 if ended else self.taken - taken
+        state: dict[str, Any] = {"taken": taken, "seen": self._seen - ahead}
+        if not ahead:
+            if self.one_shot:
+                state["iterator"] = get_state(self._iterable if self._current is None else self._current)
+            else:
+                state["iterator"] = get_state(self._running) if taken else None
+                state["iterable"] = get_state(self._iterable)
+                state["cut"] = not taken and self._open
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Makes the next pass go on where `state` was taken; batches that were read here before do not count.
+
+        Args:
+            state: what `state` returned, for the same data.
+
+        Raises:
+            CheckpointError: when the data had a state of its own and offers no way to take it back.
+            ValueError: when the data ends before the position.
+
+        Warns:
+            UserWarning: when batches were read to get there and that took long, or the data is an iterator, which
+                nobody can ask whether it stands at its beginning.
+        """
+        taken, read = state["taken"], self._seen
+        own, of_iterable = state.get("iterator"), state.get("iterable")
+        self._seen, self._running = state["seen"], None
+        if of_iterable is not None:
+            set_state(self._iterable, of_iterable)
+            if state["cut"]:
+                self._iterator()  # the run had begun this pass already, and its next one takes another iterator
+        iterator = self._iterator()
+        if own is not None:
+            set_state(iterator, own)
+        elif self.one_shot:
+            iterator = self._skip(iterator, max(state["seen"] - read, 0))
+            warnings.warn(
+                f"the {type(self._iterable).__name__} given to {self._what} cannot be asked for its position: "
+                f"{state['seen']} batches of it were read and left aside, as if it began where the interrupted run's "
+                f"did. {_REMEDY}",
+                stacklevel=2,
+            )
+        elif taken and of_iterable is None:
+            iterator = self._skipped(iterator, taken)
+        if taken or self.one_shot or of_iterable is not None:
+            self._resumed = (iterator, taken)
+
+    def _skipped(self, iterator: Iterator, count: int) -> Iterator:
+        iterable = self._iterable
+        if not _is_sequence(iterable):
+            return self._skip(iterator, count)
+        if count > len(iterable):
+            raise ValueError(self._other_data(count, len(iterable)))
+        return (iterable[i] for i in range(count, len(iterable)))
+
+    def _skip(self, iterator: Iterator, count: int) -> Iterator:
+        began = time.monotonic()
+        done, begun = 0, self._current is not None
+        while done < count:
+            try:
+                next(iterator)
+            except StopIteration:
+                if not (self.one_shot and begun):
+                    raise ValueError(self._other_data(count, done)) from None
+                self._current, begun = None, False
+                iterator = self._iterator()
+                continue
+            done, begun = done + 1, True
+        seconds = time.monotonic() - began
+        if seconds > SLOW_SECONDS:
+            warnings.warn(
+                f"reading the {count} batches that the interrupted run had seen took {seconds:.0f} s. {_REMEDY}",
+                stacklevel=3,
+            )
+        return iterator
+
+    def _other_data(self, count: int, found: int) -> str:
+        return (
+            f"the interrupted run had read {count} batches, but the {type(self._iterable).__name__} given to "
+            f"{self._what} ended after {found}. Resume with the data that the run began with."
+        )
 
     def _iterator(self) -> Iterator:
         iterable = self._iterable
@@ -90,7 +206,7 @@ class IterableSource:
             if self._current is None:
                 self._current = iter(iterable)
             return self._current
-        if not hasattr(iterable, "__iter__") and hasattr(iterable, "__getitem__"):
+        if _is_sequence(iterable):
             return (iterable[i] for i in range(len(iterable)))
         if not hasattr(iterable, "__iter__"):
             iterable = iterable()
@@ -122,6 +238,15 @@ class IterableSource:
             f"{name}={limit} is beyond the data: the {kind} had {found} batches for this pass. Lower {name}, "
             "leave it out to read to the end, or give data that is longer."
         )
+
+
+_REMEDY = (
+    "Data that offers `state_dict` and `load_state_dict`, or `get_state` and `set_state`, is put in its place at once."
+)
+
+
+def _is_sequence(iterable: Any) -> bool:
+    return not hasattr(iterable, "__iter__") and hasattr(iterable, "__getitem__")
 
 
 def _length(iterable: Any) -> int | None:
