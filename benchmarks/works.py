@@ -57,7 +57,7 @@ class Work:
         return -(-self.rows // self.batch_size)
 
     def data(self, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs `float32[rows, *shape]` and labels `int32[rows]`: ten clusters, so that there is something to learn."""
+        """Inputs `float32[rows, *shape]` and labels `int32[rows]`: ten clusters, to be learned."""
         rows = rows or self.rows
         rng = np.random.default_rng(SEED)
         labels = rng.integers(0, 10, rows, dtype=np.int32)

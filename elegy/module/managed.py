@@ -72,7 +72,7 @@ def forward_train(
     params = module.get_params()
 
     def objective(params: PyTree) -> tuple[jax.Array, Any]:
-        start = module.set_params(params)
+        start = module.set_params(strategy.use_params(params))
         total: jax.Array | float
         if level_of(type(module), "train") == "high":
             total, state = high_level.train_objective(start, step_key, batch, mask, examples, strategy)
@@ -89,7 +89,7 @@ def forward_train(
     (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
     new_params, optimizer = module.optimizer.update(strategy.sum(grads), params)
     state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
-    return examples, mean_batch_stats(state, examples, strategy)
+    return examples, mean_batch_stats(module, state, examples, strategy)
 
 
 def forward_test(
@@ -103,7 +103,7 @@ def forward_test(
     else:
         out = module.managed_test_step(step_key, batch, batch_idx)
         state = check_state(module, out, "managed_test_step")
-    return examples, mean_batch_stats(state.replace(key=state_key), examples, strategy)
+    return examples, mean_batch_stats(module, state.replace(key=state_key), examples, strategy)
 
 
 def train(
@@ -150,8 +150,11 @@ def split_key(module: Any, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
             f"{type(module).__name__} has no random key yet: make the first state with "
             "`state = module.init_step(jax.random.key(0), batch)`."
         )
-    state_key, step_key = jax.random.split(module.key)
-    return state_key, strategy.fold_key(step_key)
+    # The state's key counts up, like consecutive seeds, and is hashed for the step's. A hash that nobody uses is
+    # removed by the compiler; a chain of splits would have to be computed by steps that draw nothing, too.
+    counter = jax.random.key_data(module.key)
+    state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
+    return state_key, strategy.fold_key(jax.random.fold_in(module.key, 0))
 
 
 def count_examples(batch: Batch, mask: Array | None) -> jax.Array:
@@ -161,12 +164,16 @@ def count_examples(batch: Batch, mask: Array | None) -> jax.Array:
     return jnp.sum(mask, dtype=jnp.float32)
 
 
-def mean_batch_stats(module: Any, examples: jax.Array, strategy: Strategy) -> Any:
-    """The batch statistics of the replicas, averaged by their examples."""
-    stats = module.get_batch_stats()
-    if not jax.tree.leaves(stats):
-        return module
-    return module.set_batch_stats(strategy.mean(stats, examples))
+def mean_batch_stats(module: Any, state: Any, examples: jax.Array, strategy: Strategy) -> Any:
+    """The batch statistics of the replicas, averaged by their examples; those that a step left alone stay."""
+    leaves, treedef = jax.tree.flatten(state.get_batch_stats())
+    before = {id(leaf) for leaf in jax.tree.leaves(module.get_batch_stats())}
+    moved = [i for i, leaf in enumerate(leaves) if id(leaf) not in before]
+    if not moved:
+        return state
+    for i, leaf in zip(moved, strategy.mean([leaves[i] for i in moved], examples), strict=True):
+        leaves[i] = leaf
+    return state.set_batch_stats(jax.tree.unflatten(treedef, leaves))
 
 
 def check_state(module: Any, state: Any, method: str) -> Any:
