@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any, Self
 
 import jax
@@ -182,5 +183,7 @@ def _recording(node: Any, path: tuple[str, ...], calls: layers.Calls, batch: int
         return outputs
 
     # Equinox modules are frozen, and only the class knows how a call is made.
-    object.__setattr__(copy, "__class__", type(cls)(cls.__name__, (cls,), {"__call__": call}))
+    object.__setattr__(
+        copy, "__class__", types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(__call__=call))
+    )
     return copy

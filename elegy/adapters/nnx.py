@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any, Self
 
 import jax
@@ -211,4 +212,6 @@ def _record(layer: Any, path: tuple[Any, ...], calls: layers.Calls) -> None:
         calls.leave(where, outputs)
         return outputs
 
-    object.__setattr__(layer, "__class__", type(cls)(cls.__name__, (cls,), {"__call__": call}))
+    object.__setattr__(
+        layer, "__class__", types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(__call__=call))
+    )

@@ -1,0 +1,128 @@
+"""The table that `Trainer.summary` prints."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from elegy.module.layers import Row
+from elegy.names import path_name
+from elegy.types import PyTree
+
+_WIDTH = 120
+
+
+def summarize(trainer: Any, inputs: PyTree, *, depth: int = 2) -> str:
+    """Describes the layers of a trainer's module; nothing is computed, and no state is made.
+
+    Args:
+        trainer: a `Trainer`.
+        inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
+        depth: how deep nested layers are listed; what lies deeper counts for the layer above it.
+
+    Returns:
+        A table: for each layer its path, class, outputs, its own parameters and its other state.
+
+    Raises:
+        ValueError: when `depth` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import elegy as eg
+        >>> trainer = eg.Trainer((lambda key, x: {"w": jnp.zeros((3, 2))}, lambda params, x: x @ params["w"]))
+        >>> print(summarize(trainer, jax.ShapeDtypeStruct((8, 3), jnp.float32)))
+        ┌───...
+        │ (root) │ FunctionalModule │ float32[8, 2] │ 6 (24 B) │ ...
+    """
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+        raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
+    # The state's structure is enough: handing out the state itself would cost the next step a copy.
+    module = trainer._cell.struct if trainer._initialized else trainer._cell.get()
+    return render(merge_below(module.summary_rows(inputs), depth))
+
+
+def merge_below(rows: list[Row], depth: int) -> list[Row]:
+    """Moves the variables of layers below `depth` into their ancestors.
+
+    Example:
+        >>> one = jax.ShapeDtypeStruct((3,), "float32")
+        >>> merge_below([Row((), "Net"), Row(("a",), "Block", None, {"w": one})], 0)[0].params
+        [None, {'w': ShapeDtypeStruct(shape=(3,), dtype=float32)}]
+    """
+    merged = {row.path: row for row in rows}
+    for row in rows:
+        # The layers around this one, outermost first; containers such as lists are part of a path but no layers.
+        chain = [row.path[:n] for n in range(len(row.path) + 1) if row.path[:n] in merged]
+        if len(chain) - 1 <= depth:
+            continue
+        top, below = merged[chain[depth]], merged.pop(row.path)
+        params, state = [top.params, below.params], [top.state, below.state]
+        merged[top.path] = Row(top.path, top.type_name, top.outputs, params, state)
+    return list(merged.values())
+
+
+def render(rows: list[Row]) -> str:
+    """Draws the table of rows and their total."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SQUARE, show_footer=True)
+    total_params = _size([row.params for row in rows])
+    total_state = _size([row.state for row in rows])
+    table.add_column("Layer", footer="Total", overflow="fold")
+    table.add_column("Type", overflow="fold")
+    table.add_column("Outputs", overflow="fold")
+    table.add_column("Parameters", footer=total_params or "0", justify="right", overflow="fold")
+    table.add_column("Other state", footer=total_state or "0", justify="right", overflow="fold")
+    for row in rows:
+        cells = ("/".join(row.path) or path_name(()), row.type_name, show(row.outputs))
+        table.add_row(*(_plain(cell) for cell in (*cells, _size(row.params), _size(row.state))))
+    out = io.StringIO()
+    Console(file=out, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
+    return out.getvalue()
+
+
+def show(outputs: Any) -> str:
+    """Writes an outline of outputs.
+
+    Example:
+        >>> show({"x": jax.ShapeDtypeStruct((2, 3), "float32"), "d": "Normal"}), show(None)
+        ('{x: float32[2, 3], d: Normal}', '')
+    """
+    if outputs is None:
+        return ""
+    if isinstance(outputs, jax.ShapeDtypeStruct):
+        return f"{outputs.dtype}[{', '.join(map(str, outputs.shape))}]"
+    if isinstance(outputs, Mapping):
+        return "{" + ", ".join(f"{name}: {show(item)}" for name, item in outputs.items()) + "}"
+    if isinstance(outputs, list):
+        return "(" + ", ".join(show(item) or "None" for item in outputs) + ")"
+    return str(outputs)
+
+
+def _size(tree: PyTree) -> str:
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return ""
+    count = sum(math.prod(leaf.shape) for leaf in leaves)
+    return f"{count:,} ({_bytes(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves))})"
+
+
+def _bytes(count: float) -> str:
+    units = ("B", "KB", "MB", "GB")
+    for unit in units:
+        if count < 1000 or unit == units[-1]:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)  # brackets in a shape are no markup
