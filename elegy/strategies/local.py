@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,11 @@ class Eager(Strategy):
         >>> Eager().compiles
         False
     """
+
+    def place_state(self, state: PyTree) -> PyTree:
+        """Brings what lies on several devices to one; everything else stays where it is."""
+        device = default_device()
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, device) if _spread(leaf) else leaf, state)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
         """Copies the outputs to NumPy."""
@@ -70,6 +76,19 @@ class Jit(Strategy):
         """The state's buffers are reused."""
         return True
 
-    def compile(self, step: Callable, args: Sequence[Kind], *, donate: bool = False) -> Callable:
+    def compile(
+        self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
+    ) -> Callable:
         """Compiles with `jax.jit`."""
-        return jax.jit(step, donate_argnums=(0,) if donate else ())
+        # What a kernel without arguments returns would be uncommitted, and the next step would compile again for it.
+        return jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=self._sharding())
+
+
+def default_device() -> jax.Device:
+    """The device that JAX uses where none is named."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]  # options are added at run time
+    return device if isinstance(device, jax.Device) else jax.local_devices()[0]
+
+
+def _spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1

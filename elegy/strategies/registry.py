@@ -6,10 +6,19 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
+from elegy.strategies.data_parallel import DataParallel
+from elegy.strategies.fsdp import FSDP
 from elegy.strategies.local import Eager, Jit
+from elegy.strategies.sharded import Sharded
 from elegy.strategies.strategy import Strategy
 
-_REGISTRY: dict[str, Callable[[], Strategy]] = {"eager": Eager, "jit": Jit}
+_REGISTRY: dict[str, Callable[[], Strategy]] = {
+    "eager": Eager,
+    "jit": Jit,
+    "data_parallel": DataParallel,
+    "sharded": Sharded,
+    "fsdp": FSDP,
+}
 
 
 def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:

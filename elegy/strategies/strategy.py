@@ -26,9 +26,10 @@ class Strategy:
     A strategy answers four questions and knows no module:
 
     1. how the state is placed and collected: `place_state`, `collect_state`, `compile_init`;
-    2. how a batch is placed and outputs are collected: `place`, `collect_outputs`, `replicas`;
+    2. how a batch is placed and outputs are collected: `place`, `collect_outputs`, `replicas`, `undivided`;
     3. how a step is wrapped: `compile`;
-    4. how what the replicas computed is combined, inside the step: `fold_key`, `sum`, `mean`, `combine_metrics`.
+    4. how what the replicas computed is combined, inside the step: `fold_key`, `sum`, `mean`, `combine_metrics`,
+       `use_params`.
 
     The base class is the answer for one replica that sees the whole batch; nothing is compiled.
     """
@@ -63,9 +64,36 @@ class Strategy:
         """Over how many replicas the rows of a batch are divided."""
         return 1
 
+    @property
+    def undivided(self) -> Strategy:
+        """The strategy for batches that cannot be divided over the replicas: its steps see the whole batch.
+
+        It must place states as this one does.
+        """
+        return self
+
     def place(self, value: PyTree, kind: Kind) -> PyTree:
-        """Puts a batch, a stack of batches, or a value for every replica where the steps want it."""
+        """Puts a batch, a stack of batches, or a value for every replica where the steps want it.
+
+        Args:
+            value: the whole of it, in every process.
+            kind: what it is.
+        """
         return value
+
+    def rows_here(self, rows: int) -> slice:
+        """Which rows of a batch of `rows` rows this process has to provide; all of them in a single process."""
+        return slice(0, rows)
+
+    def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
+        """Puts a batch, or a stack of them, of which this process holds the rows that `rows_here` tells.
+
+        Args:
+            value: this process's rows.
+            kind: `"batch"` or `"chunk"`.
+            rows: the number of rows over all processes.
+        """
+        return self.place(value, kind)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
         """Brings the outputs of a step to the host, rows in the order of the batch's."""
@@ -83,12 +111,22 @@ class Strategy:
         """Whether a compiled step consumes the buffers of the state it is given."""
         return False
 
-    def compile(self, step: Callable, args: Sequence[Kind], *, donate: bool = False) -> Callable:
+    @property
+    def max_in_flight(self) -> int | None:
+        """How many executions may wait for the devices; `None` where the backend bounds them itself."""
+        return None
+
+    def compile(
+        self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
+    ) -> Callable:
         """Wraps `step(state, *args)`, whose result is `(outputs, state)`.
 
         Args:
             step: the function to run; the state it takes and returns is a list of arrays, or any pytree.
-            args: the kind of each argument; the first is the part of the state that the step changes.
+            args: the kind of each argument; the first is the part of the state that the step changes, and comes
+                back with the same shapes.
+            outputs: the kind of the outputs: `"batch"` where they have one row an example, `"whole"` where they are
+                the same on every replica.
             donate: whether the buffers of that part may be reused for the new one.
         """
         return step
@@ -98,6 +136,10 @@ class Strategy:
     def fold_key(self, key: jax.Array) -> jax.Array:
         """Gives each replica a random stream of its own."""
         return key
+
+    def use_params(self, params: PyTree) -> PyTree:
+        """The parameters as a training step computes with them, from how they are placed; gradients flow through."""
+        return params
 
     def sum(self, tree: PyTree) -> PyTree:
         """Sums every leaf over the replicas."""

@@ -54,16 +54,27 @@ class Form:
         steps: how many batches go into one execution.
         masked: whether short batches are filled up and masked.
         resident: whether in-memory data is kept on the device and gathered there.
+        multiple: masked batches are filled up to a multiple of this, so that they divide over the replicas.
     """
 
     steps: int = 1
     masked: bool = False
     resident: bool = False
+    multiple: int = 1
+
+    def rows(self, count: int) -> int:
+        """How many rows the arrays of a full batch of `count` examples have."""
+        return -(-count // self.multiple) * self.multiple if self.masked else count
 
 
 def structure(batch: Batch) -> PyTree:
     """The structure, shapes and dtypes of a batch."""
     return jax.tree.map(struct_of, batch)
+
+
+def resized(struct: PyTree, count: int) -> PyTree:
+    """The structure of a batch with another number of rows."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), struct)
 
 
 def array_chunks(
@@ -90,22 +101,20 @@ def array_chunks(
     """
     short = limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not form.masked else limit
-    masked = form.masked and plan.size % plan.batch_size != 0
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((plan.batch_size, *leaf.shape[1:]), leaf.dtype), structure(source.batch)
-    )
+    count_rows = form.rows(plan.batch_size)
+    one = resized(structure(source.batch), count_rows)
 
     def chunk(first: int) -> Chunk:
         count = min(form.steps, full - first)
         if form.steps == 1 and not form.resident:
             start, stop = plan.batch_rows(first)
             batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
-            mask = _mask(stop - start, plan.batch_size) if masked else None
-            data = strategy.place(pad_rows(batch, plan.batch_size), "batch")
+            mask = _mask(stop - start, count_rows) if form.masked else None
+            data = strategy.place(pad_rows(batch, count_rows), "batch")
             return Chunk(data, "single", one, (stop - start,), first + offset, mask=mask)
         index, sizes = plan.index_matrix(order, first, count)
-        mask = np.arange(plan.batch_size) < _filled(sizes, form.steps)[:, None] if masked else None
-        index = _filled(index, form.steps)
+        mask = np.arange(count_rows) < _filled(sizes, form.steps)[:, None] if form.masked else None
+        index = _filled(_filled(index.T, count_rows).T, form.steps)
         if form.resident:
             return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
         data = strategy.place(source.take(index), "chunk")
@@ -134,7 +143,7 @@ def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy, fi
     full: int | None = None
     for batch in batches:
         size = rows(batch)
-        full = full or size
+        full = full or form.rows(size)
         if form.masked and size < full:
             batch = pad_rows(batch, full)
         this = structure(batch)

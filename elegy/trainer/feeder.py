@@ -16,7 +16,7 @@ from elegy.module.levels import level_of
 from elegy.module.masking import can_mask
 from elegy.trainer import checks
 from elegy.trainer.cell import StateCell
-from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, structure
+from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, resized, structure
 from elegy.trainer.fusing import steps_per_execution
 from elegy.trainer.program import CompiledPhase
 from elegy.trainer.runner import Runner
@@ -163,12 +163,14 @@ class Feeder:
         """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled."""
         form = self._decide(cell)
         if self.runner.compiles(cell.cls, self.phase):
-            batch = structure(self._for_step(self.first_batch(), cell.cls))
-            mask = self._mask_struct(batch) if form.masked and self.phase != "pred" else None
+            batch, mask = self._structs(structure(self._for_step(self.first_batch(), cell.cls)), form)
             self.runner.program(self.phase, cell, batch, mask)
 
-    def _mask_struct(self, batch: PyTree) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows(batch),), np.dtype(bool))
+    def _structs(self, batch: PyTree, form: Form) -> tuple[PyTree, PyTree]:
+        """The structures of a full batch and its mask, as a step of this form takes them."""
+        count = form.rows(rows(batch))
+        masked = form.masked and self.phase != "pred"
+        return resized(batch, count), jax.ShapeDtypeStruct((count,), np.dtype(bool)) if masked else None
 
     def _decide(self, cell: StateCell) -> Form:
         """Chooses the form of the batches: once, from the program and the data."""
@@ -176,25 +178,26 @@ class Feeder:
             self.form = Form()
             if self.runner.compiles(cell.cls, self.phase):
                 batch = structure(self._for_step(self.first_batch(), cell.cls))
-                short = self.plan is None or self.plan.size % self.plan.batch_size != 0
-                masked = short and can_mask(cell.struct, self.phase, batch)
-                steps = self._steps(cell, batch, masked)
+                plan, replicas = self.plan, self.runner.strategy.replicas
+                uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
+                masked = uneven and can_mask(cell.struct, self.phase, batch)
+                steps = self._steps(cell, batch, Form(masked=masked, multiple=replicas))
                 resident = (
                     steps > 1
                     and isinstance(self.source, ArraySource)
                     and (self.source.nbytes <= RESIDENT_BYTES or not self.source.on_host)
                 )
-                self.form = Form(steps, masked, resident)
+                self.form = Form(steps, masked, resident, replicas)
         return self.form
 
-    def _steps(self, cell: StateCell, batch: PyTree, masked: bool) -> int:
+    def _steps(self, cell: StateCell, batch: PyTree, form: Form) -> int:
         if self.phase == "pred":
             return 1
         if isinstance(self.fuse, int):
             return self.fuse
         if self.plan is None:
             return 1
-        program = self.runner.program(self.phase, cell, batch, self._mask_struct(batch) if masked else None)
+        program = self.runner.program(self.phase, cell, *self._structs(batch, form))
         steps = steps_per_execution(program.closed, jax.default_backend())
         steps = min(steps, 2 ** (self.plan.steps - 1).bit_length())
         logger.info("%s: %d steps in one execution", self.phase, steps)

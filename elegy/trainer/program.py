@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
+from elegy.data import rows
 from elegy.errors import StepError
 from elegy.module import managed
 from elegy.module.logs import LogBook, drain, prepare
 from elegy.names import path_name
 from elegy.strategies import Strategy
+from elegy.strategies.strategy import Kind
 from elegy.types import PyTree
 
 CompiledPhase = Literal["train", "test", "pred"]
@@ -45,6 +47,7 @@ class Program:
     def __init__(self, phase: CompiledPhase, strategy: Strategy, state: Any, batch: PyTree, mask: Any):
         self.phase = phase
         self.strategy = strategy
+        self._rows = rows(batch)
         self._kernels: dict[tuple, Callable] = {}
         forward = _forward(phase, strategy)
         bare = state.replace(_logs=LogBook())
@@ -99,6 +102,11 @@ class Program:
 
         return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", "whole"))
 
+    @property
+    def rowwise(self) -> bool:
+        """Whether every output of the traced step has one row an example."""
+        return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
+
     def fused(self, capacity: int, *, resident: bool) -> Callable:
         """An executable for up to `capacity` batches in a row; logs come back stacked.
 
@@ -108,20 +116,20 @@ class Program:
         """
 
         def kernel(changed: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any) -> tuple[Any, Any]:
-            rows = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
+            logs = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
 
             def body(k: Any, carry: Any) -> Any:
-                changed, rows = carry
+                changed, logs = carry
                 if resident:
                     batch = jax.tree.map(lambda a: a.at[index[k]].get(mode="promise_in_bounds"), data)
                 else:
                     batch = jax.tree.map(lambda a: a[k], data)
                 this_mask = None if mask is None else mask[k]
                 row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
-                return changed, jax.tree.map(lambda all, one: all.at[k].set(one), rows, row)
+                return changed, jax.tree.map(lambda all, one: all.at[k].set(one), logs, row)
 
-            changed, rows = jax.lax.fori_loop(0, control[2], body, (list(changed), rows))
-            return rows, changed
+            changed, logs = jax.lax.fori_loop(0, control[2], body, (list(changed), logs))
+            return logs, changed
 
         kinds = ("state", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
         return self._compiled(("fused", capacity, resident), kernel, kinds)
@@ -129,7 +137,8 @@ class Program:
     def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:
         if key not in self._kernels:
             donate = self.phase == "train" and self.strategy.donates
-            self._kernels[key] = self.strategy.compile(kernel, kinds, donate=donate)
+            outputs: Kind = "batch" if self.phase == "pred" else "whole"
+            self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=donate)
         return self._kernels[key]
 
     def row(self, packed: dict[str, Any], k: int | None = None) -> dict[str, Any]:

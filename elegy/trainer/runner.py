@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from elegy.callbacks.event import LazyLogs
+from elegy.data import rows
 from elegy.errors import StepError
 from elegy.module import managed
 from elegy.module.levels import level_of
@@ -65,7 +67,8 @@ class Runner:
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[Any, Program]] = {}
-        self._resets: dict[Any, tuple[Callable, list[int]]] = {}
+        self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
+        self._in_flight: deque[Any] = deque()
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._warned: set[str] = set()
 
@@ -79,7 +82,7 @@ class Runner:
         """Makes the first state from one batch; a compiled init is traced now and run when the state is needed."""
         if level_of(type(module), "init") == "core":
             state = managed.check_state(module, module.init_step(key, batch), "init_step")
-            return StateCell(self.strategy, state)
+            return StateCell(self.strategy, self.strategy.place_state(state))
         if not self.strategy.compiles:
             return StateCell(self.strategy, managed.init(module, key, batch))
         make = self.strategy.compile_init(_Init(module))
@@ -92,11 +95,11 @@ class Runner:
             state = cell.get()
             cell.set(managed.check_state(state, state.reset_step(), "reset_step"))
             return
-        reset, changed = self._reset_of(cell)
+        reset, changed, constant = self._reset_of(cell)
         leaves = cell.peek()
-        cell.put(changed, reset(leaves)[0])
+        cell.put(changed, reset([leaves[i] for i in changed], [leaves[i] for i in constant])[1])
 
-    def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int]]:
+    def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int], list[int]]:
         struct = cell.struct
         key = _key(struct)
         if key not in self._resets:
@@ -110,12 +113,15 @@ class Runner:
             treedef = jax.tree.structure(struct)
             ins, outs = closed.jaxpr.invars, closed.jaxpr.outvars
             changed = [i for i in range(len(ins)) if outs[i] is not ins[i]]
+            constant = [i for i in range(len(ins)) if outs[i] is ins[i]]
 
-            def kernel(leaves: list[Any]) -> tuple[list[Any], None]:
-                after = jax.tree.leaves(jax.tree.unflatten(treedef, leaves).reset_step())
-                return [after[i] for i in changed], None
+            def kernel(moved: list[Any], kept: list[Any]) -> tuple[None, list[Any]]:
+                leaves = dict(zip((*changed, *constant), (*moved, *kept), strict=True))
+                state = jax.tree.unflatten(treedef, [leaves[i] for i in range(len(leaves))])
+                after = jax.tree.leaves(state.reset_step())
+                return None, [after[i] for i in changed]
 
-            self._resets[key] = (self.strategy.compile(kernel, ("state",)), changed)
+            self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)
         return self._resets[key]
 
     # programs
@@ -130,20 +136,33 @@ class Runner:
         program = self._programs.get(key)
         if program is None:
             self._count_trace(phase, batch)
-            local = self.strategy.local_struct
-            program = Program(phase, self.strategy, cell.struct, local(batch, "batch"), local(mask, "batch"))
+            strategy = self.strategy
+            if rows(batch) % strategy.replicas:
+                strategy = strategy.undivided
+            program = self._trace(phase, strategy, cell, batch, mask)
+            if phase == "pred" and not program.rowwise:
+                # What has no row an example is computed from the whole batch.
+                program = self._trace(phase, strategy.undivided, cell, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), recent_key[1:])] = program
         self._recent[phase] = (recent_key, program)
         return program
+
+    @staticmethod
+    def _trace(
+        phase: CompiledPhase, strategy: Strategy, cell: StateCell, batch: PyTree, mask: PyTree | None
+    ) -> Program:
+        local = strategy.local_struct
+        return Program(phase, strategy, cell.struct, local(batch, "batch"), local(mask, "batch"))
 
     def _accumulate(self, program: Program, cell: StateCell) -> None:
         """Adds the log accumulators that the first step of a phase turned out to need."""
         if program.phase == "pred" or getattr(cell.struct._logs, program.phase) is not None:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
-        placed = self.strategy.place_state(fresh)
-        cell.extend(lambda state: state.replace(_logs=state._logs.replace(**{program.phase: placed})))
+        cell.extend(
+            lambda state: self.strategy.place_state(state.replace(_logs=state._logs.replace(**{program.phase: fresh})))
+        )
 
     def _count_trace(self, phase: str, batch: PyTree) -> None:
         """Counts a trace; a third shape of batches is one that nobody planned (full, short, and what?)."""
@@ -194,7 +213,15 @@ class Runner:
             kernel = program.fused(capacity(chunk), resident=chunk.kind == "resident")
             out, changed = kernel(changed, constant, chunk.data, chunk.index, chunk.mask, control)
         cell.put(program.changed, changed)
+        self._wait_for_room(out)
         return out
+
+    def _wait_for_room(self, out: Any) -> None:
+        """Waits for the oldest execution where the backend cannot take any number of them."""
+        if self.strategy.max_in_flight is not None:
+            self._in_flight.append(out)
+            if len(self._in_flight) > self.strategy.max_in_flight:
+                jax.block_until_ready(self._in_flight.popleft())
 
     def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:
         state = cell.get()

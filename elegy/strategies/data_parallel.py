@@ -1,0 +1,123 @@
+"""One replica of the state on each device, each with its share of the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import shard_map
+from jax.sharding import Mesh, PartitionSpec
+
+from elegy.strategies.kernel import MeshKernel
+from elegy.strategies.mesh import MeshStrategy, check_enough
+from elegy.strategies.packing import packed
+from elegy.strategies.sharded import Sharded
+from elegy.strategies.strategy import Kind, M, Strategy, struct_of
+from elegy.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class DataParallel(MeshStrategy):
+    """Runs the step on each device with the device's rows, and combines what the replicas computed.
+
+    The step of a replica sees its rows alone: batch normalisation normalises by them, and randomness differs from
+    replica to replica (one stream each, folded from the step's key). Gradients are summed, each loss's denominators
+    before; batch statistics are averaged by examples; metric updates are gathered and aggregated.
+
+    A batch whose rows do not divide over the devices, and could not be padded, is seen whole by every device, as
+    under `"sharded"`.
+
+    This is what `jax.pmap` does, which JAX builds of `jit` and `shard_map`; here the two are used directly, because
+    `pmap` adds Python work to every call and an axis of devices to every array.
+
+    Args:
+        devices: the devices, or how many of them; all where none are given.
+        axis_name: the name of the axis of replicas.
+
+    Raises:
+        ValueError: when there are not that many devices, or one is named twice.
+
+    Example:
+        >>> strategy = DataParallel(devices=1)
+        >>> strategy.replicas, strategy.axis_env
+        (1, (('device', 1),))
+    """
+
+    devices: Sequence[jax.Device] | int | None = dataclasses.field(default=None, kw_only=False)
+    axis_name: str = "device"
+    mesh: Mesh = dataclasses.field(init=False, repr=False)
+
+    def __init__(self, devices: Sequence[jax.Device] | int | None = None, axis_name: str = "device"):
+        if isinstance(devices, int) and not isinstance(devices, bool):
+            if devices < 1:
+                raise ValueError(f"devices={devices}: data parallelism needs at least one device.")
+            check_enough(devices, f"DataParallel(devices={devices})")
+            chosen = tuple(jax.devices()[:devices])
+        else:
+            chosen = tuple(jax.devices() if devices is None else devices)  # type: ignore[arg-type]
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise ValueError(f"devices must name at least one device, and each once: {devices!r}.")
+        object.__setattr__(self, "devices", chosen)
+        object.__setattr__(self, "axis_name", axis_name)
+        object.__setattr__(self, "mesh", Mesh(chosen, (axis_name,)))
+
+    def local_struct(self, value: PyTree, kind: Kind) -> PyTree:
+        """The shapes that one replica sees: of a batch, its share of the rows."""
+        if kind != "batch":
+            return jax.tree.map(struct_of, value)
+
+        def share(leaf: Any) -> jax.ShapeDtypeStruct:
+            struct = struct_of(leaf)
+            return jax.ShapeDtypeStruct((struct.shape[0] // self.replicas, *struct.shape[1:]), struct.dtype)
+
+        return jax.tree.map(share, value)
+
+    @property
+    def axis_env(self) -> tuple[tuple[str, int], ...]:
+        """The axis of replicas."""
+        return ((self.axis_name, self.replicas),)
+
+    @property
+    def undivided(self) -> Strategy:
+        """`Sharded` over the same devices."""
+        return Sharded(self.mesh)
+
+    def compile(
+        self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
+    ) -> Callable:
+        """Compiles a `shard_map` of the step with `jax.jit`."""
+        whole = PartitionSpec()
+        specs = {"batch": PartitionSpec(self.axis_name), "chunk": PartitionSpec(None, self.axis_name)}
+        mapped = shard_map(
+            step,
+            mesh=self.mesh,
+            in_specs=tuple(specs.get(kind, whole) for kind in args),
+            out_specs=(specs.get(outputs, whole), whole),
+            check_vma=False,
+        )
+        return MeshKernel(self, mapped, tuple(args), outputs, donate)
+
+    def fold_key(self, key: jax.Array) -> jax.Array:
+        """Folds the replica's number into the key."""
+        return jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+
+    def sum(self, tree: PyTree) -> PyTree:
+        """Sums every leaf over the replicas."""
+        return packed(lambda leaves: jax.lax.psum(leaves, self.axis_name), tree)
+
+    def mean(self, tree: PyTree, weight: jax.Array) -> PyTree:
+        """Averages leaves of floats over the replicas, weighted; others are taken to be the same everywhere."""
+        leaves, treedef = jax.tree.flatten(tree)
+        floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+        *sums, total = self.sum([*((leaves[i] * weight).astype(leaves[i].dtype) for i in floats), weight])
+        for i, leaf in zip(floats, sums, strict=True):
+            leaves[i] = jnp.where(total > 0, leaf / jnp.where(total > 0, total, 1.0), leaves[i]).astype(leaf.dtype)
+        return jax.tree.unflatten(treedef, leaves)
+
+    def combine_metrics(self, updates: M) -> M:
+        """Gathers the updates of the replicas on a leading axis, and aggregates each metric over it."""
+        gathered = packed(lambda leaves: jax.lax.all_gather(leaves, self.axis_name), updates, gathers=True)
+        return tuple(metric.aggregate() for metric in gathered)  # type: ignore[attr-defined, return-value]

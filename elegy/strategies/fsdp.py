@@ -1,0 +1,90 @@
+"""Fully sharded data parallelism: every device keeps a part of the state, and gathers parameters to compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from elegy.names import path_name
+from elegy.strategies.sharded import Sharded
+from elegy.types import PyTree
+
+_STATISTICS = "batch_stats/"
+
+
+@dataclasses.dataclass(frozen=True)
+class FSDP(Sharded):
+    """Divides parameters and optimizer state over the data axes, along the largest dimension that divides.
+
+    A training step gathers the parameters, computes its share of the gradients, and scatters their sum, so that each
+    device updates its own part. The state is initialised in parts: no device ever holds all of it. With `rules` on a
+    mesh of two axes, parameters are divided by both.
+
+    Args:
+        mesh: as for `Sharded`.
+        data_axes: as for `Sharded`; they divide the state too.
+        rules: as for `Sharded`.
+        min_size: arrays of fewer elements lie whole on every device.
+        shard_batch_stats: whether the batch statistics are divided too.
+
+    Raises:
+        TypeError: as `Sharded`.
+        ValueError: as `Sharded`.
+
+    Example:
+        >>> strategy = FSDP({"data": 1}, min_size=4)
+        >>> strategy.spec("params/kernel", jax.ShapeDtypeStruct((3, 8), "float32"))
+        P(None, 'data')
+    """
+
+    min_size: int = 1024
+    shard_batch_stats: bool = False
+
+    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+        """Where a leaf lies: by the rules, and along one more dimension over the data axes."""
+        given = super().spec(path, leaf)
+        if math.prod(leaf.shape) < self.min_size or not self.axes:
+            return given
+        if path.startswith(_STATISTICS) and not self.shard_batch_stats:
+            return given
+        entries = [*given, *[None] * (len(leaf.shape) - len(given))]
+        free = [
+            d for d, n in enumerate(leaf.shape) if entries[d] is None and n % self.replicas == 0 and n >= self.replicas
+        ]
+        if not free:
+            return given
+        entries[max(free, key=lambda d: leaf.shape[d])] = self.axes if len(self.axes) > 1 else self.axes[0]
+        return PartitionSpec(*entries)
+
+    def use_params(self, params: PyTree) -> PyTree:
+        """Gathers the parameters over the data axes; their gradients are scattered."""
+
+        def use(path: Any, leaf: Any) -> Any:
+            name = f"params/{path_name(path)}"
+            parted, whole = self.spec(name, leaf), Sharded.spec(self, name, leaf)
+            if parted == whole:
+                return leaf
+            return _gather(NamedSharding(self.mesh, whole), NamedSharding(self.mesh, parted), leaf)  # type: ignore[arg-type]
+
+        return jax.tree_util.tree_map_with_path(use, params)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gather(whole: NamedSharding, parted: NamedSharding, leaf: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(leaf, whole)
+
+
+def _gather_forward(whole: NamedSharding, parted: NamedSharding, leaf: jax.Array) -> tuple[jax.Array, None]:
+    return jax.lax.with_sharding_constraint(leaf, whole), None
+
+
+def _gather_backward(whole: NamedSharding, parted: NamedSharding, residual: None, gradient: jax.Array) -> tuple:
+    return (jax.lax.with_sharding_constraint(gradient, parted),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -1,0 +1,65 @@
+"""A step compiled over a mesh, once its arguments show where the state lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from elegy.strategies.strategy import Kind
+
+
+class MeshKernel:
+    """Calls a step compiled with `jax.jit`; what it returns as the state lies where its first argument lay.
+
+    Args:
+        strategy: a `MeshStrategy`, which knows where arguments lie.
+        step: as for `Strategy.compile`.
+        kinds: the kind of each argument.
+        outputs: the kind of the outputs.
+        donate: whether the first argument's buffers are reused.
+    """
+
+    def __init__(self, strategy: Any, step: Callable, kinds: tuple[Kind, ...], outputs: Kind, donate: bool):
+        self._strategy, self._step, self._kinds = strategy, step, kinds
+        self._outputs, self._donate = outputs, donate
+        self._jitted: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the step."""
+        return self._ready(args)(*self._global(args))
+
+    def lower(self, *args: Any) -> Any:
+        """Lowers the step for arguments, to look at what is compiled."""
+        return self._ready(args).lower(*self._global(args))
+
+    def _ready(self, args: tuple) -> Any:
+        if self._jitted is None:
+            everywhere = NamedSharding(self._strategy.mesh, PartitionSpec())
+            self._jitted = jax.jit(
+                self._step,
+                in_shardings=tuple(map(self._shardings, args, self._kinds)),
+                out_shardings=(
+                    everywhere if self._outputs == "whole" else None,
+                    jax.tree.map(lambda leaf: leaf.sharding, args[0]),
+                ),
+                donate_argnums=(0,) if self._donate else (),
+            )
+        return self._jitted
+
+    def _shardings(self, arg: Any, kind: Kind) -> Any:
+        if kind == "state":
+            return jax.tree.map(lambda leaf: leaf.sharding, arg)
+        return jax.tree.map(lambda leaf: self._strategy.data_sharding(leaf.shape, kind), arg)
+
+    def _global(self, args: tuple) -> tuple:
+        """With several processes JAX takes no host arrays that are to be divided."""
+        if not self._strategy.mesh.is_multi_process:
+            return args
+        return tuple(
+            self._strategy.place(arg, kind) if isinstance(arg, np.ndarray) else arg
+            for arg, kind in zip(args, self._kinds, strict=True)
+        )

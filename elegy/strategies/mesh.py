@@ -1,0 +1,218 @@
+"""What the strategies over a mesh of devices share: how states, batches and outputs are placed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from elegy.names import path_name
+from elegy.strategies.kernel import MeshKernel
+from elegy.strategies.strategy import Kind, Strategy, to_host
+from elegy.types import PyTree
+
+IN_FLIGHT_ON_CPU = 4
+"""Executions that may wait for several CPU devices: their collectives block threads of one small pool."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshStrategy(Strategy):
+    """Base class of the strategies over a mesh: steps see the global batch, and the state has its logical shapes.
+
+    A subclass has a `mesh` and `axes`, and says by `spec` where each leaf of the state lies.
+    """
+
+    mesh: Any
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The mesh axes over which the rows of a batch are divided."""
+        return tuple(self.mesh.axis_names)
+
+    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+        """Where a leaf of the state lies: everywhere.
+
+        Args:
+            path: its path in the state, such as `params/Dense_0/kernel`.
+            leaf: an array or a `jax.ShapeDtypeStruct`.
+        """
+        return PartitionSpec()
+
+    def state_shardings(self, state: PyTree) -> PyTree:
+        """The sharding of every leaf of a state.
+
+        Args:
+            state: arrays or `jax.ShapeDtypeStruct`.
+        """
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: NamedSharding(self.mesh, self.spec(path_name(path), leaf)), state
+        )
+
+    def data_sharding(self, shape: tuple[int, ...], kind: Kind) -> NamedSharding:
+        """Where an array of a batch lies: its rows divided over the data axes, or everywhere if they do not divide."""
+        axis = {"batch": 0, "chunk": 1}.get(kind)
+        if axis is None or shape[axis] % self.replicas:
+            return NamedSharding(self.mesh, PartitionSpec())
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self.axes))
+
+    @property
+    def replicas(self) -> int:
+        """The product of the sizes of the data axes."""
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+    @property
+    def compiles(self) -> bool:
+        """Steps are compiled."""
+        return True
+
+    @property
+    def donates(self) -> bool:
+        """The state's buffers are reused."""
+        return True
+
+    @property
+    def max_in_flight(self) -> int | None:
+        """Bounded on several CPU devices of one process."""
+        devices = self.mesh.devices.flat
+        return IN_FLIGHT_ON_CPU if devices[0].platform == "cpu" and self.mesh.size > 1 else None
+
+    def place_state(self, state: PyTree) -> PyTree:
+        """Puts every leaf where `spec` says."""
+        return _put(state, self.state_shardings(state), self.mesh)
+
+    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """Compiles `init` so that every device makes its own part of the state, and no device all of it."""
+
+        def placed(*args: Any) -> PyTree:
+            shardings = self.state_shardings(jax.eval_shape(init, *args))
+            return jax.jit(init, out_shardings=shardings)(*args)
+
+        return placed
+
+    def place(self, value: PyTree, kind: Kind) -> PyTree:
+        """Divides rows over the data axes; every device receives all of a value of kind `"whole"`."""
+        return _put(value, jax.tree.map(lambda leaf: self.data_sharding(leaf.shape, kind), value), self.mesh)
+
+    def rows_here(self, rows: int) -> slice:
+        """The rows of this process's devices, where they lie side by side; otherwise all of them."""
+        if not self.mesh.is_multi_process:
+            return slice(0, rows)
+        placed = self.data_sharding((rows,), "batch").addressable_devices_indices_map((rows,))
+        mine = {index[0].indices(rows)[:2] for index in placed.values() if index is not None}
+        start, stop = min(a for a, _ in mine), max(b for _, b in mine)
+        return slice(start, stop) if sum(b - a for a, b in mine) == stop - start else slice(0, rows)
+
+    def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
+        """Joins the parts of all processes into one global batch."""
+        axis = 1 if kind == "chunk" else 0
+
+        def put(leaf: Any) -> jax.Array:
+            shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
+            return jax.make_array_from_process_local_data(self.data_sharding(shape, kind), np.asarray(leaf), shape)
+
+        return jax.tree.map(put, value) if self.mesh.is_multi_process else self.place(value, kind)
+
+    def collect_outputs(self, outputs: PyTree) -> PyTree:
+        """Copies the outputs to NumPy; every process receives all of them."""
+        if self.mesh.is_multi_process:
+            from jax.experimental import multihost_utils
+
+            outputs = jax.tree.map(
+                lambda leaf: (
+                    leaf
+                    if leaf.is_fully_addressable or leaf.is_fully_replicated
+                    else multihost_utils.process_allgather(leaf, tiled=True)
+                ),
+                outputs,
+            )
+        return to_host(outputs)
+
+    def compile(
+        self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
+    ) -> Callable:
+        """Compiles with `jax.jit`; the state comes back where it was."""
+        return MeshKernel(self, step, tuple(args), outputs, donate)
+
+
+def as_mesh(given: Any, default: str) -> Mesh:
+    """Makes the mesh that a user asked for.
+
+    Args:
+        given: a `jax.sharding.Mesh`; a dict of axis names and sizes, of which one may be -1 for what is left; or
+            `None` for all devices on one axis.
+        default: the name of that axis.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: when there are too few devices, or they do not divide into the sizes.
+
+    Example:
+        >>> dict(as_mesh({"data": 1}, "data").shape)
+        {'data': 1}
+    """
+    if isinstance(given, Mesh):
+        # Axes of type Auto: the partitioner decides what nobody said, in code that knows no mesh.
+        return Mesh(given.devices, given.axis_names)
+    if given is None:
+        given = {default: -1}
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"the mesh must be a jax.sharding.Mesh or a dict of axis sizes such as {{'data': 4, 'model': 2}}, "
+            f"not {given!r}."
+        )
+    devices = jax.devices()
+    sizes = list(given.values())
+    if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or (s < 1 and s != -1) for s in sizes):
+        raise ValueError(f"the sizes of a mesh must be positive integers, or -1 for what is left: {dict(given)}.")
+    if sizes.count(-1) > 1:
+        raise ValueError(f"only one axis of a mesh may have the size -1: {dict(given)}.")
+    known = math.prod(s for s in sizes if s != -1)
+    if -1 in sizes:
+        if len(devices) % known:
+            raise ValueError(
+                f"the mesh {dict(given)} does not fit the devices: {len(devices)} devices cannot be divided by {known}."
+            )
+        sizes[sizes.index(-1)] = len(devices) // known
+    need = math.prod(sizes)
+    check_enough(need, f"the mesh {dict(given)}")
+    auto = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes), tuple(given), axis_types=auto, devices=devices[:need])
+
+
+def check_enough(need: int, what: str) -> None:
+    """Checks that there are `need` devices.
+
+    Raises:
+        ValueError: naming how many there are.
+    """
+    have = jax.device_count()
+    if need > have:
+        raise ValueError(
+            f"{what} needs {need} devices, but there {'is 1' if have == 1 else f'are {have}'} "
+            f"({jax.default_backend()}). On the CPU, `jax.config.update('jax_num_cpu_devices', {need})` before the "
+            "first use of JAX makes more."
+        )
+
+
+def _put(value: PyTree, shardings: PyTree, mesh: Mesh) -> PyTree:
+    if not mesh.is_multi_process:
+        return jax.device_put(value, shardings)
+    return jax.tree.map(_put_everywhere, value, shardings)
+
+
+def _put_everywhere(leaf: Any, sharding: NamedSharding) -> Any:
+    """Places a value that every process holds; what lies on several processes already is moved by JAX."""
+    if isinstance(leaf, jax.Array):
+        if not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = _put_everywhere(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

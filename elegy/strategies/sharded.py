@@ -1,0 +1,76 @@
+"""One program over a mesh: the partitioner divides it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jax.sharding import Mesh, PartitionSpec
+
+from elegy.strategies.mesh import MeshStrategy, as_mesh
+from elegy.strategies.rules import as_rules, axes_of, check_axes, check_used, spec_for
+from elegy.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharded(MeshStrategy):
+    """Compiles the step for a mesh of devices as one program that sees the whole batch.
+
+    The rows of a batch are divided over the data axes. The state lies whole on every device, or as `rules` say:
+    tensor parallelism. Numbers and randomness are those of one device, batch normalisation included.
+
+    A pattern of a rule is matched, as by `fnmatch`, with a leaf's path (`params/Dense_0/kernel`) or a tail of it;
+    the first rule that matches counts. The optimizer's state follows the parameters.
+
+    Args:
+        mesh: a `jax.sharding.Mesh`; a dict of axis names and sizes such as `{"data": 4, "model": 2}`; all devices on
+            the axis `"data"` where none is given.
+        data_axes: the axes that divide the rows of a batch; those that no rule names where none are given.
+        rules: for a pattern of paths, an axis name or `None` for each dimension.
+
+    Raises:
+        TypeError: when mesh or rules are of another kind.
+        ValueError: when the mesh does not fit the devices, or an axis does not exist. When a state is placed: for a
+            rule that matches no parameter, or does not fit one.
+
+    Example:
+        >>> strategy = Sharded({"data": 1, "model": 1}, rules={"*/kernel": (None, "model")})
+        >>> strategy.data_axes, strategy.replicas
+        (('data',), 1)
+    """
+
+    mesh: Mesh | Mapping[str, int] | None = None
+    data_axes: tuple[str, ...] | str | None = None
+    rules: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        mesh, rules = as_mesh(self.mesh, "data"), as_rules(self.rules)
+        check_axes(rules, mesh)
+        axes = self.data_axes
+        if axes is None:
+            named = {axis for _, spec in rules for axis in axes_of(spec)}
+            axes = tuple(axis for axis in mesh.axis_names if axis not in named)
+        axes = (axes,) if isinstance(axes, str) else tuple(axes)
+        for axis in axes:
+            if axis not in mesh.axis_names:
+                raise ValueError(
+                    f"data_axes={axes!r}: the mesh axis {axis!r} does not exist. "
+                    f"The mesh has the axes {', '.join(map(repr, mesh.axis_names))}."
+                )
+        for name, value in (("mesh", mesh), ("data_axes", axes), ("rules", rules)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The data axes."""
+        return self.data_axes  # type: ignore[return-value]  # a tuple once constructed
+
+    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+        """Where a leaf of the state lies, by the rules."""
+        return spec_for(self.rules, path, leaf.shape, self.mesh)  # type: ignore[arg-type]  # rules once constructed
+
+    def state_shardings(self, state: PyTree) -> PyTree:
+        """The sharding of every leaf of a state; every rule must match a parameter."""
+        check_used(self.rules, state)  # type: ignore[arg-type]
+        return super().state_shardings(state)
