@@ -6,6 +6,7 @@ import types
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments, takes
 from elegy.adapters.variables import join_floats, match_variables, split_floats
@@ -44,7 +45,7 @@ class EquinoxModule(ElegyModule):
         ValueError: at init, when `variables` do not fit; the message lists the paths.
 
     Example:
-        >>> import equinox as eqx, jax.numpy as jnp
+        >>> import equinox as eqx
         >>> module = EquinoxModule(eqx.nn.Linear(3, 2, key=jax.random.key(0)))
         >>> state = module.init(jax.random.key(1), jnp.ones((4, 3)))
         >>> state.apply(jax.random.key(2), jnp.ones((4, 3)), False)[0].shape
@@ -143,7 +144,7 @@ class EquinoxModule(ElegyModule):
 
 def _collections(module: Any, state: Any) -> dict[str, PyTree]:
     params, rest = eqx.partition(module, eqx.is_inexact_array)
-    arrays = eqx.filter(rest, eqx.is_array)
+    params, arrays = jax.tree.map(jnp.asarray, (params, eqx.filter(rest, eqx.is_array)))
     return {"params": params, "arrays": arrays if jax.tree.leaves(arrays) else None, "state": state}
 
 

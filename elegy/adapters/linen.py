@@ -86,10 +86,10 @@ class LinenModule(ElegyModule):
         """Makes all collections with the module's `init`; given variables take their places."""
         args, kwargs = self._arguments(inputs, True)
         own = dict(flax.core.unfreeze(self.module.init(key, *args, **kwargs)))
-        for name in self._sown(own, key, args, kwargs):
-            del own[name]
-        own.setdefault("params", {})
-        given = {name: tree for name, tree in self._given.value.items() if name not in _NOT_KEPT}
+        sown = self._sown(own, key, args, kwargs)
+        own = {"params": {}, **{name: tree for name, tree in own.items() if name not in sown}}
+        # What `module.init` returned may be given as it is, with everything that was sown.
+        given = {name: tree for name, tree in self._given.value.items() if name not in (*_NOT_KEPT, *sown)}
         variables = match_variables(own, given, type(self.module).__name__)
         return self.replace(
             params=variables.pop("params"),

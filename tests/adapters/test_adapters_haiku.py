@@ -1,0 +1,108 @@
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elegy.adapters import HaikuModule
+
+KEY, STEP = jax.random.key(0), jax.random.key(1)
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+
+
+def mixed(x, is_training):
+    x = hk.BatchNorm(True, True, 0.9)(hk.Linear(4)(x), is_training)
+    return hk.dropout(hk.next_rng_key(), 0.5, x) if is_training else x
+
+
+def mlp(image, scale=1.0):
+    return hk.nets.MLP([5, 2])(image) * scale
+
+
+def assert_trees_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+STATEFUL = hk.transform_with_state(mixed)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return HaikuModule(STATEFUL).init(KEY, X)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_apply_with_state_is_the_librarys_own(state, training):
+    params, own = STATEFUL.init(KEY, X, True)
+    assert_trees_equal(state.params, params)
+    assert_trees_equal(state.haiku_state, own)
+    outputs, after = state.apply(STEP, X, training)
+    expected, moved = STATEFUL.apply(params, own, STEP, X, training)
+    np.testing.assert_array_equal(outputs, expected)
+    assert_trees_equal(after.haiku_state, moved)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_only_floats_are_batch_statistics(state):
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.batch_stats))
+    assert [leaf.dtype for leaf in jax.tree.leaves(state.counters)] == [jnp.int32, jnp.int32]
+
+
+def test_apply_without_state_is_the_librarys_own():
+    transformed = hk.transform(mlp)
+    state = HaikuModule(transformed).init(KEY, X)
+    params = transformed.init(KEY, X)
+    assert_trees_equal(state.params, params)
+    assert state.batch_stats is None
+    np.testing.assert_array_equal(state.apply(STEP, X, True)[0], transformed.apply(params, STEP, X))
+
+
+@pytest.mark.parametrize("inputs", [(X, np.float32(2)), {"scale": np.float32(2), "image": X}])
+def test_inputs_are_spread(inputs):
+    transformed = hk.transform(mlp)
+    state = HaikuModule(transformed).init(KEY, inputs)
+    np.testing.assert_array_equal(
+        state.apply(STEP, inputs, False)[0], transformed.apply(state.params, STEP, X, np.float32(2))
+    )
+
+
+def test_dropout_is_on_in_training_only(state):
+    trained = [np.asarray(state.apply(key, X, True)[0]) for key in (KEY, STEP)]
+    assert (trained[0] == 0).any()
+    assert not np.array_equal(*trained)
+    np.testing.assert_array_equal(*(np.asarray(state.apply(key, X, False)[0]) for key in (KEY, STEP)))
+
+
+def test_jit_and_grad(state):
+    def loss(params):
+        return jnp.mean(state.set_params(params).apply(STEP, X, True)[0] ** 2)
+
+    def reference(params):
+        return jnp.mean(STATEFUL.apply(params, state.haiku_state, STEP, X, True)[0] ** 2)
+
+    assert_trees_equal(jax.jit(jax.grad(loss))(state.params), jax.jit(jax.grad(reference))(state.params))
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_given_variables_are_taken(with_state):
+    params, own = STATEFUL.init(jax.random.key(5), X, True)
+    own = jax.tree.map(lambda leaf: leaf + 1, own)
+    made = HaikuModule(STATEFUL, variables=(params, own) if with_state else params).init(KEY, X)
+    assert_trees_equal(made.params, params)
+    assert_trees_equal(made.haiku_state, own if with_state else STATEFUL.init(KEY, X, True)[1])
+
+
+def test_variables_that_do_not_fit_are_listed():
+    params, _ = STATEFUL.init(KEY, X, True)
+    params["linear"] = {"w": jnp.ones((2, 2))}
+    with pytest.raises(ValueError) as caught:
+        HaikuModule(STATEFUL, variables=params).init(KEY, X)
+    assert "params/linear/b: missing; the module has float32[4]" in str(caught.value)
+    assert "params/linear/w: given float32[2,2], but the module has float32[3,4]" in str(caught.value)
+
+
+def test_another_object_is_refused():
+    with pytest.raises(TypeError, match=r"hk\.transform"):
+        HaikuModule(mixed)

@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from elegy.adapters import NNXModule
+
+KEY, STEP = jax.random.key(0), jax.random.key(1)
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+
+
+class Counter(nnx.Variable):
+    """A variable that is neither parameter nor batch statistic."""
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs, rate=0.0):
+        self.layers = nnx.List([nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)])
+        self.layers.append(self.layers[1])  # shared
+        self.norm = nnx.BatchNorm(4, momentum=0.9, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+        self.calls = Counter(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+        x = self.norm(x)
+        self.calls[...] += 1
+        return self.dropout(x)
+
+
+class Sowing(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(3, 4, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.linear(x)
+        self.sow("losses", "energy", jnp.mean(x**2))
+        self.sow("losses", "energy", jnp.ones(2))
+        self.sow("metrics", "spread", jnp.std(x))
+        self.sow(nnx.Intermediate, "hidden", x)
+        return x
+
+
+class Functional(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(3, 4, rngs=rngs)
+
+    def __call__(self, image, scale, training, *, rngs):
+        noise = jax.random.normal(rngs.noise(), (4,)) if training else 0.0
+        return self.linear(image) * scale + noise
+
+
+def pure(module, kind):
+    return nnx.to_pure_dict(nnx.state(module, kind))
+
+
+def assert_trees_equal(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_apply_is_the_librarys_own(training):
+    model = Net(nnx.Rngs(0))
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState)))
+    state = NNXModule(model).init(KEY, X)
+    outputs, after = state.apply(STEP, X, training)
+    own = nnx.clone(model)
+    own.train() if training else own.eval()
+    np.testing.assert_array_equal(outputs, own(X))
+    assert_trees_equal(after.params, pure(own, nnx.Param))
+    assert_trees_equal(after.batch_stats, pure(own, nnx.BatchStat))
+    assert_trees_equal(after.variables, pure(own, Counter))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert_trees_equal(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))), before)
+
+
+def test_the_users_mode_is_left_alone():
+    model = Net(nnx.Rngs(0), rate=0.5)
+    model.eval()
+    state = NNXModule(model).init(KEY, X)
+    assert (np.asarray(state.apply(STEP, X, True)[0]) == 0).any()
+    assert model.dropout.deterministic
+    assert model.norm.use_running_average
+
+
+def test_random_streams_come_from_the_steps_key():
+    state = NNXModule(Net(nnx.Rngs(0), rate=0.5)).init(KEY, X)
+    one, again, two = (np.asarray(state.apply(key, X, True)[0]) for key in (STEP, STEP, KEY))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(*(np.asarray(state.apply(key, X, False)[0]) for key in (STEP, KEY)))
+
+
+def test_split_streams_keep_their_shape():
+    class Ensemble(nnx.Module):
+        def __init__(self, rngs):
+            self.members = nnx.vmap(lambda rngs: nnx.Dropout(0.5, rngs=rngs))(rngs.split(2))
+
+        def __call__(self, x):
+            return nnx.vmap(lambda member, x: member(x), in_axes=(0, None))(self.members, x)
+
+    state = NNXModule(Ensemble(nnx.Rngs(0))).init(KEY, X)
+    outputs = np.asarray(state.apply(STEP, np.ones((32, 3), np.float32), True)[0])
+    assert outputs.shape == (2, 32, 3)
+    assert not np.array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_sown_losses_and_metrics_are_reported():
+    model = Sowing(nnx.Rngs(0))
+    state = NNXModule(model).init(KEY, X)
+    _, after = state.apply(STEP, X, True)
+    h = np.asarray(model.linear(X), np.float64)
+    pending = {entry.name: (entry.kind, float(entry.value)) for entry in after._logs.pending}
+    # float32 means against float64 means
+    assert pending == {
+        "energy": ("loss", pytest.approx((h**2).mean() + 2, rel=1e-5)),
+        "spread": ("scalar", pytest.approx(h.std(), rel=1e-5)),
+    }
+    assert jax.tree.structure(after.replace(_logs=state._logs)) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("inputs", [(X, np.float32(2)), {"image": X, "scale": np.float32(2)}])
+def test_arguments_are_spread_and_streams_passed(inputs):
+    model = Functional(nnx.Rngs(0))
+    state = NNXModule(model).init(KEY, inputs)
+    np.testing.assert_array_equal(state.apply(STEP, inputs, False)[0], model.linear(X) * np.float32(2))
+    one, two = (np.asarray(state.apply(key, inputs, True)[0]) for key in (STEP, KEY))
+    assert not np.array_equal(one, two)
+
+
+def test_jit_and_grad():
+    model = Net(nnx.Rngs(0))
+    state = NNXModule(model).init(KEY, X)
+    model.train()
+
+    def loss(params):
+        return jnp.mean(state.set_params(params).apply(STEP, X, True)[0] ** 2)
+
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def reference(params):
+        return jnp.mean(nnx.merge(graph, params, rest, copy=True)(X) ** 2)
+
+    assert_trees_equal(
+        jax.jit(jax.grad(loss))(state.params), nnx.to_pure_dict(nnx.as_pure(jax.jit(jax.grad(reference))(params)))
+    )
+
+
+def test_the_users_object_is_brought_up_to_date():
+    model = Net(nnx.Rngs(0))
+    module = NNXModule(model)
+    state = jax.jit(module.init)(KEY, X)
+    state = state.set_params(jax.tree.map(lambda leaf: leaf + 1, state.params)).apply(STEP, X, True)[1]
+    before = pure(model, nnx.Param)
+    other = state.to_module()
+    assert_trees_equal(pure(model, nnx.Param), before)
+    state.update(model)
+    for updated in (other, model):
+        assert_trees_equal(pure(updated, nnx.Param), state.params)
+        assert_trees_equal(pure(updated, nnx.BatchStat), state.batch_stats)
+        assert updated.calls[...] == 1
+        assert updated.layers[1] is updated.layers[2]
+    assert model.layers is not other.layers
+
+
+def test_an_update_needs_a_first_state():
+    with pytest.raises(ValueError, match="no values yet"):
+        NNXModule(Net(nnx.Rngs(0))).to_module()
+
+
+@pytest.mark.parametrize("form", [lambda s: s, nnx.to_pure_dict], ids=["state", "dict"])
+def test_given_variables_are_taken(form):
+    other = Net(nnx.Rngs(7))
+    state = NNXModule(Net(nnx.Rngs(0)), variables=form(nnx.state(other))).init(KEY, X)
+    assert_trees_equal(state.params, pure(other, nnx.Param))
+    only = NNXModule(Net(nnx.Rngs(0)), variables=form(nnx.state(other, nnx.Param))).init(KEY, X)
+    assert_trees_equal(only.params, pure(other, nnx.Param))
+
+
+def test_variables_that_do_not_fit_are_listed():
+    given = pure(Net(nnx.Rngs(0)), nnx.Param)
+    given["layers"][0] = {"kernel": jnp.ones((2, 2)), "extra": jnp.ones(1)}
+    with pytest.raises(ValueError) as caught:
+        NNXModule(Net(nnx.Rngs(0)), variables=given).init(KEY, X)
+    for line in (
+        "params/layers/0/bias: missing; the module has float32[4]",
+        "params/layers/0/extra: unexpected float32[1]",
+        "params/layers/0/kernel: given float32[2,2], but the module has float32[3,4]",
+    ):
+        assert line in str(caught.value)
+
+
+def test_another_object_is_refused():
+    with pytest.raises(TypeError, match=r"needs a flax\.nnx\.Module"):
+        NNXModule(lambda x: x)
