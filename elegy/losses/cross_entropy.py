@@ -87,9 +87,9 @@ def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
 
 def _shape_error(target: Any, preds: Any) -> ValueError:
     return ValueError(
-        f"CrossEntropy: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape (..., classes) "
-        "give class indices of shape (...), or distributions of shape (..., classes). For one yes/no output use "
-        "CrossEntropy(binary=True)."
+        f"CrossEntropy: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape "
+        "(..., classes) give class indices of shape (...), or distributions of shape (..., classes). For one yes/no "
+        "output use CrossEntropy(binary=True)."
     )
 
 

@@ -1,5 +1,9 @@
 """Metrics: recipes with an immutable state that merges over batches, devices and hosts."""
 
+from elegy.metrics.accuracy import Accuracy
+from elegy.metrics.auc import AUC
+from elegy.metrics.confusion_matrix import ConfusionMatrix
+from elegy.metrics.decisions import DataType
 from elegy.metrics.function import LossMetric
 from elegy.metrics.losses import AuxLosses, Losses
 from elegy.metrics.losses_and_metrics import LossesAndMetrics
@@ -15,16 +19,26 @@ from elegy.metrics.pair_mean import (
     MeanSquareError,
     RootMeanSquareError,
 )
+from elegy.metrics.perplexity import Perplexity
+from elegy.metrics.precision_recall import F1, FBeta, Precision, Recall
+from elegy.metrics.r2 import R2
 from elegy.metrics.reduce import Mean, Reduce, Reduction, Sum
 
 __all__ = [
+    "AUC",
+    "F1",
     "MAE",
     "MSE",
+    "R2",
+    "Accuracy",
     "AuxLosses",
     "AuxMetrics",
     "BinaryAccuracy",
     "BinaryCrossEntropy",
     "BinaryCrossentropy",
+    "ConfusionMatrix",
+    "DataType",
+    "FBeta",
     "LossMetric",
     "Losses",
     "LossesAndMetrics",
@@ -33,6 +47,9 @@ __all__ = [
     "MeanSquareError",
     "Metric",
     "Metrics",
+    "Perplexity",
+    "Precision",
+    "Recall",
     "Reduce",
     "Reduction",
     "RootMeanSquareError",

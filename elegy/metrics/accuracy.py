@@ -1,0 +1,106 @@
+"""Accuracy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.reduction import total_weight
+from elegy.metrics.decisions import Counts, DataType, DecisionMetric, class_indices
+from elegy.pytree import field, static_field
+
+
+class Accuracy(DecisionMetric):
+    """How many decisions are right.
+
+    Multi-class: the target is the predicted class, or one of the `top_k`. Binary and multi-label: the decision
+    `preds > threshold` is the target's. With an average other than `micro` a class's accuracy is the part of its
+    examples that is found (its recall); a label's is the part of its decisions that is right.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: the number of classes or labels; needed for an average other than `micro`.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted.
+        subset_accuracy: whether an example is right only if all of its labels or positions are.
+        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+
+    Example:
+        >>> target, logits = jnp.array([0, 1]), jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+        >>> Accuracy().update(target=target, preds=logits).compute().item()
+        0.5
+        >>> Accuracy(top_k=2).update(target=target, preds=logits).compute().item()
+        1.0
+    """
+
+    subset_accuracy: bool = static_field(default=False, kw_only=True)
+
+    correct: jax.Array = field(init=False)
+    total: jax.Array = field(init=False)
+    occurs: jax.Array = field(init=False)
+    support: jax.Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        if self.subset_accuracy and (self.average != "micro" or self.class_id is not None):
+            raise ValueError("Accuracy: subset_accuracy is about whole examples; average and class_id do not apply.")
+        zero = self.zeros()
+        vars(self).update(correct=zero, total=zero, occurs=zero, support=zero)
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: class indices, 0/1 labels or one-hot rows.
+            preds: scores, probabilities or decisions.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        if self.subset_accuracy:
+            return self._add(*self._count_subsets(jnp.asarray(target), jnp.asarray(preds), sample_weight, mask))
+        mode, counts = self.count(target, preds, sample_weight, mask)
+        if mode is DataType.MULTICLASS and self.class_id is None:
+            found = counts.tp + counts.fn
+            return self._add(counts.tp, found, found + counts.fp, found)
+        everything = sum(counts, jnp.zeros_like(counts.tp))
+        return self._add(counts.tp + counts.tn, everything, everything, counts.tp + counts.fn)
+
+    def _add(self, correct: jax.Array, total: jax.Array, occurs: jax.Array, support: jax.Array) -> Self:
+        added = {"correct": correct, "total": total, "occurs": occurs, "support": support}
+        return self.replace(**{name: getattr(self, name) + value.astype(self.dtype) for name, value in added.items()})
+
+    def _count_subsets(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
+        mode = self.mode_of(target, preds)
+        if mode is DataType.MULTICLASS:
+            label, chosen = class_indices(target, preds, self.top_k or 1, "Accuracy")
+            hit = jnp.any(chosen == label[..., None], axis=-1)
+        else:
+            truth, said = self.decide(target, preds)
+            hit, label = truth == said, target.reshape(truth.shape)
+        counts = self.weights(label, None, None) > 0
+        rows, inside = hit.shape[0], math.prod(hit.shape[1:])
+        right = jnp.all((hit | ~counts).reshape(rows, inside), axis=1)
+        weight = total_weight(sample_weight, mask, (rows,))
+        weight = jnp.ones(rows, jnp.float32) if weight is None else weight
+        weight = weight * jnp.any(counts.reshape(rows, inside), axis=1)
+        total = jnp.sum(weight)
+        return Counts(jnp.sum(weight * right), total, total, total)
+
+    def compute(self) -> jax.Array:
+        """Returns the accuracy: a scalar, or `(num_classes,)` for `average="none"`; 0 without data."""
+        return self.averaged(self.correct, self.total, self.occurs, self.support)

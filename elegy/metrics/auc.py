@@ -1,0 +1,116 @@
+"""Area under the ROC or the precision-recall curve."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.losses.reduction import safe_divide, total_weight
+from elegy.losses.shapes import match_shapes
+from elegy.metrics.metric import Metric
+from elegy.pytree import field, static_field
+
+
+class AUC(Metric):
+    """Area under a curve over all thresholds, of yes/no decisions.
+
+    A state of fixed size cannot hold every score, so scores are counted in `num_bins` bins: bin `k` holds the scores
+    that round to `k / (num_bins - 1)`. Scores in one bin are treated as equal, and ties are exact: for `ROC` a tied
+    pair of a positive and a negative counts one half, as in the trapezoidal rule; for `PR` tied scores are one step.
+    So the value is exact for scores that lie on the grid, and otherwise `ROC` is off by at most one half of the part
+    of the pairs that share a bin.
+
+    Args:
+        num_bins: the number of bins over [0, 1].
+        curve: `"ROC"`, or `"PR"` for the average precision (without interpolation, as in scikit-learn).
+        from_logits: whether `preds` are logits; the sigmoid is applied.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for an unknown curve, or fewer than 2 bins.
+
+    Example:
+        >>> metric = AUC().update(target=jnp.array([0, 0, 1, 1]), preds=jnp.array([0.1, 0.4, 0.35, 0.8]))
+        >>> metric.compute().item()
+        0.75
+    """
+
+    num_bins: int = static_field(default=2001)
+    curve: Literal["ROC", "PR"] = static_field(default="ROC")
+    from_logits: bool = static_field(default=False, kw_only=True)
+
+    positives: jax.Array = field(init=False)
+    negatives: jax.Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        if self.curve not in ("ROC", "PR"):
+            raise ValueError(f"AUC: curve={self.curve!r} is not known. Use 'ROC' or 'PR'.")
+        if self.num_bins < 2:
+            raise ValueError(f"AUC: num_bins={self.num_bins} must be 2 or more.")
+        zeros = jnp.zeros(self.num_bins, self.dtype)
+        vars(self).update(positives=zeros, negatives=zeros)
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: 0 or 1, `(B, ...)`.
+            preds: probabilities in [0, 1] (beyond, they are clipped) or logits, of the same shape.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        target, preds = match_shapes(target, preds, "AUC")
+        scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)
+        weight = total_weight(sample_weight, mask, scores.shape)
+        weight = jnp.ones(scores.shape, jnp.float32) if weight is None else weight
+        # A NaN of weight 0 must not reach the conversion to integers, whose result for it is undefined.
+        scores = jnp.where(weight != 0, scores, 0.0)
+        bins = jnp.round(scores * (self.num_bins - 1)).astype(jnp.int32)
+        positive = target > 0.5
+        empty = jnp.zeros(self.num_bins, jnp.float32)
+        added = [empty.at[bins].add(jnp.where(side, weight, 0.0)) for side in (positive, ~positive)]
+        return self.replace(
+            positives=self.positives + added[0].astype(self.dtype),
+            negatives=self.negatives + added[1].astype(self.dtype),
+        )
+
+    def compute(self) -> jax.Array:
+        """Returns the area, a scalar; 0 when there are no positives, or for `ROC` no negatives."""
+        positives = safe_divide(self.positives, jnp.sum(self.positives))
+        if self.curve == "ROC":
+            negatives = safe_divide(self.negatives, jnp.sum(self.negatives))
+            below = jnp.cumsum(negatives) - negatives
+            return jnp.sum(positives * (below + 0.5 * negatives))
+        found = jnp.cumsum(self.positives[::-1])[::-1]
+        chosen = found + jnp.cumsum(self.negatives[::-1])[::-1]
+        return jnp.sum(positives * safe_divide(found, chosen))
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks that targets are 0 or 1 and predictions are probabilities.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions, on the host.
+
+        Raises:
+            ValueError: for other values.
+        """
+        other = [v for v in np.unique(np.asarray(target)).tolist() if v not in (0, 1)]
+        if other:
+            raise ValueError(f"AUC: the targets are 0 or 1, but there are {other[:5]}.")
+        preds = np.asarray(preds)
+        if not self.from_logits and preds.size and (preds.min() < 0 or preds.max() > 1):
+            raise ValueError(
+                f"AUC: preds range from {preds.min():.3g} to {preds.max():.3g}, but probabilities are in [0, 1]. "
+                "Pass from_logits=True if they are logits."
+            )

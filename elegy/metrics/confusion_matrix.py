@@ -1,0 +1,108 @@
+"""Confusion matrix."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.losses.reduction import safe_divide, total_weight
+from elegy.metrics.decisions import class_indices, has_class_axis
+from elegy.metrics.metric import Metric
+from elegy.pytree import field, static_field
+
+
+class ConfusionMatrix(Metric):
+    """How often (by weight) a target of class `i` was predicted as class `j`: entry `[i, j]`.
+
+    Args:
+        num_classes: the number of classes.
+        normalize: divides by the row sums (`"true"`), the column sums (`"pred"`), the total (`"all"`), or not (None).
+        threshold: what a prediction without an axis of classes must exceed to be class 1, with two classes.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for an unknown `normalize`, or fewer than 2 classes.
+
+    Example:
+        >>> metric = ConfusionMatrix(2).update(target=jnp.array([0, 0, 1]), preds=jnp.array([0, 1, 1]))
+        >>> metric.compute()
+        Array([[1., 1.],
+               [0., 1.]], dtype=float32)
+    """
+
+    num_classes: int = static_field()
+    normalize: Literal["true", "pred", "all"] | None = static_field(default=None)
+    threshold: float = static_field(default=0.5, kw_only=True)
+
+    matrix: jax.Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        if self.num_classes < 2:
+            raise ValueError(f"ConfusionMatrix: num_classes={self.num_classes} must be 2 or more.")
+        if self.normalize not in (None, "true", "pred", "all"):
+            raise ValueError(
+                f"ConfusionMatrix: normalize={self.normalize!r} is not known. Use 'true', 'pred', 'all' or None."
+            )
+        vars(self).update(matrix=jnp.zeros((self.num_classes, self.num_classes), self.dtype))
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added. A class out of range does not count.
+
+        Args:
+            target: class indices `(...)`, or one-hot `(..., C)`.
+            preds: scores `(..., C)`, predicted classes `(...)`, or with two classes probabilities `(...)`.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        target, preds = jnp.asarray(target), jnp.asarray(preds)
+        scores = has_class_axis(target, preds)
+        labels = jnp.issubdtype(preds.dtype, jnp.integer)
+        if (scores and preds.shape[-1] != self.num_classes) or not (scores or labels or self.num_classes == 2):
+            raise ValueError(
+                f"ConfusionMatrix: preds of shape {preds.shape} and dtype {preds.dtype} must be scores of shape "
+                f"(..., {self.num_classes}) or predicted classes, as integers."
+            )
+        if not (scores or labels):
+            preds = (preds > self.threshold).astype(jnp.int32)
+        label, chosen = class_indices(target, preds, 1, "ConfusionMatrix")
+        weight = total_weight(sample_weight, mask, label.shape)
+        weight = jnp.ones(label.shape, jnp.float32) if weight is None else weight
+        # A negative index would count from the end; one past the end is dropped.
+        rows, columns = (jnp.where(x < 0, self.num_classes, x.astype(jnp.int32)) for x in (label, chosen[..., 0]))
+        added = jnp.zeros(self.matrix.shape, jnp.float32).at[rows, columns].add(weight, mode="drop")
+        return self.replace(matrix=self.matrix + added.astype(self.dtype))
+
+    def compute(self) -> jax.Array:
+        """Returns the matrix `(num_classes, num_classes)`, rows by target; 0 where nothing was counted."""
+        axis = {"true": 1, "pred": 0, "all": None}
+        if self.normalize is None:
+            return self.matrix
+        return safe_divide(self.matrix, jnp.sum(self.matrix, axis=axis[self.normalize], keepdims=True))
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks that class indices are in range.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions; not looked at.
+
+        Raises:
+            ValueError: for an index out of range.
+        """
+        target = np.asarray(target)
+        outside = np.unique(target[(target < 0) | (target >= self.num_classes)])
+        if outside.size:
+            raise ValueError(
+                f"ConfusionMatrix: the target contains {outside[:5].tolist()}, but num_classes={self.num_classes}: "
+                f"the classes are 0..{self.num_classes - 1}."
+            )

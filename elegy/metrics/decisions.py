@@ -1,0 +1,320 @@
+"""Counting right and wrong decisions: what accuracy, precision, recall and F scores have in common."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.losses.reduction import safe_divide, total_weight
+from elegy.losses.shapes import match_shapes
+from elegy.metrics.metric import Metric
+from elegy.pytree import static_field
+
+Average = Literal["micro", "macro", "weighted", "none"]
+_AVERAGES = ("micro", "macro", "weighted", "none")
+
+
+class DataType(enum.Enum):
+    """What the predictions and targets of a classification mean.
+
+    - `BINARY`: each value is a yes/no decision.
+    - `MULTICLASS`: one class of several.
+    - `MULTILABEL`: any number of labels: independent yes/no decisions along the last axis.
+
+    Example:
+        >>> DataType("multilabel") is DataType.MULTILABEL
+        True
+    """
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    MULTILABEL = "multilabel"
+
+    @classmethod
+    def _missing_(cls, value: object) -> DataType:
+        names = ", ".join(repr(member.value) for member in cls)
+        raise ValueError(f"{value!r} is no mode of a classification metric. Use one of {names}.")
+
+
+class Counts(NamedTuple):
+    """Weights of true and false positives and negatives, in all or for each class.
+
+    In multi-class mode there are no true negatives: `tn` is 0.
+    """
+
+    tp: jax.Array
+    fp: jax.Array
+    tn: jax.Array
+    fn: jax.Array
+
+
+class DecisionMetric(Metric):
+    """Base class of the metrics that compare decisions.
+
+    Without `mode`, shapes say what is meant. Scores `(..., C)` beside class indices `(...)`, or floating scores beside
+    one-hot targets of the same shape `(B, ..., C)`, are multi-class. `(B,)` or `(..., 1)` beside the same is binary.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: the number of classes or labels; needed for an average other than `micro`.
+        average: `micro` counts all decisions together; `macro` is the mean of the values of the classes that occur in
+            target or predictions; `weighted` weights them by their frequency in the target; `none` (or None) returns
+            each class's value.
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted, for multi-class scores.
+        mode: a `DataType` or its value; None reads it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+    """
+
+    threshold: float = static_field(default=0.5)
+    num_classes: int | None = static_field(default=None)
+    average: Average | None = static_field(default="micro")
+    ignore_index: int | None = static_field(default=None, kw_only=True)
+    top_k: int | None = static_field(default=None, kw_only=True)
+    mode: DataType | None = static_field(default=None, kw_only=True)
+    class_id: int | None = static_field(default=None, kw_only=True)
+
+    integers_are = DataType.MULTICLASS
+    """What integer predictions of the target's shape are, if nothing else says it."""
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        what = type(self).__name__
+        average = "none" if self.average is None else str(self.average).lower()
+        mode = None if self.mode is None else DataType(self.mode)
+        if average not in _AVERAGES:
+            raise ValueError(f"{what}: average={self.average!r} is not known. Use one of {', '.join(_AVERAGES)}.")
+        if average != "micro" and not self.num_classes:
+            raise ValueError(f"{what}: average={average!r} keeps a count for each class; pass num_classes=...")
+        if average != "micro" and self.class_id is not None:
+            raise ValueError(f"{what}: class_id={self.class_id} leaves one class; there is nothing to average.")
+        if average != "micro" and mode is DataType.BINARY:
+            raise ValueError(f"{what}: average={average!r} needs classes or labels, but mode='binary' has none.")
+        if self.class_id is not None and mode is DataType.BINARY:
+            raise ValueError(f"{what}: class_id={self.class_id} needs classes or labels, but mode='binary' has none.")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ValueError(f"{what}: top_k={self.top_k!r} must be an integer of 1 or more.")
+        if self.top_k is not None and mode not in (None, DataType.MULTICLASS):
+            raise ValueError(f"{what}: top_k is for multi-class scores; mode={mode.value!r} compares with a threshold.")
+        vars(self).update(average=average, mode=mode)
+
+    def zeros(self) -> jax.Array:
+        """A state without data: a scalar, or one number for each class."""
+        return jnp.zeros(() if self.average == "micro" else (self.num_classes,), self.dtype)
+
+    def mode_of(self, target: Any, preds: Any) -> DataType:
+        """What these arrays mean.
+
+        Args:
+            target: ground truth; only its shape is looked at.
+            preds: predictions; only their shape and dtype are looked at.
+
+        Raises:
+            ValueError: when `mode`, `top_k`, `average` or `class_id` does not fit the shapes.
+        """
+        what = type(self).__name__
+        shapes = f"preds of shape {preds.shape} and dtype {preds.dtype} beside target of shape {target.shape}"
+        has_classes = has_class_axis(target, preds)
+        if self.mode is not None:
+            mode = self.mode
+        elif has_classes:
+            mode = DataType.MULTICLASS
+        elif jnp.issubdtype(preds.dtype, jnp.integer):
+            mode = DataType.MULTICLASS if self.num_classes else self.integers_are
+        else:
+            mode = DataType.BINARY
+        if mode is DataType.MULTICLASS and not (has_classes or jnp.issubdtype(preds.dtype, jnp.integer)):
+            raise ValueError(
+                f"{what}: mode='multiclass', but {shapes} have no axis of classes. Pass mode='binary', or give scores "
+                "of shape (..., classes)."
+            )
+        if mode is DataType.BINARY and (self.average != "micro" or self.class_id is not None):
+            raise ValueError(f"{what}: average and class_id need classes or labels, but {shapes} are binary.")
+        if self.top_k is not None and not has_classes:
+            raise ValueError(f"{what}: top_k={self.top_k} needs scores of shape (..., classes); there are {shapes}.")
+        if self.num_classes and has_classes and mode is not DataType.BINARY and preds.shape[-1] != self.num_classes:
+            raise ValueError(f"{what}: num_classes={self.num_classes} does not fit {shapes}.")
+        return mode
+
+    def count(self, target: Any, preds: Any, sample_weight: Any, mask: Any) -> tuple[DataType, Counts]:
+        """Counts the decisions of a batch.
+
+        Args:
+            target: ground truth.
+            preds: predictions.
+            sample_weight: a scalar, `(B,)`, finer, or None.
+            mask: `(B,)` bool or None.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        target, preds = jnp.asarray(target), jnp.asarray(preds)
+        mode = self.mode_of(target, preds)
+        if mode is DataType.MULTICLASS:
+            return mode, self._count_classes(target, preds, sample_weight, mask)
+        return mode, self._count_decisions(target, preds, sample_weight, mask, mode)
+
+    def _count_classes(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
+        label, chosen = class_indices(target, preds, self.top_k or 1, type(self).__name__)
+        weight = self.weights(label, sample_weight, mask)
+        hit = jnp.any(chosen == label[..., None], axis=-1)
+        if self.class_id is not None:
+            return _count(label == self.class_id, jnp.any(chosen == self.class_id, axis=-1), weight, None)
+        if self.average == "micro":
+            right, total = jnp.sum(weight * hit), jnp.sum(weight)
+            return Counts(right, chosen.shape[-1] * total - right, jnp.zeros(()), total - right)
+        count = self.num_classes or 0
+        wrong = weight[..., None] * (chosen != label[..., None])
+        return Counts(
+            tp=scatter_add(count, label, weight * hit),
+            fp=scatter_add(count, chosen, wrong),
+            tn=jnp.zeros(count),
+            fn=scatter_add(count, label, weight * ~hit),
+        )
+
+    def _count_decisions(
+        self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any, mode: DataType
+    ) -> Counts:
+        truth, said = self.decide(target, preds)
+        weight = self.weights(target.reshape(truth.shape), sample_weight, mask)
+        if self.class_id is not None:
+            truth, said, weight = (x[..., self.class_id] for x in (truth, said, weight))
+        per_label = mode is DataType.MULTILABEL and self.average != "micro"
+        return _count(truth, said, weight, tuple(range(truth.ndim - 1)) if per_label else None)
+
+    def weights(self, target: jax.Array, sample_weight: Any, mask: Any) -> jax.Array:
+        """The weight of each value of the target; 0 for `ignore_index`.
+
+        Args:
+            target: class indices or 0/1 labels.
+            sample_weight: a scalar, `(B,)`, finer, or None.
+            mask: `(B,)` bool or None.
+        """
+        weight = total_weight(sample_weight, mask, target.shape)
+        weight = jnp.ones(target.shape, jnp.float32) if weight is None else weight
+        return weight if self.ignore_index is None else jnp.where(target == self.ignore_index, 0.0, weight)
+
+    def decide(self, target: Any, preds: Any) -> tuple[jax.Array, jax.Array]:
+        """The yes/no decisions of target and predictions, of one shape.
+
+        Args:
+            target: 0 or 1.
+            preds: probabilities, scores or decisions, of the same shape.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        target, preds = match_shapes(target, preds, type(self).__name__)
+        return target > 0.5, preds > self.threshold
+
+    def averaged(self, numerator: Any, denominator: Any, occurs: Any, support: Any) -> jax.Array:
+        """The quotient, averaged over classes as `average` says; 0 where nothing was counted.
+
+        Args:
+            numerator: of each class, or in all.
+            denominator: the same.
+            occurs: how much of a class there is in target or predictions.
+            support: how much of a class there is in the target.
+        """
+        value = safe_divide(numerator, denominator)
+        if self.average in ("micro", "none"):
+            return value
+        weight = support if self.average == "weighted" else (occurs > 0).astype(value.dtype)
+        return safe_divide(jnp.sum(weight * value), jnp.sum(weight))
+
+    def target_check(self, target: Any, preds: Any) -> None:
+        """Checks that the targets of yes/no decisions are 0 or 1.
+
+        Args:
+            target: ground truth, on the host.
+            preds: predictions; only their shape and dtype are looked at.
+
+        Raises:
+            ValueError: for other values, or shapes that do not fit.
+        """
+        target = np.asarray(target)
+        if self.mode_of(target, preds) is DataType.MULTICLASS:
+            return
+        other = [v for v in np.unique(target).tolist() if v not in (0, 1, self.ignore_index)]
+        if other and not np.issubdtype(target.dtype, np.inexact):
+            raise ValueError(
+                f"{type(self).__name__}: the targets of yes/no decisions are 0 or 1, but there are {other[:5]}. For "
+                "classes pass mode='multiclass' (predicted classes need num_classes=... as well)."
+            )
+
+
+def has_class_axis(target: Any, preds: Any) -> bool:
+    """Whether the last axis of predictions is one of scores of classes.
+
+    Example:
+        >>> has_class_axis(jnp.zeros(4), jnp.zeros((4, 3))), has_class_axis(jnp.zeros(4), jnp.zeros((4, 1)))
+        (True, False)
+    """
+    if preds.ndim == 0 or preds.shape[-1] == 1:
+        return False
+    if target.shape in (preds.shape[:-1], (*preds.shape[:-1], 1)):
+        return True
+    return target.shape == preds.shape and preds.ndim > 1 and jnp.issubdtype(preds.dtype, jnp.floating)
+
+
+def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) -> tuple[jax.Array, jax.Array]:
+    """The classes of the targets, `(...)`, and the `k` predicted ones, `(..., k)`.
+
+    Args:
+        target: class indices `(...)`, `(..., 1)` or distributions `(..., C)`.
+        preds: scores `(..., C)` or class indices `(...)`.
+        top_k: the number of scores to choose; of equal scores the first.
+        what: how messages call the caller.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+
+    Example:
+        >>> class_indices(jnp.array([1]), jnp.array([[0.1, 0.7, 0.2]]), 2, "Accuracy")
+        (Array([1], dtype=int32), Array([[1, 2]], dtype=int32))
+    """
+    if not has_class_axis(target, preds):
+        if preds.size != target.size or preds.shape[:1] != target.shape[:1]:
+            raise ValueError(
+                f"{what}: target has shape {target.shape} and preds {preds.shape}. For scores of shape (..., classes) "
+                "give class indices of shape (...), or one-hot targets of shape (..., classes)."
+            )
+        return target, preds.reshape(target.shape)[..., None]
+    if top_k > preds.shape[-1]:
+        raise ValueError(f"{what}: top_k={top_k}, but preds of shape {preds.shape} have {preds.shape[-1]} classes.")
+    if target.shape == preds.shape:
+        target = jnp.argmax(target, axis=-1)
+    target = target.reshape(preds.shape[:-1])
+    if top_k == 1:
+        return target, jnp.argmax(preds, axis=-1, keepdims=True)
+    return target, jax.lax.top_k(preds, top_k)[1]
+
+
+def scatter_add(count: int, index: jax.Array, weight: jax.Array) -> jax.Array:
+    """Sums weights by class; an index out of range counts for nothing.
+
+    Example:
+        >>> scatter_add(2, jnp.array([1, 1, -1, 7]), jnp.ones(4))
+        Array([0., 2.], dtype=float32)
+    """
+    index = jnp.where(index < 0, count, index)  # a negative index would count from the end
+    return jnp.zeros(count, jnp.float32).at[index].add(weight.astype(jnp.float32), mode="drop")
+
+
+def _count(truth: jax.Array, said: jax.Array, weight: jax.Array, axis: tuple[int, ...] | None) -> Counts:
+    return Counts(
+        tp=jnp.sum(weight * (truth & said), axis=axis),
+        fp=jnp.sum(weight * (~truth & said), axis=axis),
+        tn=jnp.sum(weight * (~truth & ~said), axis=axis),
+        fn=jnp.sum(weight * (truth & ~said), axis=axis),
+    )

@@ -1,0 +1,174 @@
+"""Precision, recall and F scores."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import jax
+
+from elegy.metrics.decisions import DataType, DecisionMetric
+from elegy.pytree import field, static_field
+
+
+class _PositiveCounts(DecisionMetric):
+    """Keeps what precision and recall need; they do not look at true negatives."""
+
+    tp: jax.Array = field(init=False)
+    fp: jax.Array = field(init=False)
+    fn: jax.Array = field(init=False)
+
+    integers_are = DataType.BINARY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        zero = self.zeros()
+        vars(self).update(tp=zero, fp=zero, fn=zero)
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: class indices, 0/1 labels or one-hot rows.
+            preds: scores, probabilities or decisions.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        counts = self.count(target, preds, sample_weight, mask)[1]
+        return self.replace(
+            tp=self.tp + counts.tp.astype(self.dtype),
+            fp=self.fp + counts.fp.astype(self.dtype),
+            fn=self.fn + counts.fn.astype(self.dtype),
+        )
+
+    def _averaged(self, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+        return self.averaged(numerator, denominator, self.tp + self.fp + self.fn, self.tp + self.fn)
+
+
+class Precision(_PositiveCounts):
+    """How many of the positive decisions are right: `tp / (tp + fp)`.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: the number of classes or labels; needed for an average other than `micro`, and for predicted
+            classes (integers of the target's shape), which are yes/no decisions otherwise.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted.
+        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> metric = Precision().update(target=jnp.array([0, 1, 1, 1]), preds=jnp.array([0.9, 0.8, 0.1, 0.7]))
+        >>> metric.compute().item()
+        0.666666...
+    """
+
+    def compute(self) -> jax.Array:
+        """Returns the precision: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
+        return self._averaged(self.tp, self.tp + self.fp)
+
+
+class Recall(_PositiveCounts):
+    """How many of the positive examples are found: `tp / (tp + fn)`.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: as for `Precision`.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted.
+        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> metric = Recall().update(target=jnp.array([0, 1, 1, 1]), preds=jnp.array([0.9, 0.8, 0.1, 0.1]))
+        >>> metric.compute().item()
+        0.333333...
+    """
+
+    def compute(self) -> jax.Array:
+        """Returns the recall: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
+        return self._averaged(self.tp, self.tp + self.fn)
+
+
+class FBeta(_PositiveCounts):
+    """The weighted harmonic mean of precision and recall, `(1 + b²) tp / ((1 + b²) tp + b² fn + fp)`.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: as for `Precision`.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        beta: how many times as important recall is as precision.
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted.
+        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> metric = FBeta(beta=2.0).update(target=jnp.array([0, 1, 1]), preds=jnp.array([0.9, 0.8, 0.1]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    beta: float = static_field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        if self.beta <= 0:
+            raise ValueError(f"{type(self).__name__}: beta={self.beta!r} must be positive.")
+
+    def compute(self) -> jax.Array:
+        """Returns the score: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
+        squared = self.beta**2
+        numerator = (1 + squared) * self.tp
+        return self._averaged(numerator, numerator + squared * self.fn + self.fp)
+
+
+class F1(FBeta):
+    """The harmonic mean of precision and recall, `2 tp / (2 tp + fn + fp)`.
+
+    Args:
+        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        num_classes: as for `Precision`.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        ignore_index: a value of the target whose rows do not count.
+        top_k: how many of the highest scores count as predicted.
+        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        class_id: looks at this class or label alone, as a yes/no decision.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for options that do not go together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> metric = F1().update(target=jnp.array([0, 1, 1, 1]), preds=jnp.array([1, 0, 1, 1]))
+        >>> metric.compute().item()
+        0.666666...
+    """
+
+    beta: float = static_field(default=1.0, init=False)

@@ -1,0 +1,127 @@
+"""Coefficient of determination."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.losses.reduction import safe_divide, total_weight
+from elegy.losses.shapes import match_shapes
+from elegy.metrics.metric import Metric
+from elegy.pytree import field, static_field
+
+
+class R2(Metric):
+    """Coefficient of determination, `1 - sum((target - preds) ** 2) / sum((target - mean(target)) ** 2)`.
+
+    The spread of the targets is merged by the method of Chan, Golub and LeVeque ("Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979), which stays accurate where the mean is large beside the spread.
+
+    Args:
+        num_outputs: the size of the last axis, if there are several outputs.
+        multioutput: for several outputs, their mean (`"uniform_average"`), their mean weighted by the targets' variance
+            (`"variance_weighted"`), or all of them (`"raw_values"`).
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: for an unknown `multioutput`, or fewer than 1 output.
+
+    Example:
+        >>> metric = R2().update(target=jnp.array([3.0, -0.5, 2.0, 7.0]), preds=jnp.array([2.5, 0.0, 2.0, 8.0]))
+        >>> metric.compute().item()
+        0.94860...
+    """
+
+    num_outputs: int = static_field(default=1)
+    multioutput: Literal["uniform_average", "variance_weighted", "raw_values"] = static_field(default="uniform_average")
+
+    weight: jax.Array = field(init=False)
+    mean: jax.Array = field(init=False)
+    spread: jax.Array = field(init=False)
+    residual: jax.Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        if self.num_outputs < 1:
+            raise ValueError(f"R2: num_outputs={self.num_outputs} must be 1 or more.")
+        if self.multioutput not in ("uniform_average", "variance_weighted", "raw_values"):
+            raise ValueError(
+                f"R2: multioutput={self.multioutput!r} is not known. Use 'uniform_average', 'variance_weighted' or "
+                "'raw_values'."
+            )
+        zeros = jnp.zeros(self.num_outputs, self.dtype)
+        vars(self).update(weight=zeros, mean=zeros, spread=zeros, residual=zeros)
+
+    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: `(B, ...)`, or `(B, ..., num_outputs)` for several outputs.
+            preds: the same shape.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool: which examples are real.
+            **_: ignored.
+
+        Raises:
+            ValueError: when the shapes do not fit.
+        """
+        target, preds = match_shapes(target, preds, "R2")
+        outputs = target.shape[-1] if target.ndim > 1 else 1
+        if outputs != self.num_outputs:
+            raise ValueError(f"R2: the last axis of {target.shape} has {outputs} outputs; pass num_outputs={outputs}.")
+        weight = total_weight(sample_weight, mask, target.shape)
+        weight = jnp.ones(target.shape) if weight is None else weight
+        target, preds, weight = (
+            jnp.reshape(x, (-1, self.num_outputs)).astype(self.dtype) for x in (target, preds, weight)
+        )
+        counts = weight != 0
+        target, preds = jnp.where(counts, target, 0.0), jnp.where(counts, preds, 0.0)
+        total = jnp.sum(weight, axis=0)
+        mean = safe_divide(jnp.sum(weight * target, axis=0), total)
+        # The sum of deviations would be 0 without rounding; taking it out corrects the rounded mean.
+        correction = safe_divide(jnp.sum(weight * (target - mean), axis=0), total)
+        mean = mean + correction
+        return self.merge(
+            self.replace(
+                weight=total,
+                mean=mean,
+                spread=jnp.sum(weight * jnp.square(target - mean), axis=0),
+                residual=jnp.sum(weight * jnp.square(target - preds), axis=0),
+            )
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Returns the metric of both metrics' data.
+
+        Args:
+            other: a metric of the same structure.
+        """
+        weight = self.weight + other.weight
+        part = safe_divide(other.weight, weight)
+        difference = other.mean - self.mean
+        return self.replace(
+            weight=weight,
+            mean=self.mean + difference * part,
+            spread=self.spread + other.spread + jnp.square(difference) * self.weight * part,
+            residual=self.residual + other.residual,
+        )
+
+    def compute(self) -> jax.Array:
+        """Returns a scalar, or `(num_outputs,)` for `"raw_values"`.
+
+        Constant targets give 1 for perfect predictions and 0 otherwise, as in scikit-learn.
+        """
+        constant = self.spread == 0
+        value = jnp.where(
+            constant, jnp.where(self.residual == 0, 1.0, 0.0), 1.0 - safe_divide(self.residual, self.spread)
+        )
+        if self.multioutput == "raw_values":
+            return value
+        if self.multioutput == "variance_weighted":
+            weighted = safe_divide(jnp.sum(value * self.spread), jnp.sum(self.spread))
+            return jnp.where(jnp.all(constant), jnp.mean(value), weighted)
+        return jnp.mean(value)
