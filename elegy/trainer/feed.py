@@ -17,6 +17,9 @@ from elegy.types import Batch, PyTree
 PREFETCH = 2
 """How many gathered chunks may wait for the device."""
 
+PREFETCH_BYTES = 2**20
+"""Smaller chunks are gathered by the loop itself, while the device works: handing over to a thread costs more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -121,7 +124,8 @@ def array_chunks(
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
     chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
-    ahead = PREFETCH if source.on_host and not form.resident and order is not None else 0
+    large = source.nbytes // source.size * plan.batch_size * form.steps >= PREFETCH_BYTES
+    ahead = PREFETCH if large and source.on_host and not form.resident and order is not None else 0
     yield from prefetch(chunks, ahead)
     if full < limit:
         start, stop = plan.batch_rows(full)

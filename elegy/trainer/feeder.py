@@ -27,6 +27,8 @@ logger = logging.getLogger("elegy")
 RESIDENT_BYTES = 256 * 2**20
 """In-memory data up to this size is kept on the device."""
 
+_ALIGNMENT = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
@@ -139,7 +141,7 @@ class Feeder:
             plan = dataclasses.replace(plan, size=len(order), batch_size=plan.batch_size, limit=steps)
         if form.resident and self._placed is None:
             # A copy, because on the CPU a placed array may share the memory of the user's.
-            copies = jax.tree.map(lambda a: np.array(a) if isinstance(a, np.ndarray) else a, source.batch)
+            copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
             self._placed = self.runner.strategy.place(copies, "whole")
         count = plan.steps if limit is None else min(limit, plan.steps)
         return array_chunks(source, plan, order, form, self.runner.strategy, self._placed, count, start.batches)
@@ -202,6 +204,15 @@ class Feeder:
         steps = min(steps, 2 ** (self.plan.steps - 1).bit_length())
         logger.info("%s: %d steps in one execution", self.phase, steps)
         return steps
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A copy that the CPU backend can share as it is; it copies what is not aligned again, five times slower."""
+    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
 
 
 def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:

@@ -121,12 +121,12 @@ class Program:
             def body(k: Any, carry: Any) -> Any:
                 changed, logs = carry
                 if resident:
-                    batch = jax.tree.map(lambda a: a.at[index[k]].get(mode="promise_in_bounds"), data)
+                    batch = jax.tree.map(lambda a: _rows(a, _row(index, k)), data)
                 else:
-                    batch = jax.tree.map(lambda a: a[k], data)
-                this_mask = None if mask is None else mask[k]
+                    batch = jax.tree.map(lambda a: _row(a, k), data)
+                this_mask = None if mask is None else _row(mask, k)
                 row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
-                return changed, jax.tree.map(lambda all, one: all.at[k].set(one), logs, row)
+                return changed, jax.tree.map(lambda all, one: _put_row(all, k, one), logs, row)
 
             changed, logs = jax.lax.fori_loop(0, control[2], body, (list(changed), logs))
             return logs, changed
@@ -147,6 +147,21 @@ class Program:
             name: packed[dtype][place] if k is None else packed[dtype][k, place]
             for name, dtype, place in self.log_names
         }
+
+
+# Indices in a kernel are within bounds and count from the start: what checks that is work for every step.
+
+
+def _row(array: jax.Array, k: Any) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(array, k, keepdims=False, allow_negative_indices=False)
+
+
+def _rows(array: jax.Array, index: jax.Array) -> jax.Array:
+    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(array, row, k, 0, allow_negative_indices=False)
 
 
 def _forward(phase: CompiledPhase, strategy: Strategy) -> Callable:
