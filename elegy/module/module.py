@@ -175,7 +175,7 @@ class ElegyModule(Pytree):
             The module with the value pending.
 
         Raises:
-            ValueError: for an unknown `reduce`, a value that is no scalar, or a metric without its field.
+            ValueError: for an unknown `reduce`, a value that is no scalar, or a metric without a field of its kind.
         """
         if isinstance(value, Metric):
             held = getattr(self, name, None)
@@ -185,6 +185,12 @@ class ElegyModule(Pytree):
                     f"log({name!r}, ...) was given a metric, but {type(self).__name__} has no metric field {name!r} "
                     f"to merge it into. Declare `{name}: {type(value).__name__} = elegy.field(default_factory=...)`. "
                     f"Metric fields: {', '.join(fields) or 'none'}."
+                )
+            if type(value) is not type(held):
+                raise ValueError(
+                    f"log({name!r}, ...) was given a {type(value).__name__}, but the field {name!r} of "
+                    f"{type(self).__name__} holds a {type(held).__name__}, and the two cannot be merged. Log "
+                    f"`self.{name}.batch_updates(...)`."
                 )
             return self.replace(_logs=self._logs.add(Entry(value, name, "metric")))
         if reduce not in REDUCTIONS:
@@ -245,7 +251,7 @@ class ElegyModule(Pytree):
 def _scalar(where: str, value: Any) -> jax.Array:
     try:
         array = jnp.asarray(value)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: the value must be a scalar or a Metric, not a {type(value).__name__}.") from error
     if array.shape != ():
         raise ValueError(f"{where}: the value must be a scalar, but its shape is {array.shape}. Reduce it first.")
