@@ -53,6 +53,7 @@ class EpochPlan:
         drop_remaining: whether a short last batch is left out.
         limit: how many batches to see at most; None for all.
         what: the call, `"fit"`, `"validation"`, `"evaluate"` or `"predict"`, for names in messages.
+        done: how many examples of the order an interrupted epoch has seen; the batches are those of the others.
 
     Raises:
         TypeError: when a count is no integer.
@@ -70,6 +71,7 @@ class EpochPlan:
     drop_remaining: bool = False
     limit: int | None = None
     what: str = "fit"
+    done: int = 0
 
     def __post_init__(self) -> None:
         size_name = BATCH_SIZE_NAMES.get(self.what, "batch_size")
@@ -95,7 +97,7 @@ class EpochPlan:
 
     @property
     def _available(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
+        whole, rest = divmod(self.size - self.done, self.batch_size)
         return whole + (rest > 0 and not self.drop_remaining)
 
     @property
@@ -117,7 +119,7 @@ class EpochPlan:
         """
         if not 0 <= i < self.steps:
             raise IndexError(f"there is no batch {i}: the epoch has {self.steps} batches.")
-        start = i * self.batch_size
+        start = self.done + i * self.batch_size
         return start, min(start + self.batch_size, self.size)
 
     def index_matrix(self, order: np.ndarray | None, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,7 @@ def array_chunks(
         limit: how many batches to give.
         offset: how many batches of the epoch came before.
     """
-    short = limit == plan.steps and plan.last_size < plan.batch_size
+    short = 0 < limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not form.masked else limit
     count_rows = form.rows(plan.batch_size)
     one = resized(structure(source.batch), count_rows)

@@ -135,10 +135,8 @@ class Feeder:
         assert isinstance(source, ArraySource)
         source = dataclasses.replace(source, batch=data)
         if start.examples:
-            rest = np.arange(plan.size) if order is None else order
-            order = rest[start.examples :]
             steps = None if plan.limit is None else plan.limit - start.batches
-            plan = dataclasses.replace(plan, size=len(order), batch_size=plan.batch_size, limit=steps)
+            plan = dataclasses.replace(plan, limit=steps, done=start.examples)
         if form.resident and self._placed is None:
             # A copy, because on the CPU a placed array may share the memory of the user's.
             copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
