@@ -31,7 +31,7 @@ class Linen(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dense(3, name="head")(LinenBlock(name="block")(x, train))
-        return {"y": x, "d": Distribution(x), "p": (x, None)}
+        return {"y": x, "p": (Distribution(x), None)}
 
 
 class Block(nnx.Module):
@@ -71,7 +71,7 @@ def table(module, depth=2, variables=None):
 def test_linen():
     found = table(Linen())
     assert found == {
-        "(root)": ["Linen", "{y: float32[8, 3], d: Distribution, p: (float32[8, 3], None)}", "", ""],
+        "(root)": ["Linen", "{y: float32[8, 3], p: (Distribution, None)}", "", ""],
         "block": ["LinenBlock", "float32[8, 4]", "", ""],
         "block/Dense_0": ["Dense", "float32[8, 4]", "24 (96 B)", ""],
         "block/BatchNorm_0": ["BatchNorm", "float32[8, 4]", "8 (32 B)", "8 (32 B)"],
