@@ -17,7 +17,7 @@ from shared import arguments, digits
 import elegy as eg
 
 matplotlib.use("Agg")  # figures go to files, so no display is needed
-import matplotlib.pyplot as plt  # noqa: E402  # after the backend is chosen
+import matplotlib.pyplot as plt  # after the backend is chosen
 
 LATENT = 16
 

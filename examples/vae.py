@@ -17,7 +17,7 @@ from shared import arguments, digits
 import elegy as eg
 
 matplotlib.use("Agg")  # figures go to files, so no display is needed
-import matplotlib.pyplot as plt  # noqa: E402  # after the backend is chosen
+import matplotlib.pyplot as plt  # after the backend is chosen
 
 LATENT = 8
 PIXEL_VARIANCE = 0.03  # how far a pixel may be off; smaller is sharper, and costs more information
@@ -67,7 +67,7 @@ class VAE(eg.ElegyModule):
         return self.reconstruct(key, batch).images, self
 
     def loss(self, key: jax.Array, images: jax.Array) -> tuple[jax.Array, Self]:
-        """The negative evidence lower bound in nats (up to a constant), and the module with both of its parts logged."""
+        """The negative evidence lower bound in nats (up to a constant), and the module with its parts logged."""
         out = self.reconstruct(key, images)
         reconstruction = ((out.images - images) ** 2).sum((1, 2, 3)).mean() / (2 * PIXEL_VARIANCE)
         divergence = 0.5 * (jnp.exp(out.log_variance) + out.mean**2 - 1 - out.log_variance).sum(-1).mean()

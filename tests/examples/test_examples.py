@@ -1,0 +1,57 @@
+"""The examples run, short; the quick start reaches what it promises."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+# What each returns, and bounds that a model which learns nothing does not reach within the epochs.
+SHORT = {
+    "char_transformer": (1, {"loss": (0.0, math.log(96))}),
+    "conv_batchnorm": (2, {"accuracy": (0.5, 1.0)}),
+    "core_digits": (2, {"accuracy": (0.5, 1.0)}),
+    "equinox_diabetes": (10, {"r2": (0.0, 1.0)}),
+    "gan": (1, {"generator_loss": (0.0, 10.0), "discriminator_loss": (0.0, 10.0)}),
+    "haiku_rows": (2, {"accuracy": (0.5, 1.0), "f1": (0.3, 1.0)}),
+    "managed_digits": (2, {"accuracy": (0.5, 1.0)}),
+    "nnx_digits": (2, {"accuracy": (0.5, 1.0)}),
+    "vae": (1, {"loss": (0.0, 200.0), "kl": (0.0, 100.0)}),
+}
+
+FIGURES = {"gan": ["gan.png"], "vae": ["vae.png"]}
+
+
+@pytest.fixture
+def main(request, monkeypatch):
+    """The `main` function of the example that the test names, imported as a script would be."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module(request.param).main
+
+
+def test_every_example_is_tested():
+    programs = {path.stem for path in EXAMPLES.glob("*.py")} - {"shared"}
+    assert programs == {*SHORT, "quickstart"}
+
+
+@pytest.mark.parametrize(
+    ("main", "epochs", "bounds"), [(k, *v) for k, v in SHORT.items()], indirect=["main"], ids=SHORT
+)
+def test_example_runs_short(main, epochs, bounds, tmp_path):
+    scores = main(["--epochs", str(epochs), "--output", str(tmp_path)])
+    for name, (low, high) in bounds.items():
+        assert low < scores[name] <= high, name
+    drawn = [path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(b"\x89PNG")]
+    assert drawn == FIGURES.get(main.__module__, [])
+
+
+@pytest.mark.parametrize("main", ["quickstart"], indirect=True)
+def test_quickstart_recognises_digits_that_were_held_out(main, tmp_path, capsys):
+    scores = main(["--output", str(tmp_path)])
+    assert scores["accuracy"] >= 0.96
+    assert (tmp_path / "quickstart.png").read_bytes().startswith(b"\x89PNG")
+    assert "30/30" in capsys.readouterr().out
