@@ -301,7 +301,7 @@ def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
     if sample_weight is None and mask is None:
         return kwargs
     rows = [jnp.asarray(w) for w in (sample_weight, mask) if w is not None and jnp.ndim(w) > 0]
-    rows = [jnp.any(w.reshape(w.shape[0], -1) != 0, axis=1) for w in rows]
+    rows = [jnp.any(w != 0, axis=tuple(range(1, w.ndim))) for w in rows]
     if not rows:
         return kwargs
     keep = rows[0] if len(rows) == 1 else rows[0] & rows[1]
