@@ -195,6 +195,11 @@ class _Wrapper(Loss):
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What the inner loss receives."""
 
+    @property
+    @abc.abstractmethod
+    def looked_up(self) -> set[str]:
+        """The arguments that `translate` needs."""
+
     def call(self, **kwargs: Any) -> jax.Array:
         return self.loss.values(**self.translate(kwargs))
 
@@ -212,8 +217,9 @@ class _Wrapper(Loss):
         return self.loss.maskable(batch_size, **self.translate(kwargs))
 
     def target_check(self, target: Any, preds: Any) -> None:
-        inner = self.translate({"target": target, "preds": preds})
-        self.loss.target_check(inner.get("target"), inner.get("preds"))
+        if self.looked_up <= {"target", "preds"}:  # what else it may need is not at hand here
+            inner = self.translate({"target": target, "preds": preds})
+            self.loss.target_check(inner.get("target"), inner.get("preds"))
 
 
 class IndexedLoss(_Wrapper):
@@ -225,6 +231,11 @@ class IndexedLoss(_Wrapper):
         """Looks up the indexed arguments."""
         return index_arguments(self.paths, kwargs, f"the loss {self.name!r}")
 
+    @property
+    def looked_up(self) -> set[str]:
+        """The indexed arguments."""
+        return {name for name, _ in self.paths}
+
 
 class RenamedLoss(_Wrapper):
     """The loss that `Loss.rename_arguments` returns."""
@@ -234,6 +245,11 @@ class RenamedLoss(_Wrapper):
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Gives the arguments the names that the inner loss knows."""
         return rename_given(self.names, kwargs, f"the loss {self.name!r}")
+
+    @property
+    def looked_up(self) -> set[str]:
+        """The arguments that are given another name."""
+        return {given for _, given in self.names}
 
 
 def index_paths(kwargs: Mapping[str, Any]) -> tuple[tuple[str, tuple[Any, ...]], ...]:

@@ -189,6 +189,11 @@ class _Wrapper(Metric):
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What the inner metric receives."""
 
+    @property
+    @abc.abstractmethod
+    def looked_up(self) -> set[str]:
+        """The arguments that `translate` needs."""
+
     def update(self, **kwargs: Any) -> Self:
         inner = call_with_named(self.metric.update, self.translate(kwargs), f"the metric {self.name!r}")
         return self.replace(metric=inner)
@@ -209,8 +214,9 @@ class _Wrapper(Metric):
         return self.metric.maskable(batch_size, **self.translate(kwargs))
 
     def target_check(self, target: Any, preds: Any) -> None:
-        inner = self.translate({"target": target, "preds": preds})
-        self.metric.target_check(inner.get("target"), inner.get("preds"))
+        if self.looked_up <= {"target", "preds"}:  # what else it may need is not at hand here
+            inner = self.translate({"target": target, "preds": preds})
+            self.metric.target_check(inner.get("target"), inner.get("preds"))
 
 
 class IndexedMetric(_Wrapper):
@@ -222,6 +228,11 @@ class IndexedMetric(_Wrapper):
         """Looks up the indexed arguments."""
         return index_arguments(self.paths, kwargs, f"the metric {self.name!r}")
 
+    @property
+    def looked_up(self) -> set[str]:
+        """The indexed arguments."""
+        return {name for name, _ in self.paths}
+
 
 class RenamedMetric(_Wrapper):
     """The metric that `Metric.rename_arguments` returns."""
@@ -231,3 +242,8 @@ class RenamedMetric(_Wrapper):
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Gives the arguments the names that the inner metric knows."""
         return rename_given(self.names, kwargs, f"the metric {self.name!r}")
+
+    @property
+    def looked_up(self) -> set[str]:
+        """The arguments that are given another name."""
+        return {given for _, given in self.names}
