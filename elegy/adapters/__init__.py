@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from elegy.adapters.haiku import HaikuModule
     from elegy.adapters.linen import LinenModule
     from elegy.adapters.nnx import NNXModule
+    from elegy.adapters.treex import TreexModule, load_treex
 
 _LAZY = {
     "EquinoxModule": "equinox",
@@ -20,6 +21,8 @@ _LAZY = {
     "HaikuModule": "haiku",
     "LinenModule": "linen",
     "NNXModule": "nnx",
+    "TreexModule": "treex",
+    "load_treex": "treex",
 }
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "HaikuModule",
     "LinenModule",
     "NNXModule",
+    "TreexModule",
+    "load_treex",
     "register_adapter",
     "resolve",
 ]

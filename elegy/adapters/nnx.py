@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments
-from elegy.adapters.variables import match_variables
+from elegy.adapters.variables import match_variables, nest, paths
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
-from elegy.names import path_name
 from elegy.pytree import Static, field, static_field
 from elegy.types import PyTree
 
@@ -150,13 +149,13 @@ class NNXModule(ElegyModule):
         """The given values, divided like the module's own; unknown ones are left to be reported."""
         if self._given.value is None:
             return {}
-        homes = {path: name for name, tree in own.items() for path in _paths(tree)}
-        homes |= dict.fromkeys(_paths(self._streams.value), "")
+        homes = {path: name for name, tree in own.items() for path in paths(tree)}
+        homes |= dict.fromkeys(paths(self._streams.value), "")
         grouped: dict[str, dict[str, Any]] = {}
-        for path, leaf in _paths(self._given.value).items():
+        for path, leaf in paths(self._given.value).items():
             grouped.setdefault(homes.get(path, "params"), {})[path] = leaf
         grouped.pop("", None)
-        return {name: _nested(leaves) for name, leaves in grouped.items()}
+        return {name: nest(leaves) for name, leaves in grouped.items()}
 
 
 def _call(module: Any, inputs: PyTree, *, key: jax.Array, training: bool) -> PyTree:
@@ -183,21 +182,6 @@ def _sown(state: Any) -> list[tuple[str, list[jax.Array]]]:
     """The name and the values of each sown variable."""
     found = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state), is_leaf=lambda value: isinstance(value, tuple))
     return [(str(path[-1].key), jax.tree.leaves(value)) for path, value in found if jax.tree.leaves(value)]
-
-
-def _paths(tree: PyTree) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _nested(leaves: dict[str, Any]) -> PyTree:
-    out: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = out
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = leaf
-    return out
 
 
 def _record(layer: Any, path: tuple[Any, ...], calls: layers.Calls) -> None:

@@ -17,6 +17,7 @@ _ACCEPTED = (
     "a flax.nnx.Module",
     "an equinox.Module, or the pair (module, state) of equinox.nn.make_with_state",
     "what haiku.transform or haiku.transform_with_state returns",
+    "a treex.Module",
     "a pair of functions (init, apply): init(key, inputs) -> params, apply(params, inputs) -> outputs",
     "whatever elegy.adapters.register_adapter was told about",
 )
@@ -44,6 +45,12 @@ def _haiku(module: Any, variables: Any) -> ElegyModule:
     from elegy.adapters.haiku import HaikuModule
 
     return HaikuModule(module, variables=variables)
+
+
+def _treex(module: Any, variables: Any) -> ElegyModule:
+    from elegy.adapters.treex import TreexModule
+
+    return TreexModule(module, variables=variables)
 
 
 def _functional(module: Any, variables: Any) -> ElegyModule:
@@ -75,6 +82,7 @@ _ADAPTERS: list[tuple[Recognise, Adapt]] = [
     (lambda module: is_instance_of(module, "flax.nnx", "Module"), _nnx),
     (_is_equinox, _equinox),
     (lambda module: is_instance_of(module, "haiku", "Transformed", "TransformedWithState"), _haiku),
+    (lambda module: is_instance_of(module, "treex", "Module"), _treex),
     (_is_pair, _functional),
 ]
 

@@ -109,3 +109,30 @@ def join_floats(floats: PyTree, rest: PyTree, empty: PyTree = None) -> PyTree:
         found = floats if rest is None else rest
         return empty if found is None else found
     return jax.tree.map(lambda a, b: b if a is None else a, floats, rest, is_leaf=lambda leaf: leaf is None)
+
+
+def paths(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by written path.
+
+    Example:
+        >>> paths({"a": {"b": 1}, "c": [2]})
+        {'a/b': 1, 'c/0': 2}
+    """
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from leaves by written path.
+
+    Example:
+        >>> nest({"a/b": 1, "c/0": 2})
+        {'a': {'b': 1}, 'c': {'0': 2}}
+    """
+    out: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = out
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return out

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import elegy as eg
-from elegy.adapters import register_adapter, resolve
+from elegy.adapters import load_treex, register_adapter, resolve
 
 KEY = jax.random.key(0)
 
@@ -115,3 +115,10 @@ def test_the_package_names_what_it_has():
     assert all(hasattr(adapters, name) for name in adapters.__all__)
     with pytest.raises(AttributeError, match="no attribute 'TorchModule'"):
         adapters.TorchModule  # noqa: B018
+
+
+def test_a_missing_treex_is_explained(monkeypatch):
+    monkeypatch.delitem(sys.modules, "treex", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install --no-deps treex==0\.6\.9 treeo==0\.0\.9"):
+        load_treex()
