@@ -198,7 +198,7 @@ def _frozen_dicts() -> contextlib.AbstractContextManager[Any]:
 def _lent_names() -> Iterator[None]:
     """Names that treex imports and that are gone, in their old places."""
     initializers = require("flax.linen", _PURPOSE).initializers
-    stubs = {
+    stubs: dict[str, dict[str, Any]] = {
         "numpy.lib.arraysetops": {"isin": np.isin},
         "jax._src.numpy.lax_numpy": {"ndarray": jax.Array, "split": jnp.split},
     }
