@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from elegy.callbacks.callback import Callback
@@ -11,9 +12,10 @@ from elegy.callbacks.event import Event
 class History(Callback):
     """Keeps every epoch's logs. `Trainer.fit` adds one and returns it.
 
+    An epoch's values are read when the next epoch ends, when the run does, or when somebody asks for them, so that
+    the device need not stand still between epochs.
+
     Attributes:
-        history: log name to one float an epoch; validation names begin with `val_`. A name that is not logged in
-            every epoch (`validation_freq=2`) has as many values as there were.
         epoch: the indices of the epochs that ended.
 
     Example:
@@ -25,24 +27,44 @@ class History(Callback):
     """
 
     def __init__(self) -> None:
-        self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
+        self._history: dict[str, list[float]] = {}
         self._last: list[str] = []
+        self._unread: Mapping[str, float] = {}
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Log name to one float an epoch; validation names begin with `val_`.
+
+        A name that is not logged in every epoch (`validation_freq=2`) has as many values as there were.
+        """
+        self._read()
+        return self._history
+
+    def _read(self) -> None:
+        if self._unread:
+            self._last = list(self._unread)
+            for name, value in self._unread.items():
+                self._history.setdefault(name, []).append(float(value))
+            self._unread = {}
 
     def on_train_begin(self, event: Event) -> None:
         """Starts an empty record."""
-        self.history, self.epoch, self._last = {}, [], []
+        self.epoch, self._history, self._last, self._unread = [], {}, [], {}
 
     def on_epoch_end(self, event: Event) -> None:
         """Adds the epoch's values; they take the place of those of its beginning, if a run resumed inside of it."""
+        self._read()
         if self.epoch and self.epoch[-1] == event.epoch:
             self.epoch.pop()
             for name in self._last:
-                self.history[name].pop()
+                self._history[name].pop()
         self.epoch.append(event.epoch)
-        self._last = list(event.logs)
-        for name, value in event.logs.items():
-            self.history.setdefault(name, []).append(float(value))
+        self._unread = event.logs
+
+    def on_train_end(self, event: Event) -> None:
+        """Reads the last epoch's values."""
+        self._read()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the record, so that a resumed run goes on with it."""
@@ -51,7 +73,8 @@ class History(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the record of the interrupted run."""
-        self.history = {name: list(values) for name, values in state["history"].items()}
+        self._history = {name: list(values) for name, values in state["history"].items()}
+        self._unread = {}
         self.epoch, self._last = list(state["epoch"]), list(state["last"])
 
     def __repr__(self) -> str:
