@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from elegy.losses.function import FunctionLoss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, safe_divide
+from elegy.metrics.foreign import adapt
 from elegy.metrics.metric import Metric
 from elegy.names import name_of, snake_case
 from elegy.pytree import field
@@ -98,11 +99,11 @@ class LossMetric(Metric):
 
 
 def as_metric(thing: Any, name: str | None = None) -> Metric:
-    """Turns a metric, a loss or a plain function into a `Metric`.
+    """Turns a metric, a loss, a plain function or another library's metric into a `Metric`.
 
     Args:
         thing: what a user passed as a metric.
-        name: a name for the logs, used for functions.
+        name: a name for the logs, used for functions and other libraries' metrics.
 
     Raises:
         TypeError: for anything else, with what to write instead.
@@ -115,13 +116,16 @@ def as_metric(thing: Any, name: str | None = None) -> Metric:
         return thing
     if isinstance(thing, Loss):
         return LossMetric(thing)
+    adapted = adapt(thing, name)
+    if adapted is not None:
+        return adapted
     if isinstance(thing, type):
         hint = f" That is the class; write {thing.__name__}(...)." if issubclass(thing, (Metric, Loss)) else ""
         raise TypeError(f"{thing.__name__} cannot be used as a metric: expected a Metric or a function.{hint}")
     if not callable(thing):
         raise TypeError(
-            f"{thing!r} cannot be used as a metric: expected a Metric, a Loss, a function f(target, preds), "
-            "or a list or dict of them."
+            f"{thing!r} cannot be used as a metric: expected a Metric, a Loss, a function f(target, preds), a metric "
+            "of clu, metrax, flax.nnx or jax_metrics, or a list or dict of them."
         )
     return LossMetric(FunctionLoss(thing, name=name))
 
