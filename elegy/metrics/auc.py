@@ -100,7 +100,7 @@ class AUC(Metric):
 
         Args:
             target: ground truth, on the host.
-            preds: predictions, on the host.
+            preds: predictions, on the host; without values (`jax.ShapeDtypeStruct`) they are not looked at.
 
         Raises:
             ValueError: for other values.
@@ -108,8 +108,9 @@ class AUC(Metric):
         other = [v for v in np.unique(np.asarray(target)).tolist() if v not in (0, 1)]
         if other:
             raise ValueError(f"AUC: the targets are 0 or 1, but there are {other[:5]}.")
-        preds = np.asarray(preds)
-        if not self.from_logits and preds.size and (preds.min() < 0 or preds.max() > 1):
+        if self.from_logits or not isinstance(preds, (np.ndarray, jax.Array)):
+            return
+        if preds.size and (preds.min() < 0 or preds.max() > 1):
             raise ValueError(
                 f"AUC: preds range from {preds.min():.3g} to {preds.max():.3g}, but probabilities are in [0, 1]. "
                 "Pass from_logits=True if they are logits."

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elegy.metrics.losses import AuxLosses, Losses, LossTerms
 from elegy.metrics.metric import Metric
@@ -210,17 +211,26 @@ class LossesAndMetrics(Metric):
         """
         return all(part.maskable(batch_size, **kwargs) for part in (self.losses, self.metrics) if part is not None)
 
-    def check(self, target: Any = None, preds: Any = None) -> None:
+    def check(self, target: Any = None, preds: Any = None, sample_weight: Any = None) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show.
 
         Args:
             target: ground truth, on the host.
-            preds: predictions, on the host.
+            preds: predictions, on the host; `jax.ShapeDtypeStruct` where there are no values.
+            sample_weight: `(B,)` or finer; rows of weight 0 are not looked at.
 
         Raises:
             ValueError: for values that a loss or metric cannot work with.
             TypeError: for values of a type that a loss or metric cannot work with.
         """
+        if sample_weight is not None and np.ndim(sample_weight) > 0:
+            weight = np.asarray(sample_weight)
+            real = np.any(weight != 0, axis=tuple(range(1, weight.ndim)))
+            if not real.any():
+                return
+            # A row of weight 0 is replaced by one that counts, so that all shapes stay as they are.
+            index = np.where(real, np.arange(len(real)), np.argmax(real))
+            target, preds = jax.tree.map(lambda leaf: _take_rows(leaf, index), (target, preds))
         self.target_check(target, preds)
 
     def target_check(self, target: Any, preds: Any) -> None:
@@ -233,6 +243,11 @@ class LossesAndMetrics(Metric):
         for part in (self.losses, self.metrics):
             if part is not None:
                 part.target_check(target, preds)
+
+
+def _take_rows(leaf: Any, index: np.ndarray) -> Any:
+    has_rows = isinstance(leaf, (np.ndarray, jax.Array)) and leaf.shape[:1] == index.shape
+    return leaf[index] if has_rows else leaf
 
 
 def _extend(old: Any, new: Any) -> Any:

@@ -127,7 +127,7 @@ def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
     module = cell.form
     if level_of(cell.cls, phase) != "high" or module.losses_and_metrics is None:
         return
-    inputs, target, _ = unpack(batch)
+    inputs, target, weight = unpack(batch)
     if target is None:
         return
 
@@ -135,7 +135,7 @@ def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
         return high_level.apply(module, jax.random.key(0), inputs, phase == "train")[0]
 
     preds = jax.eval_shape(outputs, module, inputs)
-    module.losses_and_metrics.check(target=jax.tree.map(np.asarray, target), preds=preds)
+    module.losses_and_metrics.check(jax.tree.map(np.asarray, target), preds, weight)
 
 
 def same_form(first: PyTree, batch: Batch, number: int) -> None:

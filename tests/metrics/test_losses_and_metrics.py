@@ -8,6 +8,7 @@ import pytest
 
 from elegy.losses import CrossEntropy, Loss, MeanAbsoluteError, MeanSquaredError
 from elegy.metrics import (
+    AUC,
     MSE,
     Accuracy,
     AuxLosses,
@@ -383,6 +384,23 @@ def test_check_runs_every_check():
         with pytest.raises(ValueError, match="5"):
             state.check(target=labels, preds=logits)
     LossesAndMetrics(half, MSE()).check(target=labels, preds=labels)
+
+
+def test_check_leaves_out_rows_of_weight_zero():
+    labels, logits = np.array([-1, 0, 1]), jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    state = LossesAndMetrics(CrossEntropy(), [Accuracy(), ConfusionMatrix(3), AUC().rename_arguments(preds="inputs")])
+    state.check(target=labels, preds=logits, sample_weight=np.array([0.0, 1.0, 2.0]))
+    state.check(target=labels, preds=logits, sample_weight=np.zeros(3))
+    with pytest.raises(ValueError, match="-1"):
+        state.check(target=labels, preds=logits, sample_weight=np.ones(3))
+
+
+def test_check_without_values_of_predictions():
+    shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+    LossesAndMetrics(None, [AUC(), Accuracy()]).check(target=np.array([0, 1]), preds=shape)
+    with pytest.raises(ValueError, match="are 0 or 1"):
+        LossesAndMetrics(None, AUC()).check(target=np.array([0, 2]), preds=shape)
+    LossesAndMetrics(None, Mean().index_into(values="a")).check(target=np.array([0]), preds=shape)
 
 
 class WithArray(Loss):
