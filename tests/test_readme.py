@@ -1,0 +1,32 @@
+"""The README: its blocks run, and its commands are those that are tested."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from markdown_blocks import python_blocks, run_blocks
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+
+
+def test_the_three_levels_run_and_learn(capsys):
+    assert len(python_blocks(README)) == 3
+    names = run_blocks(README)
+    trainer = names["trainer"]
+    losses = trainer.history.history["loss"]
+    assert len(losses) == 5
+    assert losses[-1] < losses[0]
+    assert "val_accuracy" in capsys.readouterr().out
+
+
+def test_the_commands_are_those_that_ci_runs():
+    commands = re.findall(r"```bash\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert commands == [
+        'pip install -e ".[examples]" && python examples/quickstart.py',
+        'pip install -e ".[test]" && pytest',
+    ]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in ('-e ".[test]"', "pytest", "python examples/quickstart.py", "ruff check", "ruff format", "mypy"):
+        assert part in ci
