@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.mesh import MeshStrategy, check_enough
-from elegy.strategies.packing import packed
+from elegy.strategies.packing import SMALL, packed
 from elegy.strategies.sharded import Sharded
 from elegy.strategies.strategy import Kind, M, Strategy, struct_of
 from elegy.types import PyTree
@@ -119,5 +119,12 @@ class DataParallel(MeshStrategy):
 
     def combine_metrics(self, updates: M) -> M:
         """Gathers the updates of the replicas on a leading axis, and aggregates each metric over it."""
-        gathered = packed(lambda leaves: jax.lax.all_gather(leaves, self.axis_name), updates, gathers=True)
+        gathered = packed(lambda leaves: [self._gather(leaf) for leaf in leaves], updates, gathers=True)
         return tuple(metric.aggregate() for metric in gathered)  # type: ignore[attr-defined, return-value]
+
+    def _gather(self, leaf: jax.Array) -> jax.Array:
+        """Stacks what the replicas hold; small arrays by a sum, which travels with the gradients'."""
+        if leaf.size > SMALL or leaf.dtype == bool:
+            return jax.lax.all_gather(leaf, self.axis_name)
+        rows = jnp.zeros((self.replicas, *leaf.shape), leaf.dtype)
+        return jax.lax.psum(rows.at[jax.lax.axis_index(self.axis_name)].set(leaf), self.axis_name)

@@ -1,0 +1,62 @@
+"""A live state moves between strategies and keeps its values."""
+
+import jax
+import numpy as np
+import pytest
+from strategy_table import MODELS, data
+
+from elegy.strategies import FSDP, DataParallel, Jit, Sharded
+
+MOVES = [
+    lambda: DataParallel(8),
+    lambda: "jit",
+    lambda: FSDP({"data": 4}, min_size=8),
+    lambda: Sharded({"data": 2, "model": 2}, rules={"*/kernel": (None, "model")}),
+    lambda: "eager",
+    lambda: Jit(jax.devices()[5]),
+    lambda: FSDP({"data": 2, "model": 4}, min_size=8, rules={"*/kernel": (None, "model")}),
+]
+
+
+def test_a_live_state_moves_and_the_run_goes_on_as_if_it_had_not() -> None:
+    x, y, _, _ = data("divisible")
+    still, moving = MODELS["mlp"].trainer("jit"), MODELS["mlp"].trainer("jit")
+    for trainer in (still, moving):
+        trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
+    for strategy in MOVES:
+        before = jax.tree.map(_host, moving.state)
+        moving.set_strategy(strategy())
+        assert jax.tree.structure(moving.state) == jax.tree.structure(before)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(_host, moving.state), before)
+        for trainer in (still, moving):
+            trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
+        # Sums over devices are taken in another order.
+        np.testing.assert_allclose(moving.history.history["loss"], still.history.history["loss"], rtol=1e-4)
+
+
+def _host(leaf: jax.Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+
+@pytest.mark.parametrize("strategy", [lambda: DataParallel(4), lambda: FSDP({"data": 4}, min_size=8)])
+def test_a_state_that_was_handed_out_stays_valid(strategy) -> None:
+    x, y, _, _ = data("divisible")
+    trainer = MODELS["mlp"].trainer(strategy())
+    trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
+    held = trainer.state
+    values = jax.tree.map(np.array, held.params)
+    trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
+    jax.tree.map(np.testing.assert_array_equal, held.params, values)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), jax.tree.map(np.array, trainer.state.params), values)
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_a_fully_sharded_state_shows_logical_shapes_and_lies_in_parts() -> None:
+    x, y, _, _ = data("divisible")
+    trainer = MODELS["mlp"].trainer(FSDP({"data": 4}, min_size=8))
+    trainer.fit(x, y, epochs=2, batch_size=16, verbose=0)
+    moments = trainer.state.optimizer.state[0]
+    for tree in (trainer.state.params, moments.mu, moments.nu):
+        kernel = tree["Dense_1"]["kernel"]
+        assert kernel.shape == (8, 12)
+        assert {shard.data.shape for shard in kernel.addressable_shards} == {(8, 3)}
