@@ -22,9 +22,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, training: bool) -> jax.Array:
         x = images.reshape(len(images), -1)
-        x = nn.relu(nn.Dense(256)(x))
-        x = nn.Dropout(0.2, deterministic=not training)(x)
-        x = nn.relu(nn.Dense(128)(x))
+        x = nn.Dropout(0.1, deterministic=not training)(x)
+        for features in (512, 256):
+            x = nn.relu(nn.Dense(features)(x))
+            x = nn.Dropout(0.3, deterministic=not training)(x)
         return nn.Dense(10)(x)
 
 
