@@ -11,6 +11,7 @@ import numpy as np
 
 from elegy.names import path_name
 from elegy.strategies import Strategy
+from elegy.trainer.keys import bare, key_impls, typed
 
 
 class StateCell:
@@ -31,6 +32,7 @@ class StateCell:
         self.cls: type = type(state)
         self._leaves: list[Any] | None = None
         self._treedef: Any = None
+        self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
         self._struct: Any = None
         self._foreign: set[int] | None = None  # positions that others may hold; None: all
         self.version = 0
@@ -57,7 +59,7 @@ class StateCell:
         if self._logical is None:
             assert self._leaves is not None
             self._foreign = None
-            self._logical = self.strategy.collect_state(jax.tree.unflatten(self._treedef, self._leaves))
+            self._logical = self.strategy.collect_state(self._placed())
         return self._logical
 
     def set(self, state: Any) -> None:
@@ -67,13 +69,23 @@ class StateCell:
         self.version += 1
 
     def peek(self) -> list[Any]:
-        """The placed leaves, to be read only."""
+        """The placed leaves, keys as plain arrays, to be read only."""
         self.materialise()
         if self._leaves is None:
             placed = self.strategy.place_state(strong(self._logical))
-            self._leaves, self._treedef = jax.tree.flatten(placed)
+            self._hold(placed)
             self._foreign = None
+        assert self._leaves is not None
         return self._leaves
+
+    def _hold(self, placed: Any) -> None:
+        leaves, self._treedef = jax.tree.flatten(placed)
+        self._impls = key_impls(leaves)
+        self._leaves = bare(leaves, self._impls)
+
+    def _placed(self) -> Any:
+        leaves = self.peek()
+        return jax.tree.unflatten(self._treedef, typed(leaves, self._impls))
 
     def take(self, positions: Sequence[int]) -> list[Any]:
         """The placed leaves at `positions`, to be consumed; `put` must follow."""
@@ -100,15 +112,15 @@ class StateCell:
 
     def put_state(self, placed: Any) -> None:
         """Takes a placed state that nobody else holds."""
-        self._leaves, self._treedef = jax.tree.flatten(placed)
+        self._hold(placed)
         self._logical, self._struct, self._foreign = None, None, set()
         self.cls = type(placed)
         self.version += 1
 
     def extend(self, extension: Callable[[Any], Any]) -> None:
         """Adds leaves to the placed state; who owns the others stays as it is."""
-        leaves, foreign = self.peek(), self._foreign
-        self.put_state(extension(jax.tree.unflatten(self._treedef, leaves)))
+        placed, foreign = self._placed(), self._foreign
+        self.put_state(extension(placed))
         if foreign is None or foreign:
             self._foreign = None
 
@@ -118,6 +130,7 @@ class StateCell:
         other = type(self)(self.strategy, self._logical)
         if self._leaves is not None:
             other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
+            other._impls = self._impls
         other.cls, other.version = self.cls, self.version
         return other
 
@@ -130,8 +143,7 @@ class StateCell:
     def struct(self) -> Any:
         """The state's structure, shapes and dtypes, as one replica of a step sees them."""
         if self._struct is None:
-            leaves = self.peek()
-            self._struct = self.strategy.local_struct(jax.tree.unflatten(self._treedef, leaves), "state")
+            self._struct = self.strategy.local_struct(self._placed(), "state")
         return self._struct
 
 

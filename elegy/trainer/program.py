@@ -16,6 +16,7 @@ from elegy.module.logs import LogBook, drain, prepare
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
+from elegy.trainer.keys import bare, key_impls, typed
 from elegy.types import PyTree
 
 CompiledPhase = Literal["train", "test", "pred"]
@@ -59,6 +60,7 @@ class Program:
         run, out_tree = jaxpr_as_fun(closed), jax.tree.structure(out)
 
         def step(state: Any, batch: PyTree, mask: Any, batch_idx: Any, epoch_idx: Any) -> tuple[Any, Any]:
+            self._impls = key_impls(jax.tree.leaves(state))
             args = jax.tree.leaves((state.replace(_logs=LogBook()), batch, mask, batch_idx, epoch_idx))
             extra, after = jax.tree.unflatten(out_tree, run(*args))
             after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
@@ -86,15 +88,16 @@ class Program:
             state[i] = leaf
         for i, leaf in zip(self.constant, constant, strict=True):
             state[i] = leaf
-        flat = jaxpr_as_fun(self.closed)(*state, *jax.tree.leaves((batch, mask)), b, e)
+        flat = jaxpr_as_fun(self.closed)(*typed(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
         n_extra = len(flat) - len(state)
         extra = jax.tree.unflatten(jax.tree.structure(self._out), flat[:n_extra])
-        return extra, [flat[n_extra + i] for i in self.changed]
+        after = bare(flat[n_extra:], self._impls)
+        return extra, [after[i] for i in self.changed]
 
     def single(self) -> Callable:
         """An executable `(changed, constant, batch, mask, control) -> (logs or outputs, changed)` for one batch.
 
-        `control` is `int32[3]`: epoch, index of the first batch, number of batches.
+        Keys are passed as plain arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches.
         """
 
         def kernel(changed: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:

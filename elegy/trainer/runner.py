@@ -19,6 +19,7 @@ from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feed import Chunk
+from elegy.trainer.keys import bare, key_impls, typed
 from elegy.trainer.program import CompiledPhase, Program, check_unchanged
 from elegy.types import Batch, PyTree
 
@@ -104,7 +105,10 @@ class Runner:
         key = _key(struct)
         if key not in self._resets:
 
+            impls: dict[int, Any] = {}
+
             def reset(state: Any) -> Any:
+                impls.update(key_impls(jax.tree.leaves(state)))
                 after = managed.check_state(state, state.reset_step(), "reset_step")
                 check_unchanged(state, after, f"{type(state).__name__}.reset_step")
                 return after
@@ -117,8 +121,8 @@ class Runner:
 
             def kernel(moved: list[Any], kept: list[Any]) -> tuple[None, list[Any]]:
                 leaves = dict(zip((*changed, *constant), (*moved, *kept), strict=True))
-                state = jax.tree.unflatten(treedef, [leaves[i] for i in range(len(leaves))])
-                after = jax.tree.leaves(state.reset_step())
+                state = jax.tree.unflatten(treedef, typed([leaves[i] for i in range(len(leaves))], impls))
+                after = bare(jax.tree.leaves(state.reset_step()), impls)
                 return None, [after[i] for i in changed]
 
             self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)

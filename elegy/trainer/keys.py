@@ -1,0 +1,51 @@
+"""Random keys as plain arrays: JAX passes those through a compiled call without running Python for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+
+def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
+    """The generators of the typed keys among some leaves, by position.
+
+    Args:
+        leaves: arrays or tracers.
+
+    Example:
+        >>> key_impls([jax.numpy.zeros(2), jax.random.key(0)])
+        {1: 'threefry2x32'}
+    """
+    return {
+        i: jax.random.key_impl(leaf)
+        for i, leaf in enumerate(leaves)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    }
+
+
+def bare(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
+    """The leaves with the data of each key in its place.
+
+    Args:
+        leaves: arrays or tracers.
+        impls: from `key_impls`.
+    """
+    return [jax.random.key_data(leaf) if i in impls else leaf for i, leaf in enumerate(leaves)]
+
+
+def typed(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
+    """The inverse of `bare`.
+
+    Args:
+        leaves: arrays or tracers.
+        impls: from `key_impls`.
+
+    Example:
+        >>> leaves = [jax.random.key(0)]
+        >>> impls = key_impls(leaves)
+        >>> typed(bare(leaves, impls), impls)[0] == leaves[0]
+        Array(True, dtype=bool)
+    """
+    return [jax.random.wrap_key_data(leaf, impl=impls[i]) if i in impls else leaf for i, leaf in enumerate(leaves)]
