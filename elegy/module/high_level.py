@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -19,7 +21,9 @@ _FIELD = "losses_and_metrics"
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     """Initialises through the module's `init(key, inputs)`."""
-    return module.init(key, unpack(batch)[0])
+    inputs = unpack(batch)[0]
+    with _hint_at_labels(inputs):
+        return module.init(key, inputs)
 
 
 def train_objective(
@@ -71,7 +75,8 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
     Raises:
         StepError: when it is not `(outputs, module)`.
     """
-    out = module.apply(key, inputs, training)
+    with _hint_at_labels(inputs):
+        out = module.apply(key, inputs, training)
     if not isinstance(out, tuple) or len(out) != 2 or type(out[1]) is not type(module):
         what = f"a tuple ({', '.join(type(v).__name__ for v in out)})" if isinstance(out, tuple) else type(out).__name__
         raise StepError(
@@ -79,6 +84,20 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
             f"but it returned {what}."
         )
     return out
+
+
+@contextmanager
+def _hint_at_labels(inputs: PyTree) -> Iterator[None]:
+    """Adds to an error what it may come from: `fit((x, y))`, where `fit(x, y)` is meant."""
+    try:
+        yield
+    except Exception as error:
+        if type(inputs) in (tuple, list) and len(inputs) > 1:
+            error.add_note(
+                f"The inputs are a {type(inputs).__name__} of {len(inputs)}. If labels are among them, pass them as an "
+                "argument of their own, `fit(x, y)`; validation data is a tuple, `(x, y)`."
+            )
+        raise
 
 
 def missing(module: Any, phase: str) -> MissingMethodError:
