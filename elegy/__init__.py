@@ -19,6 +19,7 @@ from elegy.types import Every
 
 if TYPE_CHECKING:
     from elegy import adapters, checkpoint
+    from elegy.checkpoint import load
 
 __version__ = "0.9.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "checkpoint",
     "data",
     "field",
+    "load",
     "losses",
     "metrics",
     "mutable",
@@ -54,6 +56,10 @@ _WHEN_TOUCHED = ("adapters", "checkpoint")
 def __getattr__(name: str) -> Any:
     if name in _WHEN_TOUCHED:
         return importlib.import_module(f"elegy.{name}")
+    if name == "load":
+        from elegy.checkpoint import load
+
+        return load
     raise AttributeError(f"module 'elegy' has no attribute {name!r}")
 
 

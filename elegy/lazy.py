@@ -7,7 +7,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_EXTRAS = {"flax": "flax", "haiku": "haiku", "equinox": "equinox", "treex": "treex", "jax_metrics": "jax_metrics"}
+_EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "treex", "jax_metrics", "safetensors")} | {
+    "flatbuffers": "export"
+}
 
 
 def is_instance_of(value: Any, module: str, *names: str) -> bool:

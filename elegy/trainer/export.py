@@ -1,0 +1,161 @@
+"""The prediction step as a file that runs without this library and without the user's classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+
+from elegy.checkpoint.directory import local_path, replace_file
+from elegy.errors import CheckpointError
+from elegy.lazy import require
+from elegy.names import path_name
+from elegy.strategies.strategy import struct_of, to_host
+from elegy.types import PyTree
+
+FUNCTION = "pred_step.jax_export"
+"""The file that holds the function."""
+
+MANIFEST = "export.json"
+"""The file that says what the function takes and gives."""
+
+FORMAT = 1
+
+
+def export(state: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None) -> None:
+    """Writes a state's prediction step to the directory `path`.
+
+    Args:
+        state: the state, which becomes part of the function.
+        path: a directory; files of an earlier export in it are replaced.
+        inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
+        platforms: for which platforms; `None` for the one at hand.
+
+    Raises:
+        CheckpointError: when the step cannot be traced for every batch size, its outputs cannot be described without
+            the user's classes, or the files cannot be written.
+        ImportError: when flatbuffers is not installed.
+    """
+    require("flatbuffers", "exporting the prediction step")
+    symbolic = symbolic_batch(inputs)
+    function = jax.jit(prediction(state))
+    try:
+        exported = jax_export.export(function, platforms=None if platforms is None else tuple(platforms))(symbolic)
+    except Exception as error:
+        raise CheckpointError(
+            f"{type(state).__name__}'s prediction step cannot be exported for every batch size: {error}\nThe number of "
+            "rows is a symbol here: write `x.reshape(x.shape[0], -1)` in place of a fixed number, and no Python "
+            "branches or loops over it."
+        ) from error
+    try:
+        data = bytes(exported.serialize())
+    except ValueError as error:
+        raise CheckpointError(
+            f"the inputs or outputs of {type(state).__name__}'s prediction step hold containers that only your program "
+            f"knows: {error}. Return dicts, lists and tuples, or register yours with "
+            "`jax.export.register_pytree_node_serialization`."
+        ) from error
+    folder = local_path(path)
+    replace_file(folder / FUNCTION, data)
+    manifest = {
+        "format": FORMAT,
+        "function": FUNCTION,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "module": type(state).__name__,
+        "jax": jax.__version__,
+        "calling_convention": exported.calling_convention_version,
+        "platforms": list(exported.platforms),
+        "inputs": _described(symbolic),
+        "outputs": _described(jax.tree.unflatten(exported.out_tree, exported.out_avals)),
+    }
+    replace_file(folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+
+
+def export_saved_model(state: Any, path: str | Path, inputs: PyTree) -> None:
+    """Writes a state's prediction step as a TensorFlow SavedModel, its batch size free.
+
+    Args:
+        state: as for `export`.
+        path: the SavedModel's directory.
+        inputs: as for `export`.
+
+    Raises:
+        CheckpointError: when the step cannot be converted.
+        ImportError: when TensorFlow is not installed.
+    """
+    tf = require("tensorflow", "exporting a SavedModel")
+    jax2tf = require("jax.experimental.jax2tf", "exporting a SavedModel")
+    structs = _batch_structs(inputs)
+    polymorphic = jax.tree.map(lambda leaf: f"({', '.join(('b', *map(str, leaf.shape[1:])))})", structs)
+    signature = jax.tree_util.tree_map_with_path(
+        lambda where, leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype.name, name=_tensor_name(where)), structs
+    )
+    module = tf.Module()
+    try:
+        converted = jax2tf.convert(prediction(state), polymorphic_shapes=[polymorphic], with_gradient=False)
+        module.f = tf.function(converted, autograph=False, input_signature=[signature])
+        tf.saved_model.save(module, os.fspath(local_path(path)))
+    except Exception as error:
+        raise CheckpointError(
+            f"{type(state).__name__}'s prediction step cannot be exported as a SavedModel: {error}"
+        ) from error
+
+
+def prediction(state: Any) -> Callable[[PyTree], PyTree]:
+    """The prediction step as a function of the inputs alone; the state is part of it, as NumPy arrays."""
+    leaves, treedef = jax.tree.flatten(state)
+    keys = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    impls = {i: jax.random.key_impl(leaves[i]) for i in keys}
+    host = to_host([jax.random.key_data(leaf) if i in impls else leaf for i, leaf in enumerate(leaves)])
+
+    def pred_step(inputs: PyTree) -> PyTree:
+        values = [
+            jax.random.wrap_key_data(jnp.asarray(leaf), impl=impls[i]) if i in impls else jnp.asarray(leaf)
+            for i, leaf in enumerate(host)
+        ]
+        return jax.tree.unflatten(treedef, values).pred_step(inputs, jnp.zeros((), jnp.int32))[0]
+
+    return pred_step
+
+
+def symbolic_batch(inputs: PyTree) -> PyTree:
+    """The shapes of a batch of inputs with the symbol `b` for the number of rows.
+
+    Raises:
+        CheckpointError: when there is no array, or one has no axis of examples.
+
+    Example:
+        >>> symbolic_batch(jax.ShapeDtypeStruct((8, 3), jnp.float32)).shape
+        (b, 3)
+    """
+    (b,) = jax_export.symbolic_shape("b")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype), _batch_structs(inputs))
+
+
+def _batch_structs(inputs: PyTree) -> PyTree:
+    structs = jax.tree.map(struct_of, inputs)
+    named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(structs)}
+    if not named or any(not leaf.shape for leaf in named.values()):
+        found = ", ".join(f"{name}: {leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items())
+        raise CheckpointError(
+            f"the inputs to export must be arrays with one row an example, but they are {found or 'no arrays'}."
+        )
+    return structs
+
+
+def _described(tree: PyTree) -> dict[str, Any]:
+    return {
+        path_name(path): {"dtype": str(leaf.dtype), "shape": [d if isinstance(d, int) else str(d) for d in leaf.shape]}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _tensor_name(path: Any) -> str:
+    return path_name(path).replace("/", "_").replace("(root)", "inputs")

@@ -1,0 +1,175 @@
+"""What a trainer writes to files and reads from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from elegy.data import pack
+from elegy.module import ElegyModule
+from elegy.trainer import persistence, weights
+from elegy.trainer.cell import StateCell
+from elegy.trainer.runner import Runner
+from elegy.types import PyTree
+
+_NOT_PICKLED = ("_run", "_runner", "_cell")
+
+
+class Files:
+    """The part of a `Trainer` that deals with files."""
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything that a run needs to go on: the state, the counters, the place in the data.
+
+        Args:
+            path: the checkpoint's directory. What is there already is replaced at the end, or stays.
+
+        Raises:
+            CheckpointError: when it cannot be written, or there is no state yet.
+        """
+        persistence.save(self, path)
+
+    def restore(self, path: str | Path, *, strict: bool = True) -> None:
+        """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
+
+        Args:
+            path: the checkpoint, or a directory of them, whose newest intact one is read.
+            strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
+
+        Raises:
+            CheckpointError: when it is damaged, or does not fit the state.
+        """
+        persistence.restore(self, path, strict=strict)
+
+    def save_weights(self, path: str | Path) -> None:
+        """Writes the module's weights alone: no keys, optimizer, metrics or counters.
+
+        Args:
+            path: a file that ends in `.safetensors`, or the directory of a checkpoint.
+
+        Raises:
+            CheckpointError: when it cannot be written, or there are no weights yet.
+            ImportError: for a safetensors file where safetensors is not installed.
+        """
+        weights.save(self, path)
+
+    def load_weights(
+        self,
+        source: str | Path | PyTree,
+        *,
+        prefix: str | None = None,
+        rename: Mapping[str, str] | Callable[[str], str] | None = None,
+        strict: bool = True,
+    ) -> None:
+        """Takes weights from elsewhere; the step, the epoch, the key and the metrics stay.
+
+        Of a checkpoint only the weights are read. A part of the state (`params`, `batch_stats`) of which nothing is
+        given keeps its values. While no step was taken, the optimizer begins anew from the new weights; afterwards
+        its state stays. Before the first state exists the weights are held, and matched when it does.
+
+        Args:
+            source: a checkpoint, a directory of them, a safetensors file, a dict of arrays by path
+                (`{"params/dense/kernel": ...}`), or variables in the form of the module's own library:
+                `{"params": ..., "batch_stats": ...}` for Flax, `params` or `(params, state)` for Haiku.
+            prefix: takes only what lies below this path of the source, such as `"params/encoder"`.
+            rename: old path -> new path, for leaves or whole subtrees, or a function from the old path to the new.
+            strict: whether every part that is touched must fit as a whole; otherwise what fits is loaded and the
+                rest is listed in a warning.
+
+        Raises:
+            CheckpointError: when the source is damaged, or listing every path that does not fit. Nothing is ever
+                cast or reshaped.
+            ImportError: for a safetensors file where safetensors is not installed.
+
+        Example:
+            >>> import numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> trainer = eg.Trainer(nn.Dense(1), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+            >>> trainer.init_on_batch(np.ones((4, 2), np.float32))
+            >>> trainer.load_weights({"params/bias": np.full(1, 3, np.float32)}, prefix="params/bias")
+            >>> trainer.variables()["params"]["bias"]
+            Array([3.], dtype=float32)
+        """
+        weights.load(self, source, prefix=prefix, renamed=rename, strict=strict)
+
+    def variables(self: Any) -> PyTree:
+        """The weights in the form of the module's own library.
+
+        Returns:
+            The dict of collections that a linen module's `apply` takes, Haiku's `params` or `(params, state)`, and a
+            dict of the state's fields for other modules. The arrays stay valid.
+        """
+        return weights.variables(self.state)
+
+    def save_pickle(self, path: str | Path) -> None:
+        """Writes the whole trainer to one file, your classes and functions included, for `elegy.load`.
+
+        It is convenient between programs that have the same libraries. A checkpoint (`save`) lasts longer, resumes
+        exactly and is safe to load from anyone.
+
+        Args:
+            path: the file.
+
+        Raises:
+            CheckpointError: when something cannot be pickled, or the file cannot be written.
+        """
+        from elegy.checkpoint import save_pickle
+
+        save_pickle(path, self)
+
+    def __getstate__(self: Any) -> dict[str, Any]:
+        """Everything but what is compiled, placed on devices, or under way."""
+        kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
+        record = self._record if self._run is None else persistence.record(self._run)
+        return {**kept, "_record": record, "state": self.state, "strategy": self.strategy}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Compiles and places anew."""
+        state, strategy = saved.pop("state"), saved.pop("strategy")
+        self.__dict__.update(saved, _run=None, _runner=Runner(strategy), _cell=StateCell(strategy, state))
+
+    def export(self: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
+        """Writes the prediction step for use without this library, by `jax.export`, for batches of any size.
+
+        The directory gets `pred_step.jax_export`, a serialized StableHLO function of the inputs with the weights
+        inside, and `export.json`, which describes it. To run it:
+
+            from jax import export
+            predict = export.deserialize(bytearray(open("path/pred_step.jax_export", "rb").read())).call
+            outputs = predict(inputs)
+
+        Args:
+            path: a directory.
+            inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
+            platforms: for example `("cpu", "cuda", "tpu")`; the platform at hand where none are given.
+
+        Raises:
+            CheckpointError: when the step depends on the number of rows, its outputs are containers that only your
+                program knows, or the files cannot be written.
+            ImportError: when flatbuffers is not installed (`pip install "elegy[export]"`).
+        """
+        from elegy.trainer.export import export
+
+        export(self._state_for(inputs), path, inputs, platforms)
+
+    def export_saved_model(self: Any, path: str | Path, inputs: PyTree) -> None:
+        """Writes the prediction step as a TensorFlow SavedModel, for batches of any size.
+
+        Args:
+            path: the SavedModel's directory. `tf.saved_model.load(path).f(inputs)` computes the outputs.
+            inputs: as for `export`.
+
+        Raises:
+            CheckpointError: when the step cannot be converted.
+            ImportError: when TensorFlow is not installed.
+        """
+        from elegy.trainer.export import export_saved_model
+
+        export_saved_model(self._state_for(inputs), path, inputs)
+
+    def _state_for(self: Any, inputs: PyTree) -> ElegyModule:
+        """The state; the first one is made from `inputs` if there is none yet."""
+        if not self._initialized:
+            self._adopt(self._planned(pack(inputs)))
+        return self.state

@@ -1,0 +1,86 @@
+"""Steps of a trainer on one batch, for a loop of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from elegy.data import as_batch, pack, unpack
+from elegy.trainer import checks
+from elegy.trainer.cell import StateCell
+from elegy.trainer.feed import Chunk, structure
+from elegy.types import Batch, PyTree
+
+
+class OnBatch:
+    """The part of a `Trainer` that takes one step."""
+
+    def init_on_batch(self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
+        """Makes the first state from a batch, anew if there is one already.
+
+        Args:
+            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
+            labels: the labels.
+            sample_weight: the weights.
+        """
+        batch = _batch(inputs, labels, sample_weight)
+        module = self._cell.get()
+        self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))
+
+    def train_on_batch(
+        self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
+    ) -> Mapping[str, float]:
+        """Takes one training step.
+
+        Args:
+            inputs: as for `init_on_batch`.
+            labels: the labels.
+            sample_weight: the weights.
+
+        Returns:
+            The logs, read from the device when looked at: values over the steps since the epoch began;
+            `trainer.state = trainer.state.reset_step()` begins one.
+        """
+        batch = _batch(inputs, labels, sample_weight)
+        checks.can_train(self._cell)
+        out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
+        self.step += 1
+        return out.logs(0)
+
+    def test_on_batch(
+        self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
+    ) -> Mapping[str, float]:
+        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
+        batch = _batch(inputs, labels, sample_weight)
+        cell = self._ready("test", batch).fork()
+        self._runner.reset(cell, "test")
+        return self._runner.run("test", cell, self._chunk(batch), self.epoch).logs(0)
+
+    def predict_on_batch(self: Any, inputs: Any) -> PyTree:
+        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
+        inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
+        cell = self._ready("pred", pack(inputs)).fork()
+        return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
+
+    def _ready(self: Any, phase: Any, batch: Batch) -> StateCell:
+        """The state for a step on one batch."""
+        cell = self._planned(batch)
+        if phase != "pred":
+            checks.labels(cell, phase, batch)
+        if self._runner.compiles(cell.cls, phase):
+            self._runner.program(phase, cell, structure(unpack(batch)[0] if phase == "pred" else batch), None)
+        self._adopt(cell)
+        return self._cell
+
+    def _chunk(self: Any, batch: Batch) -> Chunk:
+        placed = self.strategy.place(batch, "batch")
+        return Chunk(placed, "single", structure(batch), (1,), 0)
+
+
+def _batch(inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
+    """What a `*_on_batch` method was given, as one batch; a tuple given alone is a batch already."""
+    if labels is None and sample_weight is None and isinstance(inputs, tuple):
+        return as_batch(inputs)
+    return as_batch(pack(inputs, labels, sample_weight))

@@ -1,0 +1,171 @@
+"""The weights of a state alone: by path, from and to files, and in the forms of other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, select
+from elegy.checkpoint.directory import local_path, locate
+from elegy.checkpoint.leaves import named_leaves
+from elegy.checkpoint.manifest import read_manifest
+from elegy.errors import CheckpointError
+from elegy.lazy import is_instance_of
+from elegy.metrics import Metric
+from elegy.types import PyTree
+
+Rename = Mapping[str, str] | Callable[[str], str]
+
+KIND = "weights"
+_SUFFIX = ".safetensors"
+_NO_WEIGHTS = ("key", "optimizer", "losses_and_metrics", "_logs")
+
+
+def flat_weights(state: Any) -> dict[str, Any]:
+    """The arrays of a state by path, without what belongs to the run: keys, optimizer, metrics, logs."""
+    return {path: leaf for path, leaf in named_leaves(state).items() if _is_weight(state, path, leaf)}
+
+
+def _is_weight(state: Any, path: str, leaf: Any) -> bool:
+    field = path.partition("/")[0]
+    if field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric):
+        return False
+    return not jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+
+
+def variables(state: Any) -> PyTree:
+    """The weights in the form that the module's own library takes them."""
+    if is_instance_of(state, "elegy.adapters.linen", "LinenModule"):
+        return state.variables
+    if is_instance_of(state, "elegy.adapters.haiku", "HaikuModule"):
+        stateful = is_instance_of(state.transformed, "haiku", "TransformedWithState")
+        return (state.params, state.haiku_state) if stateful else state.params
+    return {
+        name: getattr(state, name) for name in dict.fromkeys(path.partition("/")[0] for path in flat_weights(state))
+    }
+
+
+def save(trainer: Any, path: str | Path) -> None:
+    """Writes the weights: to a safetensors file by its suffix, otherwise to a checkpoint directory."""
+    from elegy.checkpoint import store
+
+    if not trainer._initialized:
+        raise CheckpointError("there are no weights to save yet: fit, or call init_on_batch first.")
+    flat = flat_weights(trainer.state)
+    if Path(path).suffix == _SUFFIX:
+        save_safetensors(path, flat)
+    else:
+        store.save(path, flat, {"module": type(trainer.state).__name__}, kind=KIND)
+
+
+def load(trainer: Any, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
+    """Reads weights now, and puts them into the state: at once, or when it exists."""
+    flat = _read(source) if isinstance(source, (str, Path)) else None
+
+    def apply() -> None:
+        state = trainer.state
+        given = _in_fields(state, source) if flat is None else flat
+        state = replaced(state, given, prefix=prefix, renamed=renamed, strict=strict)
+        if trainer.step == 0 and state.optimizer is not None:
+            state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+        trainer.state = state
+
+    if trainer._initialized:
+        apply()
+        return
+    earlier = trainer._held
+
+    def held() -> None:
+        if earlier is not None:
+            earlier()
+        apply()
+
+    trainer._held = held
+
+
+def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed: Rename | None, strict: bool) -> Any:
+    """Puts weights into a state.
+
+    Args:
+        state: the state.
+        flat: path -> value; what belongs to a run (keys, optimizer, metrics, logs) is left aside.
+        prefix: takes only what lies below this place in `flat`.
+        renamed: from paths in `flat` to paths in the state.
+        strict: whether each part of the state that is touched must be there as a whole, and everything that is
+            given must have a place.
+
+    Raises:
+        CheckpointError: listing every mismatch by path.
+    """
+    if prefix is not None:
+        flat = {prefix: flat[prefix]} if prefix in flat else select(flat, prefix, keep_prefix=True)
+    if renamed is not None:
+        flat = rename(flat, renamed)
+    own = named_leaves(state)
+    weights = flat_weights(state)
+    flat = {path: leaf for path, leaf in flat.items() if path in weights or not _is_run(path, own, state)}
+    if not flat:
+        raise CheckpointError(f"there are no weights in what was given. The state has: {', '.join(weights)}.")
+    places = [_moved(prefix, renamed)] if prefix is not None else list(dict.fromkeys(p.partition("/")[0] for p in flat))
+    touched = {
+        path: leaf
+        for path, leaf in weights.items()
+        if path in flat or any(path == place or path.startswith(place + "/") for place in places)
+    }
+    own.update(fill(touched, flat, strict=strict))
+    return jax.tree.unflatten(jax.tree.structure(state), own.values())
+
+
+def _is_run(path: str, own: Mapping[str, Any], state: Any) -> bool:
+    """Whether a path that is no weight of the state belongs to the run that wrote it."""
+    field = path.partition("/")[0]
+    return field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric) or path in own
+
+
+def _moved(prefix: str, renamed: Rename | None) -> str:
+    """Where a place lies after renaming."""
+    place = prefix.rstrip("/")
+    if not isinstance(renamed, Mapping):
+        return place
+    for old in sorted(renamed, key=len, reverse=True):
+        if place == old or place.startswith(old + "/"):
+            return renamed[old] + place[len(old) :]
+    return place
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    from elegy.checkpoint import store
+
+    if local_path(path).is_file():
+        return load_safetensors(path)
+    directory = locate(path)
+    kind = read_manifest(directory)["kind"]
+    return store.restore(directory, None, kind=kind if kind == KIND else "trainer")[0]
+
+
+def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:
+    """Variables in the form of the module's library, by the paths of the state."""
+    if is_instance_of(state, "elegy.adapters.haiku", "HaikuModule") and not _by_path(given):
+        from elegy.adapters.variables import split_floats
+
+        params, rest = given if isinstance(given, tuple) else (given, None)
+        batch_stats, counters = split_floats(rest)
+        given = {"params": params, "batch_stats": batch_stats, "counters": counters}
+    if not isinstance(given, Mapping):
+        raise CheckpointError(
+            f"the weights are a {type(given).__name__}: give a path, a dict of variables such as "
+            '`{"params": ...}`, or a dict of arrays by path.'
+        )
+    flat = named_leaves(dict(given))
+    if is_instance_of(state, "elegy.adapters.linen", "LinenModule"):
+        known = state.__dataclass_fields__
+        flat = {path if path.partition("/")[0] in known else f"collections/{path}": v for path, v in flat.items()}
+    return flat
+
+
+def _by_path(given: Any) -> bool:
+    """Whether arrays are given by their paths in the state."""
+    return isinstance(given, Mapping) and any(str(key).partition("/")[0] == "params" for key in given)
