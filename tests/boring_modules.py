@@ -77,7 +77,7 @@ class Managed(eg.ElegyModule):
 class Core(eg.ElegyModule):
     opt_state: Any = None
     total: Any = 0.0
-    count: Any = 0.0
+    count: Any = 0
 
     def init_step(self, key, batch):
         params = make_params(key)
@@ -122,7 +122,7 @@ def trainer_of(level: type, **kwargs: Any) -> eg.Trainer:
     if level is Core:
         return eg.Trainer(Core(), **kwargs)
     kwargs = {"optimizer": TX, **kwargs}
-    if level is High:
+    if issubclass(level, High):
         kwargs = {"loss": eg.losses.MeanSquaredError(), **kwargs}
     return eg.Trainer(level(), **kwargs)
 

@@ -12,8 +12,12 @@ from elegy.data.batch import named_leaves
 from elegy.types import Batch
 
 
-def check_finite(batch: Batch) -> None:
+def check_finite(batch: Batch, what: str = "the data") -> None:
     """Checks that a batch, or all of the data, holds no NaN and no infinity.
+
+    Args:
+        batch: arrays; those of integers are left out.
+        what: what the message calls it.
 
     Raises:
         ValueError: when it does; the message names every such array and counts its bad values.
@@ -35,6 +39,6 @@ def check_finite(batch: Batch) -> None:
             found.append(f"{name} has {bad} of {leaf.size}")
     if found:
         raise ValueError(
-            f"the data has values that are not finite (NaN or infinity): {', '.join(found)}. Clean the data "
+            f"{what} has values that are not finite (NaN or infinity): {', '.join(found)}. Clean the data "
             "(`numpy.nan_to_num`, or drop the rows), or turn check_inputs off."
         )

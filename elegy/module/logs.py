@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
 import jax
@@ -134,15 +134,21 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...]) -> LogBook:
         return book.replace(**{phase: {name: ScalarLog.empty(reduce) for name, reduce in wanted.items()}})
     known = {name: log.reduce for name, log in have.items()}
     if known != wanted:
-        raise StepError(
-            f"the logs of the {phase} step changed: it used to log {_listed(known)}, now it logs {_listed(wanted)}. "
-            "A step must log the same names every time; log a neutral value instead of leaving a name out."
-        )
+        raise logs_changed(phase, _listed(known), _listed(wanted))
     return book
 
 
-def _listed(names: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({reduce})" for name, reduce in names.items()) or "nothing"
+def logs_changed(phase: str, before: Iterable[str], now: Iterable[str]) -> StepError:
+    """The error of a step that does not log what the steps before it logged."""
+    old, new = (", ".join(names) or "nothing" for names in (before, now))
+    return StepError(
+        f"the logs of the {phase} step changed: it used to log {old}, now it logs {new}. A step must log the same "
+        "names every time; log a neutral value instead of leaving a name out."
+    )
+
+
+def _listed(names: Mapping[str, str]) -> list[str]:
+    return [f"{name} ({reduce})" for name, reduce in names.items()]
 
 
 def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple], tuple]) -> tuple[dict, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -12,6 +13,8 @@ import numpy as np
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.keys import bare, key_impls, typed
+
+_VERSIONS = itertools.count()
 
 
 class StateCell:
@@ -35,7 +38,7 @@ class StateCell:
         self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
         self._struct: Any = None
         self._foreign: set[int] | None = None  # positions that others may hold; None: all
-        self.version = 0
+        self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
 
     @classmethod
@@ -44,6 +47,16 @@ class StateCell:
         cell = cls(strategy, module)
         cell._logical, cell._struct, cell._make = None, struct, make
         return cell
+
+    def outline(self, struct: Any) -> Self:
+        """A cell without a state, of the same class and the structure `struct`: only to trace with."""
+        cell = type(self)(self.strategy, None)
+        cell.cls, cell._struct = self.cls, struct
+        return cell
+
+    def readable(self) -> bool:
+        """Whether no placed leaf was consumed."""
+        return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 
     def materialise(self) -> None:
         """Makes the state of a cell that was only planned."""
@@ -66,7 +79,7 @@ class StateCell:
         """Takes a state from outside; it stays valid there."""
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
         self.cls = type(state)
-        self.version += 1
+        self.version = next(_VERSIONS)
 
     def peek(self) -> list[Any]:
         """The placed leaves, keys as plain arrays, to be read only."""
@@ -115,7 +128,7 @@ class StateCell:
         self._hold(placed)
         self._logical, self._struct, self._foreign = None, None, set()
         self.cls = type(placed)
-        self.version += 1
+        self.version = next(_VERSIONS)
 
     def extend(self, extension: Callable[[Any], Any]) -> None:
         """Adds leaves to the placed state; who owns the others stays as it is."""

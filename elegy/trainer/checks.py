@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from elegy.callbacks import Callback, CallbackList
 from elegy.data import unpack
 from elegy.errors import StepError
 from elegy.module import high_level
@@ -63,6 +65,15 @@ def fusing(value: Any) -> int | str:
     number = positive("steps_per_execution", value)
     assert number is not None
     return number
+
+
+def listed(callbacks: Any) -> Iterable[Callback]:
+    """Checks that the callbacks of a call come as a list.
+
+    Raises:
+        TypeError: for a single callback, a class, or anything else that is no list of callbacks.
+    """
+    return callbacks if isinstance(callbacks, (list, tuple)) else CallbackList(() if callbacks is None else callbacks)
 
 
 def initial_epoch(value: Any, epochs: int) -> None:

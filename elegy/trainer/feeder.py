@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from elegy.callbacks import CallbackList
-from elegy.data import ArraySource, EpochPlan, IterableSource, rows, unpack
+from elegy.distributed import gather
+from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, rows, unpack
 from elegy.module.levels import level_of
 from elegy.module.masking import can_mask
 from elegy.trainer import checks
@@ -20,6 +22,7 @@ from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, resiz
 from elegy.trainer.fusing import steps_per_execution
 from elegy.trainer.program import CompiledPhase
 from elegy.trainer.runner import Runner
+from elegy.trainer.shares import joined_chunks, share_rows
 from elegy.types import Batch, PyTree
 
 logger = logging.getLogger("elegy")
@@ -55,6 +58,7 @@ class Feeder:
         drop_remaining: whether a short last batch is left out.
         what: the call, for messages.
         fuse: how many steps go into one execution, or `"auto"`.
+        finite: whether to refuse batches of an iterable that hold NaN or infinity.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class Feeder:
         what: str,
         drop_remaining: bool = False,
         fuse: int | str = 1,
+        finite: bool = False,
     ):
         self.runner, self.phase, self.source, self.limit, self.fuse = runner, phase, source, limit, fuse
+        self.finite = finite
         self.plan: EpochPlan | None = None
         if isinstance(source, ArraySource):
             self.plan = EpochPlan(source.size, batch_size, drop_remaining, limit, what)  # type: ignore[arg-type]
@@ -81,6 +87,31 @@ class Feeder:
         self._placed: PyTree = None
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
+
+    def beside(
+        self, source: ArraySource | IterableSource | None, batch_size: Any, steps: Any, fuse: int | str
+    ) -> Feeder | None:
+        """Gives the validation batches of the run that this one feeds.
+
+        Args:
+            source: the validation data, if there is any.
+            batch_size: rows of a validation batch; for arrays those of a training batch where it is `None`.
+            steps: how many validation batches to see at most; `None` for all.
+            fuse: how many steps go into one execution, or `"auto"`.
+
+        Raises:
+            ValueError: when a number does not fit the data.
+            TypeError: when it is no integer.
+        """
+        size = checks.positive("validation_batch_size", batch_size, optional=True)
+        limit = checks.positive("validation_steps", steps, optional=True)
+        if source is None:
+            return None
+        if size is None and isinstance(source, ArraySource):
+            size = self.batch_size
+        return Feeder(
+            self.runner, "test", source, batch_size=size, limit=limit, what="validation", fuse=fuse, finite=self.finite
+        )
 
     @property
     def steps(self) -> int | None:
@@ -94,6 +125,11 @@ class Feeder:
         """The rows of a full batch, where they are known."""
         return None if self.plan is None else self.plan.batch_size
 
+    @property
+    def _joins(self) -> bool:
+        """Whether every process brings its own batches, to be joined."""
+        return self.plan is None and self.runner.strategy.processes > 1
+
     def first_batch(self) -> Batch:
         """The first batch of the next pass, as a loader gives it; it will be given again."""
         if self.plan is not None:
@@ -102,6 +138,7 @@ class Feeder:
         if self._pass is None:
             self._pass = self.source.batches(self.limit)  # type: ignore[union-attr]
             self._first = next(self._pass)
+            self._check_values(self._first, 0)
         return self._first
 
     def chunks(
@@ -123,8 +160,14 @@ class Feeder:
         assert self._pass is not None
         batches = itertools.islice(itertools.chain([self._first], self._pass), start.batches, None)
         self._pass = None
+        if self._joins:
+            given = itertools.islice(self._checked(batches, cell.cls, start.batches), limit)
+            return joined_chunks(given, form, self.runner.strategy, start.batches)
         return iterable_chunks(
-            itertools.islice(self._checked(batches, cell.cls), limit), form, self.runner.strategy, start.batches
+            itertools.islice(self._checked(batches, cell.cls, start.batches), limit),
+            form,
+            self.runner.strategy,
+            start.batches,
         )
 
     def _array_chunks(
@@ -144,12 +187,19 @@ class Feeder:
         count = plan.steps if limit is None else min(limit, plan.steps)
         return array_chunks(source, plan, order, form, self.runner.strategy, self._placed, count, start.batches)
 
-    def _checked(self, batches: Iterator[Batch], cls: type) -> Iterator[Batch]:
+    def _checked(self, batches: Iterator[Batch], cls: type, start: int) -> Iterator[Batch]:
         first = structure(self._first)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches, start):
+            if number:
+                self._check_values(batch, number)
             if level_of(cls, self.phase) != "core":
                 checks.same_form(first, batch, number)
             yield self._for_step(batch, cls)
+
+    def _check_values(self, batch: Batch, number: int) -> None:
+        rows(batch, f"batch {number}: ")
+        if self.finite:
+            check_finite(batch, f"batch {number}")
 
     def _for_step(self, batch: Batch, cls: type) -> Batch:
         """A batch as a step takes it: inputs alone to predict, and exactly what was given where users unpack it."""
@@ -159,16 +209,24 @@ class Feeder:
             return batch[0]
         return batch
 
-    def prepare(self, cell: StateCell) -> None:
-        """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled."""
+    def prepare(self, cell: StateCell) -> StateCell:
+        """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled.
+
+        Returns:
+            A cell with the structure that a step leaves, to trace other steps with.
+        """
         form = self._decide(cell)
-        if self.runner.compiles(cell.cls, self.phase):
-            batch, mask = self._structs(structure(self._for_step(self.first_batch(), cell.cls)), form)
-            self.runner.program(self.phase, cell, batch, mask)
+        if not self.runner.compiles(cell.cls, self.phase):
+            return cell
+        batch, mask = self._structs(structure(self._for_step(self.first_batch(), cell.cls)), form)
+        return cell.outline(self.runner.program(self.phase, cell, batch, mask).state)
 
     def _structs(self, batch: PyTree, form: Form) -> tuple[PyTree, PyTree]:
         """The structures of a full batch and its mask, as a step of this form takes them."""
         count = form.rows(rows(batch))
+        if self._joins:
+            processes = self.runner.strategy.processes
+            count = processes * share_rows(form, int(gather(np.int64(rows(batch))).max()), processes)
         masked = form.masked and self.phase != "pred"
         return resized(batch, count), jax.ShapeDtypeStruct((count,), np.dtype(bool)) if masked else None
 
@@ -191,7 +249,7 @@ class Feeder:
         return self.form
 
     def _steps(self, cell: StateCell, batch: PyTree, form: Form) -> int:
-        if self.phase == "pred":
+        if self.phase == "pred" or self._joins:
             return 1
         if isinstance(self.fuse, int):
             return self.fuse

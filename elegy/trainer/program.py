@@ -236,6 +236,8 @@ def _alike(before: PyTree, after: PyTree) -> bool:
 
 
 def _kind(leaf: Any) -> str:
+    if isinstance(leaf, (bool, int, float, complex)):
+        leaf = jax.ShapeDtypeStruct((), jnp.result_type(leaf))
     if not hasattr(leaf, "dtype"):
         return f"a {type(leaf).__name__}"
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from elegy.callbacks import CallbackList, Event
-from elegy.data import ArraySource, IterableSource, epoch_permutation
+from elegy.data import ArraySource, epoch_permutation
 from elegy.trainer.feeder import Cursor, Feeder
 
 
@@ -21,22 +21,43 @@ class FitPlan:
         max_steps: the steps of the run after which it ends.
         max_time: the seconds of the run after which it ends.
         shuffle: whether arrays are shuffled.
-        validation: the validation data.
-        validation_batch_size: rows of a validation batch.
-        validation_steps: how many validation batches to see.
+        validation: gives the validation batches.
         validation_freq: validate every so many epochs.
-        steps_per_execution: a number, or `"auto"`.
     """
 
     epochs: int
     max_steps: int | None = None
     max_time: float | None = None
     shuffle: bool = True
-    validation: ArraySource | IterableSource | None = None
-    validation_batch_size: int | None = None
-    validation_steps: int | None = None
+    validation: Feeder | None = None
     validation_freq: int = 1
-    steps_per_execution: int | str = "auto"
+
+
+class Before:
+    """What a trainer goes back to when a run fails before its first step.
+
+    Args:
+        trainer: the trainer.
+    """
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+        names = ("_initialized", "_held", "_record", "history", "epoch")
+        self._attributes: dict[str, Any] = {
+            "_cell": trainer._cell.fork(),
+            **{name: getattr(trainer, name) for name in names},
+        }
+
+    def forget(self) -> None:
+        """Lets go of the old state: a step is done."""
+        self._attributes = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is not None and self._attributes and self._attributes["_cell"].readable():
+            self._trainer.__dict__.update(self._attributes)
 
 
 class Run:
@@ -47,6 +68,7 @@ class Run:
         feeder: gives the training batches.
         plan: what was asked for.
         callbacks: who listens.
+        before: the way back, until the first step is done.
 
     Attributes:
         steps: training steps since the run's beginning.
@@ -55,13 +77,13 @@ class Run:
         epoch_ended: whether the last epoch saw all of its data.
     """
 
-    def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList):
+    def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList, before: Before):
         self.trainer, self.feeder, self.plan, self.callbacks = trainer, feeder, plan, callbacks
+        self.before = before
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
         self.first_epoch = trainer.epoch
         self.epoch_ended = False
         self._started = time.monotonic()
-        self._validation: Feeder | None = None
 
     @property
     def seconds(self) -> float:
@@ -132,6 +154,7 @@ class Run:
                 if listens:
                     self.emit("on_train_batch_begin", batch=chunk.first)
                 out = runner.run("train", cell, chunk, trainer.epoch)
+                self.before.forget()
                 self.steps += chunk.count
                 for k, size in enumerate(chunk.sizes):
                     trainer.step += 1
@@ -153,20 +176,4 @@ class Run:
 
     def validation_feeder(self) -> Feeder | None:
         """Gives the validation batches, if this epoch has a validation."""
-        plan, source = self.plan, self.plan.validation
-        if source is None or (self.trainer.epoch + 1) % plan.validation_freq != 0:
-            return None
-        if self._validation is None:
-            size = plan.validation_batch_size
-            if size is None and isinstance(source, ArraySource):
-                size = self.feeder.batch_size
-            self._validation = Feeder(
-                self.trainer._runner,
-                "test",
-                source,
-                batch_size=size,
-                limit=plan.validation_steps,
-                what="validation",
-                fuse=plan.steps_per_execution,
-            )
-        return self._validation
+        return self.plan.validation if (self.trainer.epoch + 1) % self.plan.validation_freq == 0 else None

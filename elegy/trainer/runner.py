@@ -15,9 +15,10 @@ from elegy.data import rows
 from elegy.errors import StepError
 from elegy.module import managed
 from elegy.module.levels import level_of
+from elegy.module.logs import LogBook, logs_changed
 from elegy.names import path_name
 from elegy.strategies import Strategy
-from elegy.trainer.cell import StateCell
+from elegy.trainer.cell import StateCell, strong
 from elegy.trainer.feed import Chunk
 from elegy.trainer.keys import bare, key_impls, typed
 from elegy.trainer.program import CompiledPhase, Program, check_unchanged
@@ -67,11 +68,12 @@ class Runner:
         self.strategy = strategy
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
-        self._recent: dict[str, tuple[Any, Program]] = {}
+        self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
         self._in_flight: deque[Any] = deque()
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._warned: set[str] = set()
+        self._logged: dict[str, list[str]] = {}
 
     def compiles(self, cls: type, phase: CompiledPhase) -> bool:
         """Whether a phase of a module's class runs compiled."""
@@ -85,16 +87,19 @@ class Runner:
             state = managed.check_state(module, module.init_step(key, batch), "init_step")
             return StateCell(self.strategy, self.strategy.place_state(state))
         if not self.strategy.compiles:
-            return StateCell(self.strategy, managed.init(module, key, batch))
+            return StateCell(self.strategy, strong(managed.init(module, key, batch)))
         make = self.strategy.compile_init(_Init(module))
         struct = self.strategy.local_struct(jax.eval_shape(make, key, batch), "state")
         return StateCell.planned(self.strategy, module, struct, lambda: make(key, batch))
 
     def reset(self, cell: StateCell, phase: CompiledPhase) -> None:
         """Runs the module's `reset_step`: an epoch starts."""
+        self._logged.pop(phase, None)
         if not self.compiles(cell.cls, phase):
             state = cell.get()
-            cell.set(managed.check_state(state, state.reset_step(), "reset_step"))
+            after = managed.check_state(state, state.reset_step(), "reset_step")
+            check_unchanged(state, after, f"{type(state).__name__}.reset_step")
+            cell.set(after)
             return
         reset, changed, constant = self._reset_of(cell)
         leaves = cell.peek()
@@ -104,7 +109,6 @@ class Runner:
         struct = cell.struct
         key = _key(struct)
         if key not in self._resets:
-
             impls: dict[int, Any] = {}
 
             def reset(state: Any) -> Any:
@@ -132,11 +136,8 @@ class Runner:
 
     def program(self, phase: CompiledPhase, cell: StateCell, batch: PyTree, mask: PyTree | None) -> Program:
         """The program for the state's and the batch's structure; traced at the first need."""
-        recent_key = (cell.version, batch_key(batch), mask is None)
-        recent = self._recent.get(phase)
-        if recent is not None and recent[0] == recent_key:
-            return recent[1]
-        key = (phase, _key(cell.struct), recent_key[1:])
+        form = (batch_key(batch), mask is not None)
+        key = (phase, _key(cell.struct), form)
         program = self._programs.get(key)
         if program is None:
             self._count_trace(phase, batch)
@@ -148,9 +149,18 @@ class Runner:
                 # What has no row an example is computed from the whole batch.
                 program = self._trace(phase, strategy.undivided, cell, batch, mask)
             self._programs[key] = program
-            self._programs[(phase, _key(program.state), recent_key[1:])] = program
-        self._recent[phase] = (recent_key, program)
+            self._programs[(phase, _key(program.state), form)] = program
+        self._recent[phase] = (cell.version, batch, mask is not None, program)
         return program
+
+    def _same(self, phase: CompiledPhase, cell: StateCell, chunk: Chunk) -> Program | None:
+        """The last step's program if this one is of its form, known by identity: the question comes every step."""
+        version, batch, masked, program = self._recent.get(phase, (None, None, None, None))
+        if version != cell.version or batch is not chunk.batch:
+            return None
+        if phase == "pred":
+            return program
+        return program if masked == (chunk.mask is not None) and phase in self._logged else None
 
     @staticmethod
     def _trace(
@@ -185,16 +195,21 @@ class Runner:
 
     def run(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> Any:
         """Runs the steps of a chunk and returns their logs; the cell then holds the new state."""
-        if not self.compiles(cell.cls, phase):
-            return self._run_plain(phase, cell, chunk, epoch)
-        program = self.program(phase, cell, chunk.batch, _one_mask(chunk))
+        program = self._same(phase, cell, chunk)
+        if program is None:
+            if not self.compiles(cell.cls, phase):
+                return self._run_plain(phase, cell, chunk, epoch)
+            program = self.program(phase, cell, chunk.batch, _one_mask(chunk))
+            self._check_logs(phase, [name for name, _, _ in program.log_names])
         out = self._execute(program, cell, chunk, epoch)
         return Rows(program, out, None if chunk.kind == "single" else chunk.count)
 
     def predict(self, cell: StateCell, chunk: Chunk) -> PyTree:
         """Runs one prediction step and returns its outputs on the host, without padding."""
-        if self.compiles(cell.cls, "pred"):
+        program = self._same("pred", cell, chunk)
+        if program is None and self.compiles(cell.cls, "pred"):
             program = self.program("pred", cell, chunk.batch, None)
+        if program is not None:
             outputs = self._execute(program, cell, chunk, 0)
         else:
             state = cell.get()
@@ -220,6 +235,16 @@ class Runner:
         self._wait_for_room(out)
         return out
 
+    def _check_logs(self, phase: str, names: list[str]) -> None:
+        """Checks that a step logs what the steps of its epoch logged before.
+
+        Raises:
+            StepError: when it does not.
+        """
+        known = self._logged.setdefault(phase, names)
+        if known is not names and known != names and set(known) != set(names):
+            raise logs_changed(phase, known, names)
+
     def _wait_for_room(self, out: Any) -> None:
         """Waits for the oldest execution where the backend cannot take any number of them."""
         if self.strategy.max_in_flight is not None:
@@ -239,10 +264,15 @@ class Runner:
                     f"element is {managed.describe(logs)}."
                 )
             check_unchanged(state, after, f"{type(state).__name__}.{name}")
-        elif phase == "train":
-            logs, after = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy)
         else:
-            logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
+            if phase == "train":
+                logs, after = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy)
+            else:
+                logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
+            # The first step of a phase adds its log accumulators.
+            before, now = (one.replace(_logs=LogBook()) for one in (state, after))
+            check_unchanged(before, now, f"{type(state).__name__}'s {phase} step")
+        self._check_logs(phase, list(logs))
         cell.set(after)
         return PlainRows(logs)
 
@@ -255,7 +285,7 @@ class _Init:
         self.__name__ = "init_step"
 
     def __call__(self, key: jax.Array, batch: Batch) -> Any:
-        return managed.init(self.module, key, batch)
+        return strong(managed.init(self.module, key, batch))
 
 
 def capacity(chunk: Chunk) -> int:

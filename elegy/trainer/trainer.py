@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,23 +12,24 @@ import jax
 
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
-from elegy.data import ArraySource, as_batch, as_source, as_validation_source, check_finite, pack, split, unpack
+from elegy.data import ArraySource, as_source, as_validation_source, check_finite, split
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loops, persistence
 from elegy.trainer.cell import StateCell
-from elegy.trainer.feed import Chunk, structure
 from elegy.trainer.feeder import Feeder, fuse_with
+from elegy.trainer.files import Files
+from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
-from elegy.trainer.run import FitPlan, Run
+from elegy.trainer.run import Before, FitPlan, Run
 from elegy.trainer.runner import Runner
 from elegy.types import Batch, PyTree
 
 
-class Trainer:
+class Trainer(OnBatch, Files):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
@@ -107,11 +109,16 @@ class Trainer:
     def set_strategy(self, strategy: str | Strategy) -> None:
         """Moves the state to another strategy; its values do not change.
 
+        Args:
+            strategy: a name or a `Strategy`.
+
         Raises:
-            ValueError: for an unknown strategy.
+            ValueError: for an unknown strategy, or one that does not fit the state; the trainer stays as it was.
+            TypeError: for what is no strategy.
         """
         runner = Runner(resolve_strategy(strategy))
-        self._cell = StateCell(runner.strategy, self.state)
+        state = runner.strategy.place_state(self.state) if self._initialized else self.state
+        self._cell = StateCell(runner.strategy, state)
         self._runner = runner
 
     # training
@@ -193,23 +200,13 @@ class Trainer:
         epochs = checks.positive("epochs", epochs)  # type: ignore[assignment]
         checks.initial_epoch(initial_epoch, epochs)
         history = History()
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ()), history))
-        fuse = fuse_with(listeners, checks.fusing(steps_per_execution), "train")
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
+        asked = checks.fusing(steps_per_execution)
+        fuse = fuse_with(listeners, asked, "train")
         found = persistence.resume_path(resume, listeners)
         saved = None if found is None else persistence.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
             fuse = saved["run"]["steps_per_execution"]
-        plan = FitPlan(
-            epochs=epochs if initial_epoch else self.epoch + epochs,
-            max_steps=checks.positive("max_steps", max_steps, optional=True),
-            max_time=checks.seconds("max_time", max_time),
-            shuffle=shuffle,
-            validation=validation,
-            validation_batch_size=checks.positive("validation_batch_size", validation_batch_size, optional=True),
-            validation_steps=checks.positive("validation_steps", validation_steps, optional=True),
-            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
-            steps_per_execution=steps_per_execution,
-        )
         feeder = Feeder(
             self._runner,
             "train",
@@ -219,19 +216,31 @@ class Trainer:
             what="fit",
             drop_remaining=drop_remaining,
             fuse=fuse,
+            finite=check_inputs,
         )
-        self._prepare(feeder, "train")
-        self.stop_training = False
-        self.history = history
-        if initial_epoch:
-            self.epoch = initial_epoch
-        self._run = Run(self, feeder, plan, listeners)
-        if found is not None and saved is not None:
-            persistence.resume(self._run, found, saved, epochs if not initial_epoch else None)
-        try:
-            loops.fit(self._run)
-        finally:
-            self._record, self._run = persistence.record(self._run), None
+        plan = FitPlan(
+            epochs=epochs,
+            max_steps=checks.positive("max_steps", max_steps, optional=True),
+            max_time=checks.seconds("max_time", max_time),
+            shuffle=shuffle,
+            validation=feeder.beside(validation, validation_batch_size, validation_steps, asked),
+            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
+        )
+        with Before(self) as before:
+            self._prepare(feeder, *((plan.validation,) if plan.validation else ()))
+            self.stop_training = False
+            self.history = history
+            if initial_epoch:
+                self.epoch = initial_epoch
+            else:  # known only now: a restored state that was waiting for its module brings its epoch with it
+                plan = dataclasses.replace(plan, epochs=self.epoch + epochs)
+            run = self._run = Run(self, feeder, plan, listeners, before)
+            if found is not None and saved is not None:
+                persistence.resume(run, found, saved, epochs if not initial_epoch else None)
+            try:
+                loops.fit(run)
+            finally:
+                self._record, self._run = persistence.record(run), None
         return history
 
     def evaluate(
@@ -259,7 +268,7 @@ class Trainer:
         Returns:
             Values by name.
         """
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         feeder = Feeder(
             self._runner,
             "test",
@@ -269,7 +278,7 @@ class Trainer:
             what="evaluate",
             fuse=fuse_with(listeners, "auto", "test"),
         )
-        self._prepare(feeder, "test")
+        self._prepare(feeder)
         return dict(loops.evaluate(self, feeder, listeners))
 
     def predict(
@@ -310,7 +319,7 @@ class Trainer:
         verbose: Literal[0, 1, 2] = 0,
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *(callbacks or ())))
+        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         feeder = Feeder(
             self._runner,
             "pred",
@@ -319,55 +328,8 @@ class Trainer:
             limit=checks.positive("steps", steps, optional=True),
             what="predict",
         )
-        self._prepare(feeder, "pred")
+        self._prepare(feeder)
         return loops.predict(self, feeder, listeners)
-
-    # one batch
-
-    def init_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
-        """Makes the first state from a batch, anew if there is one already.
-
-        Args:
-            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
-            labels: the labels.
-            sample_weight: the weights.
-        """
-        batch = _batch(inputs, labels, sample_weight)
-        module = self._cell.get()
-        self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))
-
-    def train_on_batch(
-        self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
-    ) -> Mapping[str, float]:
-        """Takes one training step.
-
-        Args:
-            inputs: as for `init_on_batch`.
-            labels: the labels.
-            sample_weight: the weights.
-
-        Returns:
-            The logs, read from the device when looked at: values over the steps since the epoch began;
-            `trainer.state = trainer.state.reset_step()` begins one.
-        """
-        batch = _batch(inputs, labels, sample_weight)
-        checks.can_train(self._cell)
-        out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
-        self.step += 1
-        return out.logs(0)
-
-    def test_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> Mapping[str, float]:
-        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
-        batch = _batch(inputs, labels, sample_weight)
-        cell = self._ready("test", batch).fork()
-        self._runner.reset(cell, "test")
-        return self._runner.run("test", cell, self._chunk(batch), self.epoch).logs(0)
-
-    def predict_on_batch(self, inputs: Any) -> PyTree:
-        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
-        inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
-        cell = self._ready("pred", pack(inputs)).fork()
-        return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
 
     # everything else
 
@@ -387,61 +349,30 @@ class Trainer:
         print(text)
         return None
 
-    def save(self, path: str | Path) -> None:
-        """Writes the state and the counters to the directory `path`.
-
-        Raises:
-            CheckpointError: when it cannot be written.
-        """
-        persistence.save(self, path)
-
-    def restore(self, path: str | Path, *, strict: bool = True) -> None:
-        """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
-
-        Args:
-            path: the directory.
-            strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
-
-        Raises:
-            CheckpointError: when it is damaged, or does not fit the state.
-        """
-        persistence.restore(self, path, strict=strict)
-
     def _bars(self, verbose: int) -> tuple[Callback, ...]:
         if verbose not in (0, 1, 2):
             raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}.")
         return (ProgressBar(verbose),) if verbose else ()
 
-    def _chunk(self, batch: Batch) -> Chunk:
-        placed = self.strategy.place(batch, "batch")
-        return Chunk(placed, "single", structure(batch), (1,), 0)
-
-    def _prepare(self, feeder: Feeder, phase: Any) -> None:
-        """Traces and checks a phase before anything is compiled, then makes the first state if there is none."""
-        if phase == "train":
-            checks.can_train(self._cell)
-        else:
-            checks.can_run(self._cell, phase)
-        batch = feeder.first_batch()
-        cell = self._planned(phase, batch)
-        feeder.prepare(cell)
+    def _prepare(self, *feeders: Feeder) -> None:
+        """Traces and checks phases before anything is compiled, then makes the first state if there is none."""
+        for feeder in feeders:
+            if feeder.phase == "train":
+                checks.can_train(self._cell)
+            else:
+                checks.can_run(self._cell, feeder.phase)
+        traced = cell = self._planned(feeders[0].first_batch())
+        for feeder in feeders:
+            if feeder.phase != "pred":
+                checks.labels(cell, feeder.phase, feeder.first_batch())
+            traced = feeder.prepare(traced)
         self._adopt(cell)
 
-    def _ready(self, phase: Any, batch: Batch) -> StateCell:
-        """The state for a step on one batch."""
-        cell = self._planned(phase, batch)
-        if self._runner.compiles(cell.cls, phase):
-            self._runner.program(phase, cell, structure(unpack(batch)[0] if phase == "pred" else batch), None)
-        self._adopt(cell)
-        return self._cell
-
-    def _planned(self, phase: Any, batch: Batch) -> StateCell:
-        cell = self._cell
-        if not self._initialized:
-            cell = self._runner.init(cell.get(), jax.random.key(self.seed), batch)
-        if phase != "pred":
-            checks.labels(cell, phase, batch)
-        return cell
+    def _planned(self, batch: Batch) -> StateCell:
+        """The state; where there is none yet, one that is made when it is needed."""
+        if self._initialized:
+            return self._cell
+        return self._runner.init(self._cell.get(), jax.random.key(self.seed), batch)
 
     def _adopt(self, cell: StateCell) -> None:
         """Makes a cell the trainer's own; its state is made now if it was only planned."""
@@ -450,13 +381,6 @@ class Trainer:
         if self._held is not None:
             held, self._held = self._held, None
             held()
-
-
-def _batch(inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
-    """What a `*_on_batch` method was given, as one batch; a tuple given alone is a batch already."""
-    if labels is None and sample_weight is None and isinstance(inputs, tuple):
-        return as_batch(inputs)
-    return as_batch(pack(inputs, labels, sample_weight))
 
 
 class Model(Trainer):

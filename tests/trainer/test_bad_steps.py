@@ -1,0 +1,338 @@
+"""Steps that return the wrong thing, batches that change, callbacks that raise: named, and nothing is lost."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bad_input import (
+    NAN,
+    Case,
+    X,
+    Y,
+    batches,
+    high,
+    nothing_is_compiled_and_the_state_stays,
+    the_state_is_what_it_was,
+    with_strategies,
+)
+from boring_modules import TX, Core, High, Managed, Spy, assert_same_bits, host, trainer_of
+
+import elegy as eg
+from elegy.errors import CallbackError, StepError
+from elegy.metrics import Mean
+
+
+class Wrong(Managed):
+    """A managed module whose training step returns what a function says."""
+
+    answer: Any = eg.static_field(default=None)
+    seen: Mean = eg.field(default_factory=Mean)
+    spare: Any = eg.field(default_factory=lambda: jnp.zeros(2))
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        loss, state = super().managed_train_step(key, batch, batch_idx, epoch_idx)
+        return self.answer.value(loss, state, batch)
+
+
+class WrongCore(Core):
+    """A core module whose training step returns what a function says."""
+
+    answer: Any = eg.static_field(default=None)
+    spare: Any = eg.field(default_factory=lambda: jnp.zeros(2))
+
+    def train_step(self, batch, batch_idx, epoch_idx):
+        logs, state = super().train_step(batch, batch_idx, epoch_idx)
+        return self.answer.value(logs, state, batch_idx)
+
+
+class WrongApply(High):
+    answer: Any = eg.static_field(default=None)
+
+    def apply(self, key, inputs, training):
+        return self.answer.value(*super().apply(key, inputs, training))
+
+
+class WrongInit(High):
+    answer: Any = eg.static_field(default=None)
+
+    def init(self, key, inputs):
+        return self.answer.value(super().init(key, inputs))
+
+
+class WithObject(High):
+    name: Any = eg.field(default="an object")
+
+
+def wrong(answer, level=Wrong):
+    return lambda **kwargs: eg.Trainer(
+        level(answer=eg.Static(answer)),
+        **({"loss": eg.losses.MeanSquaredError()} if issubclass(level, High) else {}),
+        **({} if issubclass(level, Core) else {"optimizer": TX}),
+        **kwargs,
+    )
+
+
+CASES = [
+    # what a step returns
+    Case(
+        "a loss that is no scalar",
+        StepError,
+        r"the loss that Wrong\.managed_train_step returned is not a scalar: an array float32\[8\]",
+        build=wrong(lambda loss, s, b: (b[0][:, 0], s)),
+    ),
+    Case(
+        "a loss alone",
+        StepError,
+        r"Wrong\.managed_train_step must return \(loss, module\), but it returned an array float32\[\]",
+        build=wrong(lambda loss, s, b: loss),
+    ),
+    Case(
+        "nothing",
+        StepError,
+        r"must return \(loss, module\), but it returned None",
+        build=wrong(lambda loss, s, b: None),
+    ),
+    Case(
+        "the wrong order",
+        StepError,
+        r"must return a Wrong \(the new state\), but it returned an array",
+        build=wrong(lambda loss, s, b: (s, loss)),
+    ),
+    Case("three things", StepError, r"but it returned a tuple of 3 \(", build=wrong(lambda loss, s, b: (loss, s, {}))),
+    Case(
+        "a dict as state",
+        StepError,
+        r"must return a Wrong \(the new state\), but it returned a dict",
+        build=wrong(lambda loss, s, b: (loss, {})),
+    ),
+    Case(
+        "another class",
+        StepError,
+        r"must return a Wrong \(the new state\), but it returned a High",
+        build=wrong(lambda loss, s, b: (loss, High())),
+    ),
+    Case(
+        "a dropped field",
+        StepError,
+        r"Wrong's train step changed the structure of the state: spare is gone \(it was float32\[2\]\)",
+        build=wrong(lambda loss, s, b: (loss, s.replace(spare=None))),
+    ),
+    Case(
+        "a grown field",
+        StepError,
+        r"spare was float32\[2\], now it is float32\[3\]",
+        build=wrong(lambda loss, s, b: (loss, s.replace(spare=jnp.zeros(3)))),
+    ),
+    Case(
+        "another dtype",
+        StepError,
+        r"spare was float32\[2\], now it is int32\[2\]",
+        build=wrong(lambda loss, s, b: (loss, s.replace(spare=jnp.zeros(2, jnp.int32)))),
+    ),
+    Case(
+        "a static value that changes",
+        StepError,
+        r"static value of answer changed",
+        build=wrong(lambda loss, s, b: (loss, s.replace(answer=eg.Static(3)))),
+    ),
+    Case(
+        "a metric without a field",
+        ValueError,
+        r"Wrong has no metric field 'acc'.*Metric fields: seen",
+        build=wrong(lambda loss, s, b: (loss, s.log("acc", s.seen.batch_updates(values=loss)))),
+    ),
+    Case(
+        "a vector in the logs",
+        ValueError,
+        r"log\('v', \.\.\.\).*its shape is \(8, 3\)",
+        build=wrong(lambda loss, s, b: (loss, s.log("v", b[0]))),
+    ),
+    Case(
+        "outputs alone from apply",
+        StepError,
+        r"WrongApply\.apply must return \(outputs, module\).*returned ArrayImpl|JitTracer|DynamicJaxprTracer|Tracer",
+        build=wrong(lambda out, s: out, WrongApply),
+    ),
+    Case(
+        "nothing from init",
+        StepError,
+        r"managed_init_step must return a WrongInit.*returned None",
+        build=wrong(lambda s: None, WrongInit),
+        ready=False,
+    ),
+    Case(
+        "logs that are no dict",
+        StepError,
+        r"WrongCore\.train_step must return \(logs, module\) with a dict of logs.*an array float32\[\]",
+        build=wrong(lambda logs, s, i: (logs["loss"], s), WrongCore),
+    ),
+    Case(
+        "core: another class",
+        StepError,
+        r"train_step \(second element\) must return a WrongCore.*returned a High",
+        build=wrong(lambda logs, s, i: (logs, High()), WrongCore),
+    ),
+    Case(
+        "core: a dropped field",
+        StepError,
+        r"WrongCore\.train_step changed the structure of the state: spare is gone",
+        build=wrong(lambda logs, s, i: (logs, s.replace(spare=None)), WrongCore),
+    ),
+    Case(
+        "core: logs alone",
+        StepError,
+        r"train_step must return \(logs, module\), but it returned a dict",
+        build=wrong(lambda logs, s, i: logs, WrongCore),
+    ),
+    # the state's leaves
+    Case(
+        "a leaf that is no array",
+        TypeError,
+        r"the leaf name of WithObject is a str \('an object'\).*static_field",
+        build=lambda **k: trainer_of(WithObject, **k),
+        ready=False,
+    ),
+    Case(
+        "train_on_batch: step",
+        StepError,
+        r"it returned None",
+        lambda t: t.train_on_batch(X, Y),
+        wrong(lambda loss, s, b: None),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c.name) for c in CASES])
+def test_before_the_first_batch_nothing_is_compiled_and_the_state_stays(case):
+    nothing_is_compiled_and_the_state_stays(case)
+
+
+@pytest.mark.parametrize(("case", "strategy"), with_strategies(CASES))
+def test_afterwards_the_state_is_what_it_was(case, strategy):
+    the_state_is_what_it_was(case, strategy)
+
+
+# what only a later batch shows: the state is that after the last good step
+
+
+def after(good, build, **kwargs):
+    trainer = build(**kwargs)
+    for batch in good:
+        trainer.train_on_batch(*batch)
+    return trainer
+
+
+LATER = [
+    (
+        "another number of features",
+        ValueError,
+        r"batch 2: the array 0 has the shape \(8, 2\), but in the first batch it is \(8, 3\)",
+        (X[:8, :2], Y[:8]),
+    ),
+    ("another tree", ValueError, r"batch 2 has the structure", ({"x": X[:8]}, Y[:8])),
+    ("lengths", ValueError, r"batch 2: inputs has 8 rows but batch 2: labels has 7", (X[:8], Y[:7])),
+    ("no array", TypeError, r"batch 2: inputs is a object, which is not an array", (object(), Y[:8])),
+]
+
+
+@pytest.mark.parametrize(("kind", "match", "bad"), [pytest.param(*c[1:], id=c[0]) for c in LATER])
+@pytest.mark.parametrize("strategy", ["jit", "eager"])
+def test_a_later_batch_of_another_form_is_named(kind, match, bad, strategy):
+    good = batches((0, 8), (8, 16))
+    trainer = trainer_of(High, strategy=strategy)
+    with pytest.raises(kind, match=match):
+        trainer.fit([*good, bad] if strategy == "jit" else iter([*good, bad]), verbose=0)
+    assert trainer.step == 2
+    assert_same_bits(host(trainer.state), host(after(good, high(), strategy=strategy).state))
+    trainer.fit(good, verbose=0)
+    assert trainer.step == 4
+
+
+@pytest.mark.parametrize("reiterable", [True, False])
+def test_nan_in_a_later_batch_is_named_when_asked_for(reiterable):
+    good, bad = batches((4, 12), (12, 20)), batches((0, 8), x=NAN)
+    trainer = trainer_of(High)
+    with pytest.raises(ValueError, match=r"batch 2.*not finite|not finite.*batch 2"):
+        trainer.fit([*good, *bad] if reiterable else iter([*good, *bad]), check_inputs=True, verbose=0)
+    assert trainer.step == 2
+    assert_same_bits(host(trainer.state), host(after(good, high()).state))
+
+
+def test_an_exhausted_generator_in_a_later_epoch_is_named():
+    good = batches((0, 8), (8, 16), (16, 22))
+    trainer = trainer_of(High)
+    with pytest.raises(
+        ValueError, match=r"generator given to fit is exhausted: it yielded 3 batches before.*iterated again"
+    ):
+        trainer.fit((b for b in good), epochs=2, verbose=0)
+    assert (trainer.step, trainer.epoch, trainer.history.epoch) == (3, 1, [0])
+    assert len(trainer.history.history["loss"]) == 1
+    assert all(np.isfinite(leaf).all() for leaf in host(trainer.state))
+
+
+def test_steps_per_epoch_beyond_a_generator_is_named():
+    trainer = trainer_of(High)
+    with pytest.raises(
+        ValueError, match=r"steps_per_epoch=3 is beyond the data: the generator had 2 batches for this pass"
+    ):
+        trainer.fit((b for b in batches((0, 8), (8, 16))), steps_per_epoch=3, verbose=0)
+    assert trainer.step == 2
+    assert all(np.isfinite(leaf).all() for leaf in host(trainer.state))
+
+
+CHANGING = {
+    "managed scalar": wrong(lambda loss, s, b: (loss, s.log("full" if len(b[0]) == 8 else "short", 1.0))),
+    "managed scalar that ends": wrong(lambda loss, s, b: (loss, s.log("full", 1.0) if len(b[0]) == 8 else s)),
+    "managed metric that ends": wrong(
+        lambda loss, s, b: (loss, s.log("seen", s.seen.batch_updates(values=loss)) if len(b[0]) == 8 else s)
+    ),
+    "core": wrong(lambda logs, s, i: (logs if i < 2 else {**logs, "extra": 1.0}, s), WrongCore),
+}
+
+
+@pytest.mark.parametrize("build", [pytest.param(b, id=name) for name, b in CHANGING.items()])
+@pytest.mark.parametrize("strategy", ["jit", "eager"])
+def test_logs_whose_keys_change_are_an_error(build, strategy):
+    trainer, reference = build(strategy=strategy), build(strategy=strategy)
+    with pytest.raises(StepError, match=r"the logs of the train step changed: it used to log .*, now it logs "):
+        trainer.fit(X, Y, batch_size=8, shuffle=False, steps_per_execution=1, verbose=0)
+    assert trainer.step == 2
+    reference.fit(X, Y, batch_size=8, shuffle=False, steps_per_execution=1, max_steps=2, verbose=0)
+    assert_same_bits(host(trainer.state), host(reference.state))
+
+
+@pytest.mark.parametrize("hook", eg.callbacks.HOOKS)
+def test_a_callback_that_raises_is_named_and_the_state_is_intact(hook):
+    class Broken(eg.Callback):
+        batch_hooks_read = "state"
+
+    def fail(event):
+        raise KeyError("oops")
+
+    broken = Broken()
+    setattr(broken, hook, fail)
+    trainer = trainer_of(High)
+    trainer.init_on_batch(X[:8], Y[:8])
+    steps = []
+    count = Spy("on_train_batch_end", lambda event: steps.append(host(event.trainer.state)))
+    start = host(trainer.state)
+    run = (
+        functools.partial(trainer.predict, X, callbacks=[broken])
+        if "predict" in hook
+        else functools.partial(trainer.fit, X, Y, validation_data=(X, Y), callbacks=[count, broken], verbose=0)
+    )
+    with pytest.raises(CallbackError, match=rf"Broken\.{hook} raised KeyError: 'oops'") as caught:
+        run(batch_size=8)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert trainer.step == len(steps)
+    assert_same_bits(host(trainer.state.params), host_of_params(trainer, steps[-1] if steps else start))
+    trainer.fit(X, Y, batch_size=8, verbose=0)
+
+
+def host_of_params(trainer, leaves):
+    """The parameters among the leaves of a whole state, which begin with the key."""
+    return leaves[1 : 1 + len(host(trainer.state.params))]
