@@ -1,0 +1,195 @@
+"""The house rules of the design: who may import whom, how long files are, what is never used."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import elegy as eg
+
+ROOT = Path(__file__).parent.parent / "elegy"
+
+FLOORS = {
+    "__init__": 7,
+    "trainer": 6,
+    "adapters": 5,
+    "module": 4,
+    "callbacks": 3,
+    "metrics": 3,
+    "checkpoint": 3,
+    "optimizer": 3,
+    "strategies": 2,
+    "data": 2,
+    "losses": 2,
+    "regularizers": 2,
+    "distributed": 1,
+    "pytree": 1,
+    "errors": 1,
+    "types": 1,
+    "names": 1,
+    "lazy": 1,
+}
+
+FORBIDDEN = [
+    ("data", "trainer"),
+    ("data", "strategies"),
+    ("strategies", "module"),
+    ("losses", "module"),
+    ("metrics", "module"),
+    ("module", "trainer"),
+    ("module", "adapters"),
+    ("module", "callbacks"),
+]
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+HEAVY = ("flax", "haiku", "equinox", "treex", "jax_metrics", "orbax", "tensorboardX", "sklearn", "matplotlib", "clu")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def place(module: str) -> str:
+    """Where a module lives: the part of its name that the table of floors knows."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def run_time_nodes(tree: ast.AST):
+    """All nodes but those that only a type checker sees."""
+    for child in ast.iter_child_nodes(tree):
+        if is_type_checking(child):
+            continue
+        yield child
+        yield from run_time_nodes(child)
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of the package that a module imports, also those that its functions import."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in run_time_nodes(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{source}.{alias.name}"
+                found.add(inner if inner in MODULES else source)
+    return frozenset(name for name in found if name == "elegy" or name.startswith("elegy."))
+
+
+def test_every_place_has_a_floor():
+    assert {place(module) for module in MODULES} <= FLOORS.keys()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "elegy"])
+def test_imports_point_down_or_beside(module):
+    here = place(module)
+    for imported in imports(module):
+        assert imported != "elegy", f"{module} imports the face of the package"
+        assert imported in MODULES, f"{module} imports {imported}, which is no module"
+        there = place(imported)
+        assert FLOORS[there] <= FLOORS[here], f"{module} (floor {FLOORS[here]}) imports {imported}, which is above it"
+        assert (here, there) not in FORBIDDEN, f"{module} imports {imported}"
+
+
+def circles(edges: dict[str, frozenset[str]]) -> list[list[str]]:
+    """A circle for each edge that closes one in a depth-first walk."""
+    found, done = [], set()
+
+    def walk(node: str, trail: list[str]) -> None:
+        if node in trail:
+            found.append([*trail[trail.index(node) :], node])
+            return
+        if node in done:
+            return
+        for following in sorted(edges[node]):
+            walk(following, [*trail, node])
+        done.add(node)
+
+    for node in sorted(edges):
+        walk(node, [])
+    return found
+
+
+def test_no_circles_between_modules():
+    """A package's `__init__` stands for its public names, so an import of the package by its own parts would be one."""
+    edges = {module: imports(module) - {module} for module in MODULES if module != "elegy"}
+    assert circles(edges) == []
+
+
+def test_no_circles_between_places():
+    edges = {
+        here: frozenset(
+            place(imported)
+            for module in MODULES
+            if place(module) == here
+            for imported in imports(module)
+            if place(imported) != here
+        )
+        for here in FLOORS
+        if here != "__init__"
+    }
+    assert circles(edges) == []
+
+
+def test_the_walk_finds_a_circle():
+    edges = {"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"b"}), "d": frozenset()}
+    assert circles(edges) == [["b", "c", "b"]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_name(path))
+def test_files_are_short_and_use_public_jax(path):
+    text = path.read_text()
+    lines = text.count("\n")
+    assert lines <= 400, f"{path.name} has {lines} lines"
+    for node in ast.walk(ast.parse(text)):
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        assert not any("_src" in name.split(".") for name in (*names, source)), ast.unparse(node)
+        assert not (isinstance(node, ast.Attribute) and node.attr == "_src"), ast.unparse(node)
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+def test_importing_elegy_loads_no_optional_and_no_heavy_library():
+    code = f"import sys, elegy; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_importing_elegy_starts_no_backend():
+    """The user may still choose a platform, devices or `jax.distributed` after the import."""
+    code = "import elegy, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.device_count())"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "3", done.stderr
+
+
+def test_all_public_names_exist_and_are_documented():
+    for name in eg.__all__:
+        assert getattr(eg, name).__doc__, name
+    assert dir(eg) == sorted(eg.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = eg.nothing
