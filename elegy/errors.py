@@ -27,6 +27,10 @@ class StepError(RuntimeError, ElegyError):
     """A step returned something that the loop cannot go on with."""
 
 
+class NonFiniteError(FloatingPointError, ElegyError):
+    """The loss or the gradients of a step were not finite; the message names step, epoch, loss and leaves."""
+
+
 class MissingMethodError(NotImplementedError, ElegyError):
     """A module does not say how to run a phase; the message lists the ways out."""
 

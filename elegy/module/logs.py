@@ -151,7 +151,13 @@ def _listed(names: Mapping[str, str]) -> list[str]:
     return [f"{name} ({reduce})" for name, reduce in names.items()]
 
 
-def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple], tuple]) -> tuple[dict, Any]:
+def drain(
+    module: Any,
+    phase: str,
+    examples: jax.Array,
+    combine: Callable[[tuple], tuple],
+    keep: Callable[[Any, Any], Any] = lambda after, before: after,
+) -> tuple[dict, Any]:
     """Moves the pending entries of a step into the accumulators.
 
     Args:
@@ -159,6 +165,7 @@ def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple
         phase: `"train"` or `"test"`.
         examples: how many examples the step saw on this replica, `float32[]`.
         combine: the strategy's `combine_metrics`.
+        keep: chooses between an accumulator after the step and before it.
 
     Returns:
         `(logs, module)`: the epoch's values so far by name, losses first; the module without pending entries.
@@ -177,7 +184,8 @@ def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple
     rest: list[tuple[str, Any]] = []
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            merged = fields.get(entry.name, getattr(module, entry.name)).merge(update)
+            held = fields.get(entry.name, getattr(module, entry.name))
+            merged = keep(held.merge(update), held)
             fields[entry.name] = merged
             values = _metric_values(entry.name, merged)
             if isinstance(merged, LossesAndMetrics) and "loss" in values:
@@ -185,7 +193,7 @@ def drain(module: Any, phase: str, examples: jax.Array, combine: Callable[[tuple
             rest.extend(values.items())
             continue
         name = next(names)
-        accumulators[name] = accumulators[name].merge(update)
+        accumulators[name] = keep(accumulators[name].merge(update), accumulators[name])
         value = accumulators[name].compute()
         if entry.kind == "loss":
             total.append(value)

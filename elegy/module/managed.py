@@ -6,6 +6,7 @@ strategy; a Trainer's runner calls them with its own.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from elegy.data.batch import rows
 from elegy.errors import StepError
 from elegy.module import high_level
+from elegy.module.finite import Verdict, judge, keep, keep_state
 from elegy.module.levels import level_of
 from elegy.module.logs import Entry, drain
 from elegy.strategies.strategy import Strategy
@@ -44,7 +46,8 @@ def forward_train(
     epoch_idx: jax.Array | int,
     mask: Array | None,
     strategy: Strategy,
-) -> tuple[jax.Array, Any]:
+    guard: bool = False,
+) -> tuple[tuple[jax.Array, Verdict | None], Any]:
     """One step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
 
     Args:
@@ -54,9 +57,11 @@ def forward_train(
         epoch_idx: index of the epoch.
         mask: `bool[rows]`, false where a row is padding; `None` where all are real.
         strategy: how replicas combine.
+        guard: whether to keep the old state, but for its key, where the loss or the gradients are not finite.
 
     Returns:
-        `(examples, module)`: the number of real examples, `float32[]`; the new state with pending logs.
+        `((examples, verdict), module)`: the number of real examples, `float32[]`, and what the guard found, `None`
+        without one; the new state with pending logs.
 
     Raises:
         StepError: when there is no optimizer, or the user's step returned the wrong thing.
@@ -86,10 +91,15 @@ def forward_train(
         added = sum((entry.value for entry in state._logs.pending if entry.kind == "loss"), 0.0)
         return total + share * added, state
 
-    (_, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    new_params, optimizer = module.optimizer.update(strategy.sum(grads), params)
+    (total, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    grads = strategy.sum(grads)
+    new_params, optimizer = module.optimizer.update(grads, params)
     state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
-    return examples, mean_batch_stats(module, state, examples, strategy)
+    state = mean_batch_stats(module, state, examples, strategy)
+    if not guard:
+        return (examples, None), state
+    verdict = judge(strategy.sum(total), grads)
+    return (examples, verdict), keep_state(verdict, state, module)
 
 
 def forward_test(
@@ -115,8 +125,18 @@ def train(
     strategy: Strategy = LOCAL,
 ) -> tuple[dict[str, jax.Array], Any]:
     """One whole step of training: `forward_train`, then the logs."""
-    examples, state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy)
+    (examples, _), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy)
     return drain(state, "train", examples, strategy.combine_metrics)
+
+
+def guarded_train(
+    module: Any, batch: Batch, batch_idx: int, epoch_idx: int, mask: Array | None, strategy: Strategy
+) -> tuple[dict[str, jax.Array], Verdict, Any]:
+    """As `train`, with the guard: `(logs, verdict, module)`."""
+    (examples, verdict), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, guard=True)
+    assert verdict is not None
+    logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, verdict))
+    return logs, verdict, state
 
 
 def test(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from elegy.data import rows
 from elegy.errors import StepError
-from elegy.module import managed
+from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
 from elegy.names import path_name
 from elegy.strategies import Strategy
@@ -20,6 +21,9 @@ from elegy.trainer.keys import bare, key_impls, typed
 from elegy.types import PyTree
 
 CompiledPhase = Literal["train", "test", "pred"]
+
+VERDICT = "verdict"
+"""Where an execution's logs hold what the guard found."""
 
 _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
@@ -37,6 +41,7 @@ class Program:
         state: the state's structure, as one replica sees it; its log accumulators are made if missing.
         batch: the batch's structure, likewise.
         mask: the mask's structure, or `None` where no row is padding.
+        guard: whether a training step that is not finite keeps the old state; its verdict comes with the logs.
 
     Attributes:
         state: the structure of the state with its log accumulators.
@@ -45,12 +50,20 @@ class Program:
         closed: the traced step.
     """
 
-    def __init__(self, phase: CompiledPhase, strategy: Strategy, state: Any, batch: PyTree, mask: Any):
+    def __init__(
+        self,
+        phase: CompiledPhase,
+        strategy: Strategy,
+        state: Any,
+        batch: PyTree,
+        mask: Any,
+        guard: bool = False,
+    ):
         self.phase = phase
         self.strategy = strategy
         self._rows = rows(batch)
         self._kernels: dict[tuple, Callable] = {}
-        forward = _forward(phase, strategy)
+        forward = _forward(phase, strategy, guard)
         bare = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, bare, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
@@ -66,9 +79,14 @@ class Program:
             after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
             if phase == "pred":
                 return extra, jax.tree.map(_strong_like, after, state)
-            logs, after = drain(after, phase, extra, strategy.combine_metrics)
+            examples, verdict = extra
+            keep = functools.partial(finite.keep, verdict)
+            logs, after = drain(after, phase, examples, strategy.combine_metrics, keep)
             check_unchanged(state, after, f"{type(state).__name__}'s {phase} step")
-            return _pack(logs, self.log_names), jax.tree.map(_strong_like, after, state)
+            packed = _pack(logs, self.log_names)
+            if verdict is not None:
+                packed[VERDICT] = verdict
+            return packed, jax.tree.map(_strong_like, after, state)
 
         self.log_names: list[tuple[str, str, int]] = []
         self.closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
@@ -167,11 +185,16 @@ def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(array, row, k, 0, allow_negative_indices=False)
 
 
-def _forward(phase: CompiledPhase, strategy: Strategy) -> Callable:
+def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool) -> Callable:
     if phase == "train":
-        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy)
+        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy, guard)
     if phase == "test":
-        return lambda state, batch, mask, b, e: managed.forward_test(state, batch, b, mask, strategy)
+
+        def test(state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[Any, Any]:
+            examples, state = managed.forward_test(state, batch, b, mask, strategy)
+            return (examples, None), state
+
+        return test
     return lambda state, batch, mask, b, e: managed.pred(state, batch, b, strategy)
 
 

@@ -14,6 +14,7 @@ from elegy.callbacks.event import LazyLogs
 from elegy.data import rows
 from elegy.errors import StepError
 from elegy.module import managed
+from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.names import path_name
@@ -21,7 +22,7 @@ from elegy.strategies import Strategy
 from elegy.trainer.cell import StateCell, strong
 from elegy.trainer.feed import Chunk
 from elegy.trainer.keys import bare, key_impls, typed
-from elegy.trainer.program import CompiledPhase, Program, check_unchanged
+from elegy.trainer.program import VERDICT, CompiledPhase, Program, check_unchanged
 from elegy.types import Batch, PyTree
 
 
@@ -38,6 +39,13 @@ class Rows:
         """The logs of step `k` of the execution."""
         return LazyLogs(lambda: self._row(k))
 
+    def verdicts(self) -> list[Verdict]:
+        """What the guard found in each step; waits for them."""
+        found = jax.device_get(self._packed[VERDICT])
+        if self.count is None:
+            return [found]
+        return [Verdict(found.bad[k], found.loss[k]) for k in range(self.count)]
+
     def _row(self, k: int) -> dict[str, Any]:
         if self._host is None:
             self._host = jax.device_get(self._packed)
@@ -47,10 +55,14 @@ class Rows:
 class PlainRows:
     """The logs of one step that was called as it is."""
 
-    __slots__ = ("_logs",)
+    __slots__ = ("_logs", "_verdict")
 
-    def __init__(self, logs: Any):
-        self._logs = logs
+    def __init__(self, logs: Any, verdict: Verdict | None = None):
+        self._logs, self._verdict = logs, verdict
+
+    def verdicts(self) -> list[Verdict]:
+        """What the guard found."""
+        return [jax.device_get(self._verdict)]
 
     def logs(self, k: int) -> LazyLogs:
         """The logs as the step returned them."""
@@ -62,10 +74,11 @@ class Runner:
 
     Args:
         strategy: how steps run.
+        guard: whether training steps that are not finite keep the old state.
     """
 
-    def __init__(self, strategy: Strategy):
-        self.strategy = strategy
+    def __init__(self, strategy: Strategy, guard: bool = False):
+        self.strategy, self.guard = strategy, guard
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
@@ -162,12 +175,11 @@ class Runner:
             return program
         return program if masked == (chunk.mask is not None) and phase in self._logged else None
 
-    @staticmethod
     def _trace(
-        phase: CompiledPhase, strategy: Strategy, cell: StateCell, batch: PyTree, mask: PyTree | None
+        self, phase: CompiledPhase, strategy: Strategy, cell: StateCell, batch: PyTree, mask: PyTree | None
     ) -> Program:
         local = strategy.local_struct
-        return Program(phase, strategy, cell.struct, local(batch, "batch"), local(mask, "batch"))
+        return Program(phase, strategy, cell.struct, local(batch, "batch"), local(mask, "batch"), self.guard)
 
     def _accumulate(self, program: Program, cell: StateCell) -> None:
         """Adds the log accumulators that the first step of a phase turned out to need."""
@@ -255,6 +267,7 @@ class Runner:
     def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:
         state = cell.get()
         name = f"{phase}_step"
+        verdict = None
         if level_of(type(state), phase) == "core":
             args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
             logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
@@ -265,7 +278,11 @@ class Runner:
                 )
             check_unchanged(state, after, f"{type(state).__name__}.{name}")
         else:
-            if phase == "train":
+            if phase == "train" and self.guard:
+                logs, verdict, after = managed.guarded_train(
+                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy
+                )
+            elif phase == "train":
                 logs, after = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy)
             else:
                 logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
@@ -274,7 +291,7 @@ class Runner:
             check_unchanged(before, now, f"{type(state).__name__}'s {phase} step")
         self._check_logs(phase, list(logs))
         cell.set(after)
-        return PlainRows(logs)
+        return PlainRows(logs, verdict)
 
 
 class _Init:

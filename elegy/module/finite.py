@@ -1,0 +1,70 @@
+"""Whether a step's loss and gradients are numbers, asked and answered on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.module.logs import LogBook
+from elegy.pytree import Pytree, field
+from elegy.types import PyTree
+
+
+class Verdict(Pytree):
+    """What the check of one step found.
+
+    Args:
+        bad: `bool[1 + leaves]`: whether anything is not finite, then whether each leaf of the gradients is not.
+        loss: the step's loss, `float32[]`.
+    """
+
+    bad: jax.Array = field()
+    loss: jax.Array = field()
+
+    @property
+    def finite(self) -> jax.Array:
+        """Whether all is well, `bool[]`."""
+        return ~self.bad[0]
+
+
+def judge(loss: jax.Array, grads: PyTree) -> Verdict:
+    """Looks for NaN and infinity.
+
+    Args:
+        loss: the loss of the whole batch, a scalar.
+        grads: the gradients of the whole batch.
+
+    Example:
+        >>> verdict = judge(jnp.float32(1), {"a": jnp.ones(2), "b": jnp.array([1, jnp.nan])})
+        >>> verdict.bad.tolist()
+        [True, False, True]
+    """
+    leaves = [~jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(grads)]
+    some = jnp.any(jnp.stack([~jnp.isfinite(loss), *leaves]))
+    return Verdict(jnp.stack([some, *leaves]), jnp.asarray(loss, jnp.float32))
+
+
+def keep(verdict: Verdict | None, after: Any, before: Any) -> Any:
+    """The new values of a step that is finite, otherwise the old ones.
+
+    Args:
+        verdict: what was found; `None` for a step that was not checked.
+        after: a tree of the values after the step.
+        before: the same before it.
+    """
+    if verdict is None or _forms(after) != _forms(before):  # a step that changes the state's form is told so later
+        return after
+    return jax.tree.map(lambda new, old: new if new is old else jnp.where(verdict.finite, new, old), after, before)
+
+
+def keep_state(verdict: Verdict | None, after: Any, before: Any) -> Any:
+    """As `keep`, for the state of a step; the key moves on and the pending logs stay in any case."""
+    kept = keep(verdict, after.replace(_logs=LogBook()), before.replace(_logs=LogBook()))
+    return kept.replace(_logs=after._logs, key=after.key)
+
+
+def _forms(tree: PyTree) -> tuple[Any, list[Any]]:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
