@@ -83,6 +83,11 @@ class Feeder:
             raise ValueError(
                 f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."
             )
+        elif drop_remaining:
+            raise ValueError(
+                f"drop_remaining was given to {what} with an iterable, whose batches are taken as they come. Let the "
+                "iterable leave the short one out."
+            )
         self.form: Form | None = None
         self._placed: PyTree = None
         self._pass: Iterator[Batch] | None = None

@@ -116,6 +116,12 @@ CASES = [
         lambda t: t.fit(iter([(X, Y, X, X)]), verbose=0),
     ),
     Case("scalar leaves", ValueError, r"inputs/b is a scalar", fit({"a": X, "b": 3}, Y)),
+    Case(
+        "dropping the remainder of batches",
+        ValueError,
+        r"drop_remaining was given to fit with an iterable",
+        fit(batches((0, 8)), drop_remaining=True),
+    ),
     # labels
     Case(
         "labels out of range",

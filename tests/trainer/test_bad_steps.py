@@ -336,3 +336,35 @@ def test_a_callback_that_raises_is_named_and_the_state_is_intact(hook):
 def host_of_params(trainer, leaves):
     """The parameters among the leaves of a whole state, which begin with the key."""
     return leaves[1 : 1 + len(host(trainer.state.params))]
+
+
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_after_a_callback_raised_counters_and_state_belong_together(k):
+    """Several steps may be done when the first of them is told of."""
+
+    def fail(event):
+        if event.step == 5:
+            raise KeyError("oops")
+
+    trainer, reference = trainer_of(High), trainer_of(High)
+    with pytest.raises(CallbackError, match="oops"):
+        trainer.fit(
+            X,
+            Y,
+            batch_size=8,
+            epochs=2,
+            steps_per_execution=k,
+            callbacks=[Spy("on_train_batch_end", fail, "logs")],
+            verbose=0,
+        )
+    reference.fit(X, Y, batch_size=8, epochs=2, steps_per_execution=k, max_steps=trainer.step, verbose=0)
+    assert trainer.step >= 5
+    assert_same_bits(host(trainer.state), host(reference.state))
+
+
+def test_the_strategy_cannot_change_while_fit_runs():
+    trainer = trainer_of(High)
+    move = Spy("on_epoch_end", lambda event: event.trainer.set_strategy("eager"))
+    with pytest.raises(CallbackError, match="the strategy cannot change while fit runs"):
+        trainer.fit(X, Y, batch_size=8, callbacks=[move], verbose=0)
+    trainer.set_strategy("eager")
