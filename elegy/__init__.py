@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from elegy import callbacks, data, losses, metrics, regularizers, strategies
+from elegy import callbacks, data, distributed, losses, metrics, regularizers, strategies
 from elegy.callbacks import Callback, History
 from elegy.module import ElegyModule
 from elegy.optimizer import Optimizer
@@ -38,6 +38,7 @@ __all__ = [
     "callbacks",
     "checkpoint",
     "data",
+    "distributed",
     "field",
     "load",
     "losses",

@@ -35,6 +35,9 @@ class Callback:
             A callback without batch hooks need not declare it.
         runs_last: whether its hooks are called after those of all other callbacks, as is right for one that saves
             what the others know.
+        first_process_only: whether, of several processes, only the first one calls its hooks, as is right for one
+            that writes a file or to the terminal. Such hooks may read logs, but no state that lies in several
+            processes.
 
     Example:
         >>> class PrintLoss(Callback):
@@ -46,6 +49,7 @@ class Callback:
 
     batch_hooks_read: Literal["logs", "state"] | None = None
     runs_last: bool = False
+    first_process_only: bool = False
 
     def on_train_begin(self, event: Event) -> None:
         """Called once, before the first step of `fit`."""

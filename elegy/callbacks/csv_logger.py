@@ -43,6 +43,7 @@ class CSVLogger(PeriodicCallback):
     """
 
     batch_hooks_read: Literal["logs"] = "logs"
+    first_process_only = True
 
     def __init__(
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False, every: Every = EVERY_EPOCH

@@ -10,6 +10,7 @@ from typing import Any
 
 from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.event import Event
+from elegy.distributed import is_first
 from elegy.errors import CallbackError
 from elegy.names import unique_names
 
@@ -50,7 +51,8 @@ class CallbackList:
                 raise ValueError(f"the {type(callback).__name__} at callbacks[{index}] is listed twice; pass it once.")
         self._callbacks = tuple(sorted(self._callbacks, key=lambda callback: callback.runs_last))
         self._listeners: dict[str, tuple[tuple[Callback, Callable[[Event], None]], ...]] = {
-            hook: tuple((c, getattr(c, hook)) for c in self._callbacks if c.listens(hook)) for hook in HOOKS
+            hook: tuple((c, getattr(c, hook)) for c in self._callbacks if _runs_here(c) and c.listens(hook))
+            for hook in HOOKS
         }
         for hook, listeners in self._listeners.items():
             for callback, method in listeners:
@@ -148,6 +150,10 @@ class CallbackList:
 
 def _given(thing: Any) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"{type(thing).__name__}: {thing!r:.80}"
+
+
+def _runs_here(callback: Callback) -> bool:
+    return is_first() or not callback.first_process_only
 
 
 def _check(callback: Any, index: int) -> None:

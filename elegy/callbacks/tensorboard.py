@@ -39,6 +39,7 @@ class TensorBoard(PeriodicCallback):
     """
 
     batch_hooks_read: Literal["logs"] = "logs"
+    first_process_only = True
 
     def __init__(self, log_dir: str | os.PathLike[str] = "logs", every: Every = EVERY_EPOCH, histograms: bool = False):
         super().__init__(every)

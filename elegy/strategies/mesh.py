@@ -90,6 +90,9 @@ class MeshStrategy(Strategy):
 
         def placed(*args: Any) -> PyTree:
             shardings = self.state_shardings(jax.eval_shape(init, *args))
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+            if self.processes > 1 and not traced:
+                args = self.place(args, "whole")
             return jax.jit(init, out_shardings=shardings)(*args)
 
         return placed
@@ -98,14 +101,34 @@ class MeshStrategy(Strategy):
         """Divides rows over the data axes; every device receives all of a value of kind `"whole"`."""
         return _put(value, jax.tree.map(lambda leaf: self.data_sharding(leaf.shape, kind), value), self.mesh)
 
+    @property
+    def processes(self) -> int:
+        """The number of processes whose devices are in the mesh."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
     def rows_here(self, rows: int) -> slice:
-        """The rows of this process's devices, where they lie side by side; otherwise all of them."""
-        if not self.mesh.is_multi_process:
+        """The rows of this process's devices, where each process has an equal part; otherwise all of them."""
+        if self.processes == 1 or not self.shares_evenly(rows):
             return slice(0, rows)
-        placed = self.data_sharding((rows,), "batch").addressable_devices_indices_map((rows,))
-        mine = {index[0].indices(rows)[:2] for index in placed.values() if index is not None}
-        start, stop = min(a for a, _ in mine), max(b for _, b in mine)
-        return slice(start, stop) if sum(b - a for a, b in mine) == stop - start else slice(0, rows)
+        share = rows // self.processes
+        return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+    def shares_evenly(self, rows: int) -> bool:
+        """Whether the rows of each process's devices are an equal part, in the order of the processes."""
+        count = self.processes
+        if rows % count:
+            return False
+        parts: dict[int, set[tuple[int, int]]] = {}
+        placed: Mapping[Any, Any] = self.data_sharding((rows,), "batch").devices_indices_map((rows,))
+        for device, index in placed.items():
+            parts.setdefault(device.process_index, set()).add(index[0].indices(rows)[:2])
+        share = rows // count
+        # An equal part for all processes also means that the mesh has devices of all of them.
+        return all(
+            sum(b - a for a, b in parts.get(i, ())) == share
+            and all(i * share <= a and b <= (i + 1) * share for a, b in parts[i])
+            for i in range(count)
+        )
 
     def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
         """Joins the parts of all processes into one global batch."""
@@ -115,11 +138,11 @@ class MeshStrategy(Strategy):
             shape = (*leaf.shape[:axis], rows, *leaf.shape[axis + 1 :])
             return jax.make_array_from_process_local_data(self.data_sharding(shape, kind), np.asarray(leaf), shape)
 
-        return jax.tree.map(put, value) if self.mesh.is_multi_process else self.place(value, kind)
+        return jax.tree.map(put, value) if self.processes > 1 else self.place(value, kind)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
         """Copies the outputs to NumPy; every process receives all of them."""
-        if self.mesh.is_multi_process:
+        if self.processes > 1:
             from jax.experimental import multihost_utils
 
             outputs = jax.tree.map(

@@ -81,9 +81,18 @@ class Strategy:
         """
         return value
 
+    @property
+    def processes(self) -> int:
+        """How many processes share one batch."""
+        return 1
+
     def rows_here(self, rows: int) -> slice:
         """Which rows of a batch of `rows` rows this process has to provide; all of them in a single process."""
         return slice(0, rows)
+
+    def shares_evenly(self, rows: int) -> bool:
+        """Whether each process provides an equal part of `rows` rows, in the order of the processes."""
+        return True
 
     def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
         """Puts a batch, or a stack of them, of which this process holds the rows that `rows_here` tells.

@@ -109,6 +109,11 @@ def array_chunks(
 
     def chunk(first: int) -> Chunk:
         count = min(form.steps, full - first)
+        if form.steps == 1 and not form.resident and strategy.processes > 1:
+            index, sizes = plan.index_matrix(order, first, 1)
+            data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
+            mask = _mask(sizes[0], count_rows) if form.masked else None
+            return Chunk(data, "single", one, (int(sizes[0]),), first + offset, mask=mask)
         if form.steps == 1 and not form.resident:
             start, stop = plan.batch_rows(first)
             batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
@@ -121,7 +126,7 @@ def array_chunks(
         index = _filled(_filled(index.T, count_rows).T, form.steps)
         if form.resident:
             return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
-        data = strategy.place(source.take(index), "chunk")
+        data = _gathered(source, index, "chunk", strategy)
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
     chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
@@ -175,6 +180,12 @@ def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: Fo
     batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (form.steps - len(waiting))
     data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
     return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, mask=mask)
+
+
+def _gathered(source: ArraySource, index: np.ndarray, kind: Literal["batch", "chunk"], strategy: Strategy) -> PyTree:
+    """Gathers the rows that this process provides and places them."""
+    count = index.shape[-1]
+    return strategy.place_part(source.take(index[..., strategy.rows_here(count)]), kind, count)
 
 
 def _mask(size: int, count: int) -> np.ndarray:

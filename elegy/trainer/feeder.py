@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from elegy.callbacks import CallbackList
-from elegy.distributed import gather
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, rows, unpack
+from elegy.distributed import gather
 from elegy.module.levels import level_of
 from elegy.module.masking import can_mask
 from elegy.trainer import checks

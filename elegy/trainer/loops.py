@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.event import LazyLogs
 from elegy.callbacks.interrupt import handle_interrupts
-from elegy.data import take_rows
 from elegy.trainer.feed import Chunk
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.run import Run
@@ -89,7 +90,7 @@ def _outputs(runner: Runner, outputs: PyTree, chunk: Chunk) -> PyTree:
     host = runner.strategy.collect_outputs(outputs)
     if chunk.mask is None or chunk.mask.all():
         return host
-    return take_rows(host, chunk.sizes[0])
+    return jax.tree.map(lambda leaf: leaf[chunk.mask], host)
 
 
 def _emit(trainer: Any, callbacks: CallbackList, hook: str, phase: Any, feeder: Feeder, **what: Any) -> None:

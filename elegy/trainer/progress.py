@@ -35,6 +35,7 @@ class ProgressBar(Callback):
     """
 
     batch_hooks_read: Literal["logs"] = "logs"
+    first_process_only = True
 
     def __init__(self, verbose: int = 1):
         if verbose not in (0, 1, 2):

@@ -77,33 +77,36 @@ class Managed(eg.ElegyModule):
 
 
 class Model:
-    """A module, how it is trained, and its tensor parallelism."""
+    """A module, how it is trained, and its tensor parallelism; nothing touches a device before `trainer` is called."""
 
-    def __init__(self, make: Callable[[], Any], rules: dict[str, tuple], weights: bool = False, **options: Any):
-        self.make, self.rules, self.weights, self.options = make, rules, weights, options
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        rules: dict[str, tuple],
+        options: Callable[[], dict[str, Any]] = dict,
+        weights: bool = False,
+    ):
+        self.make, self.rules, self.options, self.weights = make, rules, options, weights
 
     def trainer(self, strategy: Any) -> eg.Trainer:
-        return eg.Trainer(self.make(), optimizer=optax.adam(1e-2), strategy=strategy, **self.options)
+        return eg.Trainer(self.make(), optimizer=optax.adam(1e-2), strategy=strategy, **self.options())
 
 
-_LOSS = {"loss": eg.losses.CrossEntropy(), "metrics": eg.metrics.Accuracy()}
+def one_loss() -> dict[str, Any]:
+    return {"loss": eg.losses.CrossEntropy(), "metrics": eg.metrics.Accuracy()}
+
+
+def two_losses() -> dict[str, Any]:
+    smooth = eg.losses.CrossEntropy(label_smoothing=0.2, weight=0.5)
+    return {"loss": [eg.losses.CrossEntropy(), smooth, eg.regularizers.L2(0.01)], "metrics": [eg.metrics.Accuracy()]}
+
 
 MODELS = {
-    "mlp": Model(MLP, {"Dense_*/kernel": (None, "model")}, **_LOSS),
-    "conv": Model(ConvNet, {"Conv_0/kernel": (None, None, "model")}, **_LOSS),
-    "haiku": Model(lambda: hk.transform(haiku_net), {"linear/w": (None, "model"), "head/w": ("model", None)}, **_LOSS),
+    "mlp": Model(MLP, {"Dense_*/kernel": (None, "model")}, one_loss),
+    "conv": Model(ConvNet, {"Conv_0/kernel": (None, None, "model")}, one_loss),
+    "haiku": Model(lambda: hk.transform(haiku_net), {"linear/w": (None, "model"), "head/w": ("model", None)}, one_loss),
     "managed": Model(Managed, {"params/w": (None, "model")}),
-    "weighted": Model(
-        MLP,
-        {"*/kernel": (None, "model")},
-        weights=True,
-        loss=[
-            eg.losses.CrossEntropy(),
-            eg.losses.CrossEntropy(label_smoothing=0.2, weight=0.5),
-            eg.regularizers.L2(0.01),
-        ],
-        metrics=[eg.metrics.Accuracy()],
-    ),
+    "weighted": Model(MLP, {"*/kernel": (None, "model")}, two_losses, weights=True),
 }
 
 DATA = {"divisible": (32, 8), "not_divisible": (27, 10), "smaller_than_devices": (3, 3)}
