@@ -15,7 +15,18 @@ from pathlib import Path
 from benchmarks.options import Options
 from benchmarks.pairs import Row
 
-NAMES = ("fit",)
+NAMES = (
+    "fit",
+    "callbacks",
+    "levels",
+    "evaluate",
+    "startup",
+    "memory",
+    "compiles",
+    "pytree",
+    "imports",
+    "frameworks",
+)
 _COLUMNS = ("what", "against", "ratio", "min", "max", "goal", "", "Elegy", "other", "unit")
 
 
