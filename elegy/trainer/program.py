@@ -157,6 +157,7 @@ class Program:
 
     def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:
         if key not in self._kernels:
+            kernel.__name__ = f"{self.phase}_step" + ("s" if key[0] == "fused" else "")  # in profiles and messages
             donate = self.phase == "train" and self.strategy.donates
             outputs: Kind = "batch" if self.phase == "pred" else "whole"
             self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=donate)
