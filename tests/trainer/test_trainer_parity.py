@@ -177,14 +177,13 @@ def test_class_weights_are_multiplied_into_the_sample_weights():
         {"sample_weight": w * by_class},
         {"class_weight": {1: 2.5}},
         {"sample_weight": by_class},
-        {},
     ):
         trainer = eg.Trainer(High(), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1))
         trainer.fit(x, labels, batch_size=8, epochs=2, verbose=0, **kwargs)
         states.append(host(trainer.state.params))
     assert_same_bits(states[0], states[1])
     assert_same_bits(states[2], states[3])
-    assert not np.array_equal(states[3][1], states[4][1])
+    assert not np.array_equal(states[1][1], states[3][1])
 
 
 # one step at a time
