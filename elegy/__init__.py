@@ -8,18 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from elegy import callbacks, data, distributed, losses, metrics, regularizers, strategies
-from elegy.callbacks import Callback, History
-from elegy.module import ElegyModule
-from elegy.optimizer import Optimizer
-from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
-from elegy.strategies import Strategy, register_strategy
-from elegy.trainer import Model, Trainer
-from elegy.types import Every
-
 if TYPE_CHECKING:
-    from elegy import adapters, checkpoint
+    from elegy import adapters, callbacks, checkpoint, data, distributed, losses, metrics, regularizers, strategies
+    from elegy.callbacks import Callback, History
     from elegy.checkpoint import load
+    from elegy.module import ElegyModule
+    from elegy.optimizer import Optimizer
+    from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
+    from elegy.strategies import Strategy, register_strategy
+    from elegy.trainer import Model, Trainer
+    from elegy.types import Every
 
 __version__ = "0.9.0"
 
@@ -51,17 +49,29 @@ __all__ = [
     "toplevel_mutable",
 ]
 
-_WHEN_TOUCHED = ("adapters", "checkpoint")
+_HOMES = {
+    "callbacks": ("Callback", "History"),
+    "checkpoint": ("load",),
+    "module": ("ElegyModule",),
+    "optimizer": ("Optimizer",),
+    "pytree": ("Pytree", "Static", "field", "mutable", "static_field", "toplevel_mutable"),
+    "strategies": ("Strategy", "register_strategy"),
+    "trainer": ("Model", "Trainer"),
+    "types": ("Every",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHEN_TOUCHED:
-        return importlib.import_module(f"elegy.{name}")
-    if name == "load":
-        from elegy.checkpoint import load
-
-        return load
-    raise AttributeError(f"module 'elegy' has no attribute {name!r}")
+    """Loads a part of Elegy when it is touched: `import elegy` alone costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'elegy' has no attribute {name!r}")
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"elegy.{_HOME_OF[name]}"), name)
+    else:
+        value = importlib.import_module(f"elegy.{name}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
