@@ -17,11 +17,10 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loops, persistence, rollback
+from elegy.trainer import checks, loops, persistence
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feeder import Feeder, fuse_with
 from elegy.trainer.files import Files
-from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
@@ -43,9 +42,6 @@ class Trainer(OnBatch, Files):
         strategy: how steps run on devices: a name or a `Strategy`.
         callbacks: callbacks of every `fit`, `evaluate` and `predict`.
         variables: parameters and other variables to start from, in the module library's own form.
-        nonfinite: what happens at a step whose loss or gradients are not finite. `"skip"` leaves the step out and
-            counts it in `skipped_steps`; `"raise"` ends the run soon after, the state as before the step;
-            `"rollback"` goes back to the last checkpoint and on with another order of the data.
 
     Raises:
         TypeError: when the module, the optimizer or a callback is none.
@@ -72,7 +68,6 @@ class Trainer(OnBatch, Files):
         strategy: str | Strategy = "jit",
         callbacks: Sequence[Callback] = (),
         variables: Any = None,
-        nonfinite: Policy = "ignore",
     ):
         state = resolve(module, variables)
         if loss is not None or metrics is not None:
@@ -83,8 +78,7 @@ class Trainer(OnBatch, Files):
         self.step = 0
         self.epoch = 0
         self.stop_training = False
-        self._watch = Watch(nonfinite)
-        self._runner = Runner(resolve_strategy(strategy), self._watch.guards)
+        self._runner = Runner(resolve_strategy(strategy))
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
         self._initialized = state.key is not None
@@ -125,7 +119,7 @@ class Trainer(OnBatch, Files):
         """
         if self._run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        runner = Runner(resolve_strategy(strategy), self._watch.guards)
+        runner = Runner(resolve_strategy(strategy))
         state = runner.strategy.place_state(self.state) if self._initialized else self.state
         self._cell = StateCell(runner.strategy, state)
         self._runner = runner
@@ -212,7 +206,6 @@ class Trainer(OnBatch, Files):
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
         asked = checks.fusing(steps_per_execution)
         fuse = fuse_with(listeners, asked, "train")
-        rollback.check(self.nonfinite, listeners, source, shuffle)
         found = persistence.resume_path(resume, listeners)
         saved = None if found is None else persistence.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
@@ -369,7 +362,6 @@ class Trainer(OnBatch, Files):
         for feeder in feeders:
             if feeder.phase == "train":
                 checks.can_train(self._cell)
-                check_level(self.nonfinite, self._cell)
             else:
                 checks.can_run(self._cell, feeder.phase)
         traced = cell = self._planned(feeders[0].first_batch())
