@@ -157,10 +157,11 @@ def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy, fi
         if form.masked and size < full:
             batch = pad_rows(batch, full)
         this = structure(batch)
-        if waiting and this != shape:
-            yield _stack(waiting, shape, first, form, strategy)
-            first, waiting = first + len(waiting), []
-        shape = this
+        if this != shape:
+            if waiting:
+                yield _stack(waiting, shape, first, form, strategy)
+                first, waiting = first + len(waiting), []
+            shape = this
         waiting.append((batch, size))
         if len(waiting) == form.steps:
             yield _stack(waiting, shape, first, form, strategy)
