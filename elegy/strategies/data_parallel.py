@@ -106,6 +106,8 @@ class DataParallel(MeshStrategy):
 
     def sum(self, tree: PyTree) -> PyTree:
         """Sums every leaf over the replicas."""
+        if self.replicas == 1:
+            return tree  # XLA would copy every gradient
         return packed(lambda leaves: jax.lax.psum(leaves, self.axis_name), tree)
 
     def mean(self, tree: PyTree, weight: jax.Array) -> PyTree:
@@ -119,6 +121,8 @@ class DataParallel(MeshStrategy):
 
     def combine_metrics(self, updates: M) -> M:
         """Gathers the updates of the replicas on a leading axis, and aggregates each metric over it."""
+        if self.replicas == 1:
+            return super().combine_metrics(updates)
         gathered = packed(lambda leaves: [self._gather(leaf) for leaf in leaves], updates, gathers=True)
         return tuple(metric.aggregate() for metric in gathered)  # type: ignore[attr-defined, return-value]
 
