@@ -23,6 +23,7 @@ from elegy.trainer.cell import StateCell, strong
 from elegy.trainer.feed import Chunk
 from elegy.trainer.keys import bare, key_impls, typed
 from elegy.trainer.program import VERDICT, CompiledPhase, Program, check_unchanged
+from elegy.trainer.shares import agreed
 from elegy.types import Batch, PyTree
 
 
@@ -96,6 +97,8 @@ class Runner:
 
     def init(self, module: Any, key: jax.Array, batch: Batch) -> StateCell:
         """Makes the first state from one batch; a compiled init is traced now and run when the state is needed."""
+        if self.strategy.processes > 1:
+            batch = agreed(batch)
         if level_of(type(module), "init") == "core":
             state = managed.check_state(module, module.init_step(key, batch), "init_step")
             return StateCell(self.strategy, self.strategy.place_state(state))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from elegy.data import pad_rows, rows, take_rows
-from elegy.distributed import gather
+from elegy.distributed import from_first, gather
 from elegy.strategies import Strategy
 from elegy.trainer.feed import Chunk, Form, resized, structure
 from elegy.types import Batch
@@ -41,6 +41,16 @@ def joined_chunks(batches: Iterator[Batch], form: Form, strategy: Strategy, firs
         yield _joined(
             filler if batch is None else batch, sizes, share_rows(form, full, len(sizes)), form, strategy, number
         )
+
+
+def agreed(batch: Batch) -> Batch:
+    """The first process's batch, in every process: what all make the same first state from.
+
+    Args:
+        batch: this process's own; of the same kind everywhere, but for the number of rows.
+    """
+    count = int(gather(np.int64(rows(batch)))[0])
+    return from_first(pad_rows(take_rows(batch, min(rows(batch), count)), count))
 
 
 def share_rows(form: Form, count: int, processes: int) -> int:

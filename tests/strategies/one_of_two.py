@@ -38,7 +38,7 @@ def fused(make: Any) -> dict[str, Any]:
 def iterables(make: Any, share: slice) -> dict[str, Any]:
     """Each process brings its own batches: of different sizes, and more of them in one process than in the other."""
     x, y, weight, _ = data("divisible")
-    cuts = {0: [5, 5, 4], 1: [5, 3]}  # rows of each batch, by process
+    cuts = {0: [5, 5, 4], 1: [4, 3]}  # rows of each batch, by process
     batches, start = {0: [], 1: []}, 0
     for process, sizes in cuts.items():
         for size in sizes:
