@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from elegy.callbacks import CallbackList, Event
 from elegy.data import ArraySource, epoch_permutation
+from elegy.distributed import from_first
 from elegy.trainer.feeder import Cursor, Feeder
 
 
@@ -132,8 +133,13 @@ class Run:
         return (
             self.trainer.stop_training
             or (plan.max_steps is not None and self.steps >= plan.max_steps)
-            or (plan.max_time is not None and self.seconds >= plan.max_time)
+            or (plan.max_time is not None and self._time_is_up(plan.max_time))
         )
+
+    def _time_is_up(self, most: float) -> bool:
+        """By the clock of the first process: all must stop after the same step."""
+        up = self.seconds >= most
+        return up if self.trainer.strategy.processes == 1 else bool(from_first(np.bool_(up)))
 
     def epoch(self) -> Mapping[str, float]:
         """Trains for an epoch, or until the run is over; returns the logs of the last step."""
