@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
+
 from elegy.callbacks import CallbackList, Event
 from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
