@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from elegy.callbacks.event import Event
@@ -106,6 +107,22 @@ class Callback:
             False
         """
         return getattr(getattr(self, hook), "__func__", None) is not getattr(Callback, hook)
+
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """Which of the batches of one execution the hook at their end must be called for; by default, all.
+
+        An event for every batch costs more than a short step takes. Callbacks that act at intervals name the batches
+        they act at; they may be called for others, too.
+
+        Args:
+            step: training steps completed before the execution.
+            examples: training examples seen by the run before it.
+            sizes: the examples of each of its batches.
+
+        Returns:
+            Indices into `sizes`.
+        """
+        return range(len(sizes))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs to know, fit for JSON; it is written into checkpoints."""

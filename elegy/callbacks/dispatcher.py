@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from elegy.callbacks.callback import HOOKS, Callback
@@ -73,6 +73,22 @@ class CallbackList:
             hook: a name from `HOOKS`.
         """
         return bool(self._listeners[hook])
+
+    def batches_heard(self, phase: str, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
+        """Which batches of one execution make events, in order.
+
+        Args:
+            phase: `"train"` or `"test"`.
+            step: training steps completed before the execution.
+            examples: training examples seen by the run before it.
+            sizes: the examples of each of its batches.
+        """
+        if self.listens(f"on_{phase}_batch_begin"):
+            return range(len(sizes))
+        heard: set[int] = set()
+        for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
+            heard.update(callback.batches_heard(step, examples, sizes))
+        return sorted(heard)
 
     def emit(self, hook: str, event: Event) -> None:
         """Calls `hook` of every callback that listens to it, in order.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.types import Every
@@ -47,6 +50,15 @@ class PeriodicCallback(Callback):
     def listens(self, hook: str) -> bool:
         """As for every callback, but no batch hooks where the interval counts epochs."""
         return super().listens(hook) and (hook != "on_train_batch_end" or self.every.unit != "epochs")
+
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The batches at which the interval ends; of seconds, only the last can tell."""
+        if self.every.steps is not None:
+            return range(-(step + 1) % self.every.steps, len(sizes), self.every.steps)
+        if self.every.examples is None:
+            return range(len(sizes) - 1, len(sizes))
+        seen = list(itertools.accumulate(sizes, initial=examples))
+        return [k for k in range(len(sizes)) if self.every.due(seen[k], seen[k + 1])]
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""

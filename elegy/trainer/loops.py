@@ -52,12 +52,11 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
     cell = trainer._cell.fork()
     runner.reset(cell, "test")
     logs: Mapping[str, float] = {}
-    listens = any(callbacks.listens(f"on_test_batch_{when}") for when in ("begin", "end"))
     _emit(trainer, callbacks, "on_test_begin", "test", feeder)
     try:
         for chunk in feeder.chunks(cell, None, None):
             out = runner.run("test", cell, chunk, trainer.epoch)
-            for k in range(chunk.count if listens else 0):
+            for k in callbacks.batches_heard("test", trainer.step, 0, chunk.sizes):
                 batch = chunk.first + k
                 _emit(trainer, callbacks, "on_test_batch_begin", "test", feeder, batch=batch)
                 _emit(trainer, callbacks, "on_test_batch_end", "test", feeder, batch=batch, logs=out.logs(k))

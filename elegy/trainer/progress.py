@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from tqdm import tqdm
@@ -52,6 +52,10 @@ class ProgressBar(Callback):
 
     def _shows_bars(self) -> bool:
         return self.verbose == 1 and sys.stderr.isatty()
+
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The last of an execution: the bar moves as the device does."""
+        return range(len(sizes) - 1, len(sizes))
 
     def on_train_begin(self, event: Event) -> None:
         """Mutes the validations to come."""

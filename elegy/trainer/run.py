@@ -154,27 +154,26 @@ class Run:
             runner.reset(cell, "train")
         limit = None if plan.max_steps is None else plan.max_steps - self.steps
         chunks = feeder.chunks(cell, order, limit, self.cursor)
-        listens = any(self.callbacks.listens(f"on_train_batch_{when}") for when in ("begin", "end"))
         logs: Mapping[str, float] = {}
         stopped = False
         try:
             for chunk in chunks:
-                if listens:
+                heard = self.callbacks.batches_heard("train", trainer.step, self.examples, chunk.sizes)
+                if heard:
                     self.emit("on_train_batch_begin", batch=chunk.first)
                 out = runner.run("train", cell, chunk, trainer.epoch)
                 self.before.forget()
                 self.steps += chunk.count
-                done = iter(chunk.sizes)
+                done = 0
                 try:
-                    for k, size in enumerate(done):
-                        self._count(size)
-                        if listens:
-                            if k:
-                                self.emit("on_train_batch_begin", batch=chunk.first + k)
-                            self.emit("on_train_batch_end", batch=chunk.first + k, logs=out.logs(k))
+                    for k in heard:
+                        self._count(chunk.sizes[done : k + 1])
+                        done = k + 1
+                        if k:
+                            self.emit("on_train_batch_begin", batch=chunk.first + k)
+                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=out.logs(k))
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
-                    for size in done:
-                        self._count(size)
+                    self._count(chunk.sizes[done:])
                 logs = out.logs(chunk.count - 1)
                 if stopped := self.over():
                     break
@@ -185,10 +184,11 @@ class Run:
             self.cursor = Cursor()
         return logs
 
-    def _count(self, size: int) -> None:
-        self.trainer.step += 1
-        self.examples += size
-        self.cursor = Cursor(self.cursor.batches + 1, self.cursor.examples + size)
+    def _count(self, sizes: tuple[int, ...]) -> None:
+        examples = sum(sizes)
+        self.trainer.step += len(sizes)
+        self.examples += examples
+        self.cursor = Cursor(self.cursor.batches + len(sizes), self.cursor.examples + examples)
 
     def validation_feeder(self) -> Feeder | None:
         """Gives the validation batches, if this epoch has a validation."""
