@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,9 @@ from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.lazy import require
 from elegy.names import path_name
 from elegy.types import Every
+
+# A flush waits for the disk: short epochs share one.
+_FLUSH_SECONDS = 1.0
 
 
 class TensorBoard(PeriodicCallback):
@@ -47,6 +51,7 @@ class TensorBoard(PeriodicCallback):
         self.histograms = histograms
         self._library: Any = None
         self._writers: dict[str, Any] = {}
+        self._flushed = time.monotonic()
 
     def on_train_begin(self, event: Event) -> None:
         """Opens the writer."""
@@ -66,8 +71,10 @@ class TensorBoard(PeriodicCallback):
         self._write("epoch", event)
         if self.histograms:
             self._write_histograms(event)
-        for writer in self._writers.values():
-            writer.flush()
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            for writer in self._writers.values():
+                writer.flush()
 
     def on_train_end(self, event: Event) -> None:
         """Closes the files."""
