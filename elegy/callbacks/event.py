@@ -92,6 +92,8 @@ class Event:
         examples: training examples seen by the run so far.
         seconds: time since the run's beginning.
         validates: whether the run has validation data, be it not for every epoch.
+        ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
+            `"finished"`; None before.
 
     Example:
         >>> Event(trainer=None, phase="train", step=10, epoch=0, batch=9, logs={"loss": 0.5}).logs["loss"]
@@ -110,3 +112,4 @@ class Event:
     examples: int = 0
     seconds: float = 0.0
     validates: bool = False
+    ended: Literal["finished", "interrupted", "failed"] | None = None

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first ends the run cleanly, the second at once."""
+"""Ctrl-C and SIGTERM: the first signal ends the run cleanly, a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
+
+import jax
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """The handler of one run: counts its interrupts.
+    """The handler of one run: remembers its first signal.
 
     Args:
         trainer: the object whose `stop_training` is set.
 
     Attributes:
-        interrupted: whether there was one.
+        signal: the number of the first signal; None while there was none.
 
     Example:
         >>> from types import SimpleNamespace
@@ -28,42 +32,63 @@ class Interrupts:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.interrupted = False
+        self.signal: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether there was a signal."""
+        return self.signal is not None
+
+    @property
+    def ending(self) -> Literal["finished", "interrupted"]:
+        """How a run without an exception ends."""
+        return "interrupted" if self.interrupted else "finished"
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Receives the signal."""
-        if self.interrupted:
+        """Receives a signal."""
+        if self.interrupted and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.interrupted = True
+        if self.interrupted:
+            return
+        self.signal = signum
         self.trainer.stop_training = True
         # A stream that is being written to refuses; the message is a courtesy, the stop is not.
         with suppress(RuntimeError, OSError, ValueError):
             print(
-                "\nInterrupted: training ends after the running step. Ctrl-C again stops it at once.",
+                f"\n{_name(signum)}: training ends after the running step. Ctrl-C{_again(signum)} stops it at once.",
                 file=sys.stderr,
                 flush=True,
             )
 
 
+def _name(signum: int) -> str:
+    return "Interrupted" if signum == signal.SIGINT else "Terminated"
+
+
+def _again(signum: int) -> str:
+    return " again" if signum == signal.SIGINT else ""
+
+
 @contextmanager
 def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
-    """While it is open, the first Ctrl-C sets `trainer.stop_training` and the second raises `KeyboardInterrupt`.
+    """While it is open, the first SIGINT (Ctrl-C) or SIGTERM sets `trainer.stop_training`, a second SIGINT raises.
 
-    The handler that was there before comes back at the end. Nothing is done outside of the main thread, where Python
-    allows no handlers, where interrupts are ignored (`nohup`) or handled by other than Python code, and inside of
-    another such block of the same trainer.
+    The handlers that were there before come back at the end. Nothing is done outside of the main thread, where Python
+    allows no handlers, and inside of another such block of the same trainer. A signal that is ignored (`nohup`) or
+    handled by other than Python code is left alone, and so is SIGTERM in a program of several processes: there JAX
+    listens to it, so that all of them stop at the same step.
 
     Args:
         trainer: the object whose `stop_training` is set.
 
     Returns:
-        A context manager that gives the `Interrupts`, whose `interrupted` tells a stop by Ctrl-C from others.
+        A context manager that gives the `Interrupts`, whose `interrupted` tells a stop by a signal from others.
 
     Example:
         >>> from types import SimpleNamespace
         >>> trainer = SimpleNamespace(stop_training=False)
         >>> with handle_interrupts(trainer) as interrupts:
-        ...     signal.raise_signal(signal.SIGINT)
+        ...     signal.raise_signal(signal.SIGTERM)
         >>> trainer.stop_training, interrupts.interrupted
         (True, True)
     """
@@ -71,15 +96,21 @@ def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield handler
         return
-    previous = signal.getsignal(signal.SIGINT)
-    if isinstance(previous, Interrupts) and previous.trainer is trainer:
-        yield previous
-        return
-    if previous is None or previous is signal.SIG_IGN:
-        yield handler
-        return
-    signal.signal(signal.SIGINT, handler)
+    previous: dict[signal.Signals, Any] = {}
+    for number in _SIGNALS:
+        before = signal.getsignal(number)
+        if isinstance(before, Interrupts) and before.trainer is trainer:
+            yield before
+            return
+        if before is None or before is signal.SIG_IGN:
+            continue
+        if number == signal.SIGTERM and jax.distributed.is_initialized():
+            continue
+        previous[number] = before
+    for number in previous:
+        signal.signal(number, handler)
     try:
         yield handler
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -6,13 +6,14 @@ import dataclasses
 import math
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
-from elegy.checkpoint import checkpoint_name, remove
+from elegy.checkpoint import AsyncSaver, checkpoint_name, remove
 from elegy.types import Every
 
 
@@ -26,7 +27,9 @@ class _Saved:
 class ModelCheckpoint(PeriodicCallback):
     """Saves checkpoints into `directory` as `step_00000123`, and deletes those that are no longer wanted.
 
-    Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are.
+    Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are, each once a newer one
+    is complete. A run that Ctrl-C or SIGTERM ends is saved where it stopped. `fit` waits for the last save; an error of
+    a save in the background is raised by the next one, or at the end of `fit`.
 
     Args:
         directory: where the checkpoints go; made where missing.
@@ -37,6 +40,9 @@ class ModelCheckpoint(PeriodicCallback):
         save_last: whether to save whenever due, and keep the newest; otherwise only what is among the best is saved.
         every: when to save. Where it counts other than epochs, a monitored `val_` name is looked at after each
             validation as well, and other names are read within the epoch.
+        async_save: whether checkpoints are written beside the loop, which goes on at once; a save that is due while
+            the one before is being written waits for it.
+        save_on_exception: whether a run that an exception ends is saved where it stopped, too.
 
     Raises:
         TypeError: when `every` is no `Every`.
@@ -59,6 +65,8 @@ class ModelCheckpoint(PeriodicCallback):
         save_top_k: int = 1,
         save_last: bool = True,
         every: Every = EVERY_EPOCH,
+        async_save: bool = True,
+        save_on_exception: bool = False,
     ):
         super().__init__(every)
         if save_top_k < -1:
@@ -69,7 +77,10 @@ class ModelCheckpoint(PeriodicCallback):
         self.monitor = None if monitor is None else Monitor(monitor, mode)
         self.save_top_k = save_top_k
         self.save_last = save_last
+        self.async_save = async_save
+        self.save_on_exception = save_on_exception
         self._saved: list[_Saved] = []
+        self._saver: AsyncSaver | None = None
 
     @property
     def mode(self) -> str | None:
@@ -93,10 +104,52 @@ class ModelCheckpoint(PeriodicCallback):
         """The newest checkpoint."""
         return self.directory / self._saved[-1].name if self._saved else None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The checkpoints that are kept, newest first."""
+        return [self.directory / saved.name for saved in reversed(self._saved)]
+
+    def wait(self) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+            CheckpointError: when the last one failed.
+        """
+        if self._saver is None:
+            return
+        try:
+            self._saver.wait()
+        except BaseException:
+            self._saved = [saved for saved in self._saved if (self.directory / saved.name).exists()]
+            raise
+
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory."""
         super().on_train_begin(event)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._saver = AsyncSaver() if self.async_save else None
+
+    def on_train_end(self, event: Event) -> None:
+        """Saves where an interrupted run stopped, and waits for what is being written."""
+        try:
+            if event.ended == "interrupted":
+                self._save_where_it_stopped(event)
+            elif event.ended == "failed" and self.save_on_exception:
+                self._save_in_an_emergency(event)
+        finally:
+            self.wait()
+
+    def _save_where_it_stopped(self, event: Event) -> None:
+        self.wait()
+        if not self._saved or self._saved[-1].step != event.step:
+            self._save(event, _Saved(checkpoint_name(event.step), event.step, None))
+
+    def _save_in_an_emergency(self, event: Event) -> None:
+        try:
+            self._save_where_it_stopped(event)
+            self.wait()
+        except Exception as error:  # the exception that ended the run is the one to see
+            warnings.warn(f"the run failed, and it could not be saved where it stopped: {error}", stacklevel=2)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Saves when due; a validation value is not known yet."""
@@ -113,24 +166,29 @@ class ModelCheckpoint(PeriodicCallback):
             self._consider(event, due=False, measured=True)
 
     def _consider(self, event: Event, *, due: bool, measured: bool) -> None:
+        self.wait()
         value = self.monitor.value(event) if self.monitor is not None and measured else None
         if value is not None and math.isnan(value):
             value = None
         saved = _Saved(checkpoint_name(event.step), event.step, value)
         others = [other for other in self._saved if other.name != saved.name]
-        if not ((due and self.save_last) or saved in self._best_of([*others, saved])):
-            return
-        before, self._saved = self._saved, [*others, saved]
+        if (due and self.save_last) or saved in self._best_of([*others, saved]):
+            self._save(event, saved)
+
+    def _save(self, event: Event, saved: _Saved) -> None:
+        before = self._saved
+        self._saved = [*(other for other in before if other.name != saved.name), saved]
+        path = self.directory / saved.name
         try:
             # The checkpoint holds this callback's state, in which it must be listed itself.
-            self._write(event.trainer, self.directory / saved.name)
+            if self._saver is None:
+                event.trainer.save(path)
+                self._prune()
+            else:
+                event.trainer.save(path, saver=self._saver, then=self._prune)
         except BaseException:
             self._saved = before
             raise
-        self._prune()
-
-    def _write(self, trainer: Any, path: Path) -> None:
-        trainer.save(path)
 
     def _ranked(self, saved: list[_Saved]) -> list[_Saved]:
         measured = [s for s in saved if s.value is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+def epoch_permutation(seed: int, epoch: int, size: int, attempt: int = 0) -> np.ndarray:
     """The order in which an epoch sees the examples.
 
     It depends on the arguments alone, never on NumPy's global state, so a run that is resumed at an epoch
@@ -15,6 +15,7 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
         seed: any integer.
         epoch: the epoch's number, from 0.
         size: the number of examples.
+        attempt: gives another order for each number.
 
     Returns:
         A permutation of `range(size)`, of shape (size,), int32 where that is wide enough, int64 elsewhere.
@@ -24,7 +25,7 @@ def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
         [0, 1, 2, 3, 4]
     """
     # A seed sequence takes no negative numbers; a seed may be one.
-    entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch,))
+    entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch, attempt) if attempt else (epoch,))
     order = np.arange(size, dtype=index_dtype(size))
     np.random.Generator(np.random.PCG64(entropy)).shuffle(order)
     return order

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from elegy.checkpoint import AsyncSaver
 from elegy.data import pack
 from elegy.module import ElegyModule
 from elegy.trainer import persistence, weights
@@ -19,16 +20,21 @@ _NOT_PICKLED = ("_run", "_runner", "_cell")
 class Files:
     """The part of a `Trainer` that deals with files."""
 
-    def save(self, path: str | Path) -> None:
+    def save(
+        self, path: str | Path, *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
+    ) -> None:
         """Writes everything that a run needs to go on: the state, the counters, the place in the data.
 
         Args:
             path: the checkpoint's directory. What is there already is replaced at the end, or stays.
+            saver: an `elegy.checkpoint.AsyncSaver` that writes beside the training loop.
+            then: called in the background when the saver has written the checkpoint.
 
         Raises:
-            CheckpointError: when it cannot be written, or there is no state yet.
+            CheckpointError: when it cannot be written, or there is no state yet; of a saver, when the save before
+                this one failed.
         """
-        persistence.save(self, path)
+        persistence.save(self, path, saver, then)
 
     def restore(self, path: str | Path, *, strict: bool = True) -> None:
         """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
@@ -127,7 +133,8 @@ class Files:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        self.__dict__.update(saved, _run=None, _runner=Runner(strategy), _cell=StateCell(strategy, state))
+        runner = Runner(strategy, saved["_watch"].guards)
+        self.__dict__.update(saved, _run=None, _runner=runner, _cell=StateCell(strategy, state))
 
     def export(self: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
         """Writes the prediction step for use without this library, by `jax.export`, for batches of any size.

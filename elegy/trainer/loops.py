@@ -10,6 +10,8 @@ import jax
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.event import LazyLogs
 from elegy.callbacks.interrupt import handle_interrupts
+from elegy.errors import NonFiniteError
+from elegy.trainer import rollback
 from elegy.trainer.feed import Chunk
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.run import Run
@@ -24,12 +26,18 @@ def fit(run: Run) -> None:
     stops ends at once: an epoch that was not finished leaves no record.
     """
     trainer = run.trainer
+    trainer._watch.begin()
+    ended = None
     with handle_interrupts(trainer) as interrupts:
         try:
             run.emit("on_train_begin")
             while trainer.epoch < run.plan.epochs and not run.over():
                 run.emit("on_epoch_begin")
-                logs = run.epoch()
+                try:
+                    logs = run.epoch()
+                except NonFiniteError as error:
+                    rollback.roll_back(run, error)
+                    continue
                 if interrupts.interrupted and not run.epoch_ended:
                     break
                 validation = None if interrupts.interrupted else run.validation_feeder()
@@ -38,8 +46,11 @@ def fit(run: Run) -> None:
                 index = trainer.epoch
                 trainer.epoch += run.epoch_ended
                 run.emit("on_epoch_end", epoch=index, logs=logs)
+        except Exception:
+            ended = "failed"
+            raise
         finally:
-            run.emit("on_train_end", epoch=max(trainer.epoch - 1, 0))
+            run.emit("on_train_end", epoch=max(trainer.epoch - 1, 0), ended=ended or interrupts.ending)
 
 
 def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
@@ -76,20 +87,28 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
         for chunk in feeder.chunks(cell, None, None):
             _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=chunk.first)
             waiting.append((runner.predict(cell, chunk), chunk))
-            _emit(trainer, callbacks, "on_predict_batch_end", "predict", feeder, batch=chunk.first)
-            if len(waiting) > 1:  # the device works on the next batch while this one is copied
-                yield _outputs(runner, *waiting.pop(0))
+            for batch in range(chunk.first, chunk.first + chunk.count):
+                if batch > chunk.first:
+                    _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=batch)
+                _emit(trainer, callbacks, "on_predict_batch_end", "predict", feeder, batch=batch)
+            if len(waiting) > 1:  # the device works on the next chunk while this one is copied
+                yield from _outputs(runner, *waiting.pop(0))
         while waiting:
-            yield _outputs(runner, *waiting.pop(0))
+            yield from _outputs(runner, *waiting.pop(0))
     finally:
         _emit(trainer, callbacks, "on_predict_end", "predict", feeder)
 
 
-def _outputs(runner: Runner, outputs: PyTree, chunk: Chunk) -> PyTree:
+def _outputs(runner: Runner, outputs: PyTree, chunk: Chunk) -> Iterator[PyTree]:
+    """The outputs of each batch of a chunk, without padding."""
     host = runner.strategy.collect_outputs(outputs)
-    if chunk.mask is None or chunk.mask.all():
-        return host
-    return jax.tree.map(lambda leaf: leaf[chunk.mask], host)
+    single = chunk.kind == "single"
+    masks = None if chunk.mask is None else chunk.mask[None] if single else chunk.mask
+    for k in range(chunk.count):
+        one = host if single else jax.tree.map(lambda leaf, k=k: leaf[k], host)
+        if masks is not None and not masks[k].all():
+            one = jax.tree.map(lambda leaf, mask=masks[k]: leaf[mask], one)
+        yield one
 
 
 def _emit(trainer: Any, callbacks: CallbackList, hook: str, phase: Any, feeder: Feeder, **what: Any) -> None:

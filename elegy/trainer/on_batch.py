@@ -11,6 +11,7 @@ from elegy.data import as_batch, pack, unpack
 from elegy.trainer import checks
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feed import Chunk, structure
+from elegy.trainer.nonfinite import check_level
 from elegy.types import Batch, PyTree
 
 
@@ -42,11 +43,19 @@ class OnBatch:
         Returns:
             The logs, read from the device when looked at: values over the steps since the epoch began;
             `trainer.state = trainer.state.reset_step()` begins one.
+
+        Raises:
+            NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
         """
         batch = _batch(inputs, labels, sample_weight)
         checks.can_train(self._cell)
+        check_level(self.nonfinite, self._cell)
         out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
         self.step += 1
+        if self._watch.guards:
+            self._watch.saw(out, self.step - 1, self.epoch, self._cell)
+            if self.nonfinite != "skip":
+                self._watch.settle()
         return out.logs(0)
 
     def test_on_batch(

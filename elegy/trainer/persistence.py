@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from elegy.callbacks import CallbackList, ModelCheckpoint
+from elegy.checkpoint import AsyncSaver
 from elegy.errors import CheckpointError
 from elegy.module.logs import LogBook, ScalarLog
 from elegy.trainer.run import Run
@@ -27,6 +28,7 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
     metadata = {
         "step": trainer.step,
         "epoch": trainer.epoch,
+        "skipped_steps": trainer.skipped_steps,
         "seed": trainer.seed,
         "module": type(state).__name__,
         "history": trainer.history.state_dict(),
@@ -53,11 +55,16 @@ def record(run: Run) -> dict[str, Any]:
     }
 
 
-def save(trainer: Any, path: str | Path) -> None:
-    """Writes a checkpoint."""
+def save(
+    trainer: Any, path: str | Path, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
+) -> None:
+    """Writes a checkpoint: now, or in the background of a saver."""
     from elegy.checkpoint import store
 
-    store.save(path, *contents(trainer))
+    if saver is None:
+        store.save(path, *contents(trainer))
+    else:
+        saver.save(path, *contents(trainer), then=then)
 
 
 def restore(trainer: Any, path: str | Path, *, strict: bool) -> None:
@@ -111,6 +118,7 @@ def load(trainer: Any, path: Path, metadata: Mapping[str, Any], *, strict: bool 
     state, _ = store.restore(path, target, strict=strict)
     trainer._cell.set(state)
     trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
+    trainer._watch.skipped = metadata["skipped_steps"]
     trainer.history.load_state_dict(metadata["history"])
     trainer._record = metadata["run"]
 

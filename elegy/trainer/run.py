@@ -78,6 +78,8 @@ class Run:
         examples: training examples since the run's beginning.
         cursor: how much of the running epoch is done; zero between epochs.
         epoch_ended: whether the last epoch saw all of its data.
+        reorders: for each time the run went back: the epoch, and after how many of its examples a new order begins.
+        rollbacks: how often the run went back to a checkpoint, by its name.
     """
 
     def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList, before: Before):
@@ -86,6 +88,8 @@ class Run:
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
         self.first_epoch = trainer.epoch
         self.epoch_ended = False
+        self.reorders: list[tuple[int, int]] = []
+        self.rollbacks: dict[str, int] = {}
         self._started = time.monotonic()
 
     @property
@@ -101,15 +105,19 @@ class Run:
             "seconds": self.seconds,
             "first_epoch": self.first_epoch,
             "cursor": dataclasses.asdict(self.cursor),
+            "reorders": self.reorders,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where the run with these counters stopped."""
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
         self.cursor = Cursor(**state["cursor"])
+        self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
         self._started = time.monotonic() - state["seconds"]
 
-    def emit(self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None) -> None:
+    def emit(
+        self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None, ended: Any = None
+    ) -> None:
         """Tells the callbacks; an event that nobody hears is not made."""
         if not self.callbacks.listens(hook) and hook != "on_train_begin":
             return
@@ -126,6 +134,7 @@ class Run:
             examples=self.examples,
             seconds=self.seconds,
             validates=self.plan.validation is not None,
+            ended=ended,
         )
         self.callbacks.emit(hook, event)
 
@@ -147,9 +156,7 @@ class Run:
         """Trains for an epoch, or until the run is over; returns the logs of the last step."""
         trainer, feeder, plan = self.trainer, self.feeder, self.plan
         runner, cell = trainer._runner, trainer._cell
-        order = None
-        if plan.shuffle and isinstance(feeder.source, ArraySource):
-            order = epoch_permutation(trainer.seed, trainer.epoch, feeder.source.size)
+        order = self._order()
         if not self.cursor.batches:
             runner.reset(cell, "train")
         limit = None if plan.max_steps is None else plan.max_steps - self.steps
@@ -175,10 +182,14 @@ class Run:
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
                     self._count(chunk.sizes[done:])
                 logs = out.logs(chunk.count - 1)
+                if trainer._watch.guards:
+                    trainer._watch.saw(out, trainer.step - chunk.count, trainer.epoch, cell)
                 if stopped := self.over():
                     break
         finally:
             chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
+        if trainer.nonfinite in ("raise", "rollback"):
+            trainer._watch.settle()
         self.epoch_ended = not stopped or self.cursor.batches == feeder.steps
         if self.epoch_ended:
             self.cursor = Cursor()
@@ -189,6 +200,18 @@ class Run:
         self.trainer.step += len(sizes)
         self.examples += examples
         self.cursor = Cursor(self.cursor.batches + len(sizes), self.cursor.examples + examples)
+
+    def _order(self) -> np.ndarray | None:
+        """The order in which the epoch sees the examples; `None` for the data's own."""
+        source, seed, epoch = self.feeder.source, self.trainer.seed, self.trainer.epoch
+        if not self.plan.shuffle or not isinstance(source, ArraySource):
+            return None
+        order = epoch_permutation(seed, epoch, source.size)
+        for attempt, (which, start) in enumerate(self.reorders, 1):
+            if which == epoch:  # what was seen before stays seen
+                rest = order[start:]
+                order = np.concatenate([order[:start], rest[epoch_permutation(seed, epoch, len(rest), attempt)]])
+        return order
 
     def validation_feeder(self) -> Feeder | None:
         """Gives the validation batches, if this epoch has a validation."""

@@ -17,19 +17,21 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loops, persistence
+from elegy.trainer import checks, loops, persistence, rollback
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feeder import Feeder, fuse_with
 from elegy.trainer.files import Files
+from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
+from elegy.trainer.report import Report
 from elegy.trainer.run import Before, FitPlan, Run
 from elegy.trainer.runner import Runner
 from elegy.types import Batch, PyTree
 
 
-class Trainer(OnBatch, Files):
+class Trainer(OnBatch, Files, Report):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
@@ -42,6 +44,9 @@ class Trainer(OnBatch, Files):
         strategy: how steps run on devices: a name or a `Strategy`.
         callbacks: callbacks of every `fit`, `evaluate` and `predict`.
         variables: parameters and other variables to start from, in the module library's own form.
+        nonfinite: what happens at a step whose loss or gradients are not finite. `"skip"` leaves the step out and
+            counts it in `skipped_steps`; `"raise"` ends the run soon after, the state as before the step;
+            `"rollback"` goes back to the last checkpoint and on with another order of the data.
 
     Raises:
         TypeError: when the module, the optimizer or a callback is none.
@@ -68,6 +73,7 @@ class Trainer(OnBatch, Files):
         strategy: str | Strategy = "jit",
         callbacks: Sequence[Callback] = (),
         variables: Any = None,
+        nonfinite: Policy = "ignore",
     ):
         state = resolve(module, variables)
         if loss is not None or metrics is not None:
@@ -78,7 +84,8 @@ class Trainer(OnBatch, Files):
         self.step = 0
         self.epoch = 0
         self.stop_training = False
-        self._runner = Runner(resolve_strategy(strategy))
+        self._watch = Watch(nonfinite)
+        self._runner = Runner(resolve_strategy(strategy), self._watch.guards)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
         self._initialized = state.key is not None
@@ -119,7 +126,7 @@ class Trainer(OnBatch, Files):
         """
         if self._run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        runner = Runner(resolve_strategy(strategy))
+        runner = Runner(resolve_strategy(strategy), self._watch.guards)
         state = runner.strategy.place_state(self.state) if self._initialized else self.state
         self._cell = StateCell(runner.strategy, state)
         self._runner = runner
@@ -206,6 +213,7 @@ class Trainer(OnBatch, Files):
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
         asked = checks.fusing(steps_per_execution)
         fuse = fuse_with(listeners, asked, "train")
+        rollback.check(self.nonfinite, listeners, source, shuffle)
         found = persistence.resume_path(resume, listeners)
         saved = None if found is None else persistence.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
@@ -280,6 +288,7 @@ class Trainer(OnBatch, Files):
             limit=checks.positive("steps", steps, optional=True),
             what="evaluate",
             fuse=fuse_with(listeners, "auto", "test"),
+            once=True,
         )
         self._prepare(feeder)
         return dict(loops.evaluate(self, feeder, listeners))
@@ -330,27 +339,11 @@ class Trainer(OnBatch, Files):
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="predict",
+            fuse=fuse_with(listeners, "auto", "predict"),
+            once=True,
         )
         self._prepare(feeder)
         return loops.predict(self, feeder, listeners)
-
-    # everything else
-
-    def summary(self, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
-        """Prints a table of layers with their output shapes, parameters and bytes, without running them.
-
-        Args:
-            inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
-            depth: how deep nested layers are listed.
-            return_repr: whether to return the table instead of printing it.
-        """
-        from elegy.trainer.summary import summarize
-
-        text = summarize(self, inputs, depth=depth)
-        if return_repr:
-            return text
-        print(text)
-        return None
 
     def _bars(self, verbose: int) -> tuple[Callback, ...]:
         if verbose not in (0, 1, 2):
@@ -362,6 +355,7 @@ class Trainer(OnBatch, Files):
         for feeder in feeders:
             if feeder.phase == "train":
                 checks.can_train(self._cell)
+                check_level(self.nonfinite, self._cell)
             else:
                 checks.can_run(self._cell, feeder.phase)
         traced = cell = self._planned(feeders[0].first_batch())

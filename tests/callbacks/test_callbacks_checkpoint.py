@@ -117,10 +117,10 @@ def test_a_foreign_name_in_a_checkpoint_is_not_taken_over(tmp_path):
 
 def test_a_failed_save_is_not_counted(tmp_path):
     class Full(FakeTrainer):
-        def save(self, path):
+        def save(self, path, **background):
             if self.step == 8:
                 raise OSError("no space left")
-            super().save(path)
+            super().save(path, **background)
 
     callback = ModelCheckpoint(tmp_path, monitor="val_loss")
     with pytest.raises(CallbackError, match=r"ModelCheckpoint.on_epoch_end raised OSError: no space left"):

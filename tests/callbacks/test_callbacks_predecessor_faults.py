@@ -34,7 +34,7 @@ def test_saving_asks_the_trainer_for_nothing_but_save(tmp_path):
 
         def __getattribute__(self, name):
             asked.append(name)
-            return lambda path: path.mkdir()
+            return lambda path, saver, then: path.mkdir()
 
     callbacks = CallbackList([ModelCheckpoint(tmp_path, monitor="loss")])
     callbacks.emit("on_train_begin", Event(Strict(), "train", step=0, epoch=0))

@@ -1,0 +1,145 @@
+"""What happens when a training step is not finite: the policies of `Trainer(nonfinite=...)`."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any, Literal, get_args
+
+import jax
+
+from elegy.errors import NonFiniteError
+from elegy.module.finite import Verdict
+from elegy.module.levels import level_of
+from elegy.names import path_name
+from elegy.trainer.cell import StateCell
+
+logger = logging.getLogger("elegy")
+
+Policy = Literal["ignore", "raise", "skip", "rollback"]
+
+DELAY = 16
+"""How many executions old the verdicts are that are read while steps run: by then nobody has to wait for them."""
+
+_MOST_LEAVES = 5
+
+
+class Watch:
+    """Reads the verdicts of the guarded steps, some executions behind the device.
+
+    Args:
+        policy: what to do about a step that is not finite.
+
+    Attributes:
+        skipped: how many of the steps that have been read were not finite.
+    """
+
+    def __init__(self, policy: Any):
+        if policy not in get_args(Policy):
+            names = ", ".join(map(repr, get_args(Policy)))
+            raise ValueError(f"nonfinite={policy!r}: it must be one of {names}.")
+        self.policy: Policy = policy
+        self.skipped = 0
+        self._pending: deque[tuple[Any, int, int, Any]] = deque()
+        self._told = False
+        self._error: NonFiniteError | None = None
+
+    @property
+    def guards(self) -> bool:
+        """Whether steps are checked at all."""
+        return self.policy != "ignore"
+
+    def begin(self) -> None:
+        """A run begins: what an earlier one left unread is counted, and raises nothing."""
+        self.count()
+        self._error, self._told = None, False
+
+    def saw(self, rows: Any, step: int, epoch: int, cell: StateCell) -> None:
+        """Takes note of an execution.
+
+        Args:
+            rows: what it returned.
+            step: how many steps were completed before it.
+            epoch: the epoch's index.
+            cell: holds the state, for the names of its parameters.
+
+        Raises:
+            NonFiniteError: when an execution that has been read was not finite, and the policy is not to skip.
+        """
+        self._pending.append((rows, step, epoch, cell.struct))
+        if len(self._pending) > DELAY:
+            self._read()
+        self._complain()
+
+    def settle(self) -> None:
+        """Reads what is left; waits for the device.
+
+        Raises:
+            NonFiniteError: as `saw`.
+        """
+        self.count()
+        self._complain()
+
+    def count(self) -> int:
+        """How many steps were not finite; waits for the device."""
+        while self._pending:
+            self._read()
+        return self.skipped
+
+    def _complain(self) -> None:
+        if self._error is not None:
+            self._pending.clear()
+            error, self._error = self._error, None
+            raise error
+
+    def _read(self) -> None:
+        rows, step, epoch, state = self._pending.popleft()
+        for number, verdict in enumerate(rows.verdicts(), step + 1):
+            if verdict.bad[0]:
+                self.skipped += 1
+                self._note(describe(verdict, number, epoch, state))
+
+    def _note(self, message: str) -> None:
+        if self.policy == "skip":
+            if not self._told:
+                logger.warning("%s It is left out; `trainer.skipped_steps` counts such steps.", message)
+            self._told = True
+        elif self._error is None:
+            self._error = NonFiniteError(
+                f"{message} The step was left out, so the state is finite. Look at the learning rate and at the data "
+                "(`check_inputs=True`); `nonfinite='skip'` goes on without such steps."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is under way stays behind."""
+        self.count()
+        return self.__dict__
+
+
+def check_level(policy: Policy, cell: StateCell) -> None:
+    """Checks that the steps can be guarded.
+
+    Raises:
+        ValueError: for a step at the core level, which is called as it is.
+    """
+    if policy != "ignore" and level_of(cell.cls, "train") == "core":
+        raise ValueError(
+            f"nonfinite={policy!r} guards gradients and optimizer, but {cell.cls.__name__}.train_step does both "
+            "itself. Check there (`optax.apply_if_finite`), or write `managed_train_step`."
+        )
+
+
+def describe(verdict: Verdict, step: int, epoch: int, state: Any) -> str:
+    """Says what was not finite in a step.
+
+    Args:
+        verdict: what the guard found.
+        step: the number of the step, from 1.
+        epoch: the epoch's index.
+        state: the structure of the state.
+    """
+    params = jax.tree_util.tree_leaves_with_path(state.get_params())
+    bad = [path_name(path) for (path, _), wrong in zip(params, verdict.bad[1:], strict=True) if wrong]
+    more = f" and {len(bad) - _MOST_LEAVES} more" if len(bad) > _MOST_LEAVES else ""
+    where = f"the gradients of {', '.join(bad[:_MOST_LEAVES])}{more} hold NaN or infinity" if bad else "no gradient is"
+    return f"step {step}, in epoch {epoch + 1}, is not finite: the loss is {float(verdict.loss)}, {where}."

@@ -1,0 +1,40 @@
+"""What a trainer tells about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elegy.trainer.nonfinite import Policy
+
+
+class Report:
+    """The part of a `Trainer` that shows and counts."""
+
+    @property
+    def nonfinite(self: Any) -> Policy:
+        """What happens at a step whose loss or gradients are not finite."""
+        return self._watch.policy
+
+    @property
+    def skipped_steps(self: Any) -> int:
+        """How many steps were left out because they were not finite; 0 under `nonfinite="ignore"`.
+
+        They count in `trainer.step`. Asking waits for the steps that still run.
+        """
+        return self._watch.count()
+
+    def summary(self: Any, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
+        """Prints a table of layers with their output shapes, parameters and bytes, without running them.
+
+        Args:
+            inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
+            depth: how deep nested layers are listed.
+            return_repr: whether to return the table instead of printing it.
+        """
+        from elegy.trainer.summary import summarize
+
+        text = summarize(self, inputs, depth=depth)
+        if return_repr:
+            return text
+        print(text)
+        return None
