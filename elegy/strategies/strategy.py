@@ -176,7 +176,9 @@ def struct_of(leaf: Any) -> jax.ShapeDtypeStruct:
 def to_host(outputs: PyTree) -> PyTree:
     """Copies every array of a tree to NumPy, in one transfer; typed keys stay as they are."""
     leaves, treedef = jax.tree.flatten(outputs)
-    plain = [not (isinstance(v, jax.Array) and jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key)) for v in leaves]
-    host = iter(jax.device_get([v for v, p in zip(leaves, plain, strict=True) if p]))
-    out = [np.asarray(next(host)) if p else v for v, p in zip(leaves, plain, strict=True)]
-    return jax.tree.unflatten(treedef, out)
+    arrays = [isinstance(v, jax.Array) and isinstance(v.dtype, np.dtype) for v in leaves]
+    for leaf, array in zip(leaves, arrays, strict=True):
+        if array:
+            leaf.copy_to_host_async()
+    typed = [isinstance(v, jax.Array) and not array for v, array in zip(leaves, arrays, strict=True)]
+    return jax.tree.unflatten(treedef, [v if key else np.asarray(v) for v, key in zip(leaves, typed, strict=True)])

@@ -126,7 +126,13 @@ def array_chunks(
         index = _filled(_filled(index.T, count_rows).T, form.steps)
         if form.resident:
             return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
-        data = _gathered(source, index, "chunk", strategy)
+        whole = count == form.steps and sizes[-1] == count_rows and strategy.processes == 1
+        if order is None and whole:  # side by side already
+            start, shape = plan.batch_rows(first)[0], (count, count_rows)
+            rows_ = source.slice(start, start + count * count_rows)
+            data = strategy.place(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), rows_), "chunk")
+        else:
+            data = _gathered(source, index, "chunk", strategy)
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
     chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))

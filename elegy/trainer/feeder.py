@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,12 @@ logger = logging.getLogger("elegy")
 
 RESIDENT_BYTES = 256 * 2**20
 """In-memory data up to this size is kept on the device."""
+
+STACK_BYTES = 4 * 2**20
+"""Batches that are stacked on the host make chunks of this size: larger ones fall out of the processor's caches."""
+
+OUTPUT_BYTES = 16 * 2**20
+"""The outputs of one execution that predicts have about this size at most."""
 
 _ALIGNMENT = 64
 
@@ -59,6 +66,7 @@ class Feeder:
         what: the call, for messages.
         fuse: how many steps go into one execution, or `"auto"`.
         finite: whether to refuse batches of an iterable that hold NaN or infinity.
+        once: whether there is only one pass, so that a copy of the data on the device would not pay.
     """
 
     def __init__(
@@ -73,9 +81,10 @@ class Feeder:
         drop_remaining: bool = False,
         fuse: int | str = 1,
         finite: bool = False,
+        once: bool = False,
     ):
         self.runner, self.phase, self.source, self.limit, self.fuse = runner, phase, source, limit, fuse
-        self.finite = finite
+        self.finite, self.once = finite, once
         self.plan: EpochPlan | None = None
         if isinstance(source, ArraySource):
             self.plan = EpochPlan(source.size, batch_size, drop_remaining, limit, what)  # type: ignore[arg-type]
@@ -245,16 +254,19 @@ class Feeder:
                 uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
                 masked = uneven and can_mask(cell.struct, self.phase, batch)
                 steps = self._steps(cell, batch, Form(masked=masked, multiple=replicas))
+                source = self.source
                 resident = (
                     steps > 1
-                    and isinstance(self.source, ArraySource)
-                    and (self.source.nbytes <= RESIDENT_BYTES or not self.source.on_host)
+                    and isinstance(source, ArraySource)
+                    and (not source.on_host or (source.nbytes <= RESIDENT_BYTES and not self.once))
                 )
+                if self.fuse == "auto" and not resident:
+                    steps = min(steps, _power_of_two(STACK_BYTES / _bytes_of(batch)))
                 self.form = Form(steps, masked, resident, replicas)
         return self.form
 
     def _steps(self, cell: StateCell, batch: PyTree, form: Form) -> int:
-        if self.phase == "pred" or self._joins:
+        if self._joins:
             return 1
         if isinstance(self.fuse, int):
             return self.fuse
@@ -263,8 +275,18 @@ class Feeder:
         program = self.runner.program(self.phase, cell, *self._structs(batch, form))
         steps = steps_per_execution(program.closed, jax.default_backend())
         steps = min(steps, 2 ** (self.plan.steps - 1).bit_length())
+        if self.phase == "pred":
+            steps = min(steps, _power_of_two(OUTPUT_BYTES / _bytes_of(program.outputs))) if program.rowwise else 1
         logger.info("%s: %d steps in one execution", self.phase, steps)
         return steps
+
+
+def _bytes_of(struct: PyTree) -> int:
+    return max(1, sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(struct)))
+
+
+def _power_of_two(most: float) -> int:
+    return 2 ** int(math.log2(max(most, 1.0)))
 
 
 def _aligned_copy(array: np.ndarray) -> np.ndarray:

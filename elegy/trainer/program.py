@@ -124,12 +124,17 @@ class Program:
         return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", "whole"))
 
     @property
+    def outputs(self) -> PyTree:
+        """The structure of what the traced step returns beside the state."""
+        return self._out
+
+    @property
     def rowwise(self) -> bool:
         """Whether every output of the traced step has one row an example."""
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
 
     def fused(self, capacity: int, *, resident: bool) -> Callable:
-        """An executable for up to `capacity` batches in a row; logs come back stacked.
+        """An executable for up to `capacity` batches in a row; logs or outputs come back stacked.
 
         Its arguments are `(changed, constant, data, index, mask, control)`. With `resident`, `data` is all of
         the data and `index`, `int32[capacity, rows]`, the rows of each batch; otherwise `data` is a stack of
@@ -159,7 +164,9 @@ class Program:
         if key not in self._kernels:
             kernel.__name__ = f"{self.phase}_step" + ("s" if key[0] == "fused" else "")  # in profiles and messages
             donate = self.phase == "train" and self.strategy.donates
-            outputs: Kind = "batch" if self.phase == "pred" else "whole"
+            outputs: Kind = "whole"
+            if self.phase == "pred":
+                outputs = "batch" if key[0] == "single" else "chunk"
             self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=donate)
         return self._kernels[key]
 

@@ -220,7 +220,7 @@ class Runner:
         return Rows(program, out, None if chunk.kind == "single" else chunk.count)
 
     def predict(self, cell: StateCell, chunk: Chunk) -> PyTree:
-        """Runs one prediction step and returns its outputs on the host, without padding."""
+        """Runs the prediction steps of a chunk; their outputs come back with padding, several of them stacked."""
         program = self._same("pred", cell, chunk)
         if program is None and self.compiles(cell.cls, "pred"):
             program = self.program("pred", cell, chunk.batch, None)
@@ -240,12 +240,12 @@ class Runner:
         donate = program.phase == "train" and self.strategy.donates
         changed = cell.take(program.changed) if donate else [leaves[i] for i in program.changed]
         constant = [leaves[i] for i in program.constant]
+        mask = None if program.phase == "pred" else chunk.mask
         if chunk.kind == "single":
-            mask = None if program.phase == "pred" else chunk.mask
             out, changed = program.single()(changed, constant, chunk.data, mask, control)
         else:
             kernel = program.fused(capacity(chunk), resident=chunk.kind == "resident")
-            out, changed = kernel(changed, constant, chunk.data, chunk.index, chunk.mask, control)
+            out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
         cell.put(program.changed, changed)
         self._wait_for_room(out)
         return out
