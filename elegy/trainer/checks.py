@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -124,6 +124,14 @@ def can_run(cell: StateCell, phase: Any) -> None:
         raise high_level.missing(module, phase)
 
 
+def _outputs(training: bool) -> Callable[[Any, PyTree], PyTree]:
+    return lambda module, inputs: high_level.apply(module, jax.random.key(0), inputs, training)[0]
+
+
+# Made once, because JAX remembers what it traced by the function: a second fit need not trace the module again.
+_OUTPUTS = {"train": _outputs(True), "test": _outputs(False)}
+
+
 def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
     """Runs the checks of the losses and metrics on the labels of one batch.
 
@@ -141,11 +149,7 @@ def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
     inputs, target, weight = unpack(batch)
     if target is None:
         return
-
-    def outputs(module: Any, inputs: PyTree) -> PyTree:
-        return high_level.apply(module, jax.random.key(0), inputs, phase == "train")[0]
-
-    preds = jax.eval_shape(outputs, module, inputs)
+    preds = jax.eval_shape(_OUTPUTS[phase], module, inputs)
     module.losses_and_metrics.check(jax.tree.map(np.asarray, target), preds, weight)
 
 
