@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loops, persistence, rollback
 from elegy.trainer.cell import StateCell
+from elegy.trainer.compilation import keep_compiled
 from elegy.trainer.feeder import Feeder, fuse_with
 from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import Policy, Watch, check_level
@@ -47,6 +49,7 @@ class Trainer(OnBatch, Files, Report):
         nonfinite: what happens at a step whose loss or gradients are not finite. `"skip"` leaves the step out and
             counts it in `skipped_steps`; `"raise"` ends the run soon after, the state as before the step;
             `"rollback"` goes back to the last checkpoint and on with another order of the data.
+        compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
 
     Raises:
         TypeError: when the module, the optimizer or a callback is none.
@@ -74,7 +77,10 @@ class Trainer(OnBatch, Files, Report):
         callbacks: Sequence[Callback] = (),
         variables: Any = None,
         nonfinite: Policy = "ignore",
+        compilation_cache: str | os.PathLike[str] | None = None,
     ):
+        if compilation_cache is not None:
+            keep_compiled(compilation_cache)
         state = resolve(module, variables)
         if loss is not None or metrics is not None:
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
