@@ -11,7 +11,7 @@ from typing import Any
 from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.event import Event
 from elegy.distributed import is_first
-from elegy.errors import CallbackError
+from elegy.errors import CallbackError, NonFiniteError
 from elegy.names import unique_names
 
 # After these a callback may have files to close: every callback hears them, also when one before it fails.
@@ -98,14 +98,16 @@ class CallbackList:
             event: what the hooks receive.
 
         Raises:
-            CallbackError: when a hook raises; it names the callback and the hook. `KeyboardInterrupt` and
-                `SystemExit` pass through as they are.
+            CallbackError: when a hook raises; it names the callback and the hook. `KeyboardInterrupt`, `SystemExit`
+                and a `NonFiniteError`, which is the step's fault, pass through as they are.
         """
         failure: CallbackError | None = None
         for callback, method in self._listeners[hook]:
             try:
                 method(event)
             except Exception as error:
+                if isinstance(error, NonFiniteError) and hook not in _CLOSING:
+                    raise
                 name = f"{type(callback).__name__}.{hook}"
                 wrapped = CallbackError(f"{name} raised {type(error).__name__}: {error}")
                 if hook not in _CLOSING:

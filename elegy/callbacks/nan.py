@@ -19,7 +19,8 @@ class TerminateOnNaN(PeriodicCallback):
 
     The loss is read when the interval is due and at every epoch's end; reading waits for the device, so a short
     interval costs speed. A step whose loss is NaN shows in the epoch's running value, whichever step is read. Where
-    no log is named `loss`, all training logs are looked at.
+    no log is named `loss`, all training logs are looked at. Under `Trainer(nonfinite="skip")` the loss stays finite;
+    there a step that was left out ends the run.
 
     Args:
         every: how often to look.
@@ -41,6 +42,12 @@ class TerminateOnNaN(PeriodicCallback):
 
     def __init__(self, every: Every = _OFTEN):
         super().__init__(every)
+        self._skipped = 0
+
+    def on_train_begin(self, event: Event) -> None:
+        """Starts counting."""
+        super().on_train_begin(event)
+        self._skipped = getattr(event.trainer, "skipped_steps", 0)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Looks when due."""
@@ -53,6 +60,12 @@ class TerminateOnNaN(PeriodicCallback):
 
     def _look(self, event: Event) -> None:
         if event.trainer.stop_training:
+            return
+        skipped = getattr(event.trainer, "skipped_steps", 0) - self._skipped
+        if skipped > 0:
+            event.trainer.stop_training = True
+            what = "1 step of this run was" if skipped == 1 else f"{skipped} steps of this run were"
+            warnings.warn(f"training is stopped: {what} not finite.", RuntimeWarning, stacklevel=2)
             return
         for name, value in _watched(event.logs).items():
             if not math.isfinite(value):

@@ -34,10 +34,16 @@ def get_state(thing: Any) -> Any:
         The encoded state; None where the thing has none.
 
     Raises:
-        CheckpointError: when the state holds what JSON cannot carry and this module does not know.
+        CheckpointError: when the thing raises, or its state holds what JSON cannot carry and this module does not know.
     """
     methods = _methods(thing)
-    return None if methods is None else encode(methods[0](), f"the state of the {type(thing).__name__}")
+    if methods is None:
+        return None
+    try:
+        state = methods[0]()
+    except Exception as error:
+        raise CheckpointError(f"the {type(thing).__name__} did not tell its state: {error!r}.") from error
+    return encode(state, f"the state of the {type(thing).__name__}")
 
 
 def set_state(thing: Any, state: Any) -> None:

@@ -101,7 +101,7 @@ class IterableSource:
         if limit is not None and taken < limit:
             raise ValueError(self._too_short(name, limit, taken))
 
-    def state(self, taken: int) -> dict[str, Any]:
+    def state(self, taken: int, *, own: bool = True) -> dict[str, Any]:
         """Where the data stands, fit for JSON: from here `load_state` goes on.
 
         Iterables and iterators that offer `state_dict` / `load_state_dict` or `get_state` / `set_state` are asked
@@ -110,14 +110,15 @@ class IterableSource:
         Args:
             taken: how many batches of the running pass count as seen; 0 between passes. Where more were read, the
                 position is a count of batches whatever the iterable offers.
+            own: whether to ask the iterable for a state of its own.
 
         Raises:
-            CheckpointError: when the iterable's own state cannot be stored.
+            CheckpointError: when the iterable's own state cannot be had, or stored.
         """
         ended = taken == 0 and self.taken == self._end  # a pass that was not asked for more after its last batch
         ahead = 0 if ended else self.taken - taken
         state: dict[str, Any] = {"taken": taken, "seen": self._seen - ahead}
-        if not ahead:
+        if own and not ahead:
             if self.one_shot:
                 state["iterator"] = get_state(self._iterable if self._current is None else self._current)
             else:

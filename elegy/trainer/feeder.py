@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -101,6 +101,7 @@ class Feeder:
         self._placed: PyTree = None
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
+        self._placed_at = False  # whether the pass was put in its place, so that its first batch is still to come
 
     def beside(
         self, source: ArraySource | IterableSource | None, batch_size: Any, steps: Any, fuse: int | str
@@ -155,6 +156,24 @@ class Feeder:
             self._check_values(self._first, 0)
         return self._first
 
+    def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
+        """Where an iterable stands, fit for JSON; `None` for arrays, whose cursor says it all.
+
+        Args:
+            taken: how many batches of the running pass are done.
+            own: whether to ask an iterable that has a state of its own for it; otherwise batches are counted.
+
+        Raises:
+            CheckpointError: when the iterable's own state cannot be had or stored.
+        """
+        return self.source.state(taken, own=own) if isinstance(self.source, IterableSource) else None
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Makes the next pass go on where `state` was taken."""
+        if state is not None and isinstance(self.source, IterableSource):
+            self.source.load_state(state)
+            self._pass, self._placed_at = self.source.batches(self.limit), True
+
     def chunks(
         self, cell: StateCell, order: np.ndarray | None, limit: int | None, start: Cursor = Cursor()
     ) -> Iterator[Chunk]:
@@ -172,8 +191,8 @@ class Feeder:
             return self._array_chunks(self._for_step(self.source.batch, cell.cls), form, order, limit, start)
         self.first_batch()
         assert self._pass is not None
-        batches = itertools.islice(itertools.chain([self._first], self._pass), start.batches, None)
-        self._pass = None
+        batches = self._pass if self._placed_at else itertools.chain([self._first], self._pass)
+        self._pass, self._placed_at = None, False
         if self._joins:
             given = itertools.islice(self._checked(batches, cell.cls, start.batches), limit)
             return joined_chunks(given, form, self.runner.strategy, start.batches)

@@ -23,7 +23,7 @@ def fit(run: Run) -> None:
     """Trains: epochs of chunks of steps, each epoch followed by its validation.
 
     A run that a callback stops inside of an epoch still ends that epoch, validation included. One that Ctrl-C
-    stops ends at once: an epoch that was not finished leaves no record.
+    stops ends at once: an epoch that was not finished, or not validated, leaves no record, but can be resumed.
     """
     trainer = run.trainer
     trainer._watch.begin()
@@ -31,21 +31,19 @@ def fit(run: Run) -> None:
     with handle_interrupts(trainer) as interrupts:
         try:
             run.emit("on_train_begin")
-            while trainer.epoch < run.plan.epochs and not run.over():
+            while run.going_on():
                 run.emit("on_epoch_begin")
                 try:
                     logs = run.epoch()
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
-                if interrupts.interrupted and not run.epoch_ended:
+                validation = run.validation_feeder()
+                if interrupts.interrupted and (validation is not None or not run.epoch_ended):
                     break
-                validation = None if interrupts.interrupted else run.validation_feeder()
                 if validation is not None:
                     logs = _joined(logs, evaluate(trainer, validation, run.callbacks))
-                index = trainer.epoch
-                trainer.epoch += run.epoch_ended
-                run.emit("on_epoch_end", epoch=index, logs=logs)
+                run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
         except Exception:
             ended = "failed"
             raise

@@ -20,9 +20,13 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
 
     Raises:
         CheckpointError: when there is no state yet.
+        NonFiniteError: when a step before was not finite and the trainer's policy is to act on it: no checkpoint holds
+            what came after.
     """
     if not trainer._initialized:
         raise CheckpointError("there is no state to save yet: fit, or call init_on_batch first.")
+    if trainer.nonfinite != "skip":
+        trainer._watch.settle()
     state = trainer.state
     logs = state._logs
     metadata = {
@@ -43,9 +47,26 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop."""
+    """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop.
+
+    Raises:
+        CheckpointError: when the state of the data cannot be had.
+    """
+    return _record(run, run.feeder.state(run.cursor.batches))
+
+
+def last_record(run: Run) -> dict[str, Any]:
+    """As `record`, of a run that is over, which may never be saved: data that cannot tell its state is counted."""
+    try:
+        return record(run)
+    except CheckpointError:
+        return _record(run, run.feeder.state(run.cursor.batches, own=False))
+
+
+def _record(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
     feeder = run.feeder
     return {
+        "data": data,
         "counters": run.state_dict(),
         "steps_per_execution": 1 if feeder.form is None else feeder.form.steps,
         "examples": None if feeder.plan is None else feeder.plan.size,
@@ -168,6 +189,7 @@ def resume(run: Run, path: Path, metadata: Mapping[str, Any], epochs: int | None
     saved = metadata["run"]
     if saved is not None:
         run.load_state_dict(saved["counters"])
+        run.feeder.load_state(saved["data"])
         run.callbacks.load_state_dict(saved["callbacks"])
     if epochs is not None:
         run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)

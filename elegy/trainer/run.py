@@ -80,6 +80,7 @@ class Run:
         epoch_ended: whether the last epoch saw all of its data.
         reorders: for each time the run went back: the epoch, and after how many of its examples a new order begins.
         rollbacks: how often the run went back to a checkpoint, by its name.
+        logs: the epoch's values after the last step.
     """
 
     def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList, before: Before):
@@ -90,6 +91,7 @@ class Run:
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
+        self.logs: Mapping[str, float] = {}
         self._started = time.monotonic()
 
     @property
@@ -106,6 +108,7 @@ class Run:
             "first_epoch": self.first_epoch,
             "cursor": dataclasses.asdict(self.cursor),
             "reorders": self.reorders,
+            "logs": dict(self.logs) if self._may_have_ended() else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -113,7 +116,12 @@ class Run:
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
         self.cursor = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
+        self.logs = state["logs"]
         self._started = time.monotonic() - state["seconds"]
+
+    def _may_have_ended(self) -> bool:
+        """Whether the running epoch may have no step left, so that its logs are needed to end it."""
+        return self.cursor.batches > 0 and self.feeder.steps in (None, self.cursor.batches)
 
     def emit(
         self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None, ended: Any = None
@@ -138,6 +146,12 @@ class Run:
         )
         self.callbacks.emit(hook, event)
 
+    def going_on(self) -> bool:
+        """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""
+        if self.trainer.epoch >= self.plan.epochs:
+            return False
+        return 0 < self.cursor.batches == self.feeder.steps or not self.over()
+
     def over(self) -> bool:
         """Whether the run ends before the next step."""
         plan = self.plan
@@ -159,9 +173,9 @@ class Run:
         order = self._order()
         if not self.cursor.batches:
             runner.reset(cell, "train")
+            self.logs = {}
         limit = None if plan.max_steps is None else plan.max_steps - self.steps
         chunks = feeder.chunks(cell, order, limit, self.cursor)
-        logs: Mapping[str, float] = {}
         stopped = False
         try:
             for chunk in chunks:
@@ -173,17 +187,18 @@ class Run:
                 self.steps += chunk.count
                 done = 0
                 try:
+                    if trainer._watch.guards:
+                        trainer._watch.saw(out, trainer.step, trainer.epoch, cell)
                     for k in heard:
                         self._count(chunk.sizes[done : k + 1])
                         done = k + 1
                         if k:
                             self.emit("on_train_batch_begin", batch=chunk.first + k)
-                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=out.logs(k))
+                        self.logs = out.logs(k)
+                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs)
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
                     self._count(chunk.sizes[done:])
-                logs = out.logs(chunk.count - 1)
-                if trainer._watch.guards:
-                    trainer._watch.saw(out, trainer.step - chunk.count, trainer.epoch, cell)
+                self.logs = out.logs(chunk.count - 1)
                 if stopped := self.over():
                     break
         finally:
@@ -191,9 +206,19 @@ class Run:
         if trainer.nonfinite in ("raise", "rollback"):
             trainer._watch.settle()
         self.epoch_ended = not stopped or self.cursor.batches == feeder.steps
+        return self.logs
+
+    def end_epoch(self) -> int:
+        """The epoch is over and validated; an epoch that was stopped inside is still the one to go on with.
+
+        Returns:
+            Its index.
+        """
+        index = self.trainer.epoch
         if self.epoch_ended:
+            self.trainer.epoch += 1
             self.cursor = Cursor()
-        return logs
+        return index
 
     def _count(self, sizes: tuple[int, ...]) -> None:
         examples = sum(sizes)

@@ -257,7 +257,7 @@ class Trainer(OnBatch, Files, Report):
             try:
                 loops.fit(run)
             finally:
-                self._record, self._run = persistence.record(run), None
+                self._record, self._run = persistence.last_record(run), None
         return history
 
     def evaluate(

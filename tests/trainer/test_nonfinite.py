@@ -1,0 +1,292 @@
+"""What a trainer does about steps whose loss or gradients are not finite."""
+
+from __future__ import annotations
+
+import logging
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from boring_modules import Core, High, regression
+
+import elegy as eg
+from elegy.callbacks import EarlyStopping, ModelCheckpoint, TerminateOnNaN
+from elegy.data import epoch_permutation
+from elegy.errors import NonFiniteError
+
+BATCH, SIZE = 4, 40
+RUNS = [("eager", 1), ("jit", 1), ("jit", 4), ("jit", "auto"), ("data_parallel", 2), ("sharded", 1)]
+
+
+def data(bad=()):
+    """Forty examples; those of the batches in `bad` are poisoned."""
+    x, y = regression(SIZE)
+    for batch in bad:
+        x[batch * BATCH + 1, 2] = np.nan
+    return x, y
+
+
+def make(strategy="jit", module=High, **kwargs):
+    kwargs = {"loss": eg.losses.MeanSquaredError(), "optimizer": optax.adam(0.05), "seed": 0, **kwargs}
+    return eg.Trainer(module(), strategy=strategy, **kwargs)
+
+
+def fit(trainer, x, y, **kwargs):
+    options = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "epochs": 2, **kwargs}
+    return trainer.fit(x, y, **options).history
+
+
+def weights(trainer):
+    return jax.tree.map(np.asarray, trainer.state.params)
+
+
+def assert_finite(tree):
+    for leaf in jax.tree.leaves(tree):
+        assert np.isfinite(np.asarray(leaf)).all()
+
+
+@pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+def test_a_skipped_step_leaves_no_trace(strategy, fuse):
+    x, y = data(bad=(0, 3, 9))
+    trainer, reference = (make(strategy, nonfinite="skip") for _ in range(2))
+    history = fit(trainer, x, y, steps_per_execution=fuse)
+    good = [i for i in range(SIZE) if i // BATCH not in (0, 3, 9)]
+    wanted = fit(reference, x[good], y[good], steps_per_execution=fuse)
+    assert trainer.skipped_steps == 6
+    assert reference.skipped_steps == 0
+    assert (trainer.step, reference.step) == (20, 14)
+    np.testing.assert_allclose(history["loss"], wanted["loss"], rtol=1e-6)  # float32, other loops
+    for one, other in zip(*map(jax.tree.leaves, (weights(trainer), weights(reference))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)  # float32, other loops
+    assert trainer.state.optimizer.state[0].count == 14
+
+
+def test_the_guard_changes_no_bit_of_a_finite_run():
+    x, y = data()
+    plain, guarded = make(), make(nonfinite="skip")
+    assert fit(plain, x, y) == fit(guarded, x, y)
+    for one, other in zip(*map(jax.tree.leaves, (weights(plain), weights(guarded))), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_without_a_policy_nothing_is_checked():
+    x, y = data()
+    texts = {}
+    for policy in ("ignore", "skip"):
+        trainer = make(nonfinite=policy)
+        fit(trainer, x, y, epochs=1)
+        (program,) = {id(p): p for key, p in trainer._runner._programs.items() if key[0] == "train"}.values()
+        texts[policy] = str(program.closed)
+    assert "is_finite" not in texts["ignore"]
+    assert "is_finite" in texts["skip"]
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, training):
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=not training)(nn.Dense(4)(x)))
+
+
+def test_batch_statistics_metrics_and_the_users_fields_stay():
+    x, y = data(bad=(2,))
+    trainer = eg.Trainer(
+        Normed(),
+        loss=eg.losses.MeanSquaredError(),
+        metrics=eg.metrics.MeanAbsoluteError(),
+        optimizer=optax.adam(0.1),
+        nonfinite="skip",
+    )
+    history = fit(trainer, x, y)
+    assert_finite((trainer.state.params, trainer.state.batch_stats, trainer.state.optimizer.state))
+    assert_finite((history["loss"], history["mean_absolute_error"]))
+
+
+def test_the_key_moves_on():
+    x, y = data(bad=(0,))
+    trainer = make(nonfinite="skip")
+    trainer.init_on_batch(x, y)
+    before = jax.random.key_data(trainer.state.key)
+    trainer.train_on_batch(x[:BATCH], y[:BATCH])
+    assert trainer.skipped_steps == 1
+    assert (jax.random.key_data(trainer.state.key) != before).any()
+
+
+class Cusp(eg.ElegyModule):
+    """Its loss is finite everywhere, its gradient is not at zero."""
+
+    def managed_init_step(self, key, batch):
+        return self.replace(params={"layer": {"root": jnp.zeros(()), "scale": jnp.ones(())}})
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        params = self.params["layer"]
+        return jnp.sqrt(params["root"] * params["scale"]) * 0 + params["scale"], self
+
+
+@pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+def test_raising_names_step_epoch_loss_and_leaves(strategy, fuse):
+    x, y = data(bad=(7,))
+    trainer = make(strategy, nonfinite="raise")
+    with pytest.raises(
+        NonFiniteError, match=r"step 8, in epoch 1, .*the loss is nan, the gradients of b, w hold NaN"
+    ) as error:
+        fit(trainer, x, y, steps_per_execution=fuse)
+    assert isinstance(error.value, FloatingPointError)
+    assert trainer.step == 10
+    assert_finite(trainer.state.params)
+    fit(trainer, *data())
+
+
+def test_gradients_count_where_the_loss_is_finite():
+    trainer = make(module=Cusp, loss=None, nonfinite="raise")
+    with pytest.raises(NonFiniteError, match=r"the loss is 1\.0, the gradients of layer/root, layer/scale hold NaN"):
+        fit(trainer, *data())
+    assert_finite(trainer.state.params)
+
+
+def test_a_long_epoch_is_not_trained_to_its_end():
+    x, y = regression(400)
+    x[5] = np.inf
+    trainer = make(nonfinite="raise")
+    with pytest.raises(NonFiniteError, match="step 2, in epoch 1"):
+        fit(trainer, x, y, steps_per_execution=1)
+    assert trainer.step < 30
+
+
+@pytest.mark.parametrize("policy", ["raise", "rollback"])
+def test_one_step_raises_at_once(policy):
+    x, y = data(bad=(0,))
+    trainer = make(nonfinite=policy)
+    with pytest.raises(NonFiniteError, match="step 1, in epoch 1"):
+        trainer.train_on_batch(x[:BATCH], y[:BATCH])
+    trainer.train_on_batch(x[BATCH:], y[BATCH:])
+
+
+def test_the_first_skipped_step_is_reported_once(caplog):
+    x, y = data(bad=(1, 2, 3))
+    trainer = make(nonfinite="skip")
+    with caplog.at_level(logging.WARNING, "elegy"):
+        fit(trainer, x, y)
+        assert trainer.skipped_steps == 6
+    assert len(caplog.records) == 1
+    assert caplog.messages[0].startswith("step 2, in epoch 1, is not finite: the loss is nan")
+
+
+def test_terminate_on_nan_looks_at_the_guard():
+    x, y = data(bad=(1,))
+    trainer = make(nonfinite="skip")
+    with pytest.warns(RuntimeWarning, match="1 step of this run was not finite"):
+        fit(trainer, x, y, epochs=5, callbacks=[TerminateOnNaN()])
+    assert trainer.epoch == 1
+
+
+def test_skipped_steps_are_saved(tmp_path):
+    x, y = data(bad=(1,))
+    trainer = make(nonfinite="skip")
+    fit(trainer, x, y)
+    trainer.save(tmp_path / "run")
+    trainer.save_pickle(tmp_path / "all")
+    other = make()
+    other.restore(tmp_path / "run")
+    other.init_on_batch(x, y)
+    assert other.skipped_steps == eg.load(tmp_path / "all", allow_code=True).skipped_steps == 2
+
+
+# Rolling back
+
+
+class Fragile(High):
+    """Not finite where a certain example comes first in a certain batch: another order of the data helps."""
+
+    poison: jax.Array = eg.field(default_factory=lambda: jnp.zeros((), jnp.float32))
+
+    def managed_init_step(self, key, batch):
+        return self.init(key, batch[0])
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        x, y = batch
+        outputs, module = self.apply(key, x, True)
+        loss = jnp.mean((outputs - y) ** 2)
+        bad = (batch_idx == 6) & (epoch_idx == 1) & (x[0, 0] == self.poison)
+        module = module.log("ids", y[:, 0].sum(), reduce="sum").log("squares", (y[:, 0] ** 2).sum(), reduce="sum")
+        return loss + jnp.where(bad, jnp.nan, 0), module
+
+
+def fragile(tmp_path, every, **kwargs):
+    """A trainer, and its data: labels number the examples."""
+    x = np.random.default_rng(0).normal(size=(SIZE, 3)).astype(np.float32)
+    y = np.repeat(np.arange(SIZE, dtype=np.float32)[:, None], 2, 1)
+    first = epoch_permutation(5, 1, SIZE)[6 * BATCH]
+    module = Fragile(poison=jnp.asarray(x[first, 0]))
+    callbacks = [ModelCheckpoint(tmp_path, every=every), EarlyStopping("loss", patience=100)]
+    options = {"nonfinite": "rollback", "optimizer": optax.sgd(1e-4), "seed": 5, "callbacks": callbacks, **kwargs}
+    return eg.Trainer(module, **options), x, y
+
+
+EVERY = [eg.Every(epochs=1), eg.Every(steps=4), eg.Every(steps=5)]
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_the_run_goes_back_and_on_with_another_order(tmp_path, every, caplog):
+    trainer, x, y = fragile(tmp_path, every)
+    with caplog.at_level(logging.WARNING, "elegy"):
+        history = fit(trainer, x, y, epochs=3, shuffle=True)
+    assert "step 17, in epoch 2, is not finite" in caplog.messages[0]
+    assert "goes back to" in caplog.messages[0]
+    assert (trainer.step, trainer.epoch) == (30, 3)
+    assert len(history["loss"]) == 3
+    # Every example of every epoch was seen exactly once in what the run kept.
+    ids = np.arange(SIZE)
+    np.testing.assert_array_equal(history["ids"], 3 * [ids.sum()])
+    np.testing.assert_array_equal(history["squares"], 3 * [(ids**2).sum()])
+
+
+def test_a_run_that_went_back_resumes_with_the_same_bits(tmp_path):
+    whole, x, y = fragile(tmp_path / "a", eg.Every(steps=4))
+    history = fit(whole, x, y, epochs=3, shuffle=True)
+    first, x, y = fragile(tmp_path / "b", eg.Every(steps=4))
+    fit(first, x, y, epochs=3, shuffle=True, max_steps=20)
+    second, x, y = fragile(tmp_path / "b", eg.Every(steps=4))
+    assert fit(second, x, y, epochs=3, shuffle=True, resume=tmp_path / "b") == history
+    for one, other in zip(*map(jax.tree.leaves, (weights(whole), weights(second))), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_going_back_in_vain_raises(tmp_path):
+    x, y = data()
+    x[:] = np.inf
+    trainer = make(nonfinite="rollback", callbacks=[ModelCheckpoint(tmp_path)])
+    with pytest.raises(NonFiniteError) as error:
+        fit(trainer, x, y, shuffle=True)
+    assert error.value.__notes__ == ["There is no checkpoint to go back to yet."]
+
+    good, _ = data()
+    fit(trainer, good, y, shuffle=True, epochs=1)
+    with pytest.raises(NonFiniteError) as error:
+        fit(trainer, x, y, shuffle=True, resume=tmp_path)
+    assert "3 times, each time with another order" in error.value.__notes__[0]
+    assert_finite(trainer.state.params)
+
+
+@pytest.mark.parametrize(
+    ("options", "module", "given", "message"),
+    [
+        ({"nonfinite": "stop"}, High, {}, "nonfinite='stop': it must be one of 'ignore', 'raise', 'skip', 'rollback'"),
+        ({"nonfinite": "skip"}, Core, {}, "Core.train_step does both itself"),
+        ({"nonfinite": "rollback"}, High, {"shuffle": True}, "there is none among the callbacks"),
+        ({"nonfinite": "rollback"}, High, {"callbacks": True}, "takes arrays and `shuffle=True`"),
+    ],
+)
+def test_mistakes_are_said(tmp_path, options, module, given, message):
+    if "callbacks" in given:
+        given = {"callbacks": [ModelCheckpoint(tmp_path)]}
+    x, y = data()
+
+    def run():
+        extra = {"loss": None, "optimizer": None} if module is Core else {}
+        fit(make(module=module, **extra, **options), x, y, **given)
+
+    with pytest.raises(ValueError, match=message):
+        run()
