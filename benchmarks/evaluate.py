@@ -16,7 +16,8 @@ GOAL = 1.05
 def run(options: Options) -> list[Row]:
     """A line for each of the two; both sides hold the same parameters."""
     work = IMAGE
-    x, y = work.data()
+    x, y = work.data(20_000 if options.quick else None)
+    steps = -(-len(x) // work.batch_size)
     trainer, loop = trainer_for(work), HandWritten(work)
     size = work.batch_size
     ours = trainer.evaluate(x, y, batch_size=size, verbose=0)
@@ -29,7 +30,7 @@ def run(options: Options) -> list[Row]:
             lambda: trainer.evaluate(x, y, batch_size=size, verbose=0),
             lambda: loop.evaluate(x, y),
             pairs=options.repeats,
-            per=work.steps,
+            per=steps,
             goal=GOAL,
         ),
         measure(
@@ -37,7 +38,7 @@ def run(options: Options) -> list[Row]:
             lambda: trainer.predict(x, batch_size=size),
             lambda: loop.predict(x),
             pairs=options.repeats,
-            per=work.steps,
+            per=steps,
             goal=GOAL,
         ),
     ]
