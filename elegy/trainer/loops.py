@@ -48,6 +48,7 @@ def fit(run: Run) -> None:
             ended = "failed"
             raise
         finally:
+            trainer.interrupted = interrupts.signal
             run.emit("on_train_end", epoch=max(trainer.epoch - 1, 0), ended=ended or interrupts.ending)
 
 

@@ -47,9 +47,13 @@ class Trainer(OnBatch, Files, Report):
         callbacks: callbacks of every `fit`, `evaluate` and `predict`.
         variables: parameters and other variables to start from, in the module library's own form.
         nonfinite: what happens at a step whose loss or gradients are not finite. `"skip"` leaves the step out and
-            counts it in `skipped_steps`; `"raise"` ends the run soon after, the state as before the step;
+            counts it in `skipped_steps`; `"raise"` ends the run soon after, with a finite state;
             `"rollback"` goes back to the last checkpoint and on with another order of the data.
         compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
+
+    Attributes:
+        interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
+            `sys.exit(128 + trainer.interrupted)`.
 
     Raises:
         TypeError: when the module, the optimizer or a callback is none.
@@ -90,6 +94,7 @@ class Trainer(OnBatch, Files, Report):
         self.step = 0
         self.epoch = 0
         self.stop_training = False
+        self.interrupted: int | None = None
         self._watch = Watch(nonfinite)
         self._runner = Runner(resolve_strategy(strategy), self._watch.guards)
         if optimizer is not None:
