@@ -31,8 +31,12 @@ logger = logging.getLogger("elegy")
 RESIDENT_BYTES = 256 * 2**20
 """In-memory data up to this size is kept on the device."""
 
-STACK_BYTES = 4 * 2**20
-"""Batches that are stacked on the host make chunks of this size: larger ones fall out of the processor's caches."""
+RESIDENT_BYTES_ON_CPU = 32 * 2**20
+"""The same for the CPU, whose memory is the host's: a second copy of large data costs more than it saves."""
+
+STACK_BYTES = 2 * 2**20
+"""Batches that are gathered on the host make chunks of this size, twice it where they need not be gathered: larger
+ones fall out of the processor's caches."""
 
 OUTPUT_BYTES = 16 * 2**20
 """The outputs of one execution that predicts have about this size at most."""
@@ -277,10 +281,11 @@ class Feeder:
                 resident = (
                     steps > 1
                     and isinstance(source, ArraySource)
-                    and (not source.on_host or (source.nbytes <= RESIDENT_BYTES and not self.once))
+                    and (not source.on_host or (source.nbytes <= _resident_bytes() and not self.once))
                 )
                 if self.fuse == "auto" and not resident:
-                    steps = min(steps, _power_of_two(STACK_BYTES / _bytes_of(batch)))
+                    most = STACK_BYTES if self.phase == "train" else 2 * STACK_BYTES
+                    steps = min(steps, _power_of_two(most / _bytes_of(batch)))
                 self.form = Form(steps, masked, resident, replicas)
         return self.form
 
@@ -298,6 +303,10 @@ class Feeder:
             steps = min(steps, _power_of_two(OUTPUT_BYTES / _bytes_of(program.outputs))) if program.rowwise else 1
         logger.info("%s: %d steps in one execution", self.phase, steps)
         return steps
+
+
+def _resident_bytes() -> int:
+    return min(RESIDENT_BYTES, RESIDENT_BYTES_ON_CPU) if jax.default_backend() == "cpu" else RESIDENT_BYTES
 
 
 def _bytes_of(struct: PyTree) -> int:
