@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.options import Options
 from benchmarks.ours import fit, trainer_for
-from benchmarks.pairs import Row, measure
+from benchmarks.pairs import Row, measure, timed
 from benchmarks.works import CONV, WORKS, Work
 
 
@@ -72,7 +72,11 @@ def keras_fit(work: Work, data: Any, steps: int) -> Callable[[], Any]:
 
 
 def lightning_fit(work: Work, data: Any) -> Callable[[], Any]:
-    """The work in Lightning on PyTorch's CPU backend, loss and accuracy logged once an epoch, one worker."""
+    """The work in Lightning on PyTorch's CPU backend, loss and accuracy logged once an epoch, batches in one process.
+
+    It runs with one thread or with all of them, whichever is faster here: PyTorch's threads wait by spinning, which
+    on busy cores makes small steps many times slower.
+    """
     import lightning
     import torch
     from torch import nn
@@ -106,9 +110,9 @@ def lightning_fit(work: Work, data: Any) -> Callable[[], Any]:
     dataset = torch.utils.data.TensorDataset(x, y.long())
     module = Module()
 
-    def train() -> None:
+    def train(epochs: int = work.epochs) -> None:
         trainer = lightning.Trainer(
-            max_epochs=work.epochs,
+            max_epochs=epochs,
             accelerator="cpu",
             logger=False,
             enable_checkpointing=False,
@@ -117,4 +121,9 @@ def lightning_fit(work: Work, data: Any) -> Callable[[], Any]:
         )
         trainer.fit(module, torch.utils.data.DataLoader(dataset, batch_size=work.batch_size, shuffle=True))
 
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return min(timed(lambda: train(1)) for _ in range(2))
+
+    torch.set_num_threads(min((1, torch.get_num_threads()), key=seconds))
     return train
