@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import jax
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MEETINGS = itertools.count(1)
 
 
 class Interrupts:
@@ -33,6 +35,7 @@ class Interrupts:
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.signal: int | None = None
+        self._passed_on = False
 
     @property
     def interrupted(self) -> bool:
@@ -44,14 +47,29 @@ class Interrupts:
         """How a run without an exception ends."""
         return "interrupted" if self.interrupted else "finished"
 
+    def agree(self) -> None:
+        """Stops the run where several processes have agreed to, because one of them received SIGTERM.
+
+        All of them call it equally often.
+        """
+        from jax.experimental import multihost_utils
+
+        if multihost_utils.reached_preemption_sync_point(next(_MEETINGS)):
+            self.signal = signal.SIGTERM
+            self.trainer.stop_training = True
+
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Receives a signal."""
-        if self.interrupted and signum == signal.SIGINT:
+        if (self.interrupted or self._passed_on) and signum == signal.SIGINT:
             raise KeyboardInterrupt
         if self.interrupted:
             return
-        self.signal = signum
-        self.trainer.stop_training = True
+        if jax.distributed.is_initialized():
+            self._passed_on = True
+            signal.raise_signal(signal.SIGTERM)  # JAX hears it and tells the other processes
+        else:
+            self.signal = signum
+            self.trainer.stop_training = True
         # A stream that is being written to refuses; the message is a courtesy, the stop is not.
         with suppress(RuntimeError, OSError, ValueError):
             print(

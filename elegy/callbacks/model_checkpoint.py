@@ -14,6 +14,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
 from elegy.checkpoint import AsyncSaver, checkpoint_name, remove
+from elegy.distributed import is_first
 from elegy.types import Every
 
 
@@ -204,7 +205,7 @@ class ModelCheckpoint(PeriodicCallback):
         keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
         for saved in [s for s in self._saved if s.name not in keep]:
             path = self.directory / saved.name
-            if path.exists():
+            if is_first() and path.exists():
                 remove(path)
             self._saved.remove(saved)
 

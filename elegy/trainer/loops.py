@@ -29,6 +29,7 @@ def fit(run: Run) -> None:
     trainer._watch.begin()
     ended = None
     with handle_interrupts(trainer) as interrupts:
+        run.interrupts = interrupts
         try:
             run.emit("on_train_begin")
             while run.going_on():

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from elegy.callbacks import CallbackList, Event
+from elegy.callbacks.interrupt import Interrupts
 from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
 from elegy.trainer.feeder import Cursor, Feeder
@@ -80,6 +81,7 @@ class Run:
         epoch_ended: whether the last epoch saw all of its data.
         reorders: for each time the run went back: the epoch, and after how many of its examples a new order begins.
         rollbacks: how often the run went back to a checkpoint, by its name.
+        interrupts: knows whether a signal ends the run.
         logs: the epoch's values after the last step.
     """
 
@@ -91,6 +93,7 @@ class Run:
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
+        self.interrupts: Interrupts | None = None
         self.logs: Mapping[str, float] = {}
         self._started = time.monotonic()
 
@@ -155,6 +158,8 @@ class Run:
     def over(self) -> bool:
         """Whether the run ends before the next step."""
         plan = self.plan
+        if self.interrupts is not None and self.trainer.strategy.processes > 1:
+            self.interrupts.agree()
         return (
             self.trainer.stop_training
             or (plan.max_steps is not None and self.steps >= plan.max_steps)
