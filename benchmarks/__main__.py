@@ -26,6 +26,7 @@ NAMES = (
     "pytree",
     "imports",
     "frameworks",
+    "persistence",
 )
 _COLUMNS = ("what", "against", "ratio", "min", "max", "goal", "", "Elegy", "other", "unit")
 
