@@ -6,5 +6,7 @@ import os
 os.environ.setdefault("NPROC", "32")
 
 import jax
+from processes import run_devices as run_devices
+from processes import start as start
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
-from elegy.checkpoint import AsyncSaver, checkpoint_name, remove
+from elegy.checkpoint import AsyncSaver, checkpoint_name, remove, remove_leftovers
 from elegy.distributed import is_first
 from elegy.types import Every
 
@@ -33,7 +33,7 @@ class ModelCheckpoint(PeriodicCallback):
     a save in the background is raised by the next one, or at the end of `fit`.
 
     Args:
-        directory: where the checkpoints go; made where missing.
+        directory: where the checkpoints go; made where missing. It belongs to one run at a time.
         monitor: the log that tells which checkpoint is best, read after the epoch's validation; None to keep the
             newest `save_top_k` instead.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
@@ -125,9 +125,11 @@ class ModelCheckpoint(PeriodicCallback):
             raise
 
     def on_train_begin(self, event: Event) -> None:
-        """Makes the directory."""
+        """Makes the directory, and removes what saves that were cut off left in it."""
         super().on_train_begin(event)
         self.directory.mkdir(parents=True, exist_ok=True)
+        if is_first():
+            remove_leftovers(self.directory)
         self._saver = AsyncSaver() if self.async_save else None
 
     def on_train_end(self, event: Event) -> None:

@@ -145,7 +145,7 @@ class Runner:
                 after = bare(jax.tree.leaves(state.reset_step()), impls)
                 return None, [after[i] for i in changed]
 
-            kernel.__name__ = "reset_step"
+            kernel.__name__ = "reset"
             self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)
         return self._resets[key]
 

@@ -327,6 +327,12 @@ def test_a_save_deletes_nothing_before_it_is_complete(tmp_path, monkeypatch):
     assert [path.name for path in find_checkpoints(tmp_path)] == ["step_00000018"]
 
 
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    (tmp_path / "step_00000003.tmp-1f").mkdir(parents=True)
+    fit(make(), callbacks=[ModelCheckpoint(tmp_path)])
+    assert os.listdir(tmp_path) == ["step_00000018"]
+
+
 def test_auto_begins_anew_where_there_is_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

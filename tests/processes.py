@@ -1,3 +1,5 @@
+"""Starts Python code in processes of its own, with a number of CPU devices; the fixtures are in `conftest.py`."""
+
 import os
 import subprocess
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 HEADER = """
 import sys
