@@ -75,6 +75,7 @@ class OnBatch:
 
     def _ready(self: Any, phase: Any, batch: Batch) -> StateCell:
         """The state for a step on one batch."""
+        self._runner.takes_batches[phase] = True
         cell = self._planned(batch)
         if phase != "pred":
             checks.labels(cell, phase, batch)

@@ -85,6 +85,7 @@ class Runner:
         self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
         self._in_flight: deque[Any] = deque()
+        self.takes_batches: dict[str, bool] = {}  # phases whose batches, and so their shapes, are the user's own
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._warned: set[str] = set()
         self._logged: dict[str, list[str]] = {}
@@ -195,9 +196,16 @@ class Runner:
         )
 
     def _count_trace(self, phase: str, batch: PyTree) -> None:
-        """Counts a trace; a third shape of batches is one that nobody planned (full, short, and what?)."""
+        """Counts a trace; the third form of batches that somebody brought is one too many (full, short, and what?).
+
+        The batches that the trainer cuts from arrays have the sizes that were asked for.
+        """
         self.traces[phase] += 1
+        if not self.takes_batches.get(phase):
+            return
         seen = self._seen[phase]
+        if any(batch_key(batch) == batch_key(other) for other in seen):
+            return  # of another state, or with a mask
         if len(seen) >= 2 and phase not in self._warned:
             self._warned.add(phase)
             warnings.warn(
@@ -332,7 +340,7 @@ def difference(first: PyTree, second: PyTree) -> str:
         for (name, a), b in zip(old.items(), new.values(), strict=True)
         if (a.shape, a.dtype) != (b.shape, b.dtype)
     )
-    return "; ".join(changes) or "the state changed its structure"
+    return "; ".join(changes) or "its containers are of other types"
 
 
 def _ordinal(n: int) -> str:

@@ -364,6 +364,7 @@ class Trainer(OnBatch, Files, Report):
     def _prepare(self, *feeders: Feeder) -> None:
         """Traces and checks phases before anything is compiled, then makes the first state if there is none."""
         for feeder in feeders:
+            self._runner.takes_batches[feeder.phase] = feeder.plan is None
             if feeder.phase == "train":
                 checks.can_train(self._cell)
                 check_level(self.nonfinite, self._cell)

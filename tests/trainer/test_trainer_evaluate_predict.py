@@ -27,9 +27,6 @@ X, Y = regression(50)
 W = weights(50)
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums in another order than NumPy's
 
-# Data of many sizes has many forms of batches; that each is compiled is what the trainer warns of.
-many_forms = pytest.mark.filterwarnings("ignore:the (test|pred) step is compiled again")
-
 
 def ready(level=High, **kwargs):
     if level is High:
@@ -56,7 +53,6 @@ def check(values, expected):
     assert all(type(v) is float for v in values.values())
 
 
-@many_forms
 @pytest.mark.parametrize("batch_size", [1, 7, 16])
 def test_evaluate_is_exact_for_every_size(batch_size):
     trainer = ready()
@@ -66,7 +62,6 @@ def test_evaluate_is_exact_for_every_size(batch_size):
         check(values, expected_of(trainer, size))
 
 
-@many_forms
 @pytest.mark.parametrize("weighted", [False, True])
 def test_evaluate_is_exact_when_steps_are_fused(weighted):
     trainer, w = ready(), W if weighted else None
@@ -77,7 +72,6 @@ def test_evaluate_is_exact_when_steps_are_fused(weighted):
         check(values, expected_of(trainer, size, w))
 
 
-@many_forms
 @pytest.mark.parametrize(("level", "strategy"), [(High, "eager"), (Managed, "eager"), (Managed, "jit"), (Core, "jit")])
 def test_evaluate_is_exact_at_every_level(level, strategy):
     trainer = ready(level, strategy=strategy)
@@ -130,7 +124,6 @@ class Nested(High):
         return {"a": outputs, "b": (inputs["n"], outputs[:, 0])}, state
 
 
-@many_forms
 @pytest.mark.parametrize(("level", "strategy"), [(High, "jit"), (High, "eager"), (Managed, "jit"), (Core, "eager")])
 def test_predict_keeps_the_order_and_the_number_of_rows(level, strategy):
     trainer = ready(level, strategy=strategy)

@@ -64,7 +64,6 @@ def linen_trainer():
     return eg.Trainer(Net(), loss=loss, optimizer=optax.adam(0.1))
 
 
-@pytest.mark.filterwarnings("ignore:the pred step is compiled again")
 @pytest.mark.parametrize("module", [High, Managed, "linen"])
 def test_the_function_equals_predict_on_several_batch_sizes(tmp_path, module):
     x, y = regression()

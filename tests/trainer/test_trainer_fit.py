@@ -495,3 +495,32 @@ def test_every_new_form_of_batch_beyond_two_is_warned_of_once():
     ) as caught:
         trainer.fit(batches, verbose=0)
     assert len(caught) == 1
+
+
+def test_the_sizes_that_the_trainer_cuts_from_arrays_are_not_warned_of():
+    trainer = trainer_of(Managed)
+    for size in (8, 7, 5):
+        fit(trainer, 1, batch_size=size, validation_data=VALIDATION, validation_batch_size=size - 2)
+        trainer.evaluate(X, Y, batch_size=size - 1, verbose=0)
+        trainer.predict(X, batch_size=size - 1)
+    assert min(trainer._runner.traces.values()) > 3
+
+
+def test_dtypes_that_an_iterable_brings_are_warned_of_after_arrays_of_any_size():
+    trainer = trainer_of(High)
+    for size in (8, 7, 5):
+        fit(trainer, 1, batch_size=size)
+    batches = [(X[:4].astype(dtype), Y[:4]) for dtype in (np.float32, np.float16, np.int32, np.int8)]
+    with pytest.warns(UserWarning, match=r"third form of batch: 0 was float32\[4, 3\], now it is int32") as caught:
+        trainer.fit(batches, verbose=0)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("phase", ["train", "test", "pred"])
+def test_sizes_given_one_batch_at_a_time_are_warned_of_once_in_each_phase(phase):
+    trainer = trainer_of(Managed)
+    step = {"train": trainer.train_on_batch, "test": trainer.test_on_batch, "pred": trainer.predict_on_batch}[phase]
+    with pytest.warns(UserWarning, match=rf"the {phase} step is compiled again, for the third form of batch") as caught:
+        for size in (8, 7, 6, 5):
+            step(*(a[:size] for a in ((X,) if phase == "pred" else (X, Y))))
+    assert len(caught) == 1

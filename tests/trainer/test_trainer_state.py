@@ -133,7 +133,6 @@ def test_a_state_that_a_callback_assigns_is_the_one_that_trains():
         assert any((leaf != 0).any() for leaf in host(trainer.state.params))
 
 
-@pytest.mark.filterwarnings("ignore:the (train|test) step is compiled again")
 def test_an_assigned_state_of_another_structure_gets_programs_of_its_own():
     class Shifted(High):
         shifts: Any = eg.field(default_factory=lambda: jnp.zeros(1))
