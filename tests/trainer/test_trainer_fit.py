@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import warnings
@@ -520,7 +521,13 @@ def test_dtypes_that_an_iterable_brings_are_warned_of_after_arrays_of_any_size()
 def test_sizes_given_one_batch_at_a_time_are_warned_of_once_in_each_phase(phase):
     trainer = trainer_of(Managed)
     step = {"train": trainer.train_on_batch, "test": trainer.test_on_batch, "pred": trainer.predict_on_batch}[phase]
-    with pytest.warns(UserWarning, match=rf"the {phase} step is compiled again, for the third form of batch") as caught:
-        for size in (8, 7, 6, 5):
+    sizes = iter((8, 7, 6, 5))
+
+    def take(count):
+        for size in itertools.islice(sizes, count):
             step(*(a[:size] for a in ((X,) if phase == "pred" else (X, Y))))
+
+    take(2)
+    with pytest.warns(UserWarning, match=rf"the {phase} step is compiled again, for the third form of batch") as caught:
+        take(2)
     assert len(caught) == 1
