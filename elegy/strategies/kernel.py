@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from elegy.strategies.strategy import Kind
+from elegy.strategies.tuning import compiler_options
 
 
 class MeshKernel:
@@ -47,6 +48,7 @@ class MeshKernel:
                     jax.tree.map(lambda leaf: leaf.sharding, args[0]),
                 ),
                 donate_argnums=(0,) if self._donate else (),
+                compiler_options=compiler_options(self._strategy.mesh.devices.flat[0].platform),
             )
         return self._jitted
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from elegy.strategies.strategy import Kind, Strategy, to_host
+from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree
 
 
@@ -84,7 +85,13 @@ class Jit(Strategy):
     ) -> Callable:
         """Compiles with `jax.jit`."""
         # What a kernel without arguments returns would be uncommitted, and the next step would compile again for it.
-        return jax.jit(step, donate_argnums=(0,) if donate else (), out_shardings=self._sharding())
+        place = self._sharding()
+        return jax.jit(
+            step,
+            donate_argnums=(0,) if donate else (),
+            out_shardings=place,
+            compiler_options=compiler_options(next(iter(place.device_set)).platform),
+        )
 
 
 def default_device() -> jax.Device:
