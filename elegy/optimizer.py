@@ -55,7 +55,8 @@ class Optimizer(Pytree):
         Args:
             grads: gradients, of the structure and shapes of `params`.
             params: the parameters; their dtypes are kept.
-            **extra: what a `GradientTransformationExtraArgs` asks for (`value`, ...).
+            **extra: what a `GradientTransformationExtraArgs` asks for (`value`, ...). A training step passes `value`,
+                the loss of the whole batch, `grad`, and `value_fn`, that loss as a function of the parameters.
 
         Returns:
             `(new_params, new_optimizer)`.
@@ -65,7 +66,8 @@ class Optimizer(Pytree):
         """
         if self.state is None:
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
-        tx = optax.with_extra_args_support(self.tx)
+        # MultiSteps hands extra arguments on, but is no GradientTransformationExtraArgs.
+        tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
         updates, state = tx.update(grads, self.state, params, **extra)
         return optax.apply_updates(params, updates), self.replace(state=state)
 

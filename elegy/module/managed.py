@@ -7,6 +7,7 @@ strategy; a Trainer's runner calls them with its own.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -93,13 +94,35 @@ def forward_train(
 
     (total, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
     grads = strategy.sum(grads)
-    new_params, optimizer = module.optimizer.update(grads, params)
+    value = strategy.sum(total)
+    value_fn = _value_fn(lambda params: objective(params)[0], strategy)
+    new_params, optimizer = module.optimizer.update(grads, params, value=value, grad=grads, value_fn=value_fn)
     state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
     state = mean_batch_stats(module, state, examples, strategy)
     if not guard:
         return (examples, None), state
-    verdict = judge(strategy.sum(total), grads)
+    verdict = judge(value, grads)
     return (examples, verdict), keep_state(verdict, state, module)
+
+
+def _value_fn(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> Callable[[PyTree], jax.Array]:
+    """The loss of the whole batch as a function of the parameters, for optimizers that search along a line.
+
+    Its gradient is stated, because to differentiate a sum over replicas is to sum once more.
+    """
+
+    @jax.custom_vjp
+    def value(params: PyTree) -> jax.Array:
+        return strategy.sum(objective(params))
+
+    def forward(params: PyTree) -> tuple[jax.Array, PyTree]:
+        return strategy.sum(jax.value_and_grad(objective)(params))
+
+    def backward(grads: PyTree, by: jax.Array) -> tuple[PyTree]:
+        return (jax.tree.map(lambda leaf: (by * leaf).astype(leaf.dtype), grads),)
+
+    value.defvjp(forward, backward)
+    return value
 
 
 def forward_test(

@@ -1,0 +1,69 @@
+"""Optimizers that ask for more than gradients: the loss, or the function to minimise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from boring_modules import High, Managed, host, regression, squares, trainer_of
+
+from elegy.strategies import FSDP, DataParallel
+
+X, Y = regression(22)
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order; a line search divides by small differences
+EPOCHS = 2
+
+OPTIMIZERS = {
+    "reduce_on_plateau": lambda: optax.chain(
+        optax.sgd(0.3), optax.contrib.reduce_on_plateau(patience=1, factor=0.5, rtol=0.3)
+    ),
+    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.3),
+    "momo": lambda: optax.contrib.momo(0.1),
+    "mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.1)),
+    "lbfgs": optax.lbfgs,
+    "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    "several steps": lambda: optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.3), 2),
+}
+
+STRATEGIES = {
+    "jit": lambda: "jit",
+    "eager": lambda: "eager",
+    "data_parallel": lambda: DataParallel(2),
+    "fsdp": lambda: FSDP({"data": 2}, min_size=2),
+}
+
+
+def bare(tx, params):
+    """The loop of Optax's own guides."""
+    state = tx.init(params)
+    for _ in range(EPOCHS):
+        for start in range(0, len(X), 8):
+
+            def loss(params, x=X[start : start + 8], y=Y[start : start + 8]):
+                return jnp.mean(squares(params, x, y))
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value, grad=grads, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_is_told_the_loss_of_the_whole_batch(optimizer, strategy):
+    level = Managed if optimizer in ("reduce_on_plateau", "lbfgs") else High
+    trainer = trainer_of(level, optimizer=OPTIMIZERS[optimizer](), strategy=STRATEGIES[strategy]())
+    trainer.init_on_batch(X[:8], Y[:8])
+    start = jax.tree.unflatten(jax.tree.structure(trainer.state.params), host(trainer.state.params))
+    trainer.fit(X, Y, batch_size=8, epochs=EPOCHS, shuffle=False, verbose=0)
+    expected = bare(OPTIMIZERS[optimizer](), start)
+    for name, value in trainer.state.params.items():
+        np.testing.assert_allclose(value, expected[name], **CLOSE)
+
+
+def test_the_learning_rate_falls_on_a_plateau():
+    trainer = trainer_of(High, optimizer=OPTIMIZERS["reduce_on_plateau"]())
+    trainer.fit(X, Y, batch_size=8, epochs=4, verbose=0)
+    assert optax.tree_utils.tree_get(trainer.state.optimizer.state, "scale") < 1.0
