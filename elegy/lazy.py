@@ -7,9 +7,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "treex", "jax_metrics", "safetensors")} | {
-    "flatbuffers": "export"
-}
+EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | {"flatbuffers": "export"}
+"""The extra of this package that installs a library, by the library's top module."""
 
 
 def is_instance_of(value: Any, module: str, *names: str) -> bool:
@@ -38,6 +37,6 @@ def require(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         root = module.partition(".")[0]
-        extra = _EXTRAS.get(root)
+        extra = EXTRAS.get(root)
         how = f'`pip install "elegy[{extra}]"`' if extra else f"`pip install {root}`"
         raise ImportError(f"{purpose} needs the library {root!r}: install it with {how}.") from error

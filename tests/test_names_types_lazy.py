@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import re
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -11,7 +15,7 @@ import pytest
 
 import elegy as eg
 from elegy import errors
-from elegy.lazy import is_instance_of, require
+from elegy.lazy import EXTRAS, is_instance_of, require
 from elegy.names import name_of, path_name, snake_case, unique_names
 
 # names
@@ -152,6 +156,14 @@ def test_require_returns_a_module_or_says_what_to_install(monkeypatch):
         require("haiku", "A Haiku module")
     with pytest.raises(ImportError, match=r"needs the library 'no_such_library': .*pip install no_such_library"):
         require("no_such_library.sub", "this")
+
+
+def test_the_extras_that_messages_name_install_the_libraries():
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
+    providers = importlib.metadata.packages_distributions()
+    for module, extra in EXTRAS.items():
+        installs = {re.split(r"[<>=!~\[; ]", line)[0] for line in project["optional-dependencies"][extra]}
+        assert installs & set(providers[module]), (module, extra)
 
 
 # errors
