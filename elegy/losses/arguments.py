@@ -131,7 +131,9 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
         return
     listed = ", ".join(repr(name) for name in missing)
     given = ", ".join(present) or "nothing"
-    if all(name in KNOWN or name in ALIASES for name in missing):
+    if any(ALIASES.get(name, name) == "target" for name in missing):
+        hint = "Labels are the second part of the data: `fit(x, y)`; an autoencoder's are its inputs, `fit(x, x)`."
+    elif all(name in KNOWN or name in ALIASES for name in missing):
         hint = "Pass it, or give the parameter a default."
     else:
         aliases = ", ".join(f"{alias} (= {name})" for alias, name in ALIASES.items())
