@@ -128,11 +128,21 @@ def _value_fn(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> C
 def forward_test(
     module: Any, batch: Batch, batch_idx: jax.Array | int, mask: Array | None, strategy: Strategy
 ) -> tuple[jax.Array, Any]:
-    """One step of evaluation, up to its logs. Arguments and result as in `forward_train`."""
+    """One step of evaluation, up to its logs. Arguments and result as in `forward_train`.
+
+    Raises:
+        StepError: when there is nothing to evaluate, or the user's step returned the wrong thing.
+    """
     examples = count_examples(batch, mask)
     state_key, step_key = split_key(module, strategy)
     if level_of(type(module), "test") == "high":
         state = high_level.test(module, step_key, batch, mask, examples)
+        if not state._logs.pending:
+            raise StepError(
+                f"{type(module).__name__} has nothing to evaluate: it has neither a loss nor metrics and logs nothing. "
+                "Pass some, `Trainer(module, metrics=elegy.metrics.Accuracy(), ...)`, or override `managed_test_step`; "
+                "`predict` computes the outputs."
+            )
     else:
         out = module.managed_test_step(step_key, batch, batch_idx)
         state = check_state(module, out, "managed_test_step")

@@ -29,6 +29,10 @@ class ACallback(eg.Callback):
     pass
 
 
+def by_names(labels, logits):
+    return jnp.mean((labels - logits) ** 2)
+
+
 class OnlyTrain(eg.ElegyModule):
     def managed_init_step(self, key, batch):
         return self.replace(params={"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)})
@@ -133,7 +137,19 @@ CASES = [
     Case("negative labels", ValueError, r"the target contains -1.*must be in 0\.\.1", fit(X, CLASSES - 1), classifier),
     Case("float labels", TypeError, r"(?s)CrossEntropy.*float32", fit(X, CLASSES.astype(np.float32)), classifier),
     Case("labels' shape", ValueError, r"(?s)\(8, 3\).*\(8, 2\)|\(8, 2\).*\(8, 3\)", fit(X, X)),
-    Case("no labels", (TypeError, ValueError), r"target", fit(X)),
+    Case(
+        "no labels",
+        TypeError,
+        r"loss 'mean_squared_error' needs 'target'.*there is inputs.*`fit\(x, y\)`.*autoencoder.*`fit\(x, x\)`",
+        fit(X),
+    ),
+    Case(
+        "no labels for a function",
+        TypeError,
+        r"the function 'by_names' needs 'labels'.*`fit\(x, y\)`",
+        fit(X),
+        high(loss=by_names),
+    ),
     Case(
         "class weights of floats",
         TypeError,
@@ -311,6 +327,20 @@ CASES = [
         r"the target contains 2",
         lambda t: t.evaluate(X, CLASSES + 1, verbose=0),
         classifier,
+    ),
+    Case(
+        "evaluate: nothing to evaluate",
+        StepError,
+        r"High has nothing to evaluate.*neither a loss nor metrics.*metrics=.*managed_test_step.*predict",
+        lambda t: t.evaluate(X, Y, verbose=0),
+        high(loss=None),
+    ),
+    Case(
+        "test_on_batch: nothing to evaluate",
+        StepError,
+        r"High has nothing to evaluate",
+        lambda t: t.test_on_batch(X, Y),
+        high(loss=None),
     ),
     Case("predict: empty", ValueError, r"empty", lambda t: t.predict(X[:0])),
     Case("predict: text", TypeError, r"the inputs of predict are a str", lambda t: t.predict("x")),

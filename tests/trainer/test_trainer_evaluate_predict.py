@@ -256,3 +256,34 @@ def test_randomness_of_a_test_step_is_that_of_the_state():
     assert not np.allclose(
         first[:4] - network(trainer.state.params, X[:4]), first[8:12] - network(trainer.state.params, X[8:12])
     )
+
+
+class LogsInApply(High):
+    def apply(self, key, inputs, training):
+        outputs, state = super().apply(key, inputs, training)
+        return outputs, state.log("largest", jnp.max(outputs))
+
+
+class LogsAroundSuper(High):
+    def managed_test_step(self, key, batch, batch_idx):
+        return super().managed_test_step(key, batch, batch_idx).log("rows", len(batch[0]))
+
+
+class LogsNothing(High):
+    def test_step(self, batch, batch_idx):
+        return {}, self
+
+
+@pytest.mark.parametrize(
+    ("level", "names"), [(LogsInApply, ["largest"]), (LogsAroundSuper, ["rows"]), (LogsNothing, [])]
+)
+@pytest.mark.parametrize("strategy", ["jit", "eager"])
+def test_without_loss_and_metrics_a_module_evaluates_what_it_logs_itself(level, names, strategy):
+    trainer = trainer_of(level, loss=None, strategy=strategy)
+    assert list(trainer.evaluate(X[:8], Y[:8], verbose=0)) == names
+
+
+@pytest.mark.parametrize("strategy", ["jit", "eager"])
+def test_without_labels_a_metric_of_the_outputs_is_enough(strategy):
+    trainer = trainer_of(High, loss=None, metrics={"mean": lambda preds: jnp.mean(preds)}, strategy=strategy)
+    assert list(trainer.evaluate(X, verbose=0)) == ["mean"]
