@@ -27,7 +27,7 @@ from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
-from elegy.trainer.report import Report
+from elegy.trainer.report import Report, module_name
 from elegy.trainer.run import Before, FitPlan, Run
 from elegy.trainer.runner import Runner
 from elegy.types import Batch, PyTree
@@ -88,6 +88,7 @@ class Trainer(OnBatch, Files, Report):
         state = resolve(module, variables)
         if loss is not None or metrics is not None:
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
+        self._module_name = module_name(module, state)
         self.seed = seed
         self.callbacks = tuple(CallbackList(callbacks))
         self.history = History()
