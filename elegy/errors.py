@@ -37,3 +37,7 @@ class MissingMethodError(NotImplementedError, ElegyError):
 
 class CheckpointError(ValueError, ElegyError):
     """A checkpoint cannot be written, read, or matched with the state."""
+
+
+class CheckpointFormatError(CheckpointError):
+    """A whole checkpoint has a format that this release does not read."""

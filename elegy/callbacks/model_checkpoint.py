@@ -13,8 +13,18 @@ from typing import Any, Literal
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
-from elegy.checkpoint import AsyncSaver, checkpoint_name, remove, remove_leftovers
+from elegy.checkpoint import (
+    AsyncSaver,
+    checkpoint_name,
+    checkpoint_step,
+    find_checkpoints,
+    is_intact,
+    remove,
+    remove_leftovers,
+)
+from elegy.checkpoint.directory import local_path
 from elegy.distributed import is_first
+from elegy.errors import CheckpointError
 from elegy.types import Every
 
 
@@ -33,7 +43,8 @@ class ModelCheckpoint(PeriodicCallback):
     a save in the background is raised by the next one, or at the end of `fit`.
 
     Args:
-        directory: where the checkpoints go; made where missing. It belongs to one run at a time.
+        directory: where the checkpoints go; made where missing. It belongs to one run: a run that begins at an earlier
+            step than an intact checkpoint that is there is refused.
         monitor: the log that tells which checkpoint is best, read after the epoch's validation; None to keep the
             newest `save_top_k` instead.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
@@ -49,6 +60,8 @@ class ModelCheckpoint(PeriodicCallback):
         TypeError: when `every` is no `Every`.
         ValueError: for an unknown mode, or when nothing would ever be saved; at the first save, when the monitored
             name is not logged (the message lists those that are).
+        CheckpointError: when the directory is an address such as `gs://...`; when a run begins, if the directory
+            holds checkpoints of another one.
 
     Example:
         >>> ModelCheckpoint("run/checkpoints", monitor="val_accuracy", save_top_k=3, every=Every(epochs=1)).mode
@@ -74,7 +87,7 @@ class ModelCheckpoint(PeriodicCallback):
             raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
         if save_top_k == 0 and not save_last:
             raise ValueError("save_top_k=0 with save_last=False would save nothing.")
-        self.directory = Path(directory)
+        self.directory = local_path(directory)
         self.monitor = None if monitor is None else Monitor(monitor, mode)
         self.save_top_k = save_top_k
         self.save_last = save_last
@@ -127,10 +140,21 @@ class ModelCheckpoint(PeriodicCallback):
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory, and removes what saves that were cut off left in it."""
         super().on_train_begin(event)
+        self._check_directory(event.step)
         self.directory.mkdir(parents=True, exist_ok=True)
         if is_first():
             remove_leftovers(self.directory)
         self._saver = AsyncSaver() if self.async_save else None
+
+    def _check_directory(self, step: int) -> None:
+        """What is newer than the run would be taken for its own, and resumed from, by `resume="auto"`."""
+        later = [path for path in find_checkpoints(self.directory) if checkpoint_step(path) > step]
+        if found := [path.name for path in later if is_intact(path)]:
+            raise CheckpointError(
+                f"the run begins at step {step}, but {self.directory} holds checkpoints of another run, or of this one "
+                f"at later steps: {', '.join(found[-3:])}. Pass `resume='auto'` to `fit` to go on from the newest, "
+                "give a directory of its own, or delete them."
+            )
 
     def on_train_end(self, event: Event) -> None:
         """Saves where an interrupted run stopped, and waits for what is being written."""

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elegy.checkpoint.manifest import ARRAYS, MANIFEST, METADATA, flush_directory, verify, write_flushed
-from elegy.errors import CheckpointError
+from elegy.errors import CheckpointError, CheckpointFormatError
 
 _STAGED = ".tmp-"
 _REPLACED = ".old-"
 _STEP = re.compile(r"step_(\d+)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also what `Path` makes of one: "gs:/bucket"
 
 
 def checkpoint_name(step: int) -> str:
@@ -56,7 +57,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         PosixPath('/runs/step_00000001')
     """
     text = os.fspath(path)
-    if "://" in text:
+    if _ADDRESS.match(text):
         raise CheckpointError(
             f"{text}: checkpoints are written to mounted file systems, where a rename is atomic. "
             "Save to a local or mounted path and copy the finished directory."
@@ -89,6 +90,9 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
 def newest_intact(directory: str | os.PathLike[str]) -> Path | None:
     """The checkpoint with the highest step that is not damaged, or None.
 
+    Raises:
+        CheckpointFormatError: when another release wrote a newer one: it is not damaged, so it is not passed over.
+
     Warns:
         UserWarning: naming every newer checkpoint that was skipped, and what is wrong with it.
 
@@ -101,6 +105,8 @@ def newest_intact(directory: str | os.PathLike[str]) -> Path | None:
     for path in reversed(find_checkpoints(directory)):
         try:
             verify(path)
+        except CheckpointFormatError:
+            raise
         except CheckpointError as error:
             broken.append(str(error))
         else:

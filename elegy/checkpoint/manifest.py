@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from elegy.errors import CheckpointError
+from elegy.errors import CheckpointError, CheckpointFormatError
 
 FORMAT = 1
 """The version of the layout that this release writes and reads."""
@@ -62,8 +62,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Reads the manifest of one checkpoint and checks it against its own checksum.
 
     Raises:
-        CheckpointError: when there is no checkpoint, it was never finished, the manifest is damaged, or another
-            version of the format wrote it.
+        CheckpointError: when there is no checkpoint, it was never finished, or the manifest is damaged.
+        CheckpointFormatError: when it has another version of the format.
     """
     path = directory / MANIFEST
     try:
@@ -79,7 +79,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if body is None:
         raise CheckpointError(f"{directory}: {MANIFEST} is damaged: it does not match its own checksum.")
     if body.get("format") != FORMAT:
-        raise CheckpointError(
+        raise CheckpointFormatError(
             f"{directory}: the checkpoint has format {body.get('format')!r}, written by elegy "
             f"{body.get('versions', {}).get('elegy')!r}; this release reads format {FORMAT}. "
             "Load it with the release that wrote it."

@@ -16,10 +16,10 @@ from elegy.checkpoint import directory
 from elegy.checkpoint.directory import find_checkpoints, newest_intact
 from elegy.checkpoint.manifest import is_intact, verify
 from elegy.checkpoint.store import restore, save
-from elegy.errors import CheckpointError
+from elegy.errors import CheckpointError, CheckpointFormatError
 
-# ELEGY_CORRUPTIONS=300 for the long run.
-CORRUPTIONS = int(os.environ.get("ELEGY_CORRUPTIONS", "60"))
+# ELEGY_CORRUPTIONS=10000 for a long run.
+CORRUPTIONS = int(os.environ.get("ELEGY_CORRUPTIONS", "220"))
 TREE = {"w": jnp.arange(30_000, dtype=jnp.float32), "zero": jnp.zeros(5000), "key": jax.random.key(0), "n": 3}
 
 
@@ -203,8 +203,12 @@ def rewrite_manifest(path, change):
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_format_version(path, version):
     rewrite_manifest(path, lambda body: body.update(format=version))
-    with pytest.raises(CheckpointError, match=rf"has format {version!r}.*this release reads format 1"):
+    message = rf"has format {version!r}.*this release reads format 1"
+    with pytest.raises(CheckpointFormatError, match=message):
         restore(path, TREE)
+    # It is not damaged: nobody may pass over it and begin from an older one, or anew.
+    with pytest.raises(CheckpointFormatError, match=message):
+        newest_intact(path.parent)
 
 
 def test_paths_cannot_leave_the_directory(path):

@@ -4,10 +4,12 @@ import os
 import random
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from elegy.callbacks import ModelCheckpoint
 from elegy.checkpoint import directory, store
 from elegy.checkpoint.directory import find_checkpoints, newest_intact, remove, remove_leftovers
 from elegy.checkpoint.manifest import is_intact
@@ -62,10 +64,45 @@ def test_an_empty_or_broken_checkpoint_is_replaced(tmp_path):
     assert restore(tmp_path / "empty", tree(0))[0]["w"][0] == 2
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
-def test_remote_addresses(address):
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", Path("gs://bucket/run"), "file:///run"])
+@pytest.mark.parametrize("call", [lambda path: save(path, tree(1), {}), restore, remove, ModelCheckpoint])
+def test_remote_addresses(address, call):
     with pytest.raises(CheckpointError, match="mounted file systems"):
-        save(address, tree(1), {})
+        call(address)
+
+
+def test_a_read_only_directory(run_devices):
+    """As a user whom the permissions of a directory bind, which they do not bind the administrator."""
+    out = run_devices(
+        1,
+        """
+        import os, shutil, tempfile
+        from elegy.checkpoint.manifest import is_intact
+        from elegy.errors import CheckpointError
+        folder = tempfile.mkdtemp()
+        try:
+            save(f"{folder}/run/step_00000001", {"w": np.arange(10)}, {"step": 1})
+            os.chmod(folder, 0o755)
+            os.chmod(f"{folder}/run", 0o555)
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            for path in (f"{folder}/run/step_00000001", f"{folder}/run/step_00000002"):
+                try:
+                    save(path, {"w": np.arange(20)}, {"step": 2})
+                except CheckpointError as error:
+                    assert path in str(error) and "Permission denied" in str(error), error
+                    print("refused")
+            assert os.listdir(f"{folder}/run") == ["step_00000001"]
+            assert is_intact(f"{folder}/run/step_00000001")
+            assert restore(f"{folder}/run", None)[1] == {"step": 1}
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+            os.chmod(f"{folder}/run", 0o755)
+            shutil.rmtree(folder)
+        """,
+    )
+    assert out.split() == ["refused"] * 2
 
 
 def test_a_full_disk(tmp_path, run_devices):
