@@ -25,7 +25,15 @@ class OnBatch:
             inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
             labels: the labels.
             sample_weight: the weights.
+
+        Raises:
+            RuntimeError: when a callback calls it during `fit`, whose steps go on with the state that they have.
         """
+        if self._run is not None:
+            raise RuntimeError(
+                "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
+                "another state, `trainer.state = trainer.state.replace(...)`."
+            )
         batch = _batch(inputs, labels, sample_weight)
         module = self._cell.get()
         self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))

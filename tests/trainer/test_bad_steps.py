@@ -362,9 +362,24 @@ def test_after_a_callback_raised_counters_and_state_belong_together(k):
     assert_same_bits(host(trainer.state), host(reference.state))
 
 
-def test_the_strategy_cannot_change_while_fit_runs():
-    trainer = trainer_of(High)
-    move = Spy("on_epoch_end", lambda event: event.trainer.set_strategy("eager"))
-    with pytest.raises(CallbackError, match="the strategy cannot change while fit runs"):
-        trainer.fit(X, Y, batch_size=8, callbacks=[move], verbose=0)
-    trainer.set_strategy("eager")
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda trainer: trainer.set_strategy("eager"), "the strategy cannot change while fit runs"),
+        (
+            lambda trainer: trainer.init_on_batch(X[:8], Y[:8]),
+            r"cannot be made anew while fit runs.*trainer\.state = ",
+        ),
+    ],
+    ids=["set_strategy", "init_on_batch"],
+)
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_train_batch_end", "on_epoch_end"])
+def test_what_a_run_stands_on_cannot_change_while_it_runs(hook, change, match):
+    trainer, reference = trainer_of(High), trainer_of(High)
+    with pytest.raises(CallbackError, match=match):
+        trainer.fit(X, Y, batch_size=8, callbacks=[Spy(hook, lambda event: change(event.trainer))], verbose=0)
+    assert trainer.strategy == reference.strategy
+    if trainer.step:
+        reference.fit(X, Y, batch_size=8, max_steps=trainer.step, verbose=0)
+        assert_same_bits(host(trainer.state), host(reference.state))
+    change(trainer)
