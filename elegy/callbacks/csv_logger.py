@@ -7,13 +7,19 @@ import os
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from elegy.callbacks.behind import Behind
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.types import Every
 
+_SECONDS = 1.0
+
 
 class CSVLogger(PeriodicCallback):
     """Writes the logs to a CSV file, a row at a time; what is written survives a crash.
+
+    Rows that come less than a second apart are written one row late, so that the device need not wait for them; with
+    a checkpoint and at the end of the run the file is complete.
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
     later gets a column then: the file is rewritten, and earlier rows are empty there. A run that resumes from a
@@ -56,6 +62,7 @@ class CSVLogger(PeriodicCallback):
         self._file: IO[str] | None = None
         self._resumed = False
         self._first_step = 0
+        self._behind = Behind(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Makes sure that the file can be written."""
@@ -68,19 +75,23 @@ class CSVLogger(PeriodicCallback):
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row when due."""
         if self.due(event):
-            self._write(event)
+            self._behind.do(lambda: self._write(event))
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's row."""
         if self.due(event) or (self.every.unit != "epochs" and any(name.startswith("val_") for name in event.logs)):
-            self._write(event)
+            self._behind.do(lambda: self._write(event))
 
     def on_train_end(self, event: Event) -> None:
-        """Closes the file."""
-        self._close()
+        """Completes and closes the file."""
+        try:
+            self._behind.catch_up()
+        finally:
+            self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the columns."""
+        """Completes the file; returns its columns."""
+        self._behind.catch_up()
         return {"columns": list(self._columns)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

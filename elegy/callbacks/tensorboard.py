@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.callbacks.behind import Behind
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.distributed import collect, is_first
 from elegy.lazy import require
 from elegy.names import path_name
 from elegy.types import Every
 
-# A flush waits for the disk: short epochs share one.
-_FLUSH_SECONDS = 1.0
+# A flush waits for the disk and reading for the device: short epochs share a flush, and are written one behind.
+_SECONDS = 1.0
 
 
 class TensorBoard(PeriodicCallback):
@@ -49,37 +51,50 @@ class TensorBoard(PeriodicCallback):
         super().__init__(every)
         self.log_dir = Path(log_dir)
         self.histograms = histograms
+        # Parameters that are divided over processes are read by all of them together.
+        self.first_process_only = not histograms
         self._library: Any = None
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
+        self._behind = Behind(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Opens the writer."""
         super().on_train_begin(event)
+        if not is_first():
+            return
         self._library = require("tensorboardX", "the TensorBoard callback")
         self._writer("train")
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values when due."""
         if self.due(event):
-            self._write("batch", event)
+            self._behind.do(lambda: self._write("batch", event))
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's values."""
         if self.every.unit == "epochs" and not self.due(event):
             return
-        self._write("epoch", event)
+        self._behind.do(lambda: self._write("epoch", event))
         if self.histograms:
             self._write_histograms(event)
-        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+        if time.monotonic() - self._flushed >= _SECONDS:
             self._flushed = time.monotonic()
             for writer in self._writers.values():
                 writer.flush()
 
     def on_train_end(self, event: Event) -> None:
-        """Closes the files."""
-        while self._writers:
-            self._writers.popitem()[1].close()
+        """Completes and closes the files."""
+        try:
+            self._behind.catch_up()
+        finally:
+            while self._writers:
+                self._writers.popitem()[1].close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Writes what was put off, since a run that resumes does not write it again; there is no state."""
+        self._behind.catch_up()
+        return {}
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
@@ -87,6 +102,8 @@ class TensorBoard(PeriodicCallback):
         return self._writers[name]
 
     def _write(self, kind: str, event: Event) -> None:
+        if not is_first():
+            return
         for name, value in event.logs.items():
             part, name = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
             self._writer(part).add_scalar(f"{kind}_{name}", value, event.step)
@@ -94,6 +111,9 @@ class TensorBoard(PeriodicCallback):
     def _write_histograms(self, event: Event) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                continue
+            leaf = collect(leaf)
+            if not is_first():
                 continue
             values = np.asarray(leaf, np.float32).ravel()
             finite = values[np.isfinite(values)]  # a histogram has no bin for NaN

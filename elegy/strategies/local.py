@@ -86,11 +86,12 @@ class Jit(Strategy):
         """Compiles with `jax.jit`."""
         # What a kernel without arguments returns would be uncommitted, and the next step would compile again for it.
         place = self._sharding()
+        device: Any = next(iter(place.device_set))
         return jax.jit(
             step,
             donate_argnums=(0,) if donate else (),
             out_shardings=place,
-            compiler_options=compiler_options(next(iter(place.device_set)).platform),
+            compiler_options=compiler_options(device.platform),
         )
 
 

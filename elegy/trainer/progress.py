@@ -10,6 +10,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from elegy.callbacks import Callback, Event
+from elegy.callbacks.behind import Behind
 
 # Showing the logs reads them, and reading waits for the device.
 _REFRESH_SECONDS = 0.25
@@ -45,6 +46,8 @@ class ProgressBar(Callback):
         self._began = self._refreshed = time.perf_counter()
         self._bar: tqdm | None = None
         self._batches = 0
+        self._behind = Behind(_REFRESH_SECONDS)
+        self._unopened: Event | None = None
 
     def listens(self, hook: str) -> bool:
         """Nothing is listened to with `verbose=0`, no training batches where lines are printed."""
@@ -62,25 +65,36 @@ class ProgressBar(Callback):
         self._in_fit = True
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Opens the epoch's bar."""
-        self._open(_epoch(event), event)
+        """Opens the epoch's bar, once the last epoch's values are shown."""
+        self._began = time.perf_counter()
+        if self._behind.holds:
+            self._unopened = event
+        else:
+            self._open(_epoch(event), event)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Moves the bar."""
+        self._catch_up()
         self._advance(event)
 
     def on_epoch_end(self, event: Event) -> None:
-        """Shows the epoch's values, those of its validation included."""
-        self._finish(f"{_epoch(event)}  step {event.step}", event.logs)
+        """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
+        self._catch_up()
+        title, seconds = f"{_epoch(event)}  step {event.step}", time.perf_counter() - self._began
+        self._behind.do(lambda: self._finish(title, event.logs, seconds))
 
     def on_train_end(self, event: Event) -> None:
-        """Leaves a bar that the run did not complete as it is."""
+        """Shows what is still to be shown; leaves a bar that the run did not complete as it is."""
         self._in_fit = False
-        self._close()
+        try:
+            self._catch_up()
+        finally:
+            self._close()
 
     def on_test_begin(self, event: Event) -> None:
         """Opens a bar for `evaluate`."""
         if not self._in_fit:
+            self._began = time.perf_counter()
             self._open("evaluate", event)
 
     def on_test_batch_end(self, event: Event) -> None:
@@ -91,11 +105,12 @@ class ProgressBar(Callback):
     def on_test_end(self, event: Event) -> None:
         """Shows the values of `evaluate`."""
         if not self._in_fit:
-            self._finish(f"evaluate  {self._batches} batches", event.logs)
+            self._finish(f"evaluate  {self._batches} batches", event.logs, time.perf_counter() - self._began)
 
     def on_predict_begin(self, event: Event) -> None:
         """Opens a bar for `predict`."""
         if not self._in_fit:
+            self._began = time.perf_counter()
             self._open("predict", event)
 
     def on_predict_batch_end(self, event: Event) -> None:
@@ -106,11 +121,11 @@ class ProgressBar(Callback):
     def on_predict_end(self, event: Event) -> None:
         """Completes `predict`."""
         if not self._in_fit:
-            self._finish(f"predict  {self._batches} batches", {})
+            self._finish(f"predict  {self._batches} batches", {}, time.perf_counter() - self._began)
 
     def _open(self, title: str, event: Event) -> None:
         self._close()
-        self._began = self._refreshed = time.perf_counter()
+        self._refreshed = time.perf_counter()
         self._batches = 0
         if self._shows_bars():
             self._bar = tqdm(
@@ -133,13 +148,18 @@ class ProgressBar(Callback):
             self._bar.update(done - self._batches)
         self._batches = done
 
-    def _finish(self, title: str, logs: Mapping[str, float]) -> None:
+    def _catch_up(self) -> None:
+        self._behind.catch_up()
+        event, self._unopened = self._unopened, None
+        if event is not None:
+            self._open(_epoch(event), event)
+
+    def _finish(self, title: str, logs: Mapping[str, float], seconds: float) -> None:
         if self._bar is not None:
             self._bar.set_postfix(_texts(logs), refresh=True)
             self._close()
             return
         values = [f"{name} {text}" for name, text in _texts(logs).items()]
-        seconds = time.perf_counter() - self._began
         print("  ".join([title, *values, f"{seconds:.1f}s"]), flush=True)
 
     def _close(self) -> None:

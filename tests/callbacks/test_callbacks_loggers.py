@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_run import FakeState, FakeTrainer, run
 
-from elegy.callbacks import CallbackList, CSVLogger, Event, TensorBoard
+from elegy.callbacks import CallbackList, CSVLogger, Event, LazyLogs, TensorBoard, behind
 from elegy.errors import CallbackError
 from elegy.types import Every
 
@@ -57,14 +57,34 @@ class TestCSVLogger:
         old = [("1", ""), ("2", "")][:kept]
         assert [(row.get("old"), row["loss"]) for row in rows(path)] == [*old, ("" if append else None, "1.0")]
 
-    def test_what_is_written_survives_a_crash(self, tmp_path):
+    @pytest.mark.parametrize(("seconds", "late"), [(0.9, 1), (1.1, 0)])
+    def test_what_is_written_survives_a_crash(self, tmp_path, monkeypatch, seconds, late):
+        now = [0.0]
+        monkeypatch.setattr(behind.time, "monotonic", lambda: now[0])
         path = tmp_path / "log.csv"
         logger = CSVLogger(path)
         logger.on_train_begin(Event(None, "train", step=0, epoch=0))
+        try:
+            for epoch in range(3):
+                logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs={"loss": 1.0}))
+                assert len(rows(path)) == (epoch + 1 - late if epoch else 1)
+                now[0] += seconds
+            logger.state_dict()
+            assert len(rows(path)) == 3
+        finally:
+            logger.on_train_end(Event(None, "train", step=3, epoch=2))
+        assert len(rows(path)) == 3
+
+    def test_rows_in_quick_succession_do_not_wait_for_their_step(self, tmp_path):
+        reads = []
+        logger = CSVLogger(tmp_path / "log.csv")
+        logger.on_train_begin(Event(None, "train", step=0, epoch=0))
         for epoch in range(3):
-            logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs={"loss": 1.0}))
-            assert len(rows(path)) == epoch + 1
+            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0})
+            logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
+            assert reads == list(range(max(epoch, 1)))
         logger.on_train_end(Event(None, "train", step=3, epoch=2))
+        assert reads == [0, 1, 2]
 
     def test_a_resumed_run_has_the_rows_of_the_whole_one(self, tmp_path):
         logs = [{"loss": float(i)} for i in range(4)]
@@ -114,6 +134,18 @@ class TestTensorBoard:
         run([TensorBoard(tmp_path)], [{"loss": 0.5}, {"loss": 0.25, "val_loss": 2.0}, {"loss": 4.0}])
         assert read_events(tmp_path / "train") == {"epoch_loss": [(4, 0.5), (8, 0.25), (12, 4.0)]}
         assert read_events(tmp_path / "validation") == {"epoch_loss": [(8, 2.0)]}
+
+    def test_with_a_checkpoint_the_files_are_complete(self, tmp_path):
+        callback = TensorBoard(tmp_path)
+        callback.on_train_begin(Event(None, "train", step=0, epoch=0))
+        reads = []
+        for epoch in range(3):
+            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0})
+            callback.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
+        assert reads == [0, 1]
+        assert callback.state_dict() == {}
+        assert reads == [0, 1, 2]
+        callback.on_train_end(Event(None, "train", step=3, epoch=2))
 
     def test_steps_read_only_when_due(self, tmp_path):
         reads = []

@@ -119,6 +119,27 @@ def test_a_bar_reads_by_the_clock(terminal, clock):
     assert reads == list(range(3, 31, 3))
 
 
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_short_epochs_show_their_values_while_the_next_one_runs(terminal, capsys, verbose):
+    callbacks, reads = CallbackList([ProgressBar(verbose)]), []
+    event = {"trainer": None, "phase": "train", "steps": 1}
+    callbacks.emit("on_train_begin", Event(**event, step=0, epoch=0))
+    for epoch in range(4):
+        callbacks.emit("on_epoch_begin", Event(**event, step=epoch, epoch=epoch))
+        callbacks.emit("on_train_batch_end", Event(**event, step=epoch + 1, epoch=epoch, batch=0))
+        logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": epoch})
+        callbacks.emit("on_epoch_end", Event(**event, step=epoch + 1, epoch=epoch, logs=logs))
+        assert reads == list(range(max(epoch, 1)))
+    callbacks.emit("on_train_end", Event(**event, step=4, epoch=3))
+    assert reads == [0, 1, 2, 3]
+    lines = (terminal.getvalue() if verbose == 1 else capsys.readouterr().out).strip("\n").split("\n")
+    assert len(lines) == 4
+    for epoch, line in enumerate(lines):
+        last = line.split("\r")[-1]
+        assert f"epoch {epoch + 1}" in last
+        assert re.search(rf"loss[= ]{epoch}\b", last)
+
+
 def test_several_steps_in_one_event(terminal):
     callbacks = CallbackList([ProgressBar()])
     callbacks.emit("on_epoch_begin", Event(None, "train", step=0, epoch=0, steps=8))
