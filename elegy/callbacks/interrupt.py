@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 
@@ -19,6 +19,9 @@ _MEETINGS = itertools.count(1)
 
 class Interrupts:
     """The handler of one run: remembers its first signal.
+
+    As a context manager it holds a second Ctrl-C back until the block ends: inside, a step consumes the state's
+    buffers, and its results are not yet where they belong.
 
     Args:
         trainer: the object whose `stop_training` is set.
@@ -36,6 +39,19 @@ class Interrupts:
         self.trainer = trainer
         self.signal: int | None = None
         self._passed_on = False
+        self._holds = self._held_back = False
+
+    def __enter__(self) -> Self:
+        """From here on a second Ctrl-C waits."""
+        self._holds = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Raises what waited."""
+        self._holds = False
+        if self._held_back:
+            self._held_back = False
+            raise KeyboardInterrupt
 
     @property
     def interrupted(self) -> bool:
@@ -61,7 +77,10 @@ class Interrupts:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Receives a signal."""
         if (self.interrupted or self._passed_on) and signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            if not self._holds:
+                raise KeyboardInterrupt
+            self._held_back = True
+            return
         if self.interrupted:
             return
         if jax.distributed.is_initialized():

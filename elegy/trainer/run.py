@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -93,7 +94,7 @@ class Run:
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
-        self.interrupts: Interrupts | None = None
+        self.interrupts = Interrupts(trainer)
         self.logs: Mapping[str, float] = {}
         self._started = time.monotonic()
 
@@ -158,7 +159,7 @@ class Run:
     def over(self) -> bool:
         """Whether the run ends before the next step."""
         plan = self.plan
-        if self.interrupts is not None and self.trainer.strategy.processes > 1:
+        if self.trainer.strategy.processes > 1:
             self.interrupts.agree()
         return (
             self.trainer.stop_training
@@ -182,16 +183,20 @@ class Run:
         limit = None if plan.max_steps is None else plan.max_steps - self.steps
         chunks = feeder.chunks(cell, order, limit, self.cursor)
         stopped = False
+        held: AbstractContextManager[Any] = self.interrupts if runner.compiles(cell.cls, "train") else nullcontext()
         try:
             for chunk in chunks:
                 heard = self.callbacks.batches_heard("train", trainer.step, self.examples, chunk.sizes)
                 if heard:
                     self.emit("on_train_batch_begin", batch=chunk.first)
-                out = runner.run("train", cell, chunk, trainer.epoch)
-                self.before.forget()
-                self.steps += chunk.count
+                sizes: tuple[int, ...] = ()
                 done = 0
                 try:
+                    with held:
+                        out = runner.run("train", cell, chunk, trainer.epoch)
+                        sizes = chunk.sizes
+                        self.before.forget()
+                        self.steps += chunk.count
                     if trainer._watch.guards:
                         trainer._watch.saw(out, trainer.step, trainer.epoch, cell)
                     for k in heard:
@@ -202,7 +207,7 @@ class Run:
                         self.logs = out.logs(k)
                         self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs)
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
-                    self._count(chunk.sizes[done:])
+                    self._count(sizes[done:])
                 self.logs = out.logs(chunk.count - 1)
                 if stopped := self.over():
                     break

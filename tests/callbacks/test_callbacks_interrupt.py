@@ -43,6 +43,30 @@ def test_the_second_raises(trainer):
             ctrl_c()
 
 
+def test_the_second_waits_for_the_end_of_what_holds_it(trainer):
+    done = []
+
+    def hold(interrupts):
+        with interrupts:
+            ctrl_c()
+            ctrl_c()
+            done.append(1)
+
+    with handle_interrupts(trainer) as interrupts:
+        ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            hold(interrupts)
+        with interrupts:
+            done.append(2)
+    assert done == [1, 2]
+
+
+def test_the_first_does_not_wait(trainer):
+    with handle_interrupts(trainer) as interrupts, interrupts:
+        ctrl_c()
+        assert trainer.stop_training
+
+
 def test_afterwards_ctrl_c_raises_as_before(trainer):
     with handle_interrupts(trainer):
         pass

@@ -422,6 +422,45 @@ def test_the_second_interrupt_raises_with_the_state_readable():
     assert_same_bits(host(trainer.state), host(whole.state))
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_second_interrupt_waits_while_a_compiled_step_holds_the_buffers(k, monkeypatch):
+    """It comes when the executable has consumed the old state, and the new one is not yet in its place."""
+    trainer, whole = trainer_of(High), trainer_of(High)
+    fit(trainer, 1, steps_per_execution=k)
+    fit(whole, 1, steps_per_execution=k)
+    put = trainer._cell.put
+    consumed = []
+
+    def interrupted_put(positions, leaves):
+        consumed.append(not trainer._cell.readable())
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        put(positions, leaves)
+
+    monkeypatch.setattr(trainer._cell, "put", interrupted_put)
+    monkeypatch.setattr(trainer._runner, "reset", lambda cell, phase: None)  # it puts too, but consumes nothing
+    monkeypatch.setattr(whole._runner, "reset", lambda cell, phase: None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, 1, steps_per_execution=k)
+    assert consumed == [True]
+    assert trainer.step == 3 + k
+    fit(whole, 1, max_steps=k, steps_per_execution=k)
+    assert_same_bits(host(trainer.state), host(whole.state))
+
+
+def test_the_second_interrupt_ends_a_step_in_python_at_once():
+    class Python(Core):
+        def train_step(self, batch, batch_idx, epoch_idx):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the step goes on")
+
+    trainer = eg.Trainer(Python())
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer)
+    assert trainer.step == 0
+
+
 def test_after_fit_ctrl_c_raises_as_ever():
     fit(trainer_of(High), 1)
     with pytest.raises(KeyboardInterrupt):
