@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from elegy.types import PyTree
+
+T = TypeVar("T")
 
 
 def initialize(
@@ -136,3 +138,61 @@ def from_first(value: PyTree) -> PyTree:
     from jax.experimental import multihost_utils
 
     return multihost_utils.broadcast_one_to_all(value)
+
+
+def collect(value: PyTree) -> PyTree:
+    """Arrays that are divided over several processes, whole in every process; all of them must call it.
+
+    Parameters under `"fsdp"` are such arrays: no process can read them alone.
+
+    Args:
+        value: a tree, for example `trainer.state.params`.
+
+    Returns:
+        The tree with NumPy arrays (for typed keys, JAX arrays of this process) in place of arrays that lie on several
+        processes; everything else is as it was.
+
+    Example:
+        >>> collect({"w": np.arange(2), "steps": 3})
+        {'steps': 3, 'w': array([0, 1])}
+    """
+    return jax.tree.map(_collected, value)
+
+
+def _collected(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return leaf
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_collected(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    if leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def together(action: Callable[[], T], what: str) -> T:
+    """Runs an action in every process, so that one in which it fails does not leave the others waiting.
+
+    Args:
+        action: the same step of the program in every process.
+        what: names it, for the message.
+
+    Raises:
+        RuntimeError: when it failed in another process; where it failed, its own error is raised.
+
+    Example:
+        >>> together(lambda: 3, "counting")
+        3
+    """
+    if jax.process_count() == 1:
+        return action()
+    try:
+        result = action()
+    except Exception:
+        gather(np.bool_(True))
+        raise
+    failed = np.flatnonzero(gather(np.bool_(False)))
+    if failed.size:
+        raise RuntimeError(f"{what} failed in process {failed[0]}: its own error says why.")
+    return result

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import shard_map
 from jax.sharding import Mesh, PartitionSpec
 
 from elegy.strategies.kernel import MeshKernel
-from elegy.strategies.mesh import MeshStrategy, check_enough
+from elegy.strategies.mesh import MeshStrategy, check_enough, check_reaches
 from elegy.strategies.packing import SMALL, packed
 from elegy.strategies.sharded import Sharded
 from elegy.strategies.strategy import Kind, M, Strategy, struct_of
@@ -38,7 +39,8 @@ class DataParallel(MeshStrategy):
         axis_name: the name of the axis of replicas.
 
     Raises:
-        ValueError: when there are not that many devices, or one is named twice.
+        TypeError: when `devices` is neither a number nor a list of devices.
+        ValueError: when there are not that many devices, one is named twice, or a process has none of them.
 
     Example:
         >>> strategy = DataParallel(devices=1)
@@ -56,10 +58,17 @@ class DataParallel(MeshStrategy):
                 raise ValueError(f"devices={devices}: data parallelism needs at least one device.")
             check_enough(devices, f"DataParallel(devices={devices})")
             chosen = tuple(jax.devices()[:devices])
+            check_reaches(chosen, f"DataParallel(devices={devices})", counted=True)
         else:
-            chosen = tuple(jax.devices() if devices is None else devices)  # type: ignore[arg-type]
+            given = jax.devices() if devices is None else devices
+            if not isinstance(given, (list, tuple, np.ndarray)) or not all(
+                isinstance(one, jax.Device) for one in given
+            ):
+                raise TypeError(f"devices must be a number or a list of JAX devices, not {devices!r}.")
+            chosen = tuple(given)
             if not chosen or len(set(chosen)) < len(chosen):
                 raise ValueError(f"devices must name at least one device, and each once: {devices!r}.")
+            check_reaches(chosen, f"DataParallel(devices={devices!r})")
         object.__setattr__(self, "devices", chosen)
         object.__setattr__(self, "axis_name", axis_name)
         object.__setattr__(self, "mesh", Mesh(chosen, (axis_name,)))

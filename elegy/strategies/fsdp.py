@@ -11,6 +11,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from elegy.names import path_name
+from elegy.strategies.rules import axes_of, parts
 from elegy.strategies.sharded import Sharded
 from elegy.types import PyTree
 
@@ -33,8 +34,8 @@ class FSDP(Sharded):
         shard_batch_stats: whether the batch statistics are divided too.
 
     Raises:
-        TypeError: as `Sharded`.
-        ValueError: as `Sharded`.
+        TypeError: as `Sharded`, and when `min_size` is no integer.
+        ValueError: as `Sharded`, and when `min_size` is negative.
 
     Example:
         >>> strategy = FSDP({"data": 1}, min_size=4)
@@ -45,20 +46,28 @@ class FSDP(Sharded):
     min_size: int = 1024
     shard_batch_stats: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.min_size, bool) or not isinstance(self.min_size, int):
+            raise TypeError(f"min_size must be a number of elements, not {self.min_size!r}.")
+        if self.min_size < 0:
+            raise ValueError(f"min_size must not be negative: {self.min_size}.")
+
     def spec(self, path: str, leaf: Any) -> PartitionSpec:
         """Where a leaf lies: by the rules, and along one more dimension over the data axes."""
         given = super().spec(path, leaf)
-        if math.prod(leaf.shape) < self.min_size or not self.axes:
+        named = axes_of(given)  # a rule may name a data axis itself
+        axes = tuple(axis for axis in self.axes if axis not in named)
+        if math.prod(leaf.shape) < self.min_size or not axes:
             return given
         if path.startswith(_STATISTICS) and not self.shard_batch_stats:
             return given
         entries = [*given, *[None] * (len(leaf.shape) - len(given))]
-        free = [
-            d for d, n in enumerate(leaf.shape) if entries[d] is None and n % self.replicas == 0 and n >= self.replicas
-        ]
+        count = parts(axes, self.mesh)  # type: ignore[arg-type]  # a Mesh once constructed
+        free = [d for d, n in enumerate(leaf.shape) if entries[d] is None and n % count == 0 and n >= count]
         if not free:
             return given
-        entries[max(free, key=lambda d: leaf.shape[d])] = self.axes if len(self.axes) > 1 else self.axes[0]
+        entries[max(free, key=lambda d: leaf.shape[d])] = axes if len(axes) > 1 else axes[0]
         return PartitionSpec(*entries)
 
     def use_params(self, params: PyTree) -> PyTree:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from elegy.distributed import collect
 from elegy.names import path_name
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.strategy import Kind, Strategy, to_host
@@ -142,18 +143,7 @@ class MeshStrategy(Strategy):
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
         """Copies the outputs to NumPy; every process receives all of them."""
-        if self.processes > 1:
-            from jax.experimental import multihost_utils
-
-            outputs = jax.tree.map(
-                lambda leaf: (
-                    leaf
-                    if leaf.is_fully_addressable or leaf.is_fully_replicated
-                    else multihost_utils.process_allgather(leaf, tiled=True)
-                ),
-                outputs,
-            )
-        return to_host(outputs)
+        return to_host(collect(outputs))
 
     def compile(
         self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
@@ -172,13 +162,14 @@ def as_mesh(given: Any, default: str) -> Mesh:
 
     Raises:
         TypeError: for anything else.
-        ValueError: when there are too few devices, or they do not divide into the sizes.
+        ValueError: when there are too few devices, they do not divide into the sizes, or a process has none of them.
 
     Example:
         >>> dict(as_mesh({"data": 1}, "data").shape)
         {'data': 1}
     """
     if isinstance(given, Mesh):
+        check_reaches(given.devices.flat, f"the mesh {dict(given.shape)}")
         # Axes of type Auto: the partitioner decides what nobody said, in code that knows no mesh.
         return Mesh(given.devices, given.axis_names)
     if given is None:
@@ -203,6 +194,7 @@ def as_mesh(given: Any, default: str) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // known
     need = math.prod(sizes)
     check_enough(need, f"the mesh {dict(given)}")
+    check_reaches(devices[:need], f"the mesh {dict(given)}", counted=True)
     auto = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes), tuple(given), axis_types=auto, devices=devices[:need])
 
@@ -222,6 +214,28 @@ def check_enough(need: int, what: str) -> None:
         )
 
 
+def check_reaches(devices: Iterable[jax.Device], what: str, *, counted: bool = False) -> None:
+    """Checks that the processes that use a mesh have devices in it.
+
+    Args:
+        devices: the devices of the mesh.
+        what: what asked for them.
+        counted: whether the user gave their number alone; otherwise a process may choose devices of its own.
+
+    Raises:
+        ValueError: naming a process that has none.
+    """
+    have = {device.process_index for device in devices}
+    need = range(jax.process_count()) if counted else [jax.process_index()]
+    missing = [process for process in need if process not in have]
+    if missing:
+        raise ValueError(
+            f"{what} has no device of process {missing[0]}, but every process runs the step: there are "
+            f"{jax.device_count()} devices in {jax.process_count()} processes. Use devices of all of them, or give "
+            "each process devices of its own, `jax.local_devices()`."
+        )
+
+
 def _put(value: PyTree, shardings: PyTree, mesh: Mesh) -> PyTree:
     if not mesh.is_multi_process:
         return jax.device_put(value, shardings)
@@ -229,13 +243,14 @@ def _put(value: PyTree, shardings: PyTree, mesh: Mesh) -> PyTree:
 
 
 def _put_everywhere(leaf: Any, sharding: NamedSharding) -> Any:
-    """Places a value that every process holds; what lies on several processes already is moved by JAX."""
-    if isinstance(leaf, jax.Array):
-        if not leaf.is_fully_addressable:
-            return jax.device_put(leaf, sharding)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = _put_everywhere(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    """Places a value that every process holds; what lies on the same devices already is moved by JAX."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if leaf.sharding.device_set == sharding.device_set:
+            return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
+        leaf = collect(leaf)
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_everywhere(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

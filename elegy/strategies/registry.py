@@ -30,7 +30,7 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
 
     Raises:
         ValueError: when the name is taken.
-        TypeError: when `factory` cannot be called.
+        TypeError: when the name is no string, or `factory` cannot be called.
 
     Example:
         >>> import jax
@@ -38,6 +38,8 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
         >>> resolve_strategy("first_device").compiles
         True
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a strategy must be a string, not {name!r}.")
     if not callable(factory):
         raise TypeError(f"the factory of strategy {name!r} must be a function without arguments, not {factory!r}.")
     if name in _REGISTRY:
@@ -50,7 +52,7 @@ def resolve_strategy(strategy: Any) -> Strategy:
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
-        TypeError: for anything else that is no strategy.
+        TypeError: for anything else that is no strategy, and for a name whose factory made none.
 
     Example:
         >>> resolve_strategy("eager")
@@ -66,4 +68,9 @@ def resolve_strategy(strategy: Any) -> Strategy:
         close = difflib.get_close_matches(strategy, _REGISTRY, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown strategy {strategy!r}.{hint} Known strategies: {', '.join(_REGISTRY)}.")
-    return _REGISTRY[strategy]()
+    made = _REGISTRY[strategy]()
+    if not isinstance(made, Strategy):
+        raise TypeError(
+            f"the factory registered as strategy {strategy!r} must return an elegy.strategies.Strategy, not {made!r}."
+        )
+    return made

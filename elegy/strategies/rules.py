@@ -30,7 +30,8 @@ def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
         rules: patterns, and for each dimension an axis name, a tuple of axis names, or `None`.
 
     Raises:
-        TypeError: when a placement is neither a tuple nor a `PartitionSpec`.
+        TypeError: when they are no pairs, a pattern is no string, or a placement is neither a tuple nor a
+            `PartitionSpec`.
 
     Example:
         >>> as_rules({"*/kernel": (None, "model")})
@@ -38,7 +39,13 @@ def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
     """
     items = rules.items() if isinstance(rules, Mapping) else rules
     out = []
-    for pattern, spec in items:
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[0], str):
+            raise TypeError(
+                f"rules must be a dict or pairs of a pattern and a placement, such as {{'*/kernel': (None, 'model')}}, "
+                f"but one is {item!r}."
+            )
+        pattern, spec = item
         if isinstance(spec, str) or not isinstance(spec, (tuple, list, PartitionSpec)):
             raise TypeError(
                 f"the rule {pattern!r}: {spec!r} must give a tuple with an axis name or None for each dimension, for "

@@ -58,6 +58,8 @@ class Sharded(MeshStrategy):
                     f"data_axes={axes!r}: the mesh axis {axis!r} does not exist. "
                     f"The mesh has the axes {', '.join(map(repr, mesh.axis_names))}."
                 )
+            if axes.count(axis) > 1:
+                raise ValueError(f"data_axes={axes!r} names the mesh axis {axis!r} twice.")
         for name, value in (("mesh", mesh), ("data_axes", axes), ("rules", rules)):
             object.__setattr__(self, name, value)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.distributed import collect
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.keys import bare, key_impls, typed
@@ -136,6 +137,14 @@ class StateCell:
         self.put_state(extension(placed))
         if foreign is None or foreign:
             self._foreign = None
+
+    def moved(self, strategy: Strategy, *, place: bool) -> Self:
+        """A cell with the same state for another strategy, which places it now or when it is needed."""
+        state = self.get()
+        if place:
+            # Devices of one process can take nothing from those of another.
+            state = strategy.place_state(state if strategy.processes > 1 else collect(state))
+        return type(self)(strategy, state)
 
     def fork(self) -> Self:
         """Another cell with the same state; moving one leaves the other as it is."""

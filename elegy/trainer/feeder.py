@@ -14,7 +14,7 @@ import numpy as np
 
 from elegy.callbacks import CallbackList
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, rows, unpack
-from elegy.distributed import gather
+from elegy.distributed import gather, together
 from elegy.module.levels import level_of
 from elegy.module.masking import can_mask
 from elegy.trainer import checks
@@ -23,7 +23,7 @@ from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, resiz
 from elegy.trainer.fusing import steps_per_execution
 from elegy.trainer.program import CompiledPhase
 from elegy.trainer.runner import Runner
-from elegy.trainer.shares import joined_chunks, share_rows
+from elegy.trainer.shares import first_of_share, joined_chunks, longest, share_rows
 from elegy.types import Batch, PyTree
 
 logger = logging.getLogger("elegy")
@@ -88,7 +88,7 @@ class Feeder:
         once: bool = False,
     ):
         self.runner, self.phase, self.source, self.limit, self.fuse = runner, phase, source, limit, fuse
-        self.finite, self.once = finite, once
+        self.finite, self.once, self._what = finite, once, what
         self.plan: EpochPlan | None = None
         if isinstance(source, ArraySource):
             self.plan = EpochPlan(source.size, batch_size, drop_remaining, limit, what)  # type: ignore[arg-type]
@@ -106,6 +106,10 @@ class Feeder:
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
         self._placed_at = False  # whether the pass was put in its place, so that its first batch is still to come
+        self._known: int | None = None
+        if isinstance(source, IterableSource):
+            self._known = None if source.one_shot else source.steps
+            self._known = longest(self._known) if self._joins else self._known
 
     def beside(
         self, source: ArraySource | IterableSource | None, batch_size: Any, steps: Any, fuse: int | str
@@ -137,7 +141,7 @@ class Feeder:
         """The number of batches in a pass, where it is known."""
         if self.plan is not None:
             return self.plan.steps
-        return self.limit or (None if self.source.one_shot else self.source.steps)  # type: ignore[union-attr]
+        return self.limit or self._known
 
     @property
     def batch_size(self) -> int | None:
@@ -155,10 +159,15 @@ class Feeder:
             assert isinstance(self.source, ArraySource)
             return self.source.slice(*self.plan.batch_rows(0))
         if self._pass is None:
-            self._pass = self.source.batches(self.limit)  # type: ignore[union-attr]
-            self._first = next(self._pass)
-            self._check_values(self._first, 0)
+            self._first = first_of_share(self._begin, self._what) if self._joins else self._begin()
         return self._first
+
+    def _begin(self) -> Batch:
+        """Begins a pass of an iterable."""
+        self._pass = self.source.batches(self.limit)  # type: ignore[union-attr]
+        first = next(self._pass)
+        self._check_values(first, 0)
+        return first
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
         """Where an iterable stands, fit for JSON; `None` for arrays, whose cursor says it all.
@@ -199,7 +208,9 @@ class Feeder:
         self._pass, self._placed_at = None, False
         if self._joins:
             given = itertools.islice(self._checked(batches, cell.cls, start.batches), limit)
-            return joined_chunks(given, form, self.runner.strategy, start.batches)
+            return joined_chunks(
+                given, self._for_step(self._first, cell.cls), form, self.runner.strategy, start.batches
+            )
         return iterable_chunks(
             itertools.islice(self._checked(batches, cell.cls, start.batches), limit),
             form,
@@ -245,6 +256,23 @@ class Feeder:
         if type(batch) is tuple and len(batch) == 1 and level_of(cls, self.phase) != "high":
             return batch[0]
         return batch
+
+    def check_labels(self, cell: StateCell) -> None:
+        """Runs the checks of the losses and metrics on the labels of the first batch, each process on its share's.
+
+        Raises:
+            ValueError: when labels do not fit the outputs.
+            RuntimeError: when another process's do not.
+        """
+        batch = self.first_batch()
+        if self._joins:
+            together(lambda: self._check_labels(cell, batch), f"the check of the labels of {self._what}")
+        else:
+            self._check_labels(cell, batch)
+
+    def _check_labels(self, cell: StateCell, batch: Batch) -> None:
+        if self.phase != "pred" and rows(batch):
+            checks.labels(cell, self.phase, batch)
 
     def prepare(self, cell: StateCell) -> StateCell:
         """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled.

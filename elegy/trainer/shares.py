@@ -4,43 +4,109 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from elegy.data import pad_rows, rows, take_rows
-from elegy.distributed import from_first, gather
+from elegy.distributed import from_first, gather, together
+from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.feed import Chunk, Form, resized, structure
 from elegy.types import Batch
 
 
-def joined_chunks(batches: Iterator[Batch], form: Form, strategy: Strategy, first: int) -> Iterator[Chunk]:
+def longest(steps: int | None) -> int | None:
+    """The number of batches of the longest share, where every process knows its own."""
+    known = gather(np.int64(-1 if steps is None else steps))
+    return None if (known < 0).any() else int(known.max())
+
+
+def first_of_share(read: Callable[[], Batch], what: str) -> Batch:
+    """Reads the first batch of this process's share.
+
+    Args:
+        read: reads it.
+        what: the call, for messages.
+
+    Raises:
+        RuntimeError: when reading failed in another process; where it failed, its own error is raised.
+        ValueError: when the batches of the processes differ in more than the number of rows.
+    """
+    batch = together(read, f"reading the first batch of {what}")
+    form = ", ".join(
+        f"{path_name(path) or 'inputs'}: {leaf.dtype}{['rows', *leaf.shape[1:]]}".replace("'", "")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(structure(batch))
+    )
+    forms = gather(np.uint32(zlib.crc32(f"{jax.tree.structure(batch)} {form}".encode())))
+    if (forms != forms[0]).any():
+        other = int(np.flatnonzero(forms != forms[0])[0])
+        raise ValueError(
+            f"the processes feed {what} batches of different forms: process {other} and process 0 differ in more than "
+            f"the number of rows. In process {jax.process_index()} it is {form}."
+        )
+    return batch
+
+
+def joined_chunks(batches: Iterator[Batch], like: Batch, form: Form, strategy: Strategy, first: int) -> Iterator[Chunk]:
     """Joins one batch of each process into a global one, until no process has any.
 
     The processes tell each other the sizes of their batches, so that iterables of different lengths and short
-    batches are exact, and no process waits for one that has ended.
+    batches are exact, and no process waits for one that has ended or failed.
 
     Args:
         batches: this process's batches.
+        like: one of them, perhaps without rows; what this process brings once it has no more.
         form: the form that the phase wants.
         strategy: how data is placed.
         first: the index of the first batch.
+
+    Raises:
+        RuntimeError: when reading failed in another process; where it failed, its own error is raised.
     """
-    filler: Batch = None
+    filler = _with_rows(like)
     full = 0
     for number in itertools.count(first):
-        batch = next(batches, None)
-        sizes = gather(np.int64(0 if batch is None else rows(batch)))
+        batch, sizes = _read(batches, number)
         if not sizes.any():
             return
-        filler = batch if filler is None else filler
         full = max(full, int(sizes.max())) if form.masked else int(sizes.max())
-        yield _joined(
-            filler if batch is None else batch, sizes, share_rows(form, full, len(sizes)), form, strategy, number
-        )
+        share = share_rows(form, full, len(sizes))
+        yield _joined(filler if batch is None else batch, sizes, share, form, strategy, number)
+
+
+def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarray]:
+    """This process's next batch, `None` where it has no row, and the sizes of all."""
+    try:
+        batch = next(batches, None)
+        size = 0 if batch is None else rows(batch)
+    except Exception:
+        gather(np.int64(-1))
+        raise
+    sizes = gather(np.int64(size))
+    if (sizes < 0).any():
+        failed = int(np.argmax(sizes < 0))
+        raise RuntimeError(f"reading batch {number} failed in process {failed}: its own error says why.")
+    return batch if size else None, sizes
+
+
+def _with_rows(like: Batch) -> Batch:
+    """A batch of real examples, another process's where this one has none."""
+    has = gather(np.bool_(rows(like) > 0))
+    if has.all():
+        return like
+    stacks = gather(_padded(take_rows(like, min(rows(like), 1)), 1))
+    return jax.tree.map(lambda stack: stack[int(np.argmax(has))], stacks)
+
+
+def _padded(batch: Batch, to: int) -> Batch:
+    """A batch of `to` rows; where there is none to repeat, others' will be used."""
+    if rows(batch):
+        return pad_rows(batch, to)
+    return jax.tree.map(lambda leaf: np.zeros((to, *leaf.shape[1:]), leaf.dtype), batch)
 
 
 def agreed(batch: Batch) -> Batch:
@@ -50,7 +116,7 @@ def agreed(batch: Batch) -> Batch:
         batch: this process's own; of the same kind everywhere, but for the number of rows.
     """
     count = int(gather(np.int64(rows(batch)))[0])
-    return from_first(pad_rows(take_rows(batch, min(rows(batch), count)), count))
+    return from_first(_padded(take_rows(batch, min(rows(batch), count)), count))
 
 
 def share_rows(form: Form, count: int, processes: int) -> int:

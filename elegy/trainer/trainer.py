@@ -139,8 +139,7 @@ class Trainer(OnBatch, Files, Report):
         if self._run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
         runner = Runner(resolve_strategy(strategy), self._watch.guards)
-        state = runner.strategy.place_state(self.state) if self._initialized else self.state
-        self._cell = StateCell(runner.strategy, state)
+        self._cell = self._cell.moved(runner.strategy, place=self._initialized)
         self._runner = runner
 
     # training
@@ -373,8 +372,7 @@ class Trainer(OnBatch, Files, Report):
                 checks.can_run(self._cell, feeder.phase)
         traced = cell = self._planned(feeders[0].first_batch())
         for feeder in feeders:
-            if feeder.phase != "pred":
-                checks.labels(cell, feeder.phase, feeder.first_batch())
+            feeder.check_labels(cell)
             traced = feeder.prepare(traced)
         self._adopt(cell)
 

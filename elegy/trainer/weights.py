@@ -12,6 +12,7 @@ from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, s
 from elegy.checkpoint.directory import local_path, locate
 from elegy.checkpoint.leaves import named_leaves
 from elegy.checkpoint.manifest import read_manifest
+from elegy.distributed import collect, is_first, together
 from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of
 from elegy.metrics import Metric
@@ -56,7 +57,8 @@ def save(trainer: Any, path: str | Path) -> None:
         raise CheckpointError("there are no weights to save yet: fit, or call init_on_batch first.")
     flat = flat_weights(trainer.state)
     if Path(path).suffix == _SUFFIX:
-        save_safetensors(path, flat)
+        flat = collect(flat)
+        together(lambda: save_safetensors(path, flat) if is_first() else None, f"writing {path}")
     else:
         store.save(path, flat, {"module": type(trainer.state).__name__}, kind=KIND)
 

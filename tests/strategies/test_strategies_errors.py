@@ -28,6 +28,12 @@ CONSTRUCTION = {
         "names the mesh axis 'model' twice",
     ),
     "a data axis that does not exist": (lambda: FSDP({"data": 2}, data_axes=("rows",)), "axis 'rows' does not exist"),
+    "a data axis twice": (lambda: FSDP({"data": 2}, data_axes=("data", "data")), "names the mesh axis 'data' twice"),
+    "rules that are no pairs": (lambda: Sharded({"data": 2}, rules=[("*/kernel",)]), "pairs of a pattern"),  # type: ignore[list-item]
+    "a pattern that is no string": (lambda: Sharded({"data": 2}, rules={3: (None,)}), "pairs of a pattern"),  # type: ignore[dict-item]
+    "a negative size": (lambda: FSDP({"data": 2}, min_size=-1), "must not be negative"),
+    "a size that is no number": (lambda: FSDP({"data": 2}, min_size="8"), "a number of elements"),  # type: ignore[arg-type]
+    "devices by another name": (lambda: DataParallel("cpu"), "a list of JAX devices"),  # type: ignore[arg-type]
     "no mesh": (lambda: Sharded(4), "a dict of axis sizes"),
     "a rule without a tuple": (
         lambda: Sharded({"data": 1, "model": 2}, rules={"*/kernel": "model"}),
@@ -89,6 +95,11 @@ def test_the_registry_knows_five_strategies_and_the_users_own() -> None:
         register_strategy("first_two_devices", Jit)
     with pytest.raises(TypeError, match="function without arguments"):
         register_strategy("other", Jit())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name of a strategy must be a string"):
+        register_strategy(Jit, Jit)  # type: ignore[arg-type]
+    register_strategy("no_strategy", dict)
+    with pytest.raises(TypeError, match="'no_strategy' must return"):
+        resolve_strategy("no_strategy")
     with pytest.raises(ValueError, match="Did you mean 'sharded'"):
         eg.Trainer(MODELS["mlp"].make(), strategy="shraded")
     with pytest.raises(TypeError, match=r"pass an instance, `FSDP\(\)`"):
