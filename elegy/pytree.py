@@ -175,6 +175,7 @@ class _PytreeMeta(abc.ABCMeta):
             _FIELD_READERS[cls]()
 
 
+# Not `frozen_default`: type checkers would refuse what a hand-written `__init__` and `toplevel_mutable` assign.
 @dataclass_transform(field_specifiers=(field, static_field), eq_default=False)
 class Pytree(metaclass=_PytreeMeta):
     """A frozen dataclass that is a JAX pytree with named key paths.
