@@ -1,4 +1,4 @@
-"""SIGTERM or Ctrl-C in one of two processes stops both after the same step, saved; a relaunch ends the run."""
+"""Processes that are told to stop, or are lost: the others end too, and a relaunch ends the run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WORKER = """
 import json, sys, time
 import numpy as np, optax
 import elegy as eg
-rank, port, folder, slow = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
-eg.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+rank, port, folder, slow, timeout = int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5])
+eg.distributed.initialize(f"127.0.0.1:{port}", 2, rank, heartbeat_timeout=timeout)
 from boring_modules import High, regression
 
 class Slow(eg.Callback):
@@ -38,18 +38,16 @@ json.dump(out, open(f"{folder}/result {rank}", "w"))
 """
 
 
-def launch(folder, slow):
+def launch(folder, slow, heartbeat_timeout=100):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "NPROC": "8"}
     command = [sys.executable, "-c", WORKER]
+    told = [str(port), str(folder), str(slow), str(heartbeat_timeout)]
     return [
-        subprocess.Popen(
-            [*command, str(rank), str(port), str(folder), str(slow)], env=environment, stderr=subprocess.PIPE
-        )
-        for rank in range(2)
+        subprocess.Popen([*command, str(rank), *told], env=environment, stderr=subprocess.PIPE) for rank in range(2)
     ]
 
 
@@ -79,3 +77,72 @@ def test_all_processes_stop_after_the_same_step(tmp_path, number):
     assert first == second
     assert first[:2] == [160, None]
     assert len(first[2]) == 20
+
+
+def test_a_lost_process_ends_the_other_and_a_relaunch_ends_the_run(tmp_path):
+    processes = launch(tmp_path, 0.05, heartbeat_timeout=10)
+    try:
+        while not (tmp_path / "checkpoints" / "step_00000016").exists() and processes[0].poll() is None:
+            time.sleep(0.05)
+        processes[1].kill()
+        _, errors = processes[0].communicate(timeout=80)  # JAX's own timeout is 100 s: nobody waits for that
+    finally:
+        for process in processes:
+            process.kill()
+        processes[1].communicate()
+    assert processes[0].returncode != 0, errors.decode()[-3000:]
+    before = [int(step) for step in (tmp_path / "steps").read_text().split()]
+    first, second = results(tmp_path, launch(tmp_path, 0))
+    assert first == second
+    assert first[:2] == [160, None]
+    after = [int(step) for step in (tmp_path / "steps").read_text().split()][len(before) :]
+    assert before == list(range(1, before[-1] + 1))
+    assert after == list(range(after[0], 161))
+    assert 16 < after[0] <= before[-1] + 1
+    assert before[-1] - (after[0] - 1) <= 8  # it is saved after every epoch of 8 steps
+
+    (tmp_path / "whole").mkdir()
+    whole, _ = results(tmp_path / "whole", launch(tmp_path / "whole", 0))
+    assert whole == first
+
+
+SCRIPT = """
+import sys, time
+import optax
+import elegy as eg
+from boring_modules import High, regression
+
+class Slow(eg.Callback):
+    batch_hooks_read = "logs"
+    def on_train_batch_end(self, event):
+        print(event.step, flush=True)
+        time.sleep(float(sys.argv[1]))
+
+trainer = eg.Trainer(High(), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+saver = eg.callbacks.ModelCheckpoint("checkpoints")
+trainer.fit(*regression(64), batch_size=8, epochs=20, verbose=0, callbacks=[saver, Slow()], resume="auto")
+if trainer.interrupted:
+    sys.exit(128 + trainer.interrupted)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_scheduler_reads_the_exit_status(tmp_path, number):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+
+    def start(slow):
+        command = [sys.executable, "-c", SCRIPT, str(slow)]
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    with start(0.05) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, errors.decode()
+    last = int((b"1\n" + out).split()[-1])
+    assert (tmp_path / "checkpoints" / f"step_{last:08d}").exists()
+    with start(0) as process:
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert [int(step) for step in out.split()] == list(range(last + 1, 161))

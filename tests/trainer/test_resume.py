@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +146,17 @@ def test_max_steps_counts_from_the_beginning_of_the_run(tmp_path):
     resumed = trainer()
     fit(resumed, max_steps=9, resume=tmp_path)
     assert resumed.step == 9
+
+
+def test_max_time_counts_from_the_beginning_of_the_run(tmp_path):
+    class Slow(Callback):
+        def on_epoch_end(self, event):
+            time.sleep(0.1)
+
+    cut, resumed = trainer(), trainer()
+    fit(cut, epochs=2, callbacks=[Slow(), ModelCheckpoint(tmp_path)])
+    fit(resumed, epochs=10, resume=tmp_path, max_time=0.1)  # the first two epochs took longer than that
+    assert (resumed.step, resumed.epoch) == (cut.step, 2)
 
 
 def test_callbacks_go_on_where_they_were(tmp_path):
