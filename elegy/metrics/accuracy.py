@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from elegy.losses.reduction import total_weight
+from elegy.losses.reduction import safe_divide, total_weight
 from elegy.metrics.decisions import Counts, DataType, DecisionMetric, class_indices
 from elegy.pytree import field, static_field
 
@@ -23,11 +23,16 @@ class Accuracy(DecisionMetric):
     Args:
         threshold: what a binary or multi-label prediction must exceed to count as yes.
         num_classes: the number of classes or labels; needed for an average other than `micro`.
-        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`), or `samples`: the mean over examples of
+            the part that is right within each, which differs from `micro` where `ignore_index` leaves examples with
+            labels or positions of different number.
         ignore_index: a value of the target whose rows do not count.
         top_k: how many of the highest scores count as predicted.
         subset_accuracy: whether an example is right only if all of its labels or positions are.
         mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
+        mdmc_average: for several classes at several positions, as in `jax_metrics`: `global` takes every position for
+            an example, `samplewise` is `average="samples"`.
+        multiclass: as in `jax_metrics`: True is `mode="multiclass"`, False `mode="binary"`.
         class_id: looks at this class or label alone, as a yes/no decision.
         name: see `Metric`.
         dtype: the dtype of the state.
@@ -44,6 +49,10 @@ class Accuracy(DecisionMetric):
     """
 
     subset_accuracy: bool = static_field(default=False, kw_only=True)
+    mdmc_average: Literal["global", "samplewise"] | None = static_field(default="global", kw_only=True)
+    multiclass: bool | None = static_field(default=None, kw_only=True)
+
+    averages: ClassVar[tuple[str, ...]] = (*DecisionMetric.averages, "samples")
 
     correct: jax.Array = field(init=False)
     total: jax.Array = field(init=False)
@@ -52,6 +61,22 @@ class Accuracy(DecisionMetric):
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
+        if self.multiclass is not None:
+            mode = DataType.MULTICLASS if self.multiclass else DataType.BINARY
+            if self.mode is not None and DataType(self.mode) is not mode:
+                raise ValueError(f"Accuracy: multiclass={self.multiclass} contradicts mode={self.mode!r}: pass one.")
+            vars(self).update(mode=mode)
+        if self.mdmc_average not in ("global", "samplewise", None):
+            raise ValueError(
+                f"Accuracy: mdmc_average={self.mdmc_average!r} is not known. Use 'global' or 'samplewise'."
+            )
+        if self.mdmc_average == "samplewise":
+            if self.average not in ("micro", "samples"):
+                raise ValueError(
+                    f"Accuracy: mdmc_average='samplewise' averages over examples, average={self.average!r} over "
+                    "classes: pass one of them."
+                )
+            vars(self).update(average="samples")
         super().__post_init__()
         if self.subset_accuracy and (self.average != "micro" or self.class_id is not None):
             raise ValueError("Accuracy: subset_accuracy is about whole examples; average and class_id do not apply.")
@@ -71,8 +96,8 @@ class Accuracy(DecisionMetric):
         Raises:
             ValueError: when the shapes do not fit.
         """
-        if self.subset_accuracy:
-            return self._add(*self._count_subsets(jnp.asarray(target), jnp.asarray(preds), sample_weight, mask))
+        if self.subset_accuracy or self.average == "samples":
+            return self._add(*self._count_examples(jnp.asarray(target), jnp.asarray(preds), sample_weight, mask))
         mode, counts = self.count(target, preds, sample_weight, mask)
         if mode is DataType.MULTICLASS and self.class_id is None:
             found = counts.tp + counts.fn
@@ -84,7 +109,7 @@ class Accuracy(DecisionMetric):
         added = {"correct": correct, "total": total, "occurs": occurs, "support": support}
         return self.replace(**{name: getattr(self, name) + value.astype(self.dtype) for name, value in added.items()})
 
-    def _count_subsets(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
+    def _count_examples(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
         mode = self.mode_of(target, preds)
         if mode is DataType.MULTICLASS:
             label, chosen = class_indices(target, preds, self.top_k or 1, "Accuracy")
@@ -94,10 +119,14 @@ class Accuracy(DecisionMetric):
             hit, label = truth == said, target.reshape(truth.shape)
         counts = self.weights(label, None, None) > 0
         rows, inside = hit.shape[0], math.prod(hit.shape[1:])
-        right = jnp.all((hit | ~counts).reshape(rows, inside), axis=1)
+        hit, counts = hit.reshape(rows, inside), counts.reshape(rows, inside)
+        if self.subset_accuracy:
+            right = jnp.all(hit | ~counts, axis=1).astype(jnp.float32)
+        else:
+            right = safe_divide(jnp.sum(hit & counts, axis=1), jnp.sum(counts, axis=1))
         weight = total_weight(sample_weight, mask, (rows,))
         weight = jnp.ones(rows, jnp.float32) if weight is None else weight
-        weight = weight * jnp.any(counts.reshape(rows, inside), axis=1)
+        weight = weight * jnp.any(counts, axis=1)
         total = jnp.sum(weight)
         return Counts(jnp.sum(weight * right), total, total, total)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from elegy.losses.shapes import match_shapes
 from elegy.metrics.metric import Metric
 from elegy.pytree import static_field
 
-Average = Literal["micro", "macro", "weighted", "none"]
-_AVERAGES = ("micro", "macro", "weighted", "none")
+Average = Literal["micro", "macro", "weighted", "none", "samples"]
+_PER_CLASS = ("macro", "weighted", "none")
 
 
 class DataType(enum.Enum):
@@ -83,6 +83,9 @@ class DecisionMetric(Metric):
     mode: DataType | None = static_field(default=None, kw_only=True)
     class_id: int | None = static_field(default=None, kw_only=True)
 
+    averages: ClassVar[tuple[str, ...]] = ("micro", "macro", "weighted", "none")
+    """What `average` may be."""
+
     integers_are = DataType.MULTICLASS
     """What integer predictions of the target's shape are, if nothing else says it."""
 
@@ -92,13 +95,13 @@ class DecisionMetric(Metric):
         what = type(self).__name__
         average = "none" if self.average is None else str(self.average).lower()
         mode = None if self.mode is None else DataType(self.mode)
-        if average not in _AVERAGES:
-            raise ValueError(f"{what}: average={self.average!r} is not known. Use one of {', '.join(_AVERAGES)}.")
-        if average != "micro" and not self.num_classes:
+        if average not in self.averages:
+            raise ValueError(f"{what}: average={self.average!r} is not known. Use one of {', '.join(self.averages)}.")
+        if average in _PER_CLASS and not self.num_classes:
             raise ValueError(f"{what}: average={average!r} keeps a count for each class; pass num_classes=...")
         if average != "micro" and self.class_id is not None:
             raise ValueError(f"{what}: class_id={self.class_id} leaves one class; there is nothing to average.")
-        if average != "micro" and mode is DataType.BINARY:
+        if average in _PER_CLASS and mode is DataType.BINARY:
             raise ValueError(f"{what}: average={average!r} needs classes or labels, but mode='binary' has none.")
         if self.class_id is not None and mode is DataType.BINARY:
             raise ValueError(f"{what}: class_id={self.class_id} needs classes or labels, but mode='binary' has none.")
@@ -110,7 +113,7 @@ class DecisionMetric(Metric):
 
     def zeros(self) -> jax.Array:
         """A state without data: a scalar, or one number for each class."""
-        return jnp.zeros(() if self.average == "micro" else (self.num_classes,), self.dtype)
+        return jnp.zeros((self.num_classes,) if self.average in _PER_CLASS else (), self.dtype)
 
     def mode_of(self, target: Any, preds: Any) -> DataType:
         """What these arrays mean.
@@ -138,7 +141,7 @@ class DecisionMetric(Metric):
                 f"{what}: mode='multiclass', but {shapes} have no axis of classes. Pass mode='binary', or give scores "
                 "of shape (..., classes)."
             )
-        if mode is DataType.BINARY and (self.average != "micro" or self.class_id is not None):
+        if mode is DataType.BINARY and (self.average in _PER_CLASS or self.class_id is not None):
             raise ValueError(f"{what}: average and class_id need classes or labels, but {shapes} are binary.")
         if self.top_k is not None and not has_classes:
             raise ValueError(f"{what}: top_k={self.top_k} needs scores of shape (..., classes); there are {shapes}.")
@@ -227,7 +230,7 @@ class DecisionMetric(Metric):
             support: how much of a class there is in the target.
         """
         value = safe_divide(numerator, denominator)
-        if self.average in ("micro", "none"):
+        if self.average not in ("macro", "weighted"):
             return value
         weight = support if self.average == "weighted" else (occurs > 0).astype(value.dtype)
         return safe_divide(jnp.sum(weight * value), jnp.sum(weight))

@@ -136,6 +136,51 @@ def test_subset_accuracy(weight):
     np.testing.assert_allclose(metric.compute(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHT[:20]], ids=["even", "weighted"])
+@pytest.mark.parametrize("options", [{"average": "samples"}, {"mdmc_average": "samplewise"}])
+def test_accuracy_within_each_example(options, weight):
+    """Examples of which `ignore_index` leaves one, two or three positions, or none."""
+    labels, scores = LABELS.reshape(20, 3).copy(), SCORES.reshape(20, 3, C)
+    labels[4] = 2
+    weights = np.ones(20) if weight is None else weight
+    each = [
+        (sklearn.metrics.accuracy_score(label[label != 2], said[label != 2]), w)
+        for label, said, w in zip(labels, scores.argmax(-1), weights, strict=True)
+        if (label != 2).any()
+    ]
+    expected = np.average([value for value, _ in each], weights=[w for _, w in each])
+    metric = Accuracy(ignore_index=2, **options)
+    parts = [
+        metric.batch_updates(
+            target=labels[part], preds=scores[part], sample_weight=None if weight is None else weight[part]
+        )
+        for part in (slice(0, 3), slice(3, 20))
+    ]
+    np.testing.assert_allclose(parts[0].merge(parts[1]).compute(), expected, rtol=1e-5)
+    everywhere = Accuracy(ignore_index=2).update(target=labels, preds=scores, sample_weight=weight).compute()
+    assert abs(everywhere - expected) > 1e-3
+    of_labels = over_batches(Accuracy(mode="multilabel", **options), MULTI, MULTI_P, WEIGHT)
+    expected = 1 - sklearn.metrics.hamming_loss(MULTI, MULTI_P > 0.5, sample_weight=WEIGHT)
+    np.testing.assert_allclose(of_labels, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "target", "preds"),
+    [
+        ({"multiclass": True}, "multiclass", BINARY, (PROBABILITIES > 0.5).astype("i4")),
+        ({"multiclass": False}, "binary", BINARY, (PROBABILITIES > 0.5).astype("i4")),
+        ({"multiclass": False}, "binary", BINARY, PROBABILITIES),
+        ({"mdmc_average": None}, None, LABELS, SCORES),
+    ],
+)
+def test_the_options_of_jax_metrics(options, mode, target, preds):
+    metric = Accuracy(**options)
+    assert metric.mode == (None if mode is None else Accuracy(mode=mode).mode)
+    predicted = preds.argmax(-1) if preds.ndim > 1 else preds > 0.5
+    expected = sklearn.metrics.accuracy_score(target, predicted, sample_weight=WEIGHT)
+    np.testing.assert_allclose(over_batches(metric, target, preds, WEIGHT), expected, rtol=1e-5)
+
+
 def test_extra_axes_and_finer_weights():
     labels, scores = LABELS.reshape(12, 5), SCORES.reshape(12, 5, C)
     right = scores.argmax(-1) == labels
@@ -213,7 +258,16 @@ def test_no_data_is_zero():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Accuracy(average="samples"), "average='samples' is not known. Use one of micro"),
+        (lambda: Accuracy(average="sample"), "average='sample' is not known. Use one of micro, .*, samples"),
+        (lambda: F1(average="samples"), "average='samples' is not known. Use one of micro"),
+        (lambda: Accuracy(mdmc_average="all"), "mdmc_average='all' is not known. Use 'global' or 'samplewise'"),
+        (
+            lambda: Accuracy(mdmc_average="samplewise", average="macro", num_classes=3),
+            "'samplewise' averages over examples, average='macro' over classes",
+        ),
+        (lambda: Accuracy(multiclass=True, mode="binary"), "multiclass=True contradicts mode='binary'"),
+        (lambda: Accuracy(multiclass=False, top_k=2), "top_k is for multi-class scores"),
+        (lambda: Accuracy(average="samples", subset_accuracy=True), "subset_accuracy is about whole examples"),
         (lambda: Accuracy(average="macro"), "pass num_classes"),
         (lambda: Accuracy(top_k=0), "must be an integer of 1 or more"),
         (lambda: Accuracy(top_k=2, mode="binary"), "top_k is for multi-class scores"),

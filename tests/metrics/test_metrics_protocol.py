@@ -32,6 +32,7 @@ CASES = {
     "accuracy_top_k": (em.Accuracy(top_k=2), CLASSES),
     "accuracy_binary": (em.Accuracy(), BINARY),
     "accuracy_subset": (em.Accuracy(mode="multilabel", subset_accuracy=True), LABELS),
+    "accuracy_samples": (em.Accuracy(mode="multilabel", average="samples"), LABELS),
     "precision": (em.Precision(), BINARY),
     "recall": (em.Recall(num_classes=C, average="none"), CLASSES),
     "f1": (em.F1(mode="multilabel", num_classes=3, average="weighted"), LABELS),
