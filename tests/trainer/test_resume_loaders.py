@@ -1,0 +1,70 @@
+"""Loaders of other libraries go on where a checkpoint left them, by their own state."""
+
+from __future__ import annotations
+
+import numpy as np
+import optax
+import pytest
+from boring_modules import High, host, regression
+
+import elegy as eg
+from elegy.callbacks import ModelCheckpoint
+from elegy.checkpoint import find_checkpoints
+
+SIZE, BATCH, STEPS, EPOCHS = 22, 4, 6, 3
+
+
+def grain_loader():
+    """Reads by several threads; its iterators hold the position."""
+    grain = pytest.importorskip("grain", reason="no Grain here")
+    x, y = regression(SIZE)
+    dataset = grain.MapDataset.source([(a, b) for a, b in zip(x, y, strict=True)]).shuffle(seed=3)
+    return dataset.batch(BATCH, batch_fn=_stacked).to_iter_dataset()
+
+
+def grain_iterator():
+    """Every pass of a run goes on where the last one stopped, each in another order."""
+    grain = pytest.importorskip("grain", reason="no Grain here")
+    x, y = regression(SIZE)
+    dataset = grain.MapDataset.source([(a, b) for a, b in zip(x, y, strict=True)]).shuffle(seed=3).repeat()
+    return iter(dataset.batch(BATCH, batch_fn=_stacked).to_iter_dataset())
+
+
+def torch_loader():
+    """The loader itself holds the state, and each pass draws another order."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="no torchdata here")
+    torch = pytest.importorskip("torch")
+    x, y = map(torch.from_numpy, regression(SIZE))
+    torch.manual_seed(0)
+    return stateful.StatefulDataLoader(torch.utils.data.TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+
+
+def _stacked(rows):
+    return tuple(np.stack(column) for column in zip(*rows, strict=True))
+
+
+LOADERS = {
+    "grain loader": (grain_loader, None),
+    "grain iterator": (grain_iterator, STEPS),
+    "torch loader": (torch_loader, None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # what torchdata calls in torch
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind):
+    make, steps = LOADERS[kind]
+
+    def fit(**kwargs):
+        trainer = eg.Trainer(High(), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05))
+        trainer.fit(make(), epochs=EPOCHS, steps_per_epoch=steps, verbose=0, **kwargs)  # a warning would be an error
+        return trainer
+
+    whole = fit(callbacks=[ModelCheckpoint(tmp_path, every=eg.Every(steps=1), save_top_k=-1)])
+    paths = find_checkpoints(tmp_path)
+    assert len(paths) == EPOCHS * STEPS
+    for path in (paths[1], paths[STEPS - 1], paths[STEPS + 2]):
+        resumed = fit(resume=path)
+        assert resumed.history.history == whole.history.history
+        for one, other in zip(host(resumed.state), host(whole.state), strict=True):
+            np.testing.assert_array_equal(one, other)
