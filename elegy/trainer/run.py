@@ -177,11 +177,11 @@ class Run:
         trainer, feeder, plan = self.trainer, self.feeder, self.plan
         runner, cell = trainer._runner, trainer._cell
         order = self._order()
+        limit = None if plan.max_steps is None else plan.max_steps - self.steps
+        chunks = feeder.chunks(cell, order, limit, self.cursor)  # before the reset: an iterable may be exhausted
         if not self.cursor.batches:
             runner.reset(cell, "train")
             self.logs = {}
-        limit = None if plan.max_steps is None else plan.max_steps - self.steps
-        chunks = feeder.chunks(cell, order, limit, self.cursor)
         stopped = False
         held: AbstractContextManager[Any] = self.interrupts if runner.compiles(cell.cls, "train") else nullcontext()
         try:
