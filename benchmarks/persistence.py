@@ -1,4 +1,4 @@
-"""Saving and restoring a state of 50 and 500 MB beside plain Orbax, and how long a save in the background blocks."""
+"""What safety costs: saving and restoring beside plain Orbax, a save beside the loop, and the finite check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import orbax.checkpoint as ocp
 
 import elegy as eg
 from benchmarks.options import Options
+from benchmarks.ours import fit, trainer_for
 from benchmarks.pairs import Row, measure
+from benchmarks.works import CONV, DIGITS, Work
 from elegy.checkpoint import AsyncSaver, restore, save
 
 SAVE_GOAL, RESTORE_GOAL = 1.3, 1.5
@@ -26,14 +28,14 @@ BLOCKED_GOAL = 20.0
 
 
 def run(options: Options) -> list[Row]:
-    """Two lines a size, and one for the loop that is blocked."""
+    """Two lines a size, one for the loop that is blocked, and a line a work for steps that are checked."""
     rows: list[Row] = []
     for megabytes in (50,) if options.quick else (50, 500):
         with tempfile.TemporaryDirectory() as folder:
             rows += compare(Path(folder), megabytes, 3 if megabytes > 100 else options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         rows.append(blocked(Path(folder), 50 if options.quick else 200, 3 if options.quick else 7))
-    return rows
+    return rows + [guarded(options.sized(work), options.repeats) for work in (DIGITS, CONV)]
 
 
 def state_of(megabytes: int) -> dict[str, jax.Array]:
@@ -123,3 +125,17 @@ def blocked(folder: Path, megabytes: int, repeats: int) -> Row:
                 values.clear()  # the first one imports Orbax
             saver.wait()
     return Row(f"{megabytes} MB, loop blocked", "20 ms", "ms", values, [BLOCKED_GOAL] * len(values), goal=1.0)
+
+
+def guarded(work: Work, pairs: int) -> Row:
+    """A fit whose steps check that loss and gradients are finite, beside one whose steps do not."""
+    data = work.data()
+    checked, plain = trainer_for(work, nonfinite="skip"), trainer_for(work)
+    return measure(
+        f"{work.name}, steps checked",
+        lambda: fit(checked, work, data),
+        lambda: fit(plain, work, data),
+        pairs=pairs,
+        per=work.steps * work.epochs,
+        other="not checked",
+    )
