@@ -162,12 +162,17 @@ def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:
             '`{"params": ...}`, or a dict of arrays by path.'
         )
     flat = named_leaves(dict(given))
-    if is_instance_of(state, "elegy.adapters.linen", "LinenModule"):
+    if is_instance_of(state, "elegy.adapters.linen", "LinenModule") and not _flat(given):
         known = state.__dataclass_fields__
         flat = {path if path.partition("/")[0] in known else f"collections/{path}": v for path, v in flat.items()}
     return flat
 
 
 def _by_path(given: Any) -> bool:
-    """Whether arrays are given by their paths in the state."""
-    return isinstance(given, Mapping) and any(str(key).partition("/")[0] == "params" for key in given)
+    """Whether arrays are given by their paths, or by the fields of the state."""
+    return _flat(given) or (isinstance(given, Mapping) and any(str(key).partition("/")[0] == "params" for key in given))
+
+
+def _flat(given: Any) -> bool:
+    """Whether arrays are given by path; the libraries' own variables are dicts of dicts."""
+    return isinstance(given, Mapping) and not any(isinstance(value, Mapping) for value in given.values())

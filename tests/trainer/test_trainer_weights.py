@@ -133,14 +133,17 @@ def test_parameters_alone_are_taken(tmp_path):
 @pytest.mark.parametrize(
     "rename", [{"model/backbone": "params/encoder"}, lambda p: p.replace("model/backbone", "params/encoder")]
 )
-def test_foreign_names_are_renamed(tmp_path, rename):
+@pytest.mark.parametrize("form", ["file", "dict"])
+def test_foreign_names_are_renamed(tmp_path, rename, form):
     x, y = regression()
     kernel = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     bias = np.arange(4, dtype=np.float32)
-    save_file({"model/backbone/kernel": kernel, "model/backbone/bias": bias}, tmp_path / "theirs.safetensors")
+    theirs = {"model/backbone/kernel": kernel, "model/backbone/bias": bias}
+    save_file(theirs, tmp_path / "theirs.safetensors")
     target = trainer_of()
     target.init_on_batch(x, y)
-    target.load_weights(tmp_path / "theirs.safetensors", prefix="model/backbone", rename=rename)
+    source = theirs if form == "dict" else tmp_path / "theirs.safetensors"
+    target.load_weights(source, prefix="model/backbone", rename=rename)
     assert_equal(target.variables()["params"]["encoder"], {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)})
 
 
