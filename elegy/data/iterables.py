@@ -48,6 +48,7 @@ class IterableSource:
         self._current: Iterator | None = None
         self._seen = 0
         self.taken = 0
+        self._passed = 0  # the batches of the last pass that ended
         self._running: Iterator | None = None
         self._end: int | None = None
         self._open = False  # whether the last pass stopped before its iterator ended
@@ -96,6 +97,7 @@ class IterableSource:
             self.taken += 1
             yield self._prepared(item)
         taken, self.taken, self._running = self.taken, 0, None
+        self._passed = taken
         if not taken:
             raise ValueError(self._no_batch())
         if limit is not None and taken < limit:
@@ -115,9 +117,15 @@ class IterableSource:
         Raises:
             CheckpointError: when the iterable's own state cannot be had, or stored.
         """
+        read_to_end = taken > 0 and not self.taken
+        over = read_to_end and taken >= self._passed  # above: a process's share that ended before the others'
+        if read_to_end and not over:
+            return {"taken": taken, "seen": self._seen - (self._passed - taken)}
         ended = taken == 0 and self.taken == self._end  # a pass that was not asked for more after its last batch
-        ahead = 0 if ended else self.taken - taken
-        state: dict[str, Any] = {"taken": taken, "seen": self._seen - ahead}
+        ahead = 0 if ended or over else self.taken - taken
+        state: dict[str, Any] = {"taken": min(taken, self._passed) if over else taken, "seen": self._seen - ahead}
+        if over:
+            state["over"], taken = True, 0
         if own and not ahead:
             if self.one_shot:
                 state["iterator"] = get_state(self._iterable if self._current is None else self._current)
@@ -148,6 +156,11 @@ class IterableSource:
             set_state(self._iterable, of_iterable)
             if state["cut"]:
                 self._iterator()  # the run had begun this pass already, and its next one takes another iterator
+        over = state.get("over", False)
+        self._passed = taken
+        if over and not self.one_shot:
+            self._resumed = (iter(()), taken)
+            return
         iterator = self._iterator()
         if own is not None:
             set_state(iterator, own)
@@ -162,7 +175,7 @@ class IterableSource:
         elif taken and of_iterable is None:
             iterator = self._skipped(iterator, taken)
         if taken or self.one_shot or of_iterable is not None:
-            self._resumed = (iterator, taken)
+            self._resumed = (iter(()) if over else iterator, taken)
 
     def _skipped(self, iterator: Iterator, count: int) -> Iterator:
         iterable = self._iterable

@@ -243,9 +243,10 @@ def _put(value: PyTree, shardings: PyTree, mesh: Mesh) -> PyTree:
 
 
 def _put_everywhere(leaf: Any, sharding: NamedSharding) -> Any:
-    """Places a value that every process holds; what lies on the same devices already is moved by JAX."""
+    """Places a value that every process holds; what lies on these devices already is moved by JAX."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        if leaf.sharding.device_set == sharding.device_set:
+        lies = leaf.sharding
+        if isinstance(lies, NamedSharding) and [*lies.mesh.devices.flat] == [*sharding.mesh.devices.flat]:
             return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
         leaf = collect(leaf)
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from elegy.callbacks import CallbackList, ModelCheckpoint
 from elegy.checkpoint import AsyncSaver
+from elegy.distributed import together
 from elegy.errors import CheckpointError
 from elegy.module.logs import LogBook, ScalarLog
 from elegy.trainer.run import Run
+from elegy.trainer.shares import sharing, with_all_places, with_own_place
 from elegy.types import PyTree
 
 
@@ -41,9 +45,13 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
             for phase, book in (("train", logs.train), ("test", logs.test))
             if book is not None
         },
-        "run": trainer._record if trainer._run is None else record(trainer._run),
+        "run": with_all_places(together(lambda: _record_of(trainer), "asking the data for its place")),
     }
     return state, metadata
+
+
+def _record_of(trainer: Any) -> dict[str, Any] | None:
+    return trainer._record if trainer._run is None else record(trainer._run)
 
 
 def record(run: Run) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def load(trainer: Any, path: Path, metadata: Mapping[str, Any], *, strict: bool 
     trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
     trainer._watch.skipped = metadata["skipped_steps"]
     trainer.history.load_state_dict(metadata["history"])
-    trainer._record = metadata["run"]
+    trainer._record = with_own_place(metadata["run"])
 
 
 def resume_path(resume: Any, callbacks: CallbackList) -> Path | None:
@@ -186,7 +194,7 @@ def resume(run: Run, path: Path, metadata: Mapping[str, Any], epochs: int | None
     trainer = run.trainer
     check_same_run(run, trainer.seed, metadata, path)
     load(trainer, path, metadata)
-    saved = metadata["run"]
+    saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
         run.feeder.load_state(saved["data"])
@@ -208,6 +216,9 @@ def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: Path)
         size = None if run.feeder.plan is None else run.feeder.plan.size
         now |= {"the number of examples": size, "shuffle": run.plan.shuffle}
         before |= {"the number of examples": saved["examples"], "shuffle": saved["shuffle"]}
+        if saved["data"] is not None:
+            now["the number of processes that bring batches"] = jax.process_count()
+            before["the number of processes that bring batches"] = sharing(saved)
     wrong = [f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in now if before[name] != now[name]]
     if wrong:
         raise CheckpointError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.feed import Chunk, Form, resized, structure
 from elegy.types import Batch
+
+_PROCESSES = "processes"
+"""Where a saved run holds the places of several processes."""
 
 
 def longest(steps: int | None) -> int | None:
@@ -67,8 +71,8 @@ def joined_chunks(batches: Iterator[Batch], like: Batch, form: Form, strategy: S
     Raises:
         RuntimeError: when reading failed in another process; where it failed, its own error is raised.
     """
-    filler = _with_rows(like)
-    full = 0
+    sizes = gather(np.int64(rows(like)))
+    filler, full = _with_rows(like, sizes), int(sizes.max())
     for number in itertools.count(first):
         batch, sizes = _read(batches, number)
         if not sizes.any():
@@ -93,13 +97,10 @@ def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarr
     return batch if size else None, sizes
 
 
-def _with_rows(like: Batch) -> Batch:
-    """A batch of real examples, another process's where this one has none."""
-    has = gather(np.bool_(rows(like) > 0))
-    if has.all():
-        return like
-    stacks = gather(_padded(take_rows(like, min(rows(like), 1)), 1))
-    return jax.tree.map(lambda stack: stack[int(np.argmax(has))], stacks)
+def _with_rows(like: Batch, sizes: np.ndarray) -> Batch:
+    """One real example, another process's where this one has none."""
+    one = _padded(take_rows(like, min(rows(like), 1)), 1)
+    return one if sizes.all() else jax.tree.map(lambda stack: stack[int(np.argmax(sizes))], gather(one))
 
 
 def _padded(batch: Batch, to: int) -> Batch:
@@ -107,6 +108,28 @@ def _padded(batch: Batch, to: int) -> Batch:
     if rows(batch):
         return pad_rows(batch, to)
     return jax.tree.map(lambda leaf: np.zeros((to, *leaf.shape[1:]), leaf.dtype), batch)
+
+
+def with_all_places(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A run's record, with the place in the data of every process that brings a share: each has its own."""
+    if jax.process_count() == 1 or run is None or run["data"] is None or _PROCESSES in run["data"]:
+        return run
+    text = np.frombuffer(json.dumps(run["data"]).encode(), np.uint8)
+    sizes = gather(np.int64(text.size))
+    texts = gather(np.pad(text, (0, int(sizes.max()) - text.size)))
+    return {**run, "data": {_PROCESSES: [json.loads(t[:n].tobytes()) for t, n in zip(texts, sizes, strict=True)]}}
+
+
+def with_own_place(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A run's record, with this process's place in the data; as it is where other processes saved it."""
+    if run is None or sharing(run) != jax.process_count() or _PROCESSES not in (run["data"] or {}):
+        return run
+    return {**run, "data": run["data"][_PROCESSES][jax.process_index()]}
+
+
+def sharing(run: Mapping[str, Any]) -> int:
+    """How many processes shared the data of a run that was saved."""
+    return len((run["data"] or {}).get(_PROCESSES, [None]))
 
 
 def agreed(batch: Batch) -> Batch:

@@ -156,6 +156,28 @@ def test_a_pass_that_was_cut_by_a_limit_counts_as_over(kind):
     assert seen + [int(b[0]) for _ in range(3) for b in resumed.batches(3)] == whole
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot be asked for its position")
+@pytest.mark.parametrize(
+    ("kind", "done"),
+    # The stateful loader's passes differ, so that its batches cannot be counted.
+    [
+        (kind, done)
+        for kind in LIMITS
+        for done in (2, 4)
+        if (kind, done) != ("stateful loader", 2) and 4 in LIMITS[kind]
+    ],
+)
+def test_batches_that_are_not_done_when_a_pass_was_read_to_its_end_come_again(kind, done):
+    """So it is where several steps make one execution, and in a process whose share ended before the others'."""
+    whole = numbers(IterableSource(KINDS[kind]()), 4, 4, on_stop=lambda i: None)
+    source = IterableSource(KINDS[kind]())
+    for _ in range(2):
+        list(source.batches(4))
+    resumed = IterableSource(KINDS[kind]())
+    resumed.load_state(json.loads(json.dumps(source.state(done))))
+    assert whole[: 4 + done] + [int(b[0]) for _ in range(3) for b in resumed.batches(4)] == whole
+
+
 def test_what_knows_its_position_is_not_read_to_get_there():
     iterator = Positioned(range(40))
     source = IterableSource(Positioned(range(40)))

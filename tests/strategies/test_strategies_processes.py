@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from one_of_two import TOGETHER, arrays, iterables, managed, split
+from one_of_two import ALL, RUN_ON, RUNS, TOGETHER, data
 
 from elegy.strategies import FSDP, DataParallel
 
@@ -24,23 +25,21 @@ ALONE = {
     "data_parallel": lambda model: DataParallel(4),
     "sharded": TOGETHER["sharded"],
     "fsdp": lambda model: FSDP({"data": 4}, min_size=8),
+    "crossed": TOGETHER["sharded"],
 }
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[str], Path]:
-    """What each process found and printed, and the folder that they wrote to."""
-    folder = tmp_path_factory.mktemp("processes")
+def run_two(folder: Path, *arguments: str) -> tuple[list[int], list[str]]:
+    """Exit codes and printed texts of two processes; they are ended when the deadline has passed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "NPROC": "16"}
-    results = [folder / f"{i}.pickle" for i in range(2)]
     logs = [(folder / f"{i}.log").open("w+") for i in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "one_of_two.py"), str(port), str(i), str(results[i])],
+            [sys.executable, str(HERE / "one_of_two.py"), str(port), str(i), str(folder / f"{i}.pickle"), *arguments],
             env=environment,
             stdout=logs[i],
             stderr=subprocess.STDOUT,
@@ -50,8 +49,6 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[s
     end = time.monotonic() + DEADLINE
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
-            if any(process.poll() for process in processes):
-                break  # one failed: the other would wait for it
             time.sleep(0.1)
     finally:
         for process in processes:
@@ -63,9 +60,16 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[s
         log.seek(0)
         texts.append(log.read())
         log.close()
-    codes = [process.returncode for process in processes]
+    return [process.returncode for process in processes], texts
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[str], Path]:
+    """What each process found and printed, and the folder that they wrote to."""
+    folder = tmp_path_factory.mktemp("processes")
+    codes, texts = run_two(folder)
     assert codes == [0, 0], "\n".join([f"exit codes {codes}", *(text[-4000:] for text in texts)])
-    return [pickle.loads(result.read_bytes()) for result in results], texts, folder
+    return [pickle.loads((folder / f"{i}.pickle").read_bytes()) for i in range(2)], texts, folder
 
 
 def close(actual: Any, expected: Any) -> None:
@@ -76,23 +80,14 @@ def close(actual: Any, expected: Any) -> None:
 
 def test_both_processes_return_the_same(two_processes: Any) -> None:
     (first, second), _, _ = two_processes
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    for run in (*RUNS, "steps_in_a_second", "counted", "outputs"):
+        jax.tree.map(np.testing.assert_array_equal, first[run], second[run])
 
 
-ALL = slice(None)
-RUNS = {
-    "arrays": arrays,
-    "iterables": lambda make: iterables(make, ALL),
-    "managed": lambda make: managed(make, ALL),
-    "split": lambda make: split(make, list),
-}
-
-
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("strategy", TOGETHER)
+@pytest.mark.parametrize(("run", "strategy"), [(run, name) for run, names in RUN_ON.items() for name in names])
 def test_two_processes_equal_one_with_as_many_devices(two_processes: Any, strategy: str, run: str) -> None:
     (first, _), _, _ = two_processes
-    close(first[strategy][run], RUNS[run](ALONE[strategy]))
+    close(first[run][strategy], RUNS[run](ALONE[strategy], ALL))
 
 
 def test_the_first_process_alone_prints_and_writes(two_processes: Any) -> None:
@@ -101,3 +96,40 @@ def test_the_first_process_alone_prints_and_writes(two_processes: Any) -> None:
     assert "epoch" not in second
     assert (folder / "files" / "log.csv").read_text().count("\n") == 2
     assert (folder / "files" / "saved").exists()
+    (board,) = (folder / "files" / "board" / "train").iterdir()
+    assert b"params/Dense_0/kernel" in board.read_bytes()
+
+
+FAILURES = {
+    "no batch": ("reading the first batch of fit failed in process 1", "ValueError: the data of fit is empty"),
+    "a batch that cannot be read": ("reading batch 1 failed in process 1", "OSError: the disk is gone"),
+    "fewer batches than asked for": ("failed in process 1", "steps_per_epoch=3 is beyond the data"),
+    "another shape": ("process 1 and process 0 differ", "In process 1 it is 0: float32[rows, 7]"),
+    "a label too high": ("the check of the labels of fit failed in process 1", "the target contains 9"),
+    "no device": ("has no device of process 1", "has no device of process 1"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_what_is_wrong_in_one_process_ends_the_call_in_both(two_processes: Any, case: str) -> None:
+    results, _, _ = two_processes
+    for result, message in zip(results, FAILURES[case], strict=True):
+        assert message in result["messages"][case]
+
+
+def test_runs_end_at_the_same_place_where_shares_do_not(two_processes: Any) -> None:
+    (first, _), _, _ = two_processes
+    assert first["counted"] == (2, 0)
+
+
+def test_outputs_of_a_core_level_step_are_whole(two_processes: Any) -> None:
+    (first, _), _, _ = two_processes
+    np.testing.assert_array_equal(first["outputs"]["host"], np.tile(np.arange(8), 4))
+    np.testing.assert_array_equal(first["outputs"]["global"], data("divisible")[0] * 2)
+
+
+def test_a_process_that_dies_ends_the_other(tmp_path: Path) -> None:
+    """JAX notices within the heartbeat's timeout; nothing waits longer."""
+    codes, _ = run_two(tmp_path, "dies")
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, -signal.SIGKILL)  # ended by itself, not by the deadline
