@@ -11,7 +11,7 @@ from strategy_table import CLASSES, FEATURES, MODELS, ConvNet, data
 
 import elegy as eg
 from elegy.module.managed import split_key
-from elegy.strategies import DataParallel, Sharded, Strategy
+from elegy.strategies import FSDP, DataParallel, Sharded, Strategy
 
 DEVICES = 4
 
@@ -120,7 +120,9 @@ def descend(params: Any, x: jax.Array, y: jax.Array) -> Any:
     return loss, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
 
 
-@pytest.mark.parametrize("strategy", [DataParallel, lambda n: Sharded({"data": n})])
+@pytest.mark.parametrize(
+    "strategy", [DataParallel, lambda n: Sharded({"data": n}), lambda n: FSDP({"data": n}, min_size=8)]
+)
 def test_a_core_level_step_receives_global_arrays_on_the_mesh(strategy: Any) -> None:
     x, y, _, _ = data("divisible")
     runs = {}

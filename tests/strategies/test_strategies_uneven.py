@@ -1,0 +1,176 @@
+"""Any number of examples, any batch size, any number of devices, any kind of module: the numbers of one device."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from strategy_table import CLASSES, FEATURES, MLP, Managed, haiku_net, one_loss, two_losses
+
+import elegy as eg
+from elegy.strategies import FSDP, DataParallel, Sharded
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = True) -> jax.Array:
+        x = nn.Dropout(0.4, deterministic=not training)(nn.tanh(nn.Dense(12)(x)))
+        return nn.Dense(CLASSES)(x)
+
+
+class Odd(nn.Module):
+    """Parameters that no mesh divides: a scalar, odd dimensions; and some of 16 bits."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", lambda key: jnp.ones(()))
+        odd = self.param("odd", lambda key: jnp.full((3, 5, 7), 0.01))
+        return nn.Dense(CLASSES)(nn.tanh(nn.Dense(12, param_dtype=jnp.bfloat16)(x))) * scale * odd.sum()
+
+
+class Counting(nnx.Module):
+    """State that is no parameter: an integer that counts calls."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.one, self.two = nnx.Linear(FEATURES, 12, rngs=rngs), nnx.Linear(12, CLASSES, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.calls[...] = self.calls[...] + 1
+        return self.two(jnp.tanh(self.one(x)))
+
+
+class Normalised(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.one, self.two = nnx.Linear(FEATURES, 12, use_bias=False, rngs=rngs), nnx.Linear(12, CLASSES, rngs=rngs)
+        self.norm = nnx.BatchNorm(12, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.two(jnp.tanh(self.norm(self.one(x))))
+
+
+def equinox_net() -> Any:
+    return eqx.nn.MLP(FEATURES, CLASSES, 12, 1, key=jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A run: how many examples, and how they come."""
+
+    strategy: Callable[[], Any]
+    module: Callable[[], Any]
+    size: int
+    batch_size: int
+    losses: Callable[[], dict[str, Any]] = one_loss
+    weights: str | None = None
+    iterable: bool = False
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    close: float = 1.0  # multiplies the tolerance
+
+
+COLUMNS = {"*/kernel": (None, "model")}
+CASES = {
+    "one row on eight devices": Case(lambda: DataParallel(8), MLP, 3, 1),
+    "zero weights in a shard and in a batch": Case(
+        lambda: DataParallel(3), MLP, 18, 6, two_losses, "first", options={"shuffle": False}
+    ),
+    "zero weights in a batch of its own shape": Case(
+        lambda: Sharded({"data": 3}), MLP, 8, 4, two_losses, "first", options={"shuffle": False}
+    ),
+    "class weights, several steps, a short batch on five": Case(
+        lambda: DataParallel(5),
+        MLP,
+        23,
+        3,
+        options={"class_weight": {0: 0.5, 2: 0.0, 3: 2.0}, "steps_per_execution": 3},
+    ),
+    "several steps on seven": Case(lambda: Sharded({"data": 7}), MLP, 33, 5, options={"steps_per_execution": 4}),
+    "several steps that cannot be masked on three": Case(
+        lambda: DataParallel(3), Managed, 23, 6, dict, options={"steps_per_execution": 2}
+    ),
+    "an iterable on six": Case(
+        lambda: FSDP({"data": 6}, min_size=4), lambda: hk.transform(haiku_net), 16, 7, iterable=True
+    ),
+    "a split, and batches of validation of their own": Case(
+        lambda: FSDP({"data": 8}, min_size=4), MLP, 29, 5, options={"validation_split": 0.4, "validation_batch_size": 3}
+    ),
+    "the short batch left out": Case(
+        lambda: FSDP({"data": 2, "model": 4}, min_size=4, rules=COLUMNS), MLP, 23, 8, options={"drop_remaining": True}
+    ),
+    "four by two": Case(lambda: FSDP({"data": 4, "model": 2}, min_size=4, rules=COLUMNS), MLP, 23, 8),
+    "several data axes, odd parameters": Case(
+        lambda: FSDP({"a": 2, "b": 3}, min_size=2), Odd, 20, 7, close=50
+    ),  # 8 bits of a significand
+    "several model axes": Case(
+        lambda: Sharded({"d": 2, "m": 2, "n": 2}, rules={"*/kernel": ("n", "m"), "Dense_0/bias": (("m", "n"),)}),
+        MLP,
+        11,
+        4,
+    ),
+    "axes that divide data and parameters": Case(
+        lambda: FSDP({"data": 2, "model": 2}, data_axes=("data", "model"), rules=COLUMNS, min_size=4), MLP, 11, 4
+    ),
+    "no data axis": Case(lambda: FSDP({"model": 4}, rules=COLUMNS, min_size=4), MLP, 11, 4),
+    "dropout on three": Case(lambda: Sharded({"data": 3}), Dropped, 17, 7),
+    "dropout in parts": Case(lambda: FSDP({"data": 8}, min_size=4), Dropped, 17, 7),
+    "equinox, data parallel": Case(lambda: DataParallel(8), equinox_net, 19, 5),
+    "equinox in parts": Case(lambda: FSDP({"data": 3}, min_size=4), equinox_net, 19, 5),
+    "nnx, data parallel": Case(lambda: DataParallel(6), Counting, 19, 5),
+    "nnx in parts": Case(lambda: FSDP({"data": 2, "more": 2}, min_size=4), Counting, 19, 5),
+    "batch statistics in parts": Case(
+        lambda: FSDP({"data": 4}, min_size=4, shard_batch_stats=True), Normalised, 19, 8, iterable=True
+    ),
+}
+
+
+def results(case: Case, strategy: Any) -> dict[str, Any]:
+    """Everything that must not depend on the strategy."""
+    rng = np.random.default_rng(case.size)
+    x = rng.normal(size=(case.size, FEATURES)).astype(np.float32)
+    batch: tuple[np.ndarray, ...] = x, rng.integers(0, CLASSES, case.size)
+    if case.weights == "first":
+        weight = rng.uniform(0.1, 2.0, case.size).astype(np.float32)
+        weight[: case.batch_size] = 0
+        batch = (*batch, weight)
+    trainer = eg.Trainer(case.module(), optimizer=optax.adam(1e-2), strategy=strategy, **case.losses())
+    options = {"epochs": 2, "verbose": 0, **case.options}
+    if case.iterable:
+        starts = range(0, case.size, case.batch_size)
+        batches = [tuple(a[start : start + case.batch_size] for a in batch) for start in starts]
+        inputs = [(b[0],) for b in batches]
+        history = trainer.fit(batches, validation_data=batches, **options).history
+        evaluation, outputs = trainer.evaluate(batches, verbose=0), trainer.predict(lambda: iter(inputs))
+        parts = list(trainer.predict_iter(lambda: iter(inputs)))
+    else:
+        given = dict(zip(("labels", "sample_weight"), batch[1:], strict=False))
+        history = trainer.fit(x, **given, batch_size=case.batch_size, **options).history
+        evaluation = trainer.evaluate(x, **given, batch_size=case.batch_size + 2, verbose=0)
+        outputs = trainer.predict(x, batch_size=case.batch_size)
+        parts = list(trainer.predict_iter(x, batch_size=case.batch_size))
+    state = trainer.state
+    return {
+        "history": history,
+        "evaluation": evaluation,
+        "outputs": outputs,
+        "parts": parts,
+        "state": [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves((state.params, state.batch_stats))],
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_equals_the_run_on_one_device(case: str) -> None:
+    one = CASES[case]
+    expected, actual = results(one, "jit"), results(one, one.strategy())
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    rtol, atol = 2e-4 * one.close, 2e-5 * one.close  # sums over devices are taken in another order
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
