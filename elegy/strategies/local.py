@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree
@@ -48,6 +49,9 @@ class Jit(Strategy):
     """
 
     device: jax.Device | None = None
+
+    def __reduce__(self) -> tuple:
+        return reduced(self, Jit)
 
     def _sharding(self) -> SingleDeviceSharding:
         return SingleDeviceSharding(self.device or jnp.zeros(()).device)

@@ -14,6 +14,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from elegy.distributed import collect
 from elegy.names import path_name
 from elegy.strategies.kernel import MeshKernel
+from elegy.strategies.local import Jit
+from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.types import PyTree
 
@@ -29,6 +31,9 @@ class MeshStrategy(Strategy):
     """
 
     mesh: Any
+
+    def __reduce__(self) -> tuple:
+        return reduced(self, Jit)
 
     @property
     def axes(self) -> tuple[str, ...]:

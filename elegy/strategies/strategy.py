@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ class Strategy:
 
     The base class is the answer for one replica that sees the whole batch; nothing is compiled.
     """
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self  # a value; devices cannot be copied
 
     # 1. state
 

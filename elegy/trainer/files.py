@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elegy.checkpoint import AsyncSaver
 from elegy.data import pack
+from elegy.distributed import collect, is_first, together
 from elegy.module import ElegyModule
 from elegy.trainer import persistence, weights
 from elegy.trainer.cell import StateCell
@@ -122,13 +124,14 @@ class Files:
         """
         from elegy.checkpoint import save_pickle
 
-        save_pickle(path, self)
+        whole = copy.copy(self)  # with a state that can be read here, also where it lay on several processes
+        together(lambda: save_pickle(path, whole) if is_first() else None, f"writing {path}")
 
     def __getstate__(self: Any) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
         kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
         record = self._record if self._run is None else persistence.record(self._run)
-        return {**kept, "_record": record, "state": self.state, "strategy": self.strategy}
+        return {**kept, "_record": record, "state": collect(self.state), "strategy": self.strategy}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
@@ -158,7 +161,8 @@ class Files:
         """
         from elegy.trainer.export import export
 
-        export(self._state_for(inputs), path, inputs, platforms)
+        state = collect(self._state_for(inputs))
+        together(lambda: export(state, path, inputs, platforms) if is_first() else None, f"writing {path}")
 
     def export_saved_model(self: Any, path: str | Path, inputs: PyTree) -> None:
         """Writes the prediction step as a TensorFlow SavedModel, for batches of any size.
@@ -173,7 +177,8 @@ class Files:
         """
         from elegy.trainer.export import export_saved_model
 
-        export_saved_model(self._state_for(inputs), path, inputs)
+        state = collect(self._state_for(inputs))
+        together(lambda: export_saved_model(state, path, inputs) if is_first() else None, f"writing {path}")
 
     def _state_for(self: Any, inputs: PyTree) -> ElegyModule:
         """The state; the first one is made from `inputs` if there is none yet."""

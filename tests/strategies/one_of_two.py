@@ -197,6 +197,10 @@ def files(folder: Path) -> eg.Trainer:
     trainer.save_weights(folder / "weights.safetensors")
     for path, leaf in load_safetensors(folder / "weights.safetensors").items():
         np.testing.assert_array_equal(leaf, flatten({"params": params(trainer)})[path])
+    trainer.export(folder / "exported", x[:8])
+    trainer.save_pickle(folder / "trainer.pickle")
+    loaded = eg.load(folder / "trainer.pickle", allow_code=True)
+    np.testing.assert_array_equal(loaded.predict(x, batch_size=8), trainer.predict(x, batch_size=8))
     return trainer
 
 

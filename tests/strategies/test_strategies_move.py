@@ -1,10 +1,14 @@
 """A live state moves between strategies and keeps its values."""
 
+import copy
+import pickle
+
 import jax
 import numpy as np
 import pytest
 from strategy_table import MODELS, data
 
+import elegy as eg
 from elegy.strategies import FSDP, DataParallel, Jit, Sharded
 
 MOVES = [
@@ -60,3 +64,26 @@ def test_a_fully_sharded_state_shows_logical_shapes_and_lies_in_parts() -> None:
         kernel = tree["Dense_1"]["kernel"]
         assert kernel.shape == (8, 12)
         assert {shard.data.shape for shard in kernel.addressable_shards} == {(8, 3)}
+
+
+@pytest.mark.parametrize("make", [lambda: DataParallel(3), lambda: FSDP({"data": 2, "model": 2}, min_size=8)])
+def test_a_trainer_on_several_devices_can_be_pickled_and_copied(make, tmp_path) -> None:
+    x, y, _, _ = data("divisible")
+    trainer = MODELS["mlp"].trainer(make())
+    trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
+    trainer.save_pickle(tmp_path / "trainer.pickle")
+    loaded, copied = eg.load(tmp_path / "trainer.pickle", allow_code=True), copy.deepcopy(trainer)
+    expected = trainer.fit(x, y, epochs=1, batch_size=8, verbose=0).history
+    for other in (loaded, copied):
+        assert other.strategy == trainer.strategy
+        assert other.fit(x, y, epochs=1, batch_size=8, verbose=0).history == expected
+
+
+@pytest.mark.parametrize("strategy", [DataParallel(8), Sharded({"data": 8}), Jit(jax.devices()[5])], ids=repr)
+def test_a_pickled_strategy_whose_devices_are_missing_becomes_jit(strategy, monkeypatch) -> None:
+    saved = pickle.dumps(strategy)
+    assert pickle.loads(saved) == strategy
+    few = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: few)
+    with pytest.warns(UserWarning, match="which is not among the .* devices here: Jit takes its place"):
+        assert pickle.loads(saved) == Jit()
