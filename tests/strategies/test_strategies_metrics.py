@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import elegy as eg
 from elegy.strategies import DataParallel
 
 DEVICES = 8
@@ -56,3 +58,28 @@ def test_a_metric_over_devices_has_the_value_of_one_pass(case: str) -> None:
     actual = on_devices()[case]
     for device in range(DEVICES):  # every replica holds the same value
         TABLE.close(jax.tree.map(lambda leaf, d=device: np.asarray(leaf)[d], actual), expected)
+
+
+@pytest.mark.parametrize("kind", [eg.metrics.AuxLosses, eg.metrics.AuxMetrics])
+def test_scalars_of_a_module_over_devices_are_weighted_by_examples(kind: type) -> None:
+    values, examples = np.arange(16.0).reshape(DEVICES, 2), np.arange(1.0, 17.0).reshape(DEVICES, 2)
+    strategy = DataParallel(DEVICES)
+
+    @functools.partial(jax.pmap, axis_name=strategy.axis_name)
+    def combine(values: jax.Array, examples: jax.Array) -> Any:
+        updates = [
+            kind(["norm"]).update(aux_values={"norm": v}, examples=n) for v, n in zip(values, examples, strict=True)
+        ]
+        (one,), (two,) = (strategy.combine_metrics((update,)) for update in updates)
+        return one.merge(two).compute()
+
+    expected = np.average(values.ravel(), weights=examples.ravel())
+    np.testing.assert_allclose(combine(values, examples)["norm"], np.full(DEVICES, expected), rtol=1e-6)
+
+
+def test_every_metric_is_in_the_table() -> None:
+    public = {
+        kind for kind in vars(eg.metrics).values() if inspect.isclass(kind) and issubclass(kind, eg.metrics.Metric)
+    }
+    here = {type(metric) for metric, _ in TABLE.CASES.values()}
+    assert public - here == {eg.metrics.Metric, eg.metrics.AuxLosses, eg.metrics.AuxMetrics}
