@@ -54,6 +54,7 @@ class TensorBoard(PeriodicCallback):
         # Parameters that are divided over processes are read by all of them together.
         self.first_process_only = not histograms
         self._library: Any = None
+        self._record: Any = None
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._behind = Behind(_SECONDS)
@@ -64,6 +65,7 @@ class TensorBoard(PeriodicCallback):
         if not is_first():
             return
         self._library = require("tensorboardX", "the TensorBoard callback")
+        self._record = require("tensorboardX.proto.summary_pb2", "the TensorBoard callback").Summary
         self._writer("train")
 
     def on_train_batch_end(self, event: Event) -> None:
@@ -104,9 +106,13 @@ class TensorBoard(PeriodicCallback):
     def _write(self, kind: str, event: Event) -> None:
         if not is_first():
             return
+        # All values of a moment make one record: its checksum and its way to the disk cost more than the values.
+        records: dict[str, Any] = {}
         for name, value in event.logs.items():
             part, name = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
-            self._writer(part).add_scalar(f"{kind}_{name}", value, event.step)
+            records.setdefault(part, self._record()).value.add(tag=f"{kind}_{name}", simple_value=value)
+        for part, record in records.items():
+            self._writer(part).file_writer.add_summary(record, event.step)
 
     def _write_histograms(self, event: Event) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):
