@@ -36,19 +36,21 @@ def arrays(make: Any) -> dict[str, Any]:
     """The same as every other strategy's run, over arrays that every process has."""
     model = MODELS["weighted"]
     trainer = model.trainer(make("weighted"))
-    return run(Whole(trainer), model, "not_divisible")
+    results = run(Whole(trainer), model, "not_divisible")
+    x, y, weight, batch_size = data("not_divisible")
+    return {**results, "evaluate": trainer.evaluate(x, y, sample_weight=weight, batch_size=batch_size, verbose=0)}
 
 
 def fused(make: Any) -> dict[str, Any]:
     """Several steps in one execution, from resident data."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(make("mlp"))
     return trainer.fit(x, y, epochs=2, batch_size=8, steps_per_execution=4, verbose=0).history
 
 
 def iterables(make: Any, share: slice) -> dict[str, Any]:
     """Each process brings its own batches: of different sizes, and more of them in one process than in the other."""
-    x, y, weight, _ = data("divisible")
+    x, y, weight, _ = data("many")
     cuts = {0: [5, 5, 4], 1: [4, 3]}  # rows of each batch, by process
     batches, start = {0: [], 1: []}, 0
     for process, sizes in cuts.items():
@@ -70,7 +72,7 @@ def iterables(make: Any, share: slice) -> dict[str, Any]:
 
 def managed(make: Any, share: slice) -> dict[str, Any]:
     """Steps that cannot be masked: uneven shares are seen whole by everybody."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     sizes = [(4, 4), (3, 2)]
     steps, start = [], 0
     for pair in sizes:
@@ -85,7 +87,7 @@ def managed(make: Any, share: slice) -> dict[str, Any]:
 
 def split(make: Any, wrap: Any) -> dict[str, Any]:
     """An iterable that yields the same batches everywhere, split on request; of one row somebody gets none."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     batches = [(x[a:b], y[a:b]) for a, b in itertools.pairwise((0, 1, 32))]
     trainer = MODELS["mlp"].trainer(make("mlp"))
     return trainer.fit(wrap(batches), epochs=1, verbose=0).history
@@ -100,7 +102,7 @@ class Whole:
     """A trainer whose state's arrays are shown as NumPy arrays, whole."""
 
     def __init__(self, trainer: eg.Trainer):
-        self.fit, self.evaluate, self.predict = trainer.fit, trainer.evaluate, trainer.predict
+        self.fit, self.predict = trainer.fit, trainer.predict
         self._trainer = trainer
 
     @property
@@ -164,7 +166,7 @@ ALL = slice(None)
 
 def die(process: int) -> None:
     """The second process ends without a word in the middle of a run that would go on for hours."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
 
     def kill(event: Any) -> None:
         if process == 1 and event.epoch == 2:
@@ -177,7 +179,7 @@ def die(process: int) -> None:
 
 def steps_in_a_second() -> int:
     """The processes stop after the same step, though their clocks differ."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(DataParallel())
     trainer.fit(x, y, epochs=100_000, batch_size=8, steps_per_execution=1, max_time=1.0, verbose=0)
     return trainer.step
@@ -185,7 +187,7 @@ def steps_in_a_second() -> int:
 
 def files(folder: Path) -> eg.Trainer:
     """Log files and a bar come from the first process alone; all processes write one checkpoint together."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(FSDP(min_size=8))
     loggers = [eg.callbacks.CSVLogger(folder / "log.csv"), eg.callbacks.TensorBoard(folder / "board", histograms=True)]
     trainer.fit(x, y, epochs=1, batch_size=8, verbose=2, callbacks=loggers)
@@ -206,7 +208,7 @@ def files(folder: Path) -> eg.Trainer:
 
 def share_of(process: int) -> list[Any]:
     """Shares of different examples, lengths and batch sizes."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     cuts = [(0, 3, 8, 12, 17), (17, 22, 25)][process]
     return [(x[a:b], y[a:b]) for a, b in itertools.pairwise(cuts)]
 
@@ -255,7 +257,7 @@ class Counted:
 
 def failures(trainer: eg.Trainer, process: int) -> dict[str, str]:
     """What is wrong in one process ends the call in both, and the next call works."""
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     good = (x[:4], y[:4])
 
     def breaks() -> Iterator[Any]:
@@ -305,7 +307,7 @@ class Core(eg.ElegyModule):
 
 
 def outputs_of_a_core_step() -> Any:
-    x, _, _, _ = data("divisible")
+    x, _, _, _ = data("many")
     return eg.Trainer(Core(), strategy="sharded").predict(x, batch_size=8)
 
 

@@ -43,7 +43,7 @@ def pmap_loop(variables: Any, x: np.ndarray, y: np.ndarray, batch_size: int) -> 
 
 
 def test_batch_normalisation_equals_a_hand_written_pmap_loop() -> None:
-    x, y, _, batch_size = data("divisible")
+    x, y, _, batch_size = data("many")
     trainer = MODELS["conv"].trainer(DataParallel(DEVICES))
     trainer.init_on_batch(x[:batch_size], y[:batch_size])
     start = jax.tree.map(np.asarray, {"params": trainer.state.params, "batch_stats": trainer.state.batch_stats})
@@ -124,7 +124,7 @@ def descend(params: Any, x: jax.Array, y: jax.Array) -> Any:
     "strategy", [DataParallel, lambda n: Sharded({"data": n}), lambda n: FSDP({"data": n}, min_size=8)]
 )
 def test_a_core_level_step_receives_global_arrays_on_the_mesh(strategy: Any) -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     runs = {}
     for name, chosen in (("jit", "jit"), ("mesh", strategy(DEVICES))):
         trainer = eg.Trainer(Core(), strategy=chosen)
@@ -140,7 +140,7 @@ def test_a_run_of_three_thousand_steps_on_eight_devices_finishes(strategy: str) 
     trainer = eg.Trainer(
         MODELS["mlp"].make(), loss=eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1), strategy=strategy
     )
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer.fit(x, y, epochs=750, batch_size=8, steps_per_execution=1, verbose=0)
     assert trainer.step == 3000
     assert trainer.history.history["loss"][-1] < trainer.history.history["loss"][0]

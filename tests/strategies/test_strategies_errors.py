@@ -67,7 +67,7 @@ STATES = {
 @pytest.mark.parametrize("kind", [Sharded, FSDP])
 def test_rules_that_do_not_fit_the_state_are_refused_before_the_first_compile(case: str, kind: type) -> None:
     rules, message = STATES[case]
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(kind({"data": 2, "model": 3}, rules=rules))
     with pytest.raises(ValueError, match=re.escape(message)):
         trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
@@ -76,7 +76,7 @@ def test_rules_that_do_not_fit_the_state_are_refused_before_the_first_compile(ca
 
 
 def test_a_refused_strategy_leaves_the_trainer_as_it_was() -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer("jit")
     trainer.init_on_batch(x[:8], y[:8])
     before = trainer.state

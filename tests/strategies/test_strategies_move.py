@@ -23,7 +23,7 @@ MOVES = [
 
 
 def test_a_live_state_moves_and_the_run_goes_on_as_if_it_had_not() -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     still, moving = MODELS["mlp"].trainer("jit"), MODELS["mlp"].trainer("jit")
     for trainer in (still, moving):
         trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
@@ -44,7 +44,7 @@ def _host(leaf: jax.Array) -> np.ndarray:
 
 @pytest.mark.parametrize("strategy", [lambda: DataParallel(4), lambda: FSDP({"data": 4}, min_size=8)])
 def test_a_state_that_was_handed_out_stays_valid(strategy) -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(strategy())
     trainer.fit(x, y, epochs=1, batch_size=16, verbose=0)
     held = trainer.state
@@ -56,7 +56,7 @@ def test_a_state_that_was_handed_out_stays_valid(strategy) -> None:
 
 
 def test_a_fully_sharded_state_shows_logical_shapes_and_lies_in_parts() -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(FSDP({"data": 4}, min_size=8))
     trainer.fit(x, y, epochs=2, batch_size=16, verbose=0)
     moments = trainer.state.optimizer.state[0]
@@ -68,7 +68,7 @@ def test_a_fully_sharded_state_shows_logical_shapes_and_lies_in_parts() -> None:
 
 @pytest.mark.parametrize("make", [lambda: DataParallel(3), lambda: FSDP({"data": 2, "model": 2}, min_size=8)])
 def test_a_trainer_on_several_devices_can_be_pickled_and_copied(make, tmp_path) -> None:
-    x, y, _, _ = data("divisible")
+    x, y, _, _ = data("many")
     trainer = MODELS["mlp"].trainer(make())
     trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
     trainer.save_pickle(tmp_path / "trainer.pickle")

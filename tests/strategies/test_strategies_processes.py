@@ -125,7 +125,7 @@ def test_runs_end_at_the_same_place_where_shares_do_not(two_processes: Any) -> N
 def test_outputs_of_a_core_level_step_are_whole(two_processes: Any) -> None:
     (first, _), _, _ = two_processes
     np.testing.assert_array_equal(first["outputs"]["host"], np.tile(np.arange(8), 4))
-    np.testing.assert_array_equal(first["outputs"]["global"], data("divisible")[0] * 2)
+    np.testing.assert_array_equal(first["outputs"]["global"], data("many")[0] * 2)
 
 
 def test_a_process_that_dies_ends_the_other(tmp_path: Path) -> None:
