@@ -7,7 +7,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | {"flatbuffers": "export"}
+EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | {
+    "flatbuffers": "export",
+    "fsspec": "remote",
+}
 """The extra of this package that installs a library, by the library's top module."""
 
 

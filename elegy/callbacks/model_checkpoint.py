@@ -14,6 +14,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
 from elegy.checkpoint import (
+    Address,
     AsyncSaver,
     checkpoint_name,
     checkpoint_step,
@@ -22,7 +23,8 @@ from elegy.checkpoint import (
     remove,
     remove_leftovers,
 )
-from elegy.checkpoint.directory import local_path
+from elegy.checkpoint.address import path_of
+from elegy.checkpoint.directory import place_of
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.types import Every
@@ -43,8 +45,8 @@ class ModelCheckpoint(PeriodicCallback):
     a save in the background is raised by the next one, or at the end of `fit`.
 
     Args:
-        directory: where the checkpoints go; made where missing. It belongs to one run: a run that begins at an earlier
-            step than an intact checkpoint that is there is refused.
+        directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
+            belongs to one run: a run that begins at an earlier step than an intact checkpoint that is there is refused.
         monitor: the log that tells which checkpoint is best, read after the epoch's validation; None to keep the
             newest `save_top_k` instead.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
@@ -60,8 +62,9 @@ class ModelCheckpoint(PeriodicCallback):
         TypeError: when `every` is no `Every`.
         ValueError: for an unknown mode, or when nothing would ever be saved; at the first save, when the monitored
             name is not logged (the message lists those that are).
-        CheckpointError: when the directory is an address such as `gs://...`; when a run begins, if the directory
-            holds checkpoints of another one.
+        CheckpointError: for an address of an unknown protocol; when a run begins, if the directory holds checkpoints
+            of another one, or is an address and the program has several processes.
+        ImportError: for an address whose library is not installed.
 
     Example:
         >>> ModelCheckpoint("run/checkpoints", monitor="val_accuracy", save_top_k=3, every=Every(epochs=1)).mode
@@ -87,7 +90,7 @@ class ModelCheckpoint(PeriodicCallback):
             raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
         if save_top_k == 0 and not save_last:
             raise ValueError("save_top_k=0 with save_last=False would save nothing.")
-        self.directory = local_path(directory)
+        self.directory = path_of(directory)
         self.monitor = None if monitor is None else Monitor(monitor, mode)
         self.save_top_k = save_top_k
         self.save_last = save_last
@@ -102,7 +105,7 @@ class ModelCheckpoint(PeriodicCallback):
         return self.monitor.mode if self.monitor else None
 
     @property
-    def best_path(self) -> Path | None:
+    def best_path(self) -> Path | Address | None:
         """The checkpoint with the best value; None without a monitor, or before the first value."""
         ranked = self._ranked(self._saved)
         return self.directory / ranked[0].name if ranked else None
@@ -114,12 +117,12 @@ class ModelCheckpoint(PeriodicCallback):
         return ranked[0].value if ranked else None
 
     @property
-    def last_path(self) -> Path | None:
+    def last_path(self) -> Path | Address | None:
         """The newest checkpoint."""
         return self.directory / self._saved[-1].name if self._saved else None
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Path | Address]:
         """The checkpoints that are kept, newest first."""
         return [self.directory / saved.name for saved in reversed(self._saved)]
 
@@ -134,14 +137,14 @@ class ModelCheckpoint(PeriodicCallback):
         try:
             self._saver.wait()
         except BaseException:
-            self._saved = [saved for saved in self._saved if (self.directory / saved.name).exists()]
+            self._saved = [saved for saved in self._saved if self._exists(saved.name)]
             raise
 
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory, and removes what saves that were cut off left in it."""
         super().on_train_begin(event)
         self._check_directory(event.step)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        place_of(self.directory).make()
         if is_first():
             remove_leftovers(self.directory)
         self._saver = AsyncSaver() if self.async_save else None
@@ -230,10 +233,12 @@ class ModelCheckpoint(PeriodicCallback):
             return
         keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
         for saved in [s for s in self._saved if s.name not in keep]:
-            path = self.directory / saved.name
-            if is_first() and path.exists():
-                remove(path)
+            if is_first() and self._exists(saved.name):
+                remove(self.directory / saved.name)
             self._saved.remove(saved)
+
+    def _exists(self, name: str) -> bool:
+        return place_of(self.directory / name).exists()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the kept checkpoints and their values."""
@@ -243,4 +248,4 @@ class ModelCheckpoint(PeriodicCallback):
         """Goes on with those checkpoints of the interrupted run that still exist."""
         saved = [_Saved(name, step, value) for name, step, value in state["saved"]]
         # What is listed may be deleted later, so a name must not lead out of the directory.
-        self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and (self.directory / s.name).exists()]
+        self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and self._exists(s.name)]

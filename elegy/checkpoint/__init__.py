@@ -1,21 +1,23 @@
 """Checkpoints: complete, verified, and loaded without executing anything."""
 
+from elegy.checkpoint.address import Address
 from elegy.checkpoint.background import AsyncSaver
 from elegy.checkpoint.directory import (
-    checkpoint_name,
-    checkpoint_step,
     find_checkpoints,
+    is_intact,
     newest_intact,
     remove,
     remove_leftovers,
+    verify,
 )
-from elegy.checkpoint.manifest import is_intact, verify
 from elegy.checkpoint.match import fill
+from elegy.checkpoint.naming import checkpoint_name, checkpoint_step
 from elegy.checkpoint.store import read_metadata, restore, save
 from elegy.checkpoint.weights import flatten, load_safetensors, rename, save_safetensors, select
 from elegy.checkpoint.whole import load, save_pickle
 
 __all__ = [
+    "Address",
     "AsyncSaver",
     "checkpoint_name",
     "checkpoint_step",

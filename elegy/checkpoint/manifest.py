@@ -41,7 +41,7 @@ def write_manifest(directory: Path, kind: str, leaves: list[dict[str, Any]]) -> 
         OSError: when a file cannot be read, flushed or written.
         CheckpointError: when the directory holds something that is no plain file.
     """
-    files, folders = _listing(directory)
+    files, folders = _listing(directory, directory)
     with ThreadPoolExecutor(_hash_threads()) as pool:
         digests = dict(zip(files, pool.map(lambda name: _digest(directory / name, flush=True), files), strict=True))
     body = {
@@ -58,76 +58,54 @@ def write_manifest(directory: Path, kind: str, leaves: list[dict[str, Any]]) -> 
     flush_directory(directory)
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path, where: object = None) -> dict[str, Any]:
     """Reads the manifest of one checkpoint and checks it against its own checksum.
+
+    Args:
+        directory: holds the checkpoint.
+        where: what messages name, if not the directory.
 
     Raises:
         CheckpointError: when there is no checkpoint, it was never finished, or the manifest is damaged.
         CheckpointFormatError: when it has another version of the format.
     """
+    where = directory if where is None else where
     path = directory / MANIFEST
     try:
         is_file = stat.S_ISREG(os.lstat(path).st_mode)
         data = path.read_bytes() if is_file else b""
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{directory}: {_what_is_there(directory)}") from None
+        raise CheckpointError(f"{where}: {_what_is_there(directory)}") from None
     except OSError as error:
-        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}.") from error
+        raise CheckpointError(f"{where}: {MANIFEST} cannot be read: {error}.") from error
     if not is_file:
-        raise CheckpointError(f"{directory}: {MANIFEST} is not a plain file, so it is not read.")
+        raise CheckpointError(f"{where}: {MANIFEST} is not a plain file, so it is not read.")
     body = _decode(data)
     if body is None:
-        raise CheckpointError(f"{directory}: {MANIFEST} is damaged: it does not match its own checksum.")
+        raise CheckpointError(f"{where}: {MANIFEST} is damaged: it does not match its own checksum.")
     if body.get("format") != FORMAT:
         raise CheckpointFormatError(
-            f"{directory}: the checkpoint has format {body.get('format')!r}, written by elegy "
+            f"{where}: the checkpoint has format {body.get('format')!r}, written by elegy "
             f"{body.get('versions', {}).get('elegy')!r}; this release reads format {FORMAT}. "
             "Load it with the release that wrote it."
         )
     return body
 
 
-def verify(path: str | os.PathLike[str]) -> None:
-    """Checks that every file of a checkpoint is there and holds the bytes that were written.
-
-    Args:
-        path: the checkpoint's directory.
-
-    Raises:
-        CheckpointError: naming every file that is damaged, truncated, missing or extra.
-
-    Example:
-        >>> verify("/nowhere")
-        Traceback (most recent call last):
-        ...
-        elegy.errors.CheckpointError: /nowhere: there is no such checkpoint.
-    """
-    directory = Path(path).expanduser()
-    verify_files(directory, read_manifest(directory))
-
-
-def is_intact(path: str | os.PathLike[str]) -> bool:
-    """Whether `verify` finds nothing wrong.
-
-    Example:
-        >>> is_intact("/nowhere")
-        False
-    """
-    try:
-        verify(path)
-    except CheckpointError:
-        return False
-    return True
-
-
-def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+def verify_files(directory: Path, manifest: dict[str, Any], where: object = None) -> None:
     """Compares a checkpoint's files with its manifest, which was read and checked before.
 
+    Args:
+        directory: holds the checkpoint.
+        manifest: its manifest.
+        where: what messages name, if not the directory.
+
     Raises:
         CheckpointError: naming every file that is damaged, truncated, missing or extra.
     """
+    where = directory if where is None else where
     try:
-        found, folders = _listing(directory)
+        found, folders = _listing(directory, where)
         found.pop(MANIFEST, None)
         expected: dict[str, dict[str, Any]] = manifest["files"]
         problems = [f"{name}: missing" for name in expected if name not in found]
@@ -146,11 +124,11 @@ def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
                 if digest != expected[name]["sha256"]:
                     problems.append(f"{name}: its bytes have changed since it was written")
     except OSError as error:
-        raise CheckpointError(f"{directory}: the checkpoint cannot be read: {error}.") from error
+        raise CheckpointError(f"{where}: the checkpoint cannot be read: {error}.") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{directory}: {MANIFEST} does not describe a checkpoint ({error!r}).") from error
+        raise CheckpointError(f"{where}: {MANIFEST} does not describe a checkpoint ({error!r}).") from error
     if problems:
-        raise CheckpointError(f"{directory}: the checkpoint is damaged:\n  " + "\n  ".join(sorted(problems)))
+        raise CheckpointError(f"{where}: the checkpoint is damaged:\n  " + "\n  ".join(sorted(problems)))
 
 
 def write_flushed(path: Path, data: bytes) -> None:
@@ -185,7 +163,7 @@ def _decode(data: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _listing(directory: Path) -> tuple[dict[str, int], list[str]]:
+def _listing(directory: Path, where: object) -> tuple[dict[str, int], list[str]]:
     """File names to sizes, and directory names, both relative; links and devices are refused."""
     files: dict[str, int] = {}
     folders: list[str] = []
@@ -203,7 +181,7 @@ def _listing(directory: Path) -> tuple[dict[str, int], list[str]]:
                 files[name] = status.st_size
             else:
                 raise CheckpointError(
-                    f"{directory}: {name} is a link or a device. A checkpoint holds plain files and directories only, "
+                    f"{where}: {name} is a link or a device. A checkpoint holds plain files and directories only, "
                     "so that nothing in it can point out of it."
                 )
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from elegy.checkpoint import team
 from elegy.checkpoint.arrays import from_stored, placement, read_arrays, to_stored, write_arrays
-from elegy.checkpoint.directory import local_path, locate, staged, staging_path
+from elegy.checkpoint.directory import Opened, opened, place_of
 from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
 from elegy.checkpoint.manifest import ARRAYS, METADATA, read_manifest, verify_files, write_flushed, write_manifest
 from elegy.checkpoint.match import describe_all, fitting
@@ -52,7 +52,8 @@ def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any],
     Every process of a distributed run calls it with the same arguments and a path on a shared file system.
 
     Args:
-        path: a directory of its own; a checkpoint that stands there is replaced once the new one is on the disk.
+        path: a directory of its own, or an address such as `gs://bucket/run/step_00000001`; a checkpoint that stands
+            there is replaced once the new one is on the disk.
         arrays: any tree of JAX arrays (typed random keys included), NumPy arrays and scalars, and Python scalars.
         metadata: what else to remember: dicts with string keys, lists, strings, numbers, booleans and None. Tuples
             come back as lists.
@@ -73,12 +74,13 @@ def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any],
 
 
 def restore(
-    path: str | os.PathLike[str], target: PyTree = None, *, strict: bool = True, kind: str = "trainer"
+    path: str | os.PathLike[str] | Opened, target: PyTree = None, *, strict: bool = True, kind: str = "trainer"
 ) -> tuple[PyTree, dict[str, Any]]:
     """Reads a checkpoint back, after checking every byte of it.
 
     Args:
-        path: the checkpoint's directory, or a directory of checkpoints, of which the newest intact one is read.
+        path: the checkpoint's directory, or a directory of checkpoints, of which the newest intact one is read; also
+            at an address, from which it is downloaded first.
         target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Arrays are placed as the target's are (its
             sharding; uncommitted where it has none) and have its types; weak types come back strong. None needs no
             user classes.
@@ -97,9 +99,13 @@ def restore(
     Warns:
         UserWarning: listing what was not loaded unless `strict`.
     """
-    directory = locate(path)
-    manifest = _manifest_of(directory, kind)
-    with _malformed(directory):
+    with opened(path) as found:
+        return _read(found, target, strict=strict, kind=kind)
+
+
+def _read(found: Opened, target: PyTree, *, strict: bool, kind: str) -> tuple[PyTree, dict[str, Any]]:
+    manifest = _manifest_of(found, kind)
+    with _malformed(found):
         saved = {entry["path"]: Leaf.from_json(entry["leaf"]) for entry in manifest["leaves"]}
         names = {entry["path"]: entry["array"] for entry in manifest["leaves"] if "array" in entry}
     if target is None:
@@ -107,31 +113,31 @@ def restore(
         fits = set(saved)
     else:
         wanted = named_leaves(target)
-        fits = fitting(saved, wanted, strict=strict, where=f"the checkpoint {directory}")
-    verify_files(directory, manifest)
+        fits = fitting(saved, wanted, strict=strict, where=f"the checkpoint {found.path}")
+    verify_files(found.directory, manifest, found.path)
     places = {names[p]: placement(saved[p], wanted[p]) for p in wanted if p in fits and saved[p].stored}
-    with _malformed(directory):
-        stored = read_arrays(directory / ARRAYS, places) if places else {}
+    with _malformed(found):
+        stored = read_arrays(found.directory / ARRAYS, places) if places else {}
         loaded = {p: from_stored(saved[p], stored.get(names.get(p, "")), wanted[p]) for p in wanted if p in fits}
         if changed := [f"{p}: {text}" for p in loaded if (text := mismatch(saved[p], describe(loaded[p])))]:
-            raise CheckpointError(f"{directory}: {ARRAYS} does not hold what the manifest says: {', '.join(changed)}.")
-        metadata = _read_metadata(directory)
+            raise CheckpointError(f"{found.path}: {ARRAYS} does not hold what the manifest says: {', '.join(changed)}.")
+        metadata = _read_metadata(found.directory)
     leaves = {p: loaded[p] if p in fits else old for p, old in wanted.items()}
     if target is None:
         return leaves, metadata
     return jax.tree.unflatten(jax.tree.structure(target), leaves.values()), metadata
 
 
-def read_metadata(path: str | os.PathLike[str], *, kind: str = "trainer") -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str] | Opened, *, kind: str = "trainer") -> dict[str, Any]:
     """Reads a checkpoint's metadata alone, after checking every byte of the checkpoint.
 
     Raises:
         CheckpointError: when there is no intact checkpoint of this kind and format.
     """
-    directory = locate(path)
-    verify_files(directory, _manifest_of(directory, kind))
-    with _malformed(directory):
-        return _read_metadata(directory)
+    with opened(path) as found:
+        verify_files(found.directory, _manifest_of(found, kind), found.path)
+        with _malformed(found):
+            return _read_metadata(found.directory)
 
 
 def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> Snapshot:
@@ -173,14 +179,14 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     Raises:
         CheckpointError: when the file system refuses; what was there stays.
     """
-    target = local_path(path)
+    target = place_of(path)
     try:
         suffix = team.shared_suffix()
         with contextlib.ExitStack() as stack:
             if team.leads():
-                staging = team.together(lambda: stack.enter_context(staged(target, suffix)))
+                staging = team.together(lambda: stack.enter_context(target.staged(suffix)))
             else:
-                staging = team.together(lambda: staging_path(target, suffix))
+                staging = team.together(lambda: target.staging(suffix))
             if content.arrays:
                 team.together(lambda: write_arrays(staging / ARRAYS, content.arrays))
             team.together(lambda: _finish(staging, content) if team.leads() else None)
@@ -188,7 +194,7 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{target}: the checkpoint could not be written: {error}") from error
+        raise CheckpointError(f"{target.path}: the checkpoint could not be written: {error}") from error
 
 
 def _finish(staging: Path, content: Snapshot) -> None:
@@ -196,25 +202,25 @@ def _finish(staging: Path, content: Snapshot) -> None:
     write_manifest(staging, content.kind, content.leaves)
 
 
-def _manifest_of(directory: Path, kind: str) -> dict[str, Any]:
-    manifest = read_manifest(directory)
+def _manifest_of(found: Opened, kind: str) -> dict[str, Any]:
+    manifest = read_manifest(found.directory, found.path)
     if manifest.get("kind") != kind:
         raise CheckpointError(
-            f"{directory}: this is a checkpoint of the kind {manifest.get('kind')!r}, but one of the kind {kind!r} "
+            f"{found.path}: this is a checkpoint of the kind {manifest.get('kind')!r}, but one of the kind {kind!r} "
             "was asked for."
         )
     return manifest
 
 
 @contextlib.contextmanager
-def _malformed(directory: Path) -> Iterator[None]:
+def _malformed(found: Opened) -> Iterator[None]:
     """What can still go wrong with intact files: someone else made them, or the disk fails while they are read."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{directory}: the checkpoint cannot be read: {error!r}.") from error
+        raise CheckpointError(f"{found.path}: the checkpoint cannot be read: {error!r}.") from error
 
 
 def _read_metadata(directory: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.checkpoint.directory import local_path, replace_file
+from elegy.checkpoint.address import local_path
 from elegy.checkpoint.leaves import describe, named_leaves
+from elegy.checkpoint.mounted import replace_file
 from elegy.errors import CheckpointError
 from elegy.lazy import require
 from elegy.types import PyTree

@@ -8,7 +8,8 @@ from typing import Any
 
 import cloudpickle
 
-from elegy.checkpoint.directory import local_path, replace_file
+from elegy.checkpoint.address import local_path
+from elegy.checkpoint.mounted import replace_file
 from elegy.errors import CheckpointError
 
 _MAGIC = b"elegy pickle 1\n"

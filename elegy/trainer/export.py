@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from elegy.checkpoint.directory import local_path, replace_file
+from elegy.checkpoint.address import local_path
+from elegy.checkpoint.mounted import replace_file
 from elegy.errors import CheckpointError
 from elegy.lazy import require
 from elegy.names import path_name

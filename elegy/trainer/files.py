@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ class Files:
     """The part of a `Trainer` that deals with files."""
 
     def save(
-        self, path: str | Path, *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
+        self, path: str | os.PathLike[str], *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
     ) -> None:
         """Writes everything that a run needs to go on: the state, the counters, the place in the data.
 
         Args:
-            path: the checkpoint's directory. What is there already is replaced at the end, or stays.
+            path: the checkpoint's directory, or an address such as `gs://bucket/run/best`. What is there already is
+                replaced at the end, or stays.
             saver: an `elegy.checkpoint.AsyncSaver` that writes beside the training loop.
             then: called in the background when the saver has written the checkpoint.
 
@@ -38,11 +40,11 @@ class Files:
         """
         persistence.save(self, path, saver, then)
 
-    def restore(self, path: str | Path, *, strict: bool = True) -> None:
+    def restore(self, path: str | os.PathLike[str], *, strict: bool = True) -> None:
         """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
 
         Args:
-            path: the checkpoint, or a directory of them, whose newest intact one is read.
+            path: the checkpoint, or a directory of them, whose newest intact one is read; addresses likewise.
             strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
 
         Raises:
@@ -50,7 +52,7 @@ class Files:
         """
         persistence.restore(self, path, strict=strict)
 
-    def save_weights(self, path: str | Path) -> None:
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Writes the module's weights alone: no keys, optimizer, metrics or counters.
 
         Args:
@@ -64,7 +66,7 @@ class Files:
 
     def load_weights(
         self,
-        source: str | Path | PyTree,
+        source: str | os.PathLike[str] | PyTree,
         *,
         prefix: str | None = None,
         rename: Mapping[str, str] | Callable[[str], str] | None = None,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from elegy.callbacks import CallbackList, ModelCheckpoint
-from elegy.checkpoint import AsyncSaver
+from elegy.checkpoint import AsyncSaver, store
+from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import together
 from elegy.errors import CheckpointError
 from elegy.module.logs import LogBook, ScalarLog
@@ -85,60 +87,36 @@ def _record(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def save(
-    trainer: Any, path: str | Path, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
+    trainer: Any,
+    path: str | os.PathLike[str],
+    saver: AsyncSaver | None = None,
+    then: Callable[[], object] | None = None,
 ) -> None:
     """Writes a checkpoint: now, or in the background of a saver."""
-    from elegy.checkpoint import store
-
     if saver is None:
         store.save(path, *contents(trainer))
     else:
         saver.save(path, *contents(trainer), then=then)
 
 
-def restore(trainer: Any, path: str | Path, *, strict: bool) -> None:
+def restore(trainer: Any, path: str | os.PathLike[str], *, strict: bool) -> None:
     """Reads a checkpoint, or the newest intact one of a directory of them; at once, or when the state exists."""
-    found = find(path)
-    metadata = read_metadata(found)
-    if trainer._initialized:
-        load(trainer, found, metadata, strict=strict)
-    else:
-        trainer._held = lambda: load(trainer, found, metadata, strict=strict)
+    with opened(path) as found:
+        metadata = store.read_metadata(found)
+        if trainer._initialized:
+            load(trainer, found, metadata, strict=strict)
+        else:
+            trainer._held = lambda: load(trainer, found.path, metadata, strict=strict)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Reads what a checkpoint holds beside the state, after checking every byte of it."""
-    from elegy.checkpoint import store
-
-    return store.read_metadata(path)
-
-
-def find(path: str | Path) -> Path:
-    """The checkpoint that a path means: itself, or the newest intact one of a directory of them.
-
-    Raises:
-        CheckpointError: when there is none.
-    """
-    from elegy.checkpoint import find_checkpoints, newest_intact
-    from elegy.checkpoint.directory import locate
-
-    directory = Path(path)
-    if directory.is_dir() and find_checkpoints(directory):
-        newest = newest_intact(directory)
-        if newest is None:
-            raise CheckpointError(f"no checkpoint in {directory} is intact; the warnings name what is wrong with each.")
-        return newest
-    return locate(path)
-
-
-def load(trainer: Any, path: Path, metadata: Mapping[str, Any], *, strict: bool = True) -> None:
+def load(
+    trainer: Any, path: str | os.PathLike[str] | Opened, metadata: Mapping[str, Any], *, strict: bool = True
+) -> None:
     """Replaces the state and the counters by those of a checkpoint.
 
     The accumulators of the logs are the checkpoint's: the steps that filled them are not known yet where the
     trainer has not run.
     """
-    from elegy.checkpoint import store
-
     books = {
         phase: {name: ScalarLog.empty(reduce) for name, reduce in names.items()}
         for phase, names in metadata["logs"].items()
@@ -152,8 +130,9 @@ def load(trainer: Any, path: Path, metadata: Mapping[str, Any], *, strict: bool 
     trainer._record = with_own_place(metadata["run"])
 
 
-def resume_path(resume: Any, callbacks: CallbackList) -> Path | None:
-    """The checkpoint from which a run resumes, or `None` for a fresh start.
+@contextlib.contextmanager
+def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None]:
+    """Opens the checkpoint from which a run resumes; `None` for a fresh start.
 
     Args:
         resume: a path, or `"auto"` for the newest intact checkpoint of the run's `ModelCheckpoint`.
@@ -164,36 +143,38 @@ def resume_path(resume: Any, callbacks: CallbackList) -> Path | None:
         CheckpointError: when a path that was given holds no intact checkpoint.
     """
     if resume is None:
-        return None
+        yield None
+        return
     if resume != "auto":
-        return find(resume)
-    from elegy.checkpoint import newest_intact
-
+        with opened(resume) as found:
+            yield found
+        return
     directories = [callback.directory for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     if not directories:
         raise ValueError(
             "resume='auto' looks into the directory of the run's ModelCheckpoint, but there is none among the "
             "callbacks. Add `elegy.callbacks.ModelCheckpoint(directory)`, or give a path."
         )
-    found = [path for directory in directories if Path(directory).is_dir() and (path := newest_intact(directory))]
-    return max(found, key=lambda path: path.name) if found else None
+    with contextlib.ExitStack() as stack:
+        newest = [one for where in directories if (one := stack.enter_context(newest_opened(where))) is not None]
+        yield max(newest, key=lambda one: one.path.name, default=None)
 
 
-def resume(run: Run, path: Path, metadata: Mapping[str, Any], epochs: int | None) -> None:
+def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | None) -> None:
     """Puts a run that has not begun where a checkpoint left it.
 
     Args:
         run: the run.
-        path: the checkpoint.
-        metadata: what `read_metadata` read from it.
+        found: the checkpoint.
+        metadata: what it holds beside the state.
         epochs: how many epochs the run has from its beginning; `None` where the plan says when it ends.
 
     Raises:
         CheckpointError: when the checkpoint is of another run, or does not fit the state.
     """
     trainer = run.trainer
-    check_same_run(run, trainer.seed, metadata, path)
-    load(trainer, path, metadata)
+    check_same_run(run, trainer.seed, metadata, found.path)
+    load(trainer, found, metadata)
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
@@ -203,7 +184,7 @@ def resume(run: Run, path: Path, metadata: Mapping[str, Any], epochs: int | None
         run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
 
 
-def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: Path) -> None:
+def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: object) -> None:
     """Checks that a run goes on with the data and the seed of its checkpoint.
 
     Raises:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from elegy.callbacks import CallbackList, ModelCheckpoint
-from elegy.checkpoint import is_intact
+from elegy.checkpoint import Address, is_intact, store
+from elegy.checkpoint.directory import opened
 from elegy.data import ArraySource
 from elegy.errors import NonFiniteError
 from elegy.trainer import persistence
@@ -64,12 +65,13 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
         raise error
     logger.warning("%s The run goes back to %s and on with a new order of the data.", error, path)
     reorders = run.reorders
-    persistence.resume(run, path, persistence.read_metadata(path), None)
+    with opened(path) as found:
+        persistence.resume(run, found, store.read_metadata(found), None)
     run.reorders = [*reorders, (trainer.epoch, run.cursor.examples)]
 
 
-def _newest(callbacks: CallbackList) -> Path | None:
-    found: list[Path] = []
+def _newest(callbacks: CallbackList) -> Path | Address | None:
+    found: list[Path | Address] = []
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint):
             callback.wait()

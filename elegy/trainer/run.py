@@ -47,7 +47,7 @@ class Before:
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
-        names = ("_initialized", "_held", "_record", "history", "epoch")
+        names = ("_initialized", "_held", "_record", "_run", "history", "epoch")
         self._attributes: dict[str, Any] = {
             "_cell": trainer._cell.fork(),
             **{name: getattr(trainer, name) for name in names},

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
+from elegy.checkpoint import store
 from elegy.data import ArraySource, as_source, as_validation_source, check_finite, split
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
@@ -167,7 +168,7 @@ class Trainer(OnBatch, Files, Report):
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
         steps_per_execution: int | Literal["auto"] = "auto",
-        resume: str | Path | None = None,
+        resume: str | os.PathLike[str] | None = None,
         check_inputs: bool = False,
     ) -> History:
         """Trains for a number of epochs; a second call trains that many more.
@@ -225,33 +226,32 @@ class Trainer(OnBatch, Files, Report):
         asked = checks.fusing(steps_per_execution)
         fuse = fuse_with(listeners, asked, "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
-        found = persistence.resume_path(resume, listeners)
-        saved = None if found is None else persistence.read_metadata(found)
-        if saved is not None and saved["run"] is not None and fuse == "auto":
-            fuse = saved["run"]["steps_per_execution"]
-        feeder = Feeder(
-            self._runner,
-            "train",
-            source,
-            batch_size=batch_size,
-            limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
-            what="fit",
-            drop_remaining=drop_remaining,
-            fuse=fuse,
-            finite=check_inputs,
-        )
-        plan = FitPlan(
-            epochs=epochs,
-            max_steps=checks.positive("max_steps", max_steps, optional=True),
-            max_time=checks.seconds("max_time", max_time),
-            shuffle=shuffle,
-            validation=feeder.beside(validation, validation_batch_size, validation_steps, asked),
-            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
-        )
-        with Before(self) as before:
+        with contextlib.ExitStack() as reading, Before(self) as before:
+            found = reading.enter_context(persistence.resumed_from(resume, listeners))
+            saved = None if found is None else store.read_metadata(found)
+            if saved is not None and saved["run"] is not None and fuse == "auto":
+                fuse = saved["run"]["steps_per_execution"]
+            feeder = Feeder(
+                self._runner,
+                "train",
+                source,
+                batch_size=batch_size,
+                limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
+                what="fit",
+                drop_remaining=drop_remaining,
+                fuse=fuse,
+                finite=check_inputs,
+            )
+            plan = FitPlan(
+                epochs=epochs,
+                max_steps=checks.positive("max_steps", max_steps, optional=True),
+                max_time=checks.seconds("max_time", max_time),
+                shuffle=shuffle,
+                validation=feeder.beside(validation, validation_batch_size, validation_steps, asked),
+                validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
+            )
             self._prepare(feeder, *((plan.validation,) if plan.validation else ()))
-            self.stop_training = False
-            self.history = history
+            self.stop_training, self.history = False, history
             if initial_epoch:
                 self.epoch = initial_epoch
             else:  # known only now: a restored state that was waiting for its module brings its epoch with it
@@ -259,6 +259,7 @@ class Trainer(OnBatch, Files, Report):
             run = self._run = Run(self, feeder, plan, listeners, before)
             if found is not None and saved is not None:
                 persistence.resume(run, found, saved, epochs if not initial_epoch else None)
+            reading.close()
             try:
                 loops.fit(run)
             finally:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, select
-from elegy.checkpoint.directory import local_path, locate
+from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, select, store
+from elegy.checkpoint.address import path_of
+from elegy.checkpoint.directory import opened
 from elegy.checkpoint.leaves import named_leaves
 from elegy.checkpoint.manifest import read_manifest
 from elegy.distributed import collect, is_first, together
@@ -49,10 +51,8 @@ def variables(state: Any) -> PyTree:
     }
 
 
-def save(trainer: Any, path: str | Path) -> None:
+def save(trainer: Any, path: str | os.PathLike[str]) -> None:
     """Writes the weights: to a safetensors file by its suffix, otherwise to a checkpoint directory."""
-    from elegy.checkpoint import store
-
     if not trainer._initialized:
         raise CheckpointError("there are no weights to save yet: fit, or call init_on_batch first.")
     flat = flat_weights(trainer.state)
@@ -65,7 +65,7 @@ def save(trainer: Any, path: str | Path) -> None:
 
 def load(trainer: Any, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
     """Reads weights now, and puts them into the state: at once, or when it exists."""
-    flat = _read(source) if isinstance(source, (str, Path)) else None
+    flat = _read(source) if isinstance(source, (str, os.PathLike)) else None
 
     def apply() -> None:
         state = trainer.state
@@ -138,14 +138,13 @@ def _moved(prefix: str, renamed: Rename | None) -> str:
     return place
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    from elegy.checkpoint import store
-
-    if local_path(path).is_file():
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    where = path_of(path)
+    if where.is_file() if isinstance(where, Path) else where.name.endswith(_SUFFIX):
         return load_safetensors(path)
-    directory = locate(path)
-    kind = read_manifest(directory)["kind"]
-    return store.restore(directory, None, kind=kind if kind == KIND else "trainer")[0]
+    with opened(where) as found:
+        kind = read_manifest(found.directory, found.path)["kind"]
+        return store.restore(found, None, kind=kind if kind == KIND else "trainer")[0]
 
 
 def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:

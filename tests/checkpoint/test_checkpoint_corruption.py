@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elegy.checkpoint import directory
-from elegy.checkpoint.directory import find_checkpoints, newest_intact
-from elegy.checkpoint.manifest import is_intact, verify
+from elegy.checkpoint import find_checkpoints, is_intact, naming, newest_intact, remove_leftovers, verify
 from elegy.checkpoint.store import restore, save
 from elegy.errors import CheckpointError, CheckpointFormatError
 
@@ -282,13 +280,13 @@ def test_values_are_not_read_from_a_damaged_checkpoint(path, monkeypatch):
 
 
 def test_an_interrupted_replacement_is_found_where_it_waits(path):
-    waiting = path.with_name(path.name + directory._REPLACED + "12ab")
+    waiting = path.with_name(path.name + naming.REPLACED + "12ab")
     path.rename(waiting)
     assert find_checkpoints(path.parent) == [waiting]
-    assert directory.checkpoint_step(waiting) == 1
+    assert naming.checkpoint_step(waiting) == 1
     assert newest_intact(path.parent) == waiting
     np.testing.assert_array_equal(restore(path, TREE)[0]["w"], TREE["w"])
-    assert directory.remove_leftovers(path.parent) == []
+    assert remove_leftovers(path.parent) == []
     save(path, {}, {})
     assert find_checkpoints(path.parent) == [path]
     assert not waiting.exists()

@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elegy.callbacks import ModelCheckpoint
-from elegy.checkpoint import directory, store
-from elegy.checkpoint.directory import find_checkpoints, newest_intact, remove, remove_leftovers
-from elegy.checkpoint.manifest import is_intact
+from elegy.checkpoint import (
+    find_checkpoints,
+    is_intact,
+    load,
+    load_safetensors,
+    naming,
+    newest_intact,
+    remove,
+    remove_leftovers,
+    save_pickle,
+    save_safetensors,
+    store,
+)
 from elegy.checkpoint.store import restore, save
 from elegy.errors import CheckpointError
 
@@ -64,9 +73,17 @@ def test_an_empty_or_broken_checkpoint_is_replaced(tmp_path):
     assert restore(tmp_path / "empty", tree(0))[0]["w"][0] == 2
 
 
-@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", Path("gs://bucket/run"), "file:///run"])
-@pytest.mark.parametrize("call", [lambda path: save(path, tree(1), {}), restore, remove, ModelCheckpoint])
-def test_remote_addresses(address, call):
+@pytest.mark.parametrize("address", ["gs://bucket/file", Path("gs://bucket/file"), "file:///file"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: save_safetensors(path, tree(1)),
+        load_safetensors,
+        lambda path: save_pickle(path, 1),
+        lambda path: load(path, allow_code=True),
+    ],
+)
+def test_single_files_do_not_go_to_addresses(address, call):
     with pytest.raises(CheckpointError, match="mounted file systems"):
         call(address)
 
@@ -77,7 +94,7 @@ def test_a_read_only_directory(run_devices):
         1,
         """
         import os, shutil, tempfile
-        from elegy.checkpoint.manifest import is_intact
+        from elegy.checkpoint import is_intact
         from elegy.errors import CheckpointError
         folder = tempfile.mkdtemp()
         try:
@@ -111,7 +128,7 @@ def test_a_full_disk(tmp_path, run_devices):
         1,
         """
         import resource, signal, os
-        from elegy.checkpoint.manifest import is_intact
+        from elegy.checkpoint import is_intact
         from elegy.errors import CheckpointError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         save("run/step_00000001", {"w": np.arange(1000)}, {"step": 1})
@@ -152,11 +169,11 @@ def test_an_error_while_changing_places_puts_the_old_one_back(tmp_path, monkeypa
     rename = os.rename
 
     def fail_into_place(source, target):
-        if os.path.basename(target) == "last" and directory._STAGED in str(source):
+        if os.path.basename(target) == "last" and naming.STAGED in str(source):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(directory.os, "rename", fail_into_place)
+    monkeypatch.setattr(os, "rename", fail_into_place)
     with pytest.raises(CheckpointError, match="Input/output error"):
         save(tmp_path / "last", tree(2), {})
     assert os.listdir(tmp_path) == ["last"]
@@ -175,7 +192,7 @@ def test_an_interrupt_cleans_up_and_goes_on(tmp_path, monkeypatch):
 
 def test_removing(tmp_path):
     for step in (1, 2):
-        save(tmp_path / directory.checkpoint_name(step), tree(step), {})
+        save(tmp_path / naming.checkpoint_name(step), tree(step), {})
     remove(tmp_path / "step_00000001")
     assert os.listdir(tmp_path) == ["step_00000002"]
     with pytest.raises(CheckpointError, match="step_00000001"):

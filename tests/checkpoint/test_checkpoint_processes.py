@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 
-from elegy.checkpoint.manifest import is_intact
+from elegy.checkpoint import is_intact
 from elegy.checkpoint.store import restore
 
 WORKER = """
