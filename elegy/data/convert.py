@@ -49,8 +49,8 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
     Args:
         batch: what a user or an iterable gave as a batch.
         where: a prefix for error messages, such as `"batch 3: "`.
-        listed: whether a list of up to three parts means a tuple. PyTorch's collate function makes lists of
-            tuples, so a list that holds PyTorch tensors is taken that way in any case.
+        listed: whether a list means a tuple, unless it is an array of numbers. PyTorch's collate function makes
+            lists of tuples, so a list of up to three parts that holds PyTorch tensors is taken that way in any case.
 
     Raises:
         TypeError: for a leaf that is no array of numbers; the message names its path.
@@ -60,9 +60,9 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
         >>> as_batch(([1.0, 2.0], [0, 1]))
         (array([1., 2.]), array([0, 1]))
     """
-    if type(batch) is list and 1 <= len(batch) <= 3 and not _is_number_list(batch):
-        leaves = jax.tree.leaves(batch, is_leaf=_stops_here)
-        if listed or any(is_instance_of(leaf, "torch", "Tensor") for leaf in leaves):
+    if type(batch) is list and not _is_number_list(batch):
+        leaves = [] if listed else jax.tree.leaves(batch, is_leaf=_stops_here)
+        if listed or (len(batch) <= 3 and any(is_instance_of(leaf, "torch", "Tensor") for leaf in leaves)):
             batch = tuple(batch)
     if type(batch) is tuple and 1 <= len(batch) <= 3:
         return tuple(as_arrays(part, where + name) for part, name in zip(batch, PARTS, strict=False))

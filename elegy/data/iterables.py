@@ -11,7 +11,6 @@ from elegy.data.convert import as_batch, is_array_like
 from elegy.data.foreign_state import get_state, set_state
 from elegy.data.plan import LIMIT_NAMES, positive_int
 from elegy.data.weights import weigh_classes
-from elegy.lazy import is_instance_of
 from elegy.types import Batch
 
 SLOW_SECONDS = 5.0
@@ -20,6 +19,8 @@ SLOW_SECONDS = 5.0
 
 class IterableSource:
     """An iterable of batches, read one batch at a time and never ahead.
+
+    A batch that is a list, `[inputs, labels]`, is a tuple in another hand: loaders that collate make lists.
 
     Args:
         iterable: something to iterate over, once (an iterator) or again and again; a sequence with `__len__` and
@@ -44,7 +45,6 @@ class IterableSource:
         self._iterable = iterable
         self._class_weight = class_weight
         self._what = what
-        self._lists_are_tuples = is_instance_of(iterable, "torch.utils.data", "DataLoader")
         self._current: Iterator | None = None
         self._seen = 0
         self.taken = 0
@@ -233,7 +233,7 @@ class IterableSource:
 
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._seen - 1}: "
-        batch = as_batch(item, where, listed=self._lists_are_tuples)
+        batch = as_batch(item, where, listed=True)
         return batch if self._class_weight is None else weigh_classes(batch, self._class_weight, where)
 
     def _no_batch(self) -> str:

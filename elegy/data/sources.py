@@ -156,8 +156,8 @@ def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
     """Tells what a user's validation data is.
 
     Args:
-        validation_data: a tuple `(inputs, labels)` or `(inputs, labels, sample_weight)`, or all that `as_source`
-            takes alone. An iterator serves as many validations as it has batches for.
+        validation_data: a tuple or list `(inputs, labels)` or `(inputs, labels, sample_weight)`, or all that
+            `as_source` takes alone. An iterator serves as many validations as it has batches for.
 
     Raises:
         TypeError: as `as_source`.
@@ -167,6 +167,8 @@ def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
         >>> as_validation_source((np.zeros((8, 2)), np.zeros(8))).size
         8
     """
+    if _is_list_of_parts(validation_data):
+        validation_data = tuple(validation_data)
     if type(validation_data) is tuple:
         return as_source(*unpack(validation_data), what="validation")
     return as_source(validation_data, what="validation")
@@ -192,6 +194,16 @@ def _is_list_of_tuples(inputs: Any) -> bool:
     """A list of `(inputs, labels)` tuples can only be meant as batches: a list of several inputs holds arrays."""
     return (
         type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
+    )
+
+
+def _is_list_of_parts(data: Any) -> bool:
+    """`[x, y]` means `(x, y)`; a list of tuples gives batches, a list of numbers is an array."""
+    return (
+        type(data) is list
+        and 2 <= len(data) <= 3
+        and not _is_list_of_tuples(data)
+        and all(part is None or holds_arrays(part) for part in data)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,16 +88,49 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
 
 @contextmanager
 def _hint_at_labels(inputs: PyTree) -> Iterator[None]:
-    """Adds to an error what it may come from: `fit((x, y))`, where `fit(x, y)` is meant."""
+    """Says what an error may come from: `fit((x, y))` where `fit(x, y)` is meant, or a dict where an array is.
+
+    Raises:
+        TypeError: in place of what a call raises that took a container for an array, which names internals of the
+            module's library. Other errors keep their type and get a note.
+    """
     try:
         yield
     except Exception as error:
-        if type(inputs) in (tuple, list) and len(inputs) > 1:
-            error.add_note(
-                f"The inputs are a {type(inputs).__name__} of {len(inputs)}. If labels are among them, pass them as an "
-                "argument of their own, `fit(x, y)`; validation data is a tuple, `(x, y)`."
-            )
+        if not (isinstance(inputs, (tuple, list, Mapping)) and inputs):
+            raise
+        about = _about_container(inputs)
+        if isinstance(error, _TAKEN_FOR_AN_ARRAY):
+            text = str(error).partition("\n")[0]
+            raise TypeError(
+                f"the module could not be called with these inputs: {type(error).__name__}: {text}\n{about}"
+            ) from error
+        error.add_note(about)
         raise
+
+
+_TAKEN_FOR_AN_ARRAY = (TypeError, IndexError, AttributeError)
+
+
+def _about_container(inputs: PyTree) -> str:
+    kind = type(inputs).__name__
+    if isinstance(inputs, Mapping):
+        found = ", ".join(f"{name}: {_brief(value)}" for name, value in inputs.items())
+        spread = "A dict is spread over the parameters of the module's call where all keys are names of parameters"
+    else:
+        found = ", ".join(map(_brief, inputs))
+        spread = "A tuple is spread over the parameters of the module's call where it takes that many"
+    return (
+        f"The inputs are a {kind} of {len(inputs)} ({found}). {spread}; everything else is passed as one argument. If "
+        "labels are among the inputs, pass them as an argument of their own, `fit(x, y)`; validation data is a tuple, "
+        "`(x, y)`, and so is each batch that an iterable yields."
+    )
+
+
+def _brief(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return type(value).__name__
 
 
 def missing(module: Any, phase: str) -> MissingMethodError:

@@ -150,7 +150,10 @@ def test_the_call_is_named():
         (((X, X), Y), ((X, X), Y)),
         ((X.tolist(), Y.tolist()), (X, Y)),
         ({"a": X}, {"a": X}),
-        ([X, X], [X, X]),
+        ([X, Y], (X, Y)),
+        ([X, Y, W], (X, Y, W)),
+        ([[X, X], Y], ([X, X], Y)),
+        (X.tolist(), X),
     ],
     ids=lambda v: type(v).__name__,
 )
