@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Self
 
 import optax
@@ -55,8 +57,9 @@ class Optimizer(Pytree):
         Args:
             grads: gradients, of the structure and shapes of `params`.
             params: the parameters; their dtypes are kept.
-            **extra: what a `GradientTransformationExtraArgs` asks for (`value`, ...). A training step passes `value`,
-                the loss of the whole batch, `grad`, and `value_fn`, that loss as a function of the parameters.
+            **extra: what a `GradientTransformationExtraArgs` asks for (`value`, ...); what it does not take is left
+                out. A training step passes `value`, the loss of the whole batch, `grad`, and `value_fn`, that loss as
+                a function of the parameters.
 
         Returns:
             `(new_params, new_optimizer)`.
@@ -68,8 +71,16 @@ class Optimizer(Pytree):
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
         # MultiSteps hands extra arguments on, but is no GradientTransformationExtraArgs.
         tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
-        updates, state = tx.update(grads, self.state, params, **extra)
+        updates, state = tx.update(grads, self.state, params, **_accepted(tx.update, extra))
         return optax.apply_updates(params, updates), self.replace(state=state)
+
+
+def _accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that a function takes: not every `GradientTransformationExtraArgs` takes any."""
+    parameters = inspect.signature(update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return extra
+    return {name: value for name, value in extra.items() if name in parameters}
 
 
 def as_optimizer(optimizer: Any) -> Optimizer:

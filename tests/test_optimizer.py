@@ -74,6 +74,20 @@ def test_extra_arguments_reach_those_that_take_them_only():
     plain.update(grads_of(PARAMS, 0), PARAMS, value=jnp.float32(2.0))
 
 
+@pytest.mark.parametrize("opaque", [False, True])
+def test_an_optimizer_that_takes_some_extra_arguments_gets_those_alone(opaque):
+    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    tx = optax.contrib.sam(optax.sgd(0.1), adversary, sync_period=2, opaque_mode=opaque)
+    optimizer, params = eg.Optimizer(tx).init(PARAMS["w"]), PARAMS["w"]
+    state, expected = tx.init(params), params
+    wanted = {"grad_fn": lambda params, step: params**2} if opaque else {}
+    for step in range(4):
+        params, optimizer = optimizer.update(grads_of(params, step), params, value=jnp.float32(1), **wanted)
+        updates, state = tx.update(grads_of(expected, step), state, expected, **wanted)
+        expected = optax.apply_updates(expected, updates)
+    np.testing.assert_array_equal(params, expected)
+
+
 def test_updating_before_init_says_so():
     with pytest.raises(RuntimeError, match=r"no state yet: call `optimizer = optimizer.init\(params\)`"):
         eg.Optimizer(optax.sgd(0.1)).update(PARAMS, PARAMS)
