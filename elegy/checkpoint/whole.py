@@ -49,8 +49,8 @@ def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> Any:
         allow_code: must be True: a pickle can run any code while it is loaded, so load only files that you trust.
 
     Raises:
-        CheckpointError: without `allow_code=True`, before the file is even opened; when the file cannot be read,
-            was not written by `save_pickle`, has changed since, or needs something that is not installed.
+        CheckpointError: without `allow_code=True`, before the file is even opened; when it is a directory, cannot be
+            read, was not written by `save_pickle`, has changed since, or needs something that is not installed.
 
     Example:
         >>> load("model.pkl")
@@ -58,6 +58,12 @@ def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> Any:
         ...
         elegy.errors.CheckpointError: model.pkl was not loaded: ...
     """
+    if os.path.isdir(path):
+        raise CheckpointError(
+            f"{os.fspath(path)} is a directory, but `load` reads the one file that `save_pickle` wrote. A checkpoint, or "
+            "a directory of them, goes into a trainer of the same module: `trainer.restore(path)`, or "
+            "`trainer.load_weights(path)` for its weights alone."
+        )
     if allow_code is not True:
         raise CheckpointError(
             f"{os.fspath(path)} was not loaded: it is a pickle, and loading one runs whatever code its author put into "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from elegy.checkpoint import save
 from elegy.checkpoint.whole import load, save_pickle
 from elegy.errors import CheckpointError
 
@@ -28,6 +29,14 @@ class Bomb:
 
     def __reduce__(self):
         return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("allow", [{}, {"allow_code": True}])
+def test_a_checkpoint_is_no_pickle(tmp_path, allow):
+    save(tmp_path / "step_00000001", {"w": jnp.ones(2)}, {})
+    for path in (tmp_path / "step_00000001", tmp_path):
+        with pytest.raises(CheckpointError, match=r"is a directory.*trainer\.restore\(path\).*load_weights"):
+            load(path, **allow)
 
 
 @pytest.mark.parametrize("allow", [{}, {"allow_code": False}, {"allow_code": 1}, {"allow_code": None}])
