@@ -20,6 +20,13 @@ _REGISTRY: dict[str, Callable[[], Strategy]] = {
     "fsdp": FSDP,
 }
 
+_ELSEWHERE = {
+    **dict.fromkeys(("dp", "ddp", "pmap", "parallel", "replicated", "mirrored"), "data_parallel"),
+    **dict.fromkeys(("gspmd", "mesh", "spmd"), "sharded"),
+    **dict.fromkeys(("zero", "zero_3", "zero3", "fully_sharded"), "fsdp"),
+}
+"""What other libraries call them: too short, or too different, to be known by likeness."""
+
 
 def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
     """Makes a strategy known by name to `Trainer(strategy=name)`.
@@ -65,7 +72,8 @@ def resolve_strategy(strategy: Any) -> Strategy:
     if not isinstance(strategy, str):
         raise TypeError(f"the strategy must be a name or a Strategy, not {strategy!r}. Names: {', '.join(_REGISTRY)}.")
     if strategy not in _REGISTRY:
-        close = difflib.get_close_matches(strategy, _REGISTRY, n=1)
+        other = _ELSEWHERE.get(strategy.lower().replace("-", "_"))
+        close = [other] if other else difflib.get_close_matches(strategy, _REGISTRY, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown strategy {strategy!r}.{hint} Known strategies: {', '.join(_REGISTRY)}.")
     made = _REGISTRY[strategy]()

@@ -106,6 +106,14 @@ def test_the_registry_knows_five_strategies_and_the_users_own() -> None:
         resolve_strategy(FSDP)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("dp", "data_parallel"), ("DDP", "data_parallel"), ("zero-3", "fsdp"), ("mesh", "sharded")]
+)
+def test_what_other_libraries_call_a_strategy_is_known(name, meant):
+    with pytest.raises(ValueError, match=f"unknown strategy {name!r}. Did you mean {meant!r}"):
+        resolve_strategy(name)
+
+
 @pytest.mark.parametrize("make", [DataParallel, Sharded, FSDP, lambda: FSDP({"data": 4, "model": 2}, min_size=2)])
 def test_strategies_are_values(make) -> None:
     assert make() == make()
