@@ -141,7 +141,17 @@ def _moved(prefix: str, renamed: Rename | None) -> str:
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = path_of(path)
     if where.is_file() if isinstance(where, Path) else where.name.endswith(_SUFFIX):
-        return load_safetensors(path)
+        try:
+            return load_safetensors(path)
+        except CheckpointError as error:
+            if where.name.endswith(_SUFFIX):
+                raise
+            raise CheckpointError(
+                f"{where} is no safetensors file, and load_weights reads no other kind of file. It takes: "
+                f"a `{_SUFFIX}` file; a checkpoint or a directory of them; a dict of arrays by path, such as "
+                "`dict(numpy.load(file))` of an .npz file; the variables of the module's library, such as "
+                "`flax.serialization.msgpack_restore(file.read_bytes())` of a msgpack file."
+            ) from error
     with opened(where) as found:
         kind = read_manifest(found.directory, found.path)["kind"]
         return store.restore(found, None, kind=kind if kind == KIND else "trainer")[0]
@@ -163,6 +173,11 @@ def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:
     flat = named_leaves(dict(given))
     if is_instance_of(state, "elegy.adapters.linen", "LinenModule") and not _flat(given):
         known = state.__dataclass_fields__
+        if given and given.keys() <= dict(state.params).keys() and not given.keys() & {*known, *state.variables}:
+            raise CheckpointError(
+                f"the dict of weights has the parts {', '.join(map(str, given))}, which lie within the collection "
+                'params: wrap it, `trainer.load_weights({"params": params})`.'
+            )
         flat = {path if path.partition("/")[0] in known else f"collections/{path}": v for path, v in flat.items()}
     return flat
 

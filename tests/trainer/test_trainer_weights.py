@@ -202,6 +202,14 @@ def test_a_held_checkpoint_comes_before_held_weights(tmp_path):
         (lambda t, d: eg.Trainer(High()).save_weights(d / "w"), "there are no weights to save yet"),
         (lambda t, d: t.load_weights(d / "nothing"), "there is no such checkpoint"),
         (lambda t, d: t.load_weights([1, 2]), "the weights are a list"),
+        *(
+            (
+                lambda t, d, name=name: (_written(d / name), t.load_weights(d / name)),
+                rf"{name} is no safetensors.*{how}",
+            )
+            for name, how in (("w.npz", r"dict\(numpy.load\(file\)\)"), ("w.msgpack", "msgpack_restore"))
+        ),
+        (lambda t, d: (_written(d / "w.safetensors"), t.load_weights(d / "w.safetensors")), "cannot be read as"),
         (lambda t, d: t.load_weights({"step": np.ones(1)}), "step: unexpected"),
         (lambda t, d: t.load_weights({}), "no weights in what was given. The state has: params/w|params/b"),
         (lambda t, d: t.load_weights({"params": {"w": 1}}, prefix="weights"), "At the top there are: params"),
@@ -212,6 +220,19 @@ def test_mistakes_are_said(tmp_path, call, message):
     trainer.init_on_batch(np.ones((2, 3), np.float32))
     with pytest.raises(CheckpointError, match=message):
         call(trainer, tmp_path)
+
+
+def _written(path):
+    path.write_bytes(b"something else")
+
+
+@pytest.mark.parametrize("parts", [("encoder", "head", "norm"), ("head",)])
+def test_parameters_without_their_collection_are_told_to_be_wrapped(parts):
+    trainer = trained()
+    params = {name: trainer.variables()["params"][name] for name in parts}
+    with pytest.raises(CheckpointError, match=r'lie within the collection params: wrap it.*{"params": params}'):
+        trainer.load_weights(params)
+    trainer.load_weights({"params": trainer.variables()["params"]})
 
 
 def test_a_whole_trainer_in_one_file(tmp_path):
