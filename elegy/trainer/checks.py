@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
-from elegy.data import unpack
+from elegy.data import ArraySource, check_finite, unpack
 from elegy.errors import StepError
 from elegy.module import high_level
 from elegy.module.levels import level_of
@@ -39,6 +39,41 @@ def positive(name: str, value: Any, *, optional: bool = False) -> int | None:
     return number
 
 
+def seed(value: Any) -> int:
+    """Checks a seed.
+
+    Raises:
+        TypeError: when it is no integer.
+        ValueError: when it has more than 64 bits.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        shown = "a key" if isinstance(value, jax.Array) else repr(value)
+        raise TypeError(
+            f"seed must be an integer such as 42, not {shown}: keys, and the order of the examples, are made from it."
+        )
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"seed must fit into 64 bits, from -2**63 to 2**63 - 1, but it is {number}.")
+    return number
+
+
+def not_in_fit(trainer: Any, method: str) -> None:
+    """Checks that no callback trains the trainer that is being fitted: the outer run would lose its place.
+
+    Raises:
+        RuntimeError: while `fit` runs.
+    """
+    if trainer._run is not None:
+        raise RuntimeError(
+            f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
+            "before or after. Within a callback, evaluate and predict may be called, and "
+            "`trainer.stop_training = True` ends the run."
+        )
+
+
 def seconds(name: str, value: Any) -> float | None:
     """Checks an optional duration in seconds.
 
@@ -65,6 +100,17 @@ def fusing(value: Any) -> int | str:
     number = positive("steps_per_execution", value)
     assert number is not None
     return number
+
+
+def finite(*sources: Any) -> None:
+    """Checks the data that is in arrays; that of an iterable is checked batch by batch.
+
+    Raises:
+        ValueError: when there is a NaN or an infinity.
+    """
+    for source in sources:
+        if isinstance(source, ArraySource):
+            check_finite(source.batch)
 
 
 def listed(callbacks: Any) -> Iterable[Callback]:

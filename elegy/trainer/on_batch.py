@@ -53,8 +53,10 @@ class OnBatch:
             `trainer.state = trainer.state.reset_step()` begins one.
 
         Raises:
+            RuntimeError: when a callback calls it during `fit`.
             NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
         """
+        checks.not_in_fit(self, "train_on_batch")
         batch = _batch(inputs, labels, sample_weight)
         checks.can_train(self._cell)
         check_level(self.nonfinite, self._cell)

@@ -139,12 +139,15 @@ def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None
         callbacks: the run's callbacks.
 
     Raises:
+        TypeError: for what is no path.
         ValueError: for `"auto"` without a `ModelCheckpoint`.
         CheckpointError: when a path that was given holds no intact checkpoint.
     """
     if resume is None:
         yield None
         return
+    if not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume must be 'auto' or the path of a checkpoint, not {resume!r}.")
     if resume != "auto":
         with opened(resume) as found:
             yield found

@@ -14,7 +14,7 @@ import jax
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.checkpoint import store
-from elegy.data import ArraySource, as_source, as_validation_source, check_finite, split
+from elegy.data import as_source, as_validation_source, split
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
@@ -57,7 +57,7 @@ class Trainer(OnBatch, Files, Report):
             `sys.exit(128 + trainer.interrupted)`.
 
     Raises:
-        TypeError: when the module, the optimizer or a callback is none.
+        TypeError: when the module, the optimizer or a callback is none, or the seed no integer.
         ValueError: for an unknown strategy.
 
     Example:
@@ -90,7 +90,7 @@ class Trainer(OnBatch, Files, Report):
         if loss is not None or metrics is not None:
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
         self._module_name = module_name(module, state)
-        self.seed = seed
+        self.seed = checks.seed(seed)
         self.callbacks = tuple(CallbackList(callbacks))
         self.history = History()
         self.step = 0
@@ -205,10 +205,12 @@ class Trainer(OnBatch, Files, Report):
         Raises:
             ValueError: for bad data or arguments; the message says which.
             TypeError: likewise.
+            RuntimeError: when a callback calls it during `fit`.
             StepError: when a step returns the wrong thing.
             CallbackError: when a callback raises.
             CheckpointError: when the checkpoint is damaged, or of another run.
         """
+        checks.not_in_fit(self, "fit")
         source = as_source(inputs, labels, sample_weight, class_weight=class_weight)
         validation = None if validation_data is None else as_validation_source(validation_data)
         if validation_split != 0.0:
@@ -216,9 +218,7 @@ class Trainer(OnBatch, Files, Report):
                 raise ValueError("validation_data and validation_split were both given: use one of them.")
             source, validation = split(source, validation_split)
         if check_inputs:
-            for one in (source, validation):
-                if isinstance(one, ArraySource):
-                    check_finite(one.batch)
+            checks.finite(source, validation)
         epochs = checks.positive("epochs", epochs)  # type: ignore[assignment]
         checks.initial_epoch(initial_epoch, epochs)
         history = History()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -401,8 +402,18 @@ def test_an_unknown_module_is_told_what_is_accepted(module, kind, match):
         ({"callbacks": [ACallback]}, TypeError, r"is the class ACallback, not an instance"),
         ({"loss": 3}, TypeError, r"3"),
         ({"metrics": 3}, TypeError, r"3"),
+        *(({"seed": seed}, TypeError, rf"seed must be an integer.*not {seed!r}") for seed in ("a", None, 1.5, True)),
+        ({"seed": jax.random.key(1)}, TypeError, "seed must be an integer such as 42, not a key"),
+        ({"seed": 2**63}, ValueError, "seed must fit into 64 bits"),
     ],
 )
 def test_a_trainer_is_not_made_of_the_wrong_things(kwargs, kind, match):
     with pytest.raises(kind, match=match):
         eg.Trainer(High(), **kwargs)
+
+
+@pytest.mark.parametrize("seed", [0, -3, 2**63 - 1, np.uint32(7), np.int64(-1)])
+def test_every_whole_number_is_a_seed(seed):
+    trainer = classifier(seed=seed)
+    assert trainer.seed == int(seed)
+    fit(X, Y)(trainer)

@@ -203,6 +203,12 @@ def test_auto_needs_a_model_checkpoint():
         fit(trainer(), resume="auto")
 
 
+@pytest.mark.parametrize("resume", [True, False, 3])
+def test_resuming_takes_a_path_or_auto(resume):
+    with pytest.raises(TypeError, match=f"resume must be 'auto' or the path of a checkpoint, not {resume}"):
+        fit(trainer(), resume=resume)
+
+
 def test_restore_before_the_first_state_is_matched_when_it_exists(tmp_path):
     x, y = data()
     first = trainer()

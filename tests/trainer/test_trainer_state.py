@@ -25,6 +25,7 @@ from boring_modules import (
 )
 
 import elegy as eg
+from elegy.errors import CallbackError
 
 X, Y = regression(22)
 HOOKS = (
@@ -151,6 +152,22 @@ def test_an_assigned_state_of_another_structure_gets_programs_of_its_own():
             np.testing.assert_allclose(value, expected, rtol=1e-5)
             trainer.train_on_batch(X[:8], Y[:8])
             size += 1
+
+
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_a_callback_cannot_train_the_trainer_that_is_being_fitted(method):
+    class Nested(eg.Callback):
+        def on_epoch_end(self, event):
+            assert event.trainer.evaluate(X, Y, verbose=0)["loss"] >= 0
+            assert event.trainer.predict(X).shape == Y.shape
+            getattr(event.trainer, method)(X, Y)
+
+    trainer = trainer_of(High)
+    with pytest.raises(CallbackError, match=rf"on_epoch_end raised RuntimeError: {method} was called while fit.*runs"):
+        fit(trainer, epochs=3, callbacks=[Nested()])
+    assert (trainer.step, trainer.epoch) == (3, 1)
+    getattr(trainer, method)(X, Y)  # after the run it may
+    assert trainer.step == 4
 
 
 @pytest.mark.parametrize("wrong", [None, {"params": 1}, High])
