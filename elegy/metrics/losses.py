@@ -58,9 +58,14 @@ class LossTerms(Metric):
         return self.add(zip(other.numerators, other.denominators, strict=True))
 
     def compute(self) -> dict[str, jax.Array]:
-        """Returns each loss over all data, float32 scalars by name; 0 without data."""
+        """Returns each loss over all data, float32 scalars by name; 0 for one that had no data.
+
+        Where none had any, they are NaN: 0 would be the best of all losses.
+        """
+        weights = [d for d in self.denominators if d is not None]
+        nothing = jnp.all(jnp.stack(weights) == 0) if len(weights) == len(self.names) > 0 else False
         return {
-            name: numerator if denominator is None else safe_divide(numerator, denominator)
+            name: numerator if denominator is None else jnp.where(nothing, jnp.nan, safe_divide(numerator, denominator))
             for name, numerator, denominator in zip(self.names, self.numerators, self.denominators, strict=True)
         }
 

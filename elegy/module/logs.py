@@ -60,9 +60,9 @@ class ScalarLog(Pytree):
         return self.replace(total=over(self.total, later.total), weight=self.weight + later.weight)
 
     def compute(self) -> jax.Array:
-        """The value, `float32[]`."""
+        """The value, `float32[]`; NaN where nothing was seen that could have a mean."""
         if self.reduce in ("mean", "last"):
-            return self.total / jnp.where(self.weight > 0, self.weight, 1.0)
+            return self.total / jnp.where(self.weight > 0, self.weight, jnp.nan)
         return self.total
 
     def reset(self) -> ScalarLog:

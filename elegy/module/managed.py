@@ -24,6 +24,8 @@ from elegy.types import Array, Batch, PyTree
 
 LOCAL = Strategy()
 
+_PHASES = ("train", "test", "pred")
+
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     """Makes the first state: parameters by the module's `managed_init_step`, then the optimizer's state.
@@ -73,7 +75,7 @@ def forward_train(
             "`Trainer(module, ..., optimizer=optax.adam(1e-3))`, or override `train_step`."
         )
     examples = count_examples(batch, mask)
-    state_key, step_key = split_key(module, strategy)
+    state_key, step_key = split_key(module, "train", strategy)
     share = examples / jnp.maximum(strategy.sum(examples), 1.0)
     params = module.get_params()
 
@@ -134,7 +136,7 @@ def forward_test(
         StepError: when there is nothing to evaluate, or the user's step returned the wrong thing.
     """
     examples = count_examples(batch, mask)
-    state_key, step_key = split_key(module, strategy)
+    state_key, step_key = split_key(module, "test", strategy)
     if level_of(type(module), "test") == "high":
         state = high_level.test(module, step_key, batch, mask, examples)
         if not state._logs.pending:
@@ -186,14 +188,14 @@ def test(
 
 def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strategy = LOCAL) -> tuple[PyTree, Any]:
     """One step of prediction: `(outputs, module)`."""
-    state_key, step_key = split_key(module, strategy)
+    state_key, step_key = split_key(module, "pred", strategy)
     out = module.managed_pred_step(step_key, batch, batch_idx)
     outputs, state = check_pair(module, out, "managed_pred_step", "(outputs, module)")
     return outputs, state.replace(key=state_key, _logs=module._logs)
 
 
-def split_key(module: Any, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
-    """The key of the next state, and this step's key on this replica.
+def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
+    """The key of the next state, and this step's key on this replica; steps of different phases draw differently.
 
     Raises:
         StepError: when the module has no key yet.
@@ -207,7 +209,7 @@ def split_key(module: Any, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
     # removed by the compiler; a chain of splits would have to be computed by steps that draw nothing, too.
     counter = jax.random.key_data(module.key)
     state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
-    return state_key, strategy.fold_key(jax.random.fold_in(module.key, 0))
+    return state_key, strategy.fold_key(jax.random.fold_in(module.key, _PHASES.index(phase)))
 
 
 def count_examples(batch: Batch, mask: Array | None) -> jax.Array:

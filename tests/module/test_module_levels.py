@@ -373,3 +373,26 @@ def test_batches_of_inputs_alone_and_with_weights():
     w = np.arange(24, dtype=np.float32)
     logs, _ = state.train_step((X, None, w), 0, 0)
     np.testing.assert_allclose(logs["loss"], np.sum(w * np.mean((X / 2) ** 2, -1)) / w.sum(), rtol=1e-5)
+
+
+class Drawing(eg.ElegyModule):
+    """Its output is a draw."""
+
+    def init(self, key, inputs):
+        return self.replace(params={"w": jnp.zeros(())})
+
+    def apply(self, key, inputs, training):
+        draw = jax.random.uniform(key)
+        return jnp.full((len(inputs), 1), draw) + self.params["w"], self.log("draw", draw)
+
+
+def test_no_two_steps_draw_the_same():
+    x = np.zeros((4, 1), np.float32)
+    trainer = eg.Trainer(Drawing(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.0))
+    drawn = []
+    for _ in range(3):
+        drawn.append(float(trainer.predict(x).ravel()[0]))
+        drawn.append(trainer.evaluate(x, x, verbose=0)["draw"])
+        trainer.state = trainer.state.reset_step()
+        drawn.append(trainer.train_on_batch(x, x)["draw"])
+    assert len({round(value, 6) for value in drawn}) == 9

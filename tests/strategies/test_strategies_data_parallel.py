@@ -74,7 +74,7 @@ def test_each_replica_has_its_rows_and_a_random_stream_of_its_own(rows: int, see
     trainer = eg.Trainer(Draws(), optimizer=optax.sgd(0.1), strategy=DataParallel(DEVICES))
     x = np.arange(rows, dtype=np.float32)
     trainer.init_on_batch(x)
-    step_key = split_key(trainer.state, Strategy())[1]  # the one that a single replica would draw from
+    step_key = split_key(trainer.state, "train", Strategy())[1]  # the one that a single replica would draw from
     logs = trainer.train_on_batch(x)
     assert logs["rows"] == seen
     assert logs["sum"] == x.sum()

@@ -48,6 +48,25 @@ def assert_finite(tree):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
+@pytest.mark.parametrize("fuse", [1, "auto"])
+def test_an_epoch_of_skipped_steps_is_not_the_best(fuse, tmp_path):
+    x, y = data()
+    x[:] = np.nan
+    bad = fit(make(nonfinite="skip"), x, y, steps_per_execution=fuse)["loss"]
+    assert np.isnan(bad).all()
+
+    def batches():
+        for epoch in range(3):
+            one, target = data(bad=range(10) if epoch == 1 else ())
+            yield from ((one[i : i + BATCH], target[i : i + BATCH]) for i in range(0, SIZE, BATCH))
+
+    trainer, keep = make(nonfinite="skip"), ModelCheckpoint(tmp_path, monitor="loss")
+    options = {"epochs": 3, "steps_per_epoch": 10, "steps_per_execution": fuse, "verbose": 0, "callbacks": [keep]}
+    history = trainer.fit(batches(), **options).history["loss"]
+    assert [bool(np.isnan(value)) for value in history] == [False, True, False]
+    assert keep.best_value == min(history[0], history[2])
+
+
 @pytest.mark.parametrize(("strategy", "fuse"), RUNS)
 def test_a_skipped_step_leaves_no_trace(strategy, fuse):
     x, y = data(bad=(0, 3, 9))
