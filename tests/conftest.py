@@ -1,4 +1,7 @@
-"""Every test sees eight CPU devices; what names no device runs on the first. What one test compiled, the others load."""
+"""Every test sees eight CPU devices; what names no device runs on the first.
+
+What one test compiled, the others load.
+"""
 
 import atexit
 import os

@@ -60,8 +60,8 @@ def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> Any:
     """
     if os.path.isdir(path):
         raise CheckpointError(
-            f"{os.fspath(path)} is a directory, but `load` reads the one file that `save_pickle` wrote. A checkpoint, or "
-            "a directory of them, goes into a trainer of the same module: `trainer.restore(path)`, or "
+            f"{os.fspath(path)} is a directory, but `load` reads the one file that `save_pickle` wrote. A checkpoint, "
+            "or a directory of them, goes into a trainer of the same module: `trainer.restore(path)`, or "
             "`trainer.load_weights(path)` for its weights alone."
         )
     if allow_code is not True:
