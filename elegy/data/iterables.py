@@ -31,6 +31,7 @@ class IterableSource:
     Attributes:
         steps: how many batches a pass has, where `len()` tells, else None.
         one_shot: whether every pass goes on where the last one stopped.
+        class_weight: as given.
         taken: how many batches of the running pass have been read; 0 once it has ended.
 
     Example:
@@ -43,7 +44,7 @@ class IterableSource:
         self.one_shot = isinstance(iterable, Iterator)
         self.steps = _length(iterable)
         self._iterable = iterable
-        self._class_weight = class_weight
+        self.class_weight = class_weight
         self._what = what
         self._current: Iterator | None = None
         self._seen = 0
@@ -234,7 +235,7 @@ class IterableSource:
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._seen - 1}: "
         batch = as_batch(item, where, listed=True)
-        return batch if self._class_weight is None else weigh_classes(batch, self._class_weight, where)
+        return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
 
     def _no_batch(self) -> str:
         kind = type(self._iterable).__name__

@@ -14,7 +14,7 @@ import numpy as np
 from elegy.data.batch import pack, rows, unpack
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
-from elegy.data.weights import check_class_weight, weigh_classes
+from elegy.data.weights import check_class_weight, weigh_all
 from elegy.types import Array, Batch, PyTree
 
 
@@ -27,6 +27,7 @@ class ArraySource:
         size: the number of examples.
         nbytes: the bytes that the arrays take.
         unweighted: the data before class weights, where there are any: what a validation split is cut from.
+        class_weight: the class weights that are in the sample weights.
 
     Example:
         >>> source = ArraySource.of((np.arange(4.0), np.arange(4)))
@@ -38,14 +39,23 @@ class ArraySource:
     size: int
     nbytes: int
     unweighted: Batch | None = dataclasses.field(default=None, repr=False)
+    class_weight: Mapping[int, float] | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
-    def of(cls, batch: Batch, *, unweighted: Batch | None = None, where: str = "") -> ArraySource:
+    def of(
+        cls,
+        batch: Batch,
+        *,
+        unweighted: Batch | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        where: str = "",
+    ) -> ArraySource:
         """Measures a batch of arrays.
 
         Args:
             batch: all of the data.
             unweighted: the same without class weights.
+            class_weight: the class weights.
             where: a prefix for the names in error messages.
 
         Raises:
@@ -56,7 +66,7 @@ class ArraySource:
             raise ValueError(
                 f"the {where}data is empty: its arrays have 0 rows, but there must be at least one example."
             )
-        return cls(batch, size, sum(leaf.nbytes for leaf in jax.tree.leaves(batch)), unweighted)
+        return cls(batch, size, sum(leaf.nbytes for leaf in jax.tree.leaves(batch)), unweighted, class_weight)
 
     @property
     def on_host(self) -> bool:
@@ -149,7 +159,9 @@ def as_source(
         None if sample_weight is None else as_arrays(sample_weight, where + "sample_weight"),
     )
     source = ArraySource.of(batch, where=where)
-    return source if weights is None else ArraySource.of(weigh_classes(batch, weights), unweighted=batch)
+    if weights is None:
+        return source
+    return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights)
 
 
 def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:

@@ -53,4 +53,4 @@ def split(source: ArraySource | IterableSource, fraction: float) -> tuple[ArrayS
         )
     train = take_rows(source.batch, kept)
     rest = ArraySource(source.batch if source.unweighted is None else source.unweighted, source.size, source.nbytes)
-    return ArraySource.of(train), ArraySource.of(rest.slice(kept, source.size))
+    return ArraySource.of(train, class_weight=source.class_weight), ArraySource.of(rest.slice(kept, source.size))

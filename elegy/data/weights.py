@@ -56,7 +56,8 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
         `(inputs, labels, sample_weight)`; the weights are float32 where the batch had none, or integers.
 
     Raises:
-        ValueError: when the batch has no labels, or labels that do not name a class for each example.
+        ValueError: when the batch has no labels, labels that do not name a class for each example, or one-hot labels
+            of fewer classes than there are weights for.
 
     Example:
         >>> weigh_classes(("x", np.array([0, 1, 1])), {1: 3.0})
@@ -73,13 +74,39 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
         raise ValueError(
             f"{where}class_weight needs one array of labels, but there are {len(leaves)}. Give sample_weight instead."
         )
-    classes = _classes(np.asarray(leaves[0]), where)
+    array = np.asarray(leaves[0])
+    classes = _classes(array, where)
+    if array.ndim == 2 and array.shape[1] > 1 and max(class_weight, default=0) >= array.shape[1]:
+        raise ValueError(
+            f"{where}class_weight has the key {max(class_weight)}, but the one-hot labels of shape {array.shape} have "
+            f"{array.shape[1]} classes: the keys must be in 0..{array.shape[1] - 1}."
+        )
     weights = np.ones(classes.shape, np.float32)
     for key, weight in class_weight.items():
         weights[classes == key] = weight
     if sample_weight is None:
         return inputs, labels, weights
     return inputs, labels, jax.tree.map(lambda given: _multiply(given, weights), sample_weight)
+
+
+def weigh_all(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
+    """As `weigh_classes`, for all of the data: labels of -1 and 1 may be weighed, a -1 that is no label may not.
+
+    Raises:
+        ValueError: as `weigh_classes`, and for a negative class that no example has.
+
+    Example:
+        >>> weigh_all(("x", np.array([-1, 1])), {-1: 3.0})[2]
+        array([3., 1.], dtype=float32)
+    """
+    weighed = weigh_classes(batch, class_weight)
+    (labels,) = jax.tree.leaves(unpack(batch)[1])
+    absent = [key for key in class_weight if key < 0 and not (np.asarray(labels) == key).any()]
+    if absent:
+        raise ValueError(
+            f"class_weight has the key {absent[0]}, but no label is {absent[0]}: class indices count from 0."
+        )
+    return weighed
 
 
 def _multiply(given: Array, weights: np.ndarray) -> Array:

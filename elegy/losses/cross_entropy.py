@@ -161,30 +161,50 @@ class CrossEntropy(Loss):
         )
 
     def target_check(self, target: Any, preds: Any) -> None:
-        """Checks that class indices name a class that the predictions have.
+        """Checks that class indices name a class that the predictions have, and that yes/no labels are in 0..1.
+
+        With `check_bounds=False` an index may be out of range.
 
         Args:
             target: ground truth, on the host.
             preds: predictions; only their shape and dtype are looked at.
 
         Raises:
-            ValueError: when an index is out of range, or the shapes do not fit.
+            ValueError: when an index or a yes/no label is out of range, or the shapes do not fit.
             TypeError: when class indices are not integers.
         """
         if self.binary:
+            _check_decisions(np.asarray(target))
             return
         target, preds_like = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
         jax.eval_shape(self.call, target, preds_like)
         classes = preds_like.shape[-1]
-        if target.shape == preds_like.shape:
+        if target.shape == preds_like.shape or not self.check_bounds:
             return
-        outside = np.unique(target[(target < 0) | (target >= classes)])
-        if outside.size:
-            shown = ", ".join(map(str, outside[:5])) + (", ..." if outside.size > 5 else "")
+        shown = _outside(target, 0, classes - 1)
+        if shown:
             raise ValueError(
-                f"CrossEntropy: the target contains {shown}, but preds of shape {preds_like.shape} have {classes} "
-                f"classes: the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
+                f"CrossEntropy: the target contains {shown}, but the last axis of preds has {classes} classes: "
+                f"the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
             )
+
+
+def _check_decisions(target: np.ndarray) -> None:
+    shown = _outside(target, 0, 1)
+    if shown:
+        raise ValueError(
+            f"CrossEntropy(binary=True): the target contains {shown}, but yes/no labels are 0 or 1, or probabilities "
+            "between them: beside others the loss has no minimum. Map labels of -1 and 1 with `(labels + 1) / 2`; for "
+            "class indices leave binary=True out."
+        )
+
+
+def _outside(target: np.ndarray, low: int, high: int) -> str:
+    """Names some values below `low` or above `high`; empty where there are none."""
+    if not target.size or (target.min() >= low and target.max() <= high):  # no copy of labels that are right
+        return ""
+    outside = np.unique(target[(target < low) | (target > high)])
+    return ", ".join(map(str, outside[:5])) + (", ..." if outside.size > 5 else "")
 
 
 Crossentropy = CrossEntropy

@@ -220,17 +220,23 @@ class LossesAndMetrics(Metric):
             sample_weight: `(B,)` or finer; rows of weight 0 are not looked at.
 
         Raises:
-            ValueError: for values that a loss or metric cannot work with.
+            ValueError: for values that a loss or metric cannot work with, and negative weights.
             TypeError: for values of a type that a loss or metric cannot work with.
         """
         if sample_weight is not None and np.ndim(sample_weight) > 0:
             weight = np.asarray(sample_weight)
+            if weight.size and weight.min() < 0:
+                raise ValueError(
+                    f"sample_weight contains {weight.min():.3g}: weights must not be negative, because a mean is "
+                    "divided by their sum. Give an example that does not count the weight 0."
+                )
             real = np.any(weight != 0, axis=tuple(range(1, weight.ndim)))
             if not real.any():
                 return
-            # A row of weight 0 is replaced by one that counts, so that all shapes stay as they are.
-            index = np.where(real, np.arange(len(real)), np.argmax(real))
-            target, preds = jax.tree.map(lambda leaf: _take_rows(leaf, index), (target, preds))
+            if not real.all():
+                # A row of weight 0 is replaced by one that counts, so that all shapes stay as they are.
+                index = np.where(real, np.arange(len(real)), np.argmax(real))
+                target, preds = jax.tree.map(lambda leaf: _take_rows(leaf, index), (target, preds))
         self.target_check(target, preds)
 
     def target_check(self, target: Any, preds: Any) -> None:

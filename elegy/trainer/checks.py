@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
-from elegy.data import ArraySource, check_finite, unpack
+from elegy.data import ArraySource, check_finite, rows, unpack
 from elegy.errors import StepError
 from elegy.module import high_level
 from elegy.module.levels import level_of
@@ -178,16 +178,25 @@ def _outputs(training: bool) -> Callable[[Any, PyTree], PyTree]:
 _OUTPUTS = {"train": _outputs(True), "test": _outputs(False)}
 
 
-def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
-    """Runs the checks of the losses and metrics on the labels of one batch.
+def labels(
+    cell: StateCell,
+    phase: Any,
+    batch: Batch,
+    whole: Batch | None = None,
+    class_weight: Mapping[int, float] | None = None,
+) -> None:
+    """Runs the checks of the losses and metrics on labels and weights.
 
     Args:
         cell: holds the state.
         phase: `"train"` or `"test"`.
         batch: a batch of arrays.
+        whole: all of the data, where it is at hand: then all of its labels are looked at.
+        class_weight: weights by class, whose keys must be classes.
 
     Raises:
-        ValueError: when labels do not fit the outputs (out of range, of another kind or shape).
+        ValueError: when labels do not fit the outputs (out of range, of another kind or shape), a weight is negative,
+            or a class that is weighed is none.
     """
     module = cell.form
     if level_of(cell.cls, phase) != "high" or module.losses_and_metrics is None:
@@ -196,7 +205,29 @@ def labels(cell: StateCell, phase: Any, batch: Batch) -> None:
     if target is None:
         return
     preds = jax.eval_shape(_OUTPUTS[phase], module, inputs)
+    if class_weight is not None:
+        _weighed_classes(class_weight, target, preds)
+    count, outputs = rows(batch), jax.tree.leaves(preds)
+    if whole is not None and all(leaf.shape[:1] == (count,) for leaf in outputs):
+        _, target, weight = unpack(whole)
+        preds = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows(whole), *leaf.shape[1:]), leaf.dtype), preds)
     module.losses_and_metrics.check(jax.tree.map(np.asarray, target), preds, weight)
+
+
+def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: PyTree) -> None:
+    """The number of classes shows where class indices `(rows,)` or `(rows, 1)` meet outputs `(rows, classes)`."""
+    targets, outputs = jax.tree.leaves(target), jax.tree.leaves(preds)
+    if len(targets) != 1 or len(outputs) != 1 or outputs[0].ndim != 2 or outputs[0].shape[1] == 1:
+        return
+    if targets[0].shape not in ((outputs[0].shape[0],), (outputs[0].shape[0], 1)):
+        return
+    classes = outputs[0].shape[1]
+    unknown = [key for key in class_weight if not 0 <= key < classes]
+    if unknown:
+        raise ValueError(
+            f"class_weight has the keys {unknown}, but the outputs have {classes} classes: the keys must be in "
+            f"0..{classes - 1}."
+        )
 
 
 def same_form(first: PyTree, batch: Batch, number: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from elegy.callbacks import CallbackList
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, rows, unpack
+from elegy.data.batch import named_leaves
 from elegy.distributed import gather, together
 from elegy.module.levels import level_of
 from elegy.module.masking import can_mask
@@ -245,7 +246,11 @@ class Feeder:
             yield self._for_step(batch, cls)
 
     def _check_values(self, batch: Batch, number: int) -> None:
-        rows(batch, f"batch {number}: ")
+        if not rows(batch, f"batch {number}: ") and not self._joins:  # a process's share may be empty, a batch not
+            raise ValueError(
+                f"batch {number} of {self._what} has no rows: {_shapes(batch)}. Let the iterable leave empty batches "
+                "out, so that each has at least one example."
+            )
         if self.finite:
             check_finite(batch, f"batch {number}")
 
@@ -258,10 +263,12 @@ class Feeder:
         return batch
 
     def check_labels(self, cell: StateCell) -> None:
-        """Runs the checks of the losses and metrics on the labels of the first batch, each process on its share's.
+        """Runs the checks of the losses and metrics on labels: all that are in arrays, or those of the first batch.
+
+        Each process looks at its own share's.
 
         Raises:
-            ValueError: when labels do not fit the outputs.
+            ValueError: when labels do not fit the outputs, or weights are none.
             RuntimeError: when another process's do not.
         """
         batch = self.first_batch()
@@ -272,7 +279,8 @@ class Feeder:
 
     def _check_labels(self, cell: StateCell, batch: Batch) -> None:
         if self.phase != "pred" and rows(batch):
-            checks.labels(cell, self.phase, batch)
+            whole = self.source.batch if isinstance(self.source, ArraySource) else None
+            checks.labels(cell, self.phase, batch, whole, self.source.class_weight)
 
     def prepare(self, cell: StateCell) -> StateCell:
         """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled.
@@ -339,6 +347,10 @@ def _resident_bytes() -> int:
 
 def _bytes_of(struct: PyTree) -> int:
     return max(1, sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(struct)))
+
+
+def _shapes(batch: Batch) -> str:
+    return ", ".join(f"{name} has the shape {tuple(leaf.shape)}" for name, leaf in named_leaves(batch))
 
 
 def _power_of_two(most: float) -> int:

@@ -78,6 +78,7 @@ def test_other_sample_weights():
         ((X, np.array([[0.9, 0.1]])), "not one-hot"),
         ((X, np.array([[1, 1]])), "not one-hot"),
         ((X, np.zeros((4, 2, 2))), r"shape \(4, 2, 2\)"),
+        ((X, np.eye(2)[[0, 1, 0, 1]]), r"batch 2: class_weight has the key 2, .*\(4, 2\) have 2 classes.*0\.\.1"),
     ],
 )
 def test_labels_that_name_no_class_are_refused(batch, message):

@@ -133,7 +133,7 @@ def test_shape_and_type_errors(target, preds, error, message):
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        ([0, 1, 7, -1], ValueError, r"contains -1, 7, but preds of shape \(4, 3\) have 3 classes.*0\.\.2"),
+        ([0, 1, 7, -1], ValueError, r"contains -1, 7, but the last axis of preds has 3 classes.*0\.\.2"),
         ([0.0, 1.0, 2.0, 1.0], TypeError, "float32"),
         (np.arange(100, 108)[:4], ValueError, "contains 100, 101, 102, 103"),
     ],
@@ -145,8 +145,16 @@ def test_target_check(target, error, message):
         CrossEntropy().target_check(target, np.zeros((4, 3), "f4"))
 
 
+@pytest.mark.parametrize(("target", "shown"), [([0, 1, -1, np.nan], "-1.0"), ([0.5, 2, 1, 3], "2.0, 3.0")])
+def test_target_check_of_decisions(target, shown):
+    with pytest.raises(ValueError, match=rf"binary=True.*contains {shown}, but yes/no labels are 0 or 1"):
+        CrossEntropy(binary=True).target_check(np.asarray(target, "f4"), np.zeros((4, 1), "f4"))
+
+
 def test_target_check_accepts_what_is_right():
     CrossEntropy().target_check(np.array([0, 2]), np.zeros((2, 3), "f4"))
     CrossEntropy().target_check(np.eye(3, dtype="f4")[:2], np.zeros((2, 3), "f4"))
     CrossEntropy(binary=True).target_check(np.array([0, 1]), np.zeros((2, 1), "f4"))
+    CrossEntropy(binary=True).target_check(np.array([[0.25], [np.nan]], "f4"), np.zeros((2, 1), "f4"))
+    CrossEntropy(check_bounds=False).target_check(np.array([0, -1]), np.zeros((2, 3), "f4"))
     CrossEntropy().index_into(target="y").target_check({"y": np.array([0, 2])}, np.zeros((2, 3), "f4"))

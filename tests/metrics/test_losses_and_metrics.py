@@ -396,6 +396,12 @@ def test_check_leaves_out_rows_of_weight_zero():
         state.check(target=labels, preds=logits, sample_weight=np.ones(3))
 
 
+@pytest.mark.parametrize("weight", [[1.0, -0.5, 0.0], [[1.0], [0.0], [-0.5]]])
+def test_check_refuses_negative_weights(weight):
+    with pytest.raises(ValueError, match=r"sample_weight contains -0\.5: weights must not be negative"):
+        LossesAndMetrics(metrics=MSE()).check(target=np.zeros(3), preds=np.zeros(3), sample_weight=np.array(weight))
+
+
 def test_check_without_values_of_predictions():
     shape = jax.ShapeDtypeStruct((2,), jnp.float32)
     LossesAndMetrics(None, [AUC(), Accuracy()]).check(target=np.array([0, 1]), preds=shape)
