@@ -13,7 +13,8 @@ from elegy.callbacks.monitor import Mode, Monitor
 class EarlyStopping(Callback):
     """Stops training when a monitored value has stopped improving.
 
-    NaN never counts as an improvement. Epochs in which the validation did not run are skipped.
+    NaN never counts as an improvement. Epochs in which the validation did not run are skipped. A run that is resumed
+    where it stopped ends at once, unless `patience` is larger now.
 
     Args:
         monitor: the log's name.
@@ -22,7 +23,8 @@ class EarlyStopping(Callback):
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
         baseline: a value to beat; epochs that do not beat it use up patience.
         restore_best_weights: whether the state ends with the parameters and batch statistics of the best epoch.
-            Step counter, optimizer and keys go on as they are.
+            Step counter, optimizer and keys go on as they are. A run that a signal or an exception ends keeps its
+            last weights, with which it can be resumed.
         start_from_epoch: how many epochs of the run to wait before looking.
         verbose: 1 to print why training stopped and what was restored.
 
@@ -33,8 +35,9 @@ class EarlyStopping(Callback):
         stopped_epoch: the index of the epoch after which training was stopped, or None.
 
     Raises:
-        ValueError: for an unknown mode, or a negative patience; at the first epoch's end, when the monitored name is
-            not logged (the message lists those that are).
+        ValueError: for an unknown mode, or a negative patience; when a run without validation begins and a `val_` name
+            is monitored; at the first epoch's end, when the monitored name is not logged (the message lists those that
+            are).
 
     Example:
         >>> EarlyStopping(monitor="val_accuracy", patience=3, restore_best_weights=True)
@@ -60,6 +63,7 @@ class EarlyStopping(Callback):
         self.restore_best_weights = restore_best_weights
         self.start_from_epoch = start_from_epoch
         self.verbose = verbose
+        self._trainer: Any = None  # while a run is under way
         self._reset(first_epoch=0)
 
     def __repr__(self) -> str:
@@ -71,11 +75,24 @@ class EarlyStopping(Callback):
         self.stopped_epoch: int | None = None
         self.wait = 0
         self._first_epoch = first_epoch
+        self._best_step: int | None = None  # the state of this step has the best weights
         self._best_weights: tuple[Any, Any] | None = None
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
+        self.monitor.check(event)
         self._reset(event.epoch)
+        self._trainer = event.trainer
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Keeps the weights of a resumed run that are the best so far."""
+        if self.restore_best_weights and self._best_weights is None and self._best_step == event.step:
+            self._keep_weights(event)
+
+    def _keep_weights(self, event: Event) -> None:
+        # Not the whole state: the optimizer's share of it is the largest.
+        state = event.trainer.state
+        self._best_weights = (state.get_params(), state.get_batch_stats())
 
     def on_epoch_end(self, event: Event) -> None:
         """Compares the epoch with the best, and stops when patience is used up."""
@@ -84,11 +101,9 @@ class EarlyStopping(Callback):
             return
         self.wait += 1
         if self.monitor.better(value, self.best):
-            self.best, self.best_epoch = value, event.epoch
+            self.best, self.best_epoch, self._best_step = value, event.epoch, event.step
             if self.restore_best_weights:
-                # Not the whole state: the optimizer's share of it is the largest.
-                state = event.trainer.state
-                self._best_weights = (state.get_params(), state.get_batch_stats())
+                self._keep_weights(event)
             if self.baseline is None or self.monitor.better(value, self.baseline):
                 self.wait = 0
             return
@@ -101,7 +116,11 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, event: Event) -> None:
         """Puts the best weights back, where asked to."""
-        if not self.restore_best_weights or self.best is None:
+        self._trainer = None
+        if not self.restore_best_weights or self.best is None or event.ended in ("interrupted", "failed"):
+            return
+        if self._best_step == event.step:  # they are there
+            self._best_weights = None
             return
         if self._best_weights is None:
             warnings.warn(
@@ -112,7 +131,7 @@ class EarlyStopping(Callback):
             return
         params, batch_stats = self._best_weights
         event.trainer.state = event.trainer.state.set_params(params).set_batch_stats(batch_stats)
-        self._best_weights = None
+        self._best_step, self._best_weights = event.step, None
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
 
@@ -126,11 +145,17 @@ class EarlyStopping(Callback):
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_step": self._best_step,
+            "stopped_epoch": self.stopped_epoch,
             "wait": self.wait,
             "first_epoch": self._first_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on counting where the interrupted run was."""
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        """Goes on counting where the run was; one that had stopped ends at once, if patience is still used up."""
+        self.best, self.best_epoch, self._best_step = state["best"], state["best_epoch"], state["best_step"]
         self.wait, self._first_epoch = state["wait"], state["first_epoch"]
+        if state["stopped_epoch"] is not None and self.wait >= self.patience:
+            self.stopped_epoch = state["stopped_epoch"]
+            if self._trainer is not None:
+                self._trainer.stop_training = True

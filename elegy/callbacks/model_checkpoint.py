@@ -7,6 +7,8 @@ import math
 import os
 import re
 import warnings
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +43,10 @@ class ModelCheckpoint(PeriodicCallback):
     """Saves checkpoints into `directory` as `step_00000123`, and deletes those that are no longer wanted.
 
     Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are, each once a newer one
-    is complete. A run that Ctrl-C or SIGTERM ends is saved where it stopped. `fit` waits for the last save; an error of
-    a save in the background is raised by the next one, or at the end of `fit`.
+    is complete. A run that Ctrl-C or SIGTERM ends is saved where it stopped; with `save_last`, so is the end of every
+    other run, with the weights that `EarlyStopping(restore_best_weights=True)` put back, unless the last checkpoint is
+    the best one, too. `fit` waits for the last save; an error of a save in the background is raised by the next one, or
+    at the end of `fit`.
 
     Args:
         directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
@@ -51,7 +55,8 @@ class ModelCheckpoint(PeriodicCallback):
             newest `save_top_k` instead.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
         save_top_k: how many of the best to keep; -1 keeps all.
-        save_last: whether to save whenever due, and keep the newest; otherwise only what is among the best is saved.
+        save_last: whether to save whenever due and at the end of the run, and keep the newest; otherwise only what is
+            among the best is saved.
         every: when to save. Where it counts other than epochs, a monitored `val_` name is looked at after each
             validation as well, and other names are read within the epoch.
         async_save: whether checkpoints are written beside the loop, which goes on at once; a save that is due while
@@ -60,8 +65,9 @@ class ModelCheckpoint(PeriodicCallback):
 
     Raises:
         TypeError: when `every` is no `Every`.
-        ValueError: for an unknown mode, or when nothing would ever be saved; at the first save, when the monitored
-            name is not logged (the message lists those that are).
+        ValueError: for an unknown mode, or when nothing would ever be saved; when a run without validation begins and
+            a `val_` name is monitored; at the first save, when the monitored name is not logged (the message lists
+            those that are).
         CheckpointError: for an address of an unknown protocol; when a run begins, if the directory holds checkpoints
             of another one, or is an address and the program has several processes.
         ImportError: for an address whose library is not installed.
@@ -98,6 +104,7 @@ class ModelCheckpoint(PeriodicCallback):
         self.save_on_exception = save_on_exception
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
+        self._state: Callable[[], Any] | None = None  # gives the state that was saved last, while somebody has it
 
     @property
     def mode(self) -> str | None:
@@ -143,6 +150,9 @@ class ModelCheckpoint(PeriodicCallback):
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory, and removes what saves that were cut off left in it."""
         super().on_train_begin(event)
+        if self.monitor is not None:
+            self.monitor.check(event)
+        self._state = None
         self._check_directory(event.step)
         place_of(self.directory).make()
         if is_first():
@@ -160,12 +170,14 @@ class ModelCheckpoint(PeriodicCallback):
             )
 
     def on_train_end(self, event: Event) -> None:
-        """Saves where an interrupted run stopped, and waits for what is being written."""
+        """Saves where the run stopped, and waits for what is being written."""
         try:
             if event.ended == "interrupted":
                 self._save_where_it_stopped(event)
             elif event.ended == "failed" and self.save_on_exception:
                 self._save_in_an_emergency(event)
+            elif event.ended == "finished" and self.save_last:
+                self._save_the_end(event)
         finally:
             self.wait()
 
@@ -173,6 +185,14 @@ class ModelCheckpoint(PeriodicCallback):
         self.wait()
         if not self._saved or self._saved[-1].step != event.step:
             self._save(event, _Saved(checkpoint_name(event.step), event.step, None))
+
+    def _save_the_end(self, event: Event) -> None:
+        self._save_where_it_stopped(event)
+        last = self._saved[-1]
+        replaced = self._state is not None and self._state() is not event.trainer.state
+        if replaced and self.best_path != self.last_path:
+            # Its value was that of the weights before, and those are gone.
+            self._save(event, dataclasses.replace(last, value=None))
 
     def _save_in_an_emergency(self, event: Event) -> None:
         try:
@@ -216,6 +236,7 @@ class ModelCheckpoint(PeriodicCallback):
                 self._prune()
             else:
                 event.trainer.save(path, saver=self._saver, then=self._prune)
+            self._state = weakref.ref(event.trainer.state)
         except BaseException:
             self._saved = before
             raise

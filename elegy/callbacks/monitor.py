@@ -40,6 +40,22 @@ class Monitor:
         self.mode: Mode = mode
         self.min_delta = abs(min_delta)
 
+    def check(self, event: Event) -> None:
+        """Checks what is known of the log before the first epoch.
+
+        Args:
+            event: the event of `on_train_begin`.
+
+        Raises:
+            ValueError: for a validation name in a run without validation.
+        """
+        if self.name.startswith("val_") and not event.validates:
+            raise ValueError(
+                f"the monitored {self.name!r} will not be logged: the run has no validation data. Pass "
+                "`validation_data` or `validation_split` to `fit`, or monitor a log of the training, such as "
+                f"{self.name.removeprefix('val_')!r}."
+            )
+
     def value(self, event: Event) -> float | None:
         """Reads the log; None for a validation name in an epoch without validation.
 
@@ -52,14 +68,9 @@ class Monitor:
         logs = event.logs
         if self.name in logs:
             return float(logs[self.name])
-        validation = self.name.startswith("val_")
-        if validation and event.validates and not any(name.startswith("val_") for name in logs):
+        if self.name.startswith("val_") and not any(name.startswith("val_") for name in logs):
             return None
-        hint = " The run has no validation data: pass `validation_data` to `fit`." if not event.validates else ""
-        raise ValueError(
-            f"the monitored {self.name!r} is not logged.{hint if validation else ''} Logged are: "
-            f"{', '.join(logs) or 'nothing'}."
-        )
+        raise ValueError(f"the monitored {self.name!r} is not logged. Logged are: {', '.join(logs) or 'nothing'}.")
 
     def better(self, value: float, reference: float | None) -> bool:
         """Whether `value` beats `reference`; any number beats None, and NaN beats nothing.

@@ -11,7 +11,7 @@ from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.event import LazyLogs
 from elegy.callbacks.interrupt import handle_interrupts
 from elegy.errors import NonFiniteError
-from elegy.trainer import rollback
+from elegy.trainer import persistence, rollback
 from elegy.trainer.feed import Chunk
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.run import Run
@@ -32,6 +32,7 @@ def fit(run: Run) -> None:
         run.interrupts = interrupts
         try:
             run.emit("on_train_begin")
+            persistence.tell_resumed(run)
             while run.going_on():
                 run.emit("on_epoch_begin")
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,12 +14,15 @@ import jax
 from elegy.callbacks import CallbackList, ModelCheckpoint
 from elegy.checkpoint import AsyncSaver, store
 from elegy.checkpoint.directory import Opened, newest_opened, opened
-from elegy.distributed import together
+from elegy.distributed import is_first, together
 from elegy.errors import CheckpointError
 from elegy.module.logs import LogBook, ScalarLog
+from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
 from elegy.trainer.shares import sharing, with_all_places, with_own_place
 from elegy.types import PyTree
+
+logger = logging.getLogger("elegy")
 
 
 def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
@@ -178,6 +182,7 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
     trainer = run.trainer
     check_same_run(run, trainer.seed, metadata, found.path)
     load(trainer, found, metadata)
+    run.resumed = found.path
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
@@ -185,6 +190,20 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
         run.callbacks.load_state_dict(saved["callbacks"])
     if epochs is not None:
         run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
+
+
+def tell_resumed(run: Run) -> None:
+    """Says where a resumed run goes on, or that nothing is left of it: in the log, and where `verbose` is not 0."""
+    if run.resumed is None:
+        return
+    trainer = run.trainer
+    if run.going_on():
+        text = f"resumed from {run.resumed} at step {trainer.step}, in epoch {trainer.epoch + 1}"
+    else:
+        text = f"resumed from {run.resumed} at step {trainer.step}, where the run ended: nothing is left to train"
+    logger.info("%s", text)
+    if is_first() and any(isinstance(callback, ProgressBar) for callback in run.callbacks):
+        print(text, flush=True)
 
 
 def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: object) -> None:

@@ -6,12 +6,14 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.interrupt import Interrupts
+from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
 from elegy.trainer.feeder import Cursor, Feeder
@@ -84,6 +86,7 @@ class Run:
         rollbacks: how often the run went back to a checkpoint, by its name.
         interrupts: knows whether a signal ends the run.
         logs: the epoch's values after the last step.
+        resumed: the checkpoint from which the run goes on.
     """
 
     def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList, before: Before):
@@ -96,6 +99,7 @@ class Run:
         self.rollbacks: dict[str, int] = {}
         self.interrupts = Interrupts(trainer)
         self.logs: Mapping[str, float] = {}
+        self.resumed: Path | Address | None = None
         self._started = time.monotonic()
 
     @property

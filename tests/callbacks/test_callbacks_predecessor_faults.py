@@ -26,7 +26,7 @@ def test_the_save_frequency_hook_fires(tmp_path):
     assert trainer.saved == ["step_00000003", "step_00000006"]
 
 
-def test_saving_asks_the_trainer_for_nothing_but_save(tmp_path):
+def test_saving_asks_the_trainer_for_nothing_but_save_and_state(tmp_path):
     asked = []
 
     class Strict:
@@ -40,5 +40,5 @@ def test_saving_asks_the_trainer_for_nothing_but_save(tmp_path):
     callbacks.emit("on_train_begin", Event(Strict(), "train", step=0, epoch=0))
     callbacks.emit("on_epoch_end", Event(Strict(), "train", step=4, epoch=0, logs={"loss": 1.0}))
     callbacks.emit("on_train_end", Event(Strict(), "train", step=4, epoch=0))
-    assert asked == ["save"]
+    assert asked == ["save", "state"]
     assert (tmp_path / "step_00000004").is_dir()

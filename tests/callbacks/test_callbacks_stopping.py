@@ -13,6 +13,7 @@ from elegy.callbacks import (
     EarlyStopping,
     Event,
     LambdaCallback,
+    ModelCheckpoint,
     Monitor,
     PeriodicCallback,
     TerminateOnNaN,
@@ -132,7 +133,6 @@ class TestEarlyStopping:
     @pytest.mark.parametrize(
         ("logs", "monitor", "message"),
         [
-            ({"loss": 1.0, "accuracy": 0.5}, "val_loss", "no validation data.*Logged are: loss, accuracy"),
             ({"loss": 1.0, "val_loss": 0.5}, "val_acc", "'val_acc' is not logged. Logged are: loss, val_loss"),
             ({"loss": 1.0}, "accuracy", "'accuracy' is not logged. Logged are: loss"),
         ],
@@ -142,6 +142,16 @@ class TestEarlyStopping:
         with pytest.raises(CallbackError, match=rf"EarlyStopping.on_epoch_end raised ValueError: .*{message}"):
             run([EarlyStopping(monitor)], [logs] * 3, trainer=trainer)
         assert trainer.step == 4
+
+    @pytest.mark.parametrize(
+        "make", [lambda path: EarlyStopping("val_loss"), lambda path: ModelCheckpoint(path, "val_loss")]
+    )
+    def test_a_validation_value_needs_a_validation(self, tmp_path, make):
+        trainer, callback = FakeTrainer(), make(tmp_path)
+        message = rf"{type(callback).__name__}.on_train_begin raised ValueError: .*'val_loss' will not.*'loss'"
+        with pytest.raises(CallbackError, match=message):
+            run([callback], [{"loss": 1.0}] * 3, trainer=trainer)
+        assert trainer.step == 0
 
     def test_negative_patience(self):
         with pytest.raises(ValueError, match="patience=-1"):
