@@ -20,7 +20,7 @@ import optax
 from jax.experimental import multihost_utils
 
 import elegy as eg
-from elegy.checkpoint import flatten
+from elegy.checkpoint import checkpoint_name, flatten
 from elegy.strategies import FSDP, DataParallel
 
 SIZE, BATCH, STEPS, EPOCHS, SAVED_AT = 27, 8, 4, 2, 6
@@ -105,7 +105,7 @@ class Note(eg.Callback):
 def save(folder: Path, name: str, strategy: Any) -> None:
     """Trains to the end, and leaves a checkpoint of the middle, what it must hold, and how the run ended."""
     note = Note()
-    saver = eg.callbacks.ModelCheckpoint(folder / name, every=eg.Every(steps=SAVED_AT))
+    saver = eg.callbacks.ModelCheckpoint(folder / name, save_top_k=-1, every=eg.Every(steps=SAVED_AT))
     trainer = trainer_on(strategy)
     fit(trainer, callbacks=[note, saver])
     ended = values(trainer)  # by all processes together
@@ -126,14 +126,15 @@ def check(trainer: eg.Trainer, folder: Path, names: Iterable[str]) -> None:
     places = {path: leaf.sharding for path, leaf in flatten(trainer.state).items()}
     for name in names:
         saved, ended = pickle.loads((folder / f"{name}.pickle").read_bytes())
-        trainer.restore(folder / name)
+        middle = folder / name / checkpoint_name(SAVED_AT)
+        trainer.restore(middle)
         found = values(trainer)
         assert found.keys() == saved.keys(), name
         for path, value in saved.items():
             assert_same(found[path], value, f"{name}: {path}")
         for path, leaf in flatten(trainer.state).items():
             assert leaf.sharding.is_equivalent_to(places[path], leaf.ndim), f"{name}: {path}"
-        fit(trainer, resume=folder / name)
+        fit(trainer, resume=middle)
         found = values(trainer)
         assert (trainer.step, trainer.epoch) == (EPOCHS * STEPS, EPOCHS)
         (counts,) = (value for path, value in found.items() if path.endswith("counts"))
