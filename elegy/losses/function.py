@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import Loss
+from elegy.losses.shapes import is_outer
 from elegy.names import name_of
 from elegy.pytree import Static, static_field
 
@@ -54,6 +55,7 @@ class FunctionLoss(Loss):
 
         Raises:
             TypeError: when the function requires something that is not available, or returns no array.
+            ValueError: when target and predictions were broadcast to more axes than either has.
         """
         output = self.call(**kwargs)
         if isinstance(output, (tuple, list, dict)) or output is None:
@@ -61,7 +63,15 @@ class FunctionLoss(Loss):
                 f"the function {self.name!r} returned a {type(output).__name__}. A loss or metric function returns "
                 "one array: a value for each example, or a scalar. Use a list or a dict of functions for several."
             )
-        return jnp.asarray(output)
+        values = jnp.asarray(output)
+        target, preds = kwargs.get("target"), kwargs.get("preds")
+        if target is not None and preds is not None and is_outer(values, target, preds):
+            raise ValueError(
+                f"the function {self.name!r} broadcast target of shape {target.shape} and preds of shape "
+                f"{preds.shape} to {values.shape}, which compares every example with every other. Give both the same "
+                "shape, for example `target.reshape(preds.shape)`."
+            )
+        return values
 
 
 def as_loss(thing: Any, name: str | None = None) -> Loss:

@@ -51,3 +51,26 @@ def mean_over_features(values: jax.Array) -> jax.Array:
         ((4,), (4,))
     """
     return values.mean(axis=-1) if values.ndim > 1 else values
+
+
+def is_outer(values: Any, target: Any, preds: Any) -> bool:
+    """Whether values came of an accident of broadcasting: `(B,)` against `(B, 1)` makes `(B, B)`.
+
+    Args:
+        values: what a function computed from target and predictions.
+        target: ground truth.
+        preds: predictions.
+
+    Example:
+        >>> is_outer(jnp.zeros(3) - jnp.zeros((3, 1)), jnp.zeros(3), jnp.zeros((3, 1)))
+        True
+        >>> is_outer(jnp.zeros((3, 1)) - jnp.zeros((3, 1)), jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+        False
+    """
+    shapes = [tuple(one.shape) for one in (target, preds) if hasattr(one, "shape")]
+    if len(shapes) < 2 or len(shapes[0]) == len(shapes[1]) or values.shape in shapes:
+        return False
+    try:
+        return values.shape == jnp.broadcast_shapes(*shapes)
+    except ValueError:  # they do not broadcast
+        return False

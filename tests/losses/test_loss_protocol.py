@@ -325,6 +325,34 @@ def test_function_errors(function, message):
         FunctionLoss(function, name="f")(target=jnp.ones(2), preds=jnp.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("target", "preds"), [((4,), (4, 1)), ((4, 1), (4,)), ((4,), (4, 4, 1)), ((4, 3), (4, 3, 4, 1))]
+)
+def test_a_function_that_compares_every_example_with_every_other(target, preds):
+    with pytest.raises(ValueError, match=r"'f' broadcast target of shape .* and preds of shape .*reshape"):
+        FunctionLoss(lambda target, preds: (target - preds) ** 2, name="f")(
+            target=jnp.ones(target), preds=jnp.ones(preds)
+        )
+
+
+@pytest.mark.parametrize(
+    ("target", "preds", "function"),
+    [
+        ((4,), (4, 1), lambda target, preds: target - preds[:, 0]),
+        ((4,), (4, 1), lambda target, preds: jnp.mean(preds[:, 0] - target)),
+        ((1,), (1, 1), lambda target, preds: target - preds),
+        ((4,), (4, 4), lambda target, preds: preds[jnp.arange(4), target.astype(int)]),
+        ((4, 6), (4, 6), lambda target, preds: preds[:, 1:] - target[:, :-1]),
+        ((4, 1, 3), (4, 2, 1), lambda target, preds: target - preds),
+        ((4, 3), (4, 2, 3), lambda target, preds: preds - target[:, None]),
+    ],
+)
+def test_functions_that_compare_each_example_with_its_own(target, preds, function):
+    target, preds = jnp.zeros(target), jnp.ones(preds)
+    values = np.asarray(function(target, preds), "f8")
+    np.testing.assert_allclose(FunctionLoss(function)(target=target, preds=preds), values.mean(), rtol=1e-6)
+
+
 def test_absent_labels_are_named():
     with pytest.raises(TypeError, match=r"the loss 'mean_squared_error' needs 'target', .*: there is preds"):
         MeanSquaredError()(target=None, preds=jnp.ones(2))
