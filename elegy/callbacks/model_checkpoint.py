@@ -44,9 +44,10 @@ class ModelCheckpoint(PeriodicCallback):
 
     Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are, each once a newer one
     is complete. A run that Ctrl-C or SIGTERM ends is saved where it stopped; with `save_last`, so is the end of every
-    other run, with the weights that `EarlyStopping(restore_best_weights=True)` put back, unless the last checkpoint is
-    the best one, too. `fit` waits for the last save; an error of a save in the background is raised by the next one, or
-    at the end of `fit`.
+    other run. Weights that `EarlyStopping(restore_best_weights=True)` put back are saved where it ended the run, unless
+    the last checkpoint is the best one, too; a run of all its epochs keeps the last checkpoint of its own weights, from
+    which a longer one goes on. `fit` waits for the last save; an error of a save in the background is raised by the
+    next one, or at the end of `fit`.
 
     Args:
         directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
@@ -104,6 +105,7 @@ class ModelCheckpoint(PeriodicCallback):
         self.save_on_exception = save_on_exception
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
+        self._version: int | None = None  # of the state at the end of the last epoch
         self._state: Callable[[], Any] | None = None  # gives the state that was saved last, while somebody has it
 
     @property
@@ -176,7 +178,7 @@ class ModelCheckpoint(PeriodicCallback):
                 self._save_where_it_stopped(event)
             elif event.ended == "failed" and self.save_on_exception:
                 self._save_in_an_emergency(event)
-            elif event.ended == "finished" and self.save_last:
+            elif event.ended == "finished" and self.save_last and self._ends_with(event):
                 self._save_the_end(event)
         finally:
             self.wait()
@@ -185,6 +187,10 @@ class ModelCheckpoint(PeriodicCallback):
         self.wait()
         if not self._saved or self._saved[-1].step != event.step:
             self._save(event, _Saved(checkpoint_name(event.step), event.step, None))
+
+    def _ends_with(self, event: Event) -> bool:
+        """Whether the run ends with this state: a longer one goes on from its own, not from a callback's."""
+        return event.trainer.stop_training or event.trainer.state_version == self._version
 
     def _save_the_end(self, event: Event) -> None:
         self._save_where_it_stopped(event)
@@ -209,6 +215,7 @@ class ModelCheckpoint(PeriodicCallback):
 
     def on_epoch_end(self, event: Event) -> None:
         """Saves when due, or when the epoch's validation puts it among the best."""
+        self._version = event.trainer.state_version
         if self.every.unit == "epochs":
             if self.due(event):
                 self._consider(event, due=True, measured=self.monitor is not None)

@@ -88,11 +88,14 @@ def test_the_best_weights_of_a_resumed_run_are_not_forgotten(tmp_path):
         np.testing.assert_allclose(second.evaluate(X[32:], Y[32:], verbose=0)["loss"], later.best, rtol=1e-6)
 
 
-@pytest.mark.parametrize("epochs", [1, 6])
-def test_a_run_of_all_its_epochs_keeps_its_best_weights(tmp_path, epochs):
-    first, _ = run(tmp_path, restore=True, patience=60, epochs=epochs)
-    again, _ = run(tmp_path, restore=True, patience=60, epochs=epochs)
-    assert_same(again, first)
+@pytest.mark.parametrize("cut", [{"epochs": 6}, {"max_steps": 17}, {"max_steps": 18, "every": eg.Every(steps=4)}])
+@pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
+def test_a_longer_run_goes_on_from_the_last_weights_not_the_best(tmp_path, cut):
+    options = {"restore": True, "patience": 60}
+    run(tmp_path / "a", **{"epochs": 9, **options, **cut})
+    longer, _ = run(tmp_path / "a", **{**options, "epochs": 9, "every": cut.get("every", eg.Every(epochs=1))})
+    whole, _ = run(tmp_path / "b", **{**options, "epochs": 9, "every": cut.get("every", eg.Every(epochs=1))})
+    assert longer.history.history == whole.history.history
 
 
 def test_an_interrupted_run_keeps_its_last_weights(tmp_path):
