@@ -3,52 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+
+_MOST = 8
+"""So many readings may be put off: the device is then that far behind the loop, and has work while one waits."""
 
 
 class Behind:
-    """Puts off what reads logs until the next time where times come fast: the device has computed them by then.
+    """Puts off what reads logs until the device has computed them, where such readings come fast.
 
     A loop that reads the logs of a step at once waits for that step, and has not given the device the next one.
 
     Args:
-        seconds: what comes later than this after the last time is done at once.
+        seconds: what comes later than this after the last reading is done at once, whatever it waits for.
 
     Example:
-        >>> behind = Behind(seconds=60)
+        >>> from elegy.callbacks import LazyLogs
+        >>> behind, computed = Behind(seconds=60), []
         >>> for k in range(3):
-        ...     behind.do(lambda k=k: print(k))
-        0
-        1
+        ...     logs = LazyLogs(lambda k=k: {"loss": k}, ready=lambda k=k: k in computed)
+        ...     behind.do(lambda logs=logs: print(logs["loss"]), logs)
+        ...     computed.append(k)
+        0.0
+        1.0
         >>> behind.catch_up()
-        2
+        2.0
     """
 
     def __init__(self, seconds: float):
         self._seconds = seconds
-        self._held: Callable[[], None] | None = None
+        self._held: deque[tuple[Callable[[], None], Mapping[str, float]]] = deque()
         self._last = -float("inf")
 
     @property
     def holds(self) -> bool:
         """Whether something is put off."""
-        return self._held is not None
+        return bool(self._held)
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Does what was put off; does `work`, or puts it off.
+    def do(self, work: Callable[[], None], logs: Mapping[str, float]) -> None:
+        """Does what was put off and need not wait; does `work`, or puts it off. The order is kept.
 
         Args:
             work: reads logs.
+            logs: those that it reads.
         """
-        self.catch_up()
-        if time.monotonic() - self._last < self._seconds:
-            self._held = work
-        else:
-            work()
+        self._held.append((work, logs))
+        fast = time.monotonic() - self._last < self._seconds
+        while self._held and (not fast or len(self._held) > _MOST or getattr(self._held[0][1], "ready", True)):
+            self._held.popleft()[0]()
         self._last = time.monotonic()
 
     def catch_up(self) -> None:
         """Does what was put off."""
-        held, self._held = self._held, None
-        if held is not None:
-            held()
+        while self._held:
+            self._held.popleft()[0]()

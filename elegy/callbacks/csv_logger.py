@@ -75,12 +75,14 @@ class CSVLogger(PeriodicCallback):
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row when due."""
         if self.due(event):
-            self._behind.do(lambda: self._write(event))
+            self._behind.do(lambda: self._write(event), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's row."""
-        if self.due(event) or (self.every.unit != "epochs" and any(name.startswith("val_") for name in event.logs)):
-            self._behind.do(lambda: self._write(event))
+        if self.due(event):
+            self._behind.do(lambda: self._write(event), event.logs)
+        elif self.every.unit != "epochs" and event.validates:
+            self._behind.do(lambda: self._write_validated(event), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the file."""
@@ -97,6 +99,10 @@ class CSVLogger(PeriodicCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps the interrupted run's rows."""
         self._resumed = True
+
+    def _write_validated(self, event: Event) -> None:
+        if any(name.startswith("val_") for name in event.logs):
+            self._write(event)
 
     def _write(self, event: Event) -> None:
         row = {"epoch": event.epoch, "step": event.step, **event.logs}

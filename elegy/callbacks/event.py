@@ -17,6 +17,7 @@ class LazyLogs(Mapping[str, float]):
 
     Args:
         fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
+        ready: tells whether `fetch` need not wait; where it is None, nobody expects it to.
 
     Raises:
         TypeError: at the first read, when a value is not a scalar.
@@ -28,11 +29,17 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_fetch", "_values")
+    __slots__ = ("_fetch", "_ready", "_values")
 
-    def __init__(self, fetch: Callable[[], Mapping[str, Any]]):
+    def __init__(self, fetch: Callable[[], Mapping[str, Any]], ready: Callable[[], bool] | None = None):
         self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
+        self._ready = ready
         self._values: dict[str, float] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the values can be read without waiting for the device."""
+        return self._fetch is None or self._ready is None or self._ready()
 
     def _read(self) -> dict[str, float]:
         if self._fetch is not None:

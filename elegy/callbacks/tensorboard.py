@@ -19,7 +19,7 @@ from elegy.lazy import require
 from elegy.names import path_name
 from elegy.types import Every
 
-# A flush waits for the disk and reading for the device: short epochs share a flush, and are written one behind.
+# A flush waits for the disk and reading for the device: short epochs share a flush, and wait for the device's values.
 _SECONDS = 1.0
 
 
@@ -71,13 +71,13 @@ class TensorBoard(PeriodicCallback):
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values when due."""
         if self.due(event):
-            self._behind.do(lambda: self._write("batch", event))
+            self._behind.do(lambda: self._write("batch", event), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's values."""
         if self.every.unit == "epochs" and not self.due(event):
             return
-        self._behind.do(lambda: self._write("epoch", event))
+        self._behind.do(lambda: self._write("epoch", event), event.logs)
         if self.histograms:
             self._write_histograms(event)
         if time.monotonic() - self._flushed >= _SECONDS:

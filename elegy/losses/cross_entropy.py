@@ -177,7 +177,7 @@ class CrossEntropy(Loss):
             _check_decisions(np.asarray(target))
             return
         target, preds_like = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
-        jax.eval_shape(self.call, target, preds_like)
+        _called.eval_shape(self, target, preds_like)
         classes = preds_like.shape[-1]
         if target.shape == preds_like.shape or not self.check_bounds:
             return
@@ -187,6 +187,10 @@ class CrossEntropy(Loss):
                 f"CrossEntropy: the target contains {shown}, but the last axis of preds has {classes} classes: "
                 f"the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
             )
+
+
+# Made once, because JAX remembers what it traced by the function: a second check need not trace the loss again.
+_called = jax.jit(lambda loss, target, preds: loss.call(target, preds))
 
 
 def _check_decisions(target: np.ndarray) -> None:

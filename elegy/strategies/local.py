@@ -65,8 +65,12 @@ class Jit(Strategy):
         return jax.jit(init, out_shardings=self._sharding())
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
-        """Starts the transfer to the device; a batch of NumPy arrays is left to the step, which transfers cheaper."""
-        if kind == "batch" and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
+        """Starts the transfer to the device; NumPy arrays are left to the step, which transfers cheaper.
+
+        Stacks of batches go ahead to a device that is not the CPU, where a transfer takes its time.
+        """
+        left = kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu")
+        if left and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
             return value
         return jax.device_put(value, self._sharding())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ PREFETCH = 2
 """How many gathered chunks may wait for the device."""
 
 PREFETCH_BYTES = 2**20
-"""Smaller chunks are gathered by the loop itself, while the device works: handing over to a thread costs more."""
+"""Smaller chunks are gathered by the loop itself, while the device works: handing over to a thread costs more. So are
+all of them on the CPU, whose cores would only be taken from the step."""
 
 
 @dataclasses.dataclass(slots=True)  # not frozen: one is made for every step, and a frozen one takes thrice the time
@@ -80,6 +82,11 @@ def resized(struct: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), struct)
 
 
+def bytes_of(struct: PyTree) -> int:
+    """The bytes that arrays of this structure take; 1 where they take none."""
+    return max(1, sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(struct)))
+
+
 def array_chunks(
     source: ArraySource,
     plan: EpochPlan,
@@ -137,7 +144,8 @@ def array_chunks(
 
     chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
     large = source.nbytes // source.size * plan.batch_size * form.steps >= PREFETCH_BYTES
-    ahead = PREFETCH if large and source.on_host and not form.resident and order is not None else 0
+    gathers = source.on_host and not form.resident and order is not None
+    ahead = PREFETCH if large and gathers and jax.default_backend() != "cpu" else 0
     yield from prefetch(chunks, ahead)
     if full < limit:
         start, stop = plan.batch_rows(full)

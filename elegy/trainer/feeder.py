@@ -17,11 +17,9 @@ from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, row
 from elegy.data.batch import named_leaves
 from elegy.distributed import gather, together
 from elegy.module.levels import level_of
-from elegy.module.masking import can_mask
 from elegy.trainer import checks
 from elegy.trainer.cell import StateCell
-from elegy.trainer.feed import Chunk, Form, array_chunks, iterable_chunks, resized, structure
-from elegy.trainer.fusing import steps_per_execution
+from elegy.trainer.feed import Chunk, Form, array_chunks, bytes_of, iterable_chunks, resized, structure
 from elegy.trainer.program import CompiledPhase
 from elegy.trainer.runner import Runner
 from elegy.trainer.shares import first_of_share, joined_chunks, longest, share_rows
@@ -311,7 +309,7 @@ class Feeder:
                 batch = structure(self._for_step(self.first_batch(), cell.cls))
                 plan, replicas = self.plan, self.runner.strategy.replicas
                 uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
-                masked = uneven and can_mask(cell.struct, self.phase, batch)
+                masked = uneven and self.runner.can_mask(self.phase, cell, batch)
                 steps = self._steps(cell, batch, Form(masked=masked, multiple=replicas))
                 source = self.source
                 resident = (
@@ -321,7 +319,7 @@ class Feeder:
                 )
                 if self.fuse == "auto" and not resident:
                     most = STACK_BYTES if self.phase == "train" else 2 * STACK_BYTES
-                    steps = min(steps, _power_of_two(most / _bytes_of(batch)))
+                    steps = min(steps, _power_of_two(most / bytes_of(batch)))
                 self.form = Form(steps, masked, resident, replicas)
         return self.form
 
@@ -333,20 +331,15 @@ class Feeder:
         if self.plan is None:
             return 1
         program = self.runner.program(self.phase, cell, *self._structs(batch, form))
-        steps = steps_per_execution(program.closed, jax.default_backend())
-        steps = min(steps, 2 ** (self.plan.steps - 1).bit_length())
+        steps = min(program.steps_per_execution, 2 ** (self.plan.steps - 1).bit_length())
         if self.phase == "pred":
-            steps = min(steps, _power_of_two(OUTPUT_BYTES / _bytes_of(program.outputs))) if program.rowwise else 1
+            steps = min(steps, _power_of_two(OUTPUT_BYTES / bytes_of(program.outputs))) if program.rowwise else 1
         logger.info("%s: %d steps in one execution", self.phase, steps)
         return steps
 
 
 def _resident_bytes() -> int:
     return min(RESIDENT_BYTES, RESIDENT_BYTES_ON_CPU) if jax.default_backend() == "cpu" else RESIDENT_BYTES
-
-
-def _bytes_of(struct: PyTree) -> int:
-    return max(1, sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(struct)))
 
 
 def _shapes(batch: Batch) -> str:

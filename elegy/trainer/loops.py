@@ -55,7 +55,10 @@ def fit(run: Run) -> None:
 
 
 def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
-    return LazyLogs(lambda: {**logs, **{f"val_{name}": value for name, value in validation.items()}})
+    return LazyLogs(
+        lambda: {**logs, **{f"val_{name}": value for name, value in validation.items()}},
+        lambda: all(getattr(part, "ready", True) for part in (logs, validation)),
+    )
 
 
 def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[str, float]:

@@ -17,6 +17,8 @@ from elegy.module.logs import LogBook, drain, prepare
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
+from elegy.trainer.feed import bytes_of
+from elegy.trainer.fusing import steps_per_execution
 from elegy.trainer.keys import bare, key_impls, typed
 from elegy.types import PyTree
 
@@ -48,6 +50,7 @@ class Program:
         changed: positions of the leaves that the step changes.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         closed: the traced step.
+        batch_bytes: the bytes of a batch, as one replica sees it.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Program:
         self.phase = phase
         self.strategy = strategy
         self._rows = rows(batch)
+        self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
         forward = _forward(phase, strategy, guard)
         bare = state.replace(_logs=LogBook())
@@ -132,6 +136,11 @@ class Program:
     def rowwise(self) -> bool:
         """Whether every output of the traced step has one row an example."""
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
+
+    @functools.cached_property
+    def steps_per_execution(self) -> int:
+        """How many steps `"auto"` puts into one execution."""
+        return steps_per_execution(self.closed, jax.default_backend())
 
     def fused(self, capacity: int, *, resident: bool) -> Callable:
         """An executable for up to `capacity` batches in a row; logs or outputs come back stacked.

@@ -81,7 +81,7 @@ class ProgressBar(Callback):
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
         self._catch_up()
         title, seconds = f"{_epoch(event)}  step {event.step}", time.perf_counter() - self._began
-        self._behind.do(lambda: self._finish(title, event.logs, seconds))
+        self._behind.do(lambda: self._finish(title, event.logs, seconds), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown; leaves a bar that the run did not complete as it is."""

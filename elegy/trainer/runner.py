@@ -17,6 +17,7 @@ from elegy.module import managed
 from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
+from elegy.module.masking import can_mask
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.trainer.cell import StateCell, strong
@@ -25,6 +26,12 @@ from elegy.trainer.keys import bare, key_impls, typed
 from elegy.trainer.program import VERDICT, CompiledPhase, Program, check_unchanged
 from elegy.trainer.shares import agreed
 from elegy.types import Batch, PyTree
+
+IN_FLIGHT_BYTES = 64 * 2**20
+"""Batches on their way through executions that were not waited for take this much at most, or are two."""
+
+_MANY = 32
+"""So many executions in flight are not counted: their batches are small."""
 
 
 class Rows:
@@ -38,7 +45,10 @@ class Rows:
 
     def logs(self, k: int) -> LazyLogs:
         """The logs of step `k` of the execution."""
-        return LazyLogs(lambda: self._row(k))
+        return LazyLogs(lambda: self._row(k), self._ready)
+
+    def _ready(self) -> bool:
+        return self._host is not None or _computed(self._packed)
 
     def verdicts(self) -> list[Verdict]:
         """What the guard found in each step; waits for them."""
@@ -67,7 +77,15 @@ class PlainRows:
 
     def logs(self, k: int) -> LazyLogs:
         """The logs as the step returned them."""
-        return LazyLogs(lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()})
+        return LazyLogs(
+            lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()}, lambda: _computed(self._logs)
+        )
+
+
+def _computed(arrays: PyTree) -> bool:
+    """Whether no array has to be waited for."""
+    # The type `jax.Array` does not declare what every array has.
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]
 
 
 class Runner:
@@ -84,6 +102,7 @@ class Runner:
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
+        self._masks: dict[Any, bool] = {}
         self._in_flight: deque[Any] = deque()
         self.takes_batches: dict[str, bool] = {}  # phases whose batches, and so their shapes, are the user's own
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
@@ -151,6 +170,13 @@ class Runner:
         return self._resets[key]
 
     # programs
+
+    def can_mask(self, phase: CompiledPhase, cell: StateCell, batch: PyTree) -> bool:
+        """Whether short batches of this structure may be filled up and masked: see `elegy.module.masking`."""
+        key = (phase, _key(cell.struct), batch_key(batch))
+        if key not in self._masks:
+            self._masks[key] = can_mask(cell.struct, phase, batch)
+        return self._masks[key]
 
     def program(self, phase: CompiledPhase, cell: StateCell, batch: PyTree, mask: PyTree | None) -> Program:
         """The program for the state's and the batch's structure; traced at the first need."""
@@ -252,11 +278,15 @@ class Runner:
         mask = None if program.phase == "pred" else chunk.mask
         if chunk.kind == "single":
             out, changed = program.single()(changed, constant, chunk.data, mask, control)
+            size = program.batch_bytes
         else:
-            kernel = program.fused(capacity(chunk), resident=chunk.kind == "resident")
-            out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
+            room, resident = capacity(chunk), chunk.kind == "resident"
+            out, changed = program.fused(room, resident=resident)(
+                changed, constant, chunk.data, chunk.index, mask, control
+            )
+            size = 0 if resident else room * program.batch_bytes
         cell.put(program.changed, changed)
-        self._wait_for_room(out)
+        self._wait_for_room(out, size)
         return out
 
     def _check_logs(self, phase: str, names: list[str]) -> None:
@@ -269,11 +299,14 @@ class Runner:
         if known is not names and known != names and set(known) != set(names):
             raise logs_changed(phase, known, names)
 
-    def _wait_for_room(self, out: Any) -> None:
-        """Waits for the oldest execution where the backend cannot take any number of them."""
-        if self.strategy.max_in_flight is not None:
+    def _wait_for_room(self, out: Any, size: int) -> None:
+        """Waits for the oldest execution where the backend cannot take any number, or their batches are large."""
+        most = self.strategy.max_in_flight
+        if size * _MANY > IN_FLIGHT_BYTES:
+            most = min(most or _MANY, max(2, IN_FLIGHT_BYTES // size))
+        if most is not None:
             self._in_flight.append(out)
-            if len(self._in_flight) > self.strategy.max_in_flight:
+            while len(self._in_flight) > most:
                 jax.block_until_ready(self._in_flight.popleft())
 
     def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:

@@ -66,7 +66,8 @@ class TestCSVLogger:
         logger.on_train_begin(Event(None, "train", step=0, epoch=0))
         try:
             for epoch in range(3):
-                logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs={"loss": 1.0}))
+                logs = LazyLogs(lambda: {"loss": 1.0}, ready=lambda epoch=epoch: now[0] > epoch * seconds)
+                logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
                 assert len(rows(path)) == (epoch + 1 - late if epoch else 1)
                 now[0] += seconds
             logger.state_dict()
@@ -75,16 +76,33 @@ class TestCSVLogger:
             logger.on_train_end(Event(None, "train", step=3, epoch=2))
         assert len(rows(path)) == 3
 
-    def test_rows_in_quick_succession_do_not_wait_for_their_step(self, tmp_path):
-        reads = []
+    @pytest.mark.parametrize("slow", [0, 1, 3, 30])
+    def test_rows_in_quick_succession_do_not_wait_for_their_step(self, tmp_path, slow):
+        """A device that is `slow` epochs behind: only what it has computed is read, or what is too far behind."""
+        reads: list[int] = []
+        begun: list[int] = []
         logger = CSVLogger(tmp_path / "log.csv")
         logger.on_train_begin(Event(None, "train", step=0, epoch=0))
-        for epoch in range(3):
-            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0})
+        for epoch in range(20):
+            begun.append(epoch)
+            logs = LazyLogs(
+                lambda epoch=epoch: reads.append(epoch) or {"loss": float(epoch)},
+                ready=lambda epoch=epoch: begun[-1] >= epoch + slow,
+            )
             logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
-            assert reads == list(range(max(epoch, 1)))
-        logger.on_train_end(Event(None, "train", step=3, epoch=2))
-        assert reads == [0, 1, 2]
+            # Nothing came before the first row, so it is written at once.
+            assert reads == list(range(max(epoch + 1 - min(slow, 8), 1)))
+        logger.on_train_end(Event(None, "train", step=20, epoch=19))
+        assert [(row["step"], row["loss"]) for row in rows(logger.path)] == [(str(k), f"{k}.0") for k in range(20)]
+
+    def test_the_end_of_an_epoch_without_validation_reads_nothing(self, tmp_path):
+        reads = []
+        logger = CSVLogger(tmp_path / "log.csv", every=Every(steps=3))
+        logger.on_train_begin(Event(None, "train", step=0, epoch=0))
+        logs = LazyLogs(lambda: reads.append(1) or {"loss": 1.0}, ready=lambda: False)
+        logger.on_epoch_end(Event(None, "train", step=2, epoch=0, logs=logs))
+        logger.on_train_end(Event(None, "train", step=2, epoch=0))
+        assert reads == []
 
     def test_a_resumed_run_has_the_rows_of_the_whole_one(self, tmp_path):
         logs = [{"loss": float(i)} for i in range(4)]
@@ -140,9 +158,9 @@ class TestTensorBoard:
         callback.on_train_begin(Event(None, "train", step=0, epoch=0))
         reads = []
         for epoch in range(3):
-            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0})
+            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0}, ready=lambda: False)
             callback.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
-        assert reads == [0, 1]
+        assert reads == [0]
         assert callback.state_dict() == {}
         assert reads == [0, 1, 2]
         callback.on_train_end(Event(None, "train", step=3, epoch=2))
