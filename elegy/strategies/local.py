@@ -62,7 +62,8 @@ class Jit(Strategy):
 
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles `init` for the device."""
-        return jax.jit(init, out_shardings=self._sharding())
+        place = self._sharding()
+        return jax.jit(init, out_shardings=place, compiler_options=_options(place, once=True))
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
         """Starts the transfer to the device; NumPy arrays are left to the step, which transfers cheaper.
@@ -94,13 +95,14 @@ class Jit(Strategy):
         """Compiles with `jax.jit`."""
         # What a kernel without arguments returns would be uncommitted, and the next step would compile again for it.
         place = self._sharding()
-        device: Any = next(iter(place.device_set))
         return jax.jit(
-            step,
-            donate_argnums=(0,) if donate else (),
-            out_shardings=place,
-            compiler_options=compiler_options(device.platform),
+            step, donate_argnums=(0,) if donate else (), out_shardings=place, compiler_options=_options(place)
         )
+
+
+def _options(place: SingleDeviceSharding, *, once: bool = False) -> dict[str, int]:
+    device: Any = next(iter(place.device_set))
+    return compiler_options(device.platform, once=once)
 
 
 def default_device() -> jax.Device:

@@ -17,6 +17,7 @@ from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
 from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
+from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree
 
 IN_FLIGHT_ON_CPU = 4
@@ -99,7 +100,9 @@ class MeshStrategy(Strategy):
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
             if self.processes > 1 and not traced:
                 args = self.place(args, "whole")
-            return jax.jit(init, out_shardings=shardings)(*args)
+            # Within another function it is not this one that is compiled.
+            options = None if traced else compiler_options(self.mesh.devices.flat[0].platform, once=True)
+            return jax.jit(init, out_shardings=shardings, compiler_options=options)(*args)
 
         return placed
 
