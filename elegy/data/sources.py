@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -91,7 +92,12 @@ class ArraySource:
             first, last = int(indices[0]), int(indices[-1])
             if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
                 return self.slice(first, last + 1)
-        return jax.tree.map(lambda leaf: _gather(leaf, indices), self.batch)
+        leaves, treedef = self._flat
+        return jax.tree.unflatten(treedef, [_gather(leaf, indices) for leaf in leaves])
+
+    @functools.cached_property
+    def _flat(self) -> tuple[list[Array], Any]:
+        return jax.tree.flatten(self.batch)
 
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` to `stop`: views of NumPy arrays, slices of JAX arrays.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_STEPS: dict[str, dict[str, int]] = {"cpu": {"xla_cpu_prefer_vector_width": 512, "xla_backend_optimization_level": 2}}
+_STEPS: dict[str, dict[str, int]] = {"cpu": {"xla_cpu_prefer_vector_width": 512}}
 _ONCE: dict[str, dict[str, int]] = {"cpu": {"xla_backend_optimization_level": 1}}
 
 
@@ -10,9 +10,9 @@ def compiler_options(platform: str, *, once: bool = False) -> dict[str, int]:
     """The options with which functions are compiled for a platform.
 
     On the CPU XLA uses at most half of the vector width that AVX-512 offers, for the sake of old processors that
-    lowered their clock for it. A processor without such vectors uses what it has. And it optimises at LLVM's highest
-    level, 3, which takes a third more time than the second and makes no step faster, because XLA's own passes have
-    arranged the loops already; random initial values take the third part of it at the first level.
+    lowered their clock for it. A processor without such vectors uses what it has. What runs once is compiled at LLVM's
+    first level of optimisation instead of the third: random initial values, which are most of what a first state is
+    made of, then take a third of the time to compile, and as long to compute.
 
     Args:
         platform: such as `"cpu"`.

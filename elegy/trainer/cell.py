@@ -39,6 +39,7 @@ class StateCell:
         self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
         self._struct: Any = None
         self._foreign: set[int] | None = None  # positions that others may hold; None: all
+        self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
         self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
 
@@ -57,6 +58,7 @@ class StateCell:
 
     def readable(self) -> bool:
         """Whether no placed leaf was consumed."""
+        self._settle()
         return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 
     def materialise(self) -> None:
@@ -79,6 +81,7 @@ class StateCell:
     def set(self, state: Any) -> None:
         """Takes a state from outside; it stays valid there."""
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
+        self._moved = None
         self.cls = type(state)
         self.version = next(_VERSIONS)
 
@@ -89,10 +92,12 @@ class StateCell:
             placed = self.strategy.place_state(strong(self._logical))
             self._hold(placed)
             self._foreign = None
+        self._settle()
         assert self._leaves is not None
         return self._leaves
 
     def _hold(self, placed: Any) -> None:
+        self._moved = None
         leaves, self._treedef = jax.tree.flatten(placed)
         self._impls = key_impls(leaves)
         self._leaves = bare(leaves, self._impls)
@@ -101,28 +106,42 @@ class StateCell:
         leaves = self.peek()
         return jax.tree.unflatten(self._treedef, typed(leaves, self._impls))
 
+    def pick(self, positions: Sequence[int]) -> list[Any]:
+        """The placed leaves at `positions`, to be read only."""
+        if not positions:
+            return []
+        leaves = self.peek()
+        return [leaves[i] for i in positions]
+
     def take(self, positions: Sequence[int]) -> list[Any]:
         """The placed leaves at `positions`, to be consumed; `put` must follow."""
-        leaves = self.peek()
-        foreign = self._foreign
-        out = []
-        for i in positions:
-            leaf = leaves[i]
-            if foreign is None or i in foreign:
-                leaf = jax.device_put(leaf, leaf.sharding, may_alias=False)
-            out.append(leaf)
-        return out
+        if self._moved is not None and self._moved[0] is positions:  # step after step the same
+            return self._moved[1]
+        leaves, foreign = self.pick(positions), self._foreign
+        if foreign is None:
+            return [_copy(leaf) for leaf in leaves]
+        return [_copy(leaf) if i in foreign else leaf for i, leaf in zip(positions, leaves, strict=True)]
 
-    def put(self, positions: Sequence[int], leaves: Sequence[Any]) -> None:
+    def put(self, positions: Sequence[int], leaves: list[Any]) -> None:
         """Replaces the leaves at `positions`, which nobody else holds."""
         assert self._leaves is not None
         if self._foreign is None:
             self._foreign = set(range(len(self._leaves)))
         if self._foreign:
             self._foreign.difference_update(positions)
-        for i, leaf in zip(positions, leaves, strict=True):
-            self._leaves[i] = leaf
+        if self._moved is None or self._moved[0] is not positions:
+            self._settle()
+            for i in positions:
+                self._leaves[i] = None  # let go of
+        self._moved = positions, leaves
         self._logical = None
+
+    def _settle(self) -> None:
+        """Moves what was put last to its place."""
+        if self._moved is not None and self._leaves is not None:
+            for i, leaf in zip(*self._moved, strict=True):
+                self._leaves[i] = leaf
+        self._moved = None
 
     def put_state(self, placed: Any) -> None:
         """Takes a placed state that nobody else holds."""
@@ -149,6 +168,7 @@ class StateCell:
     def fork(self) -> Self:
         """Another cell with the same state; moving one leaves the other as it is."""
         self.materialise()
+        self._settle()
         other = type(self)(self.strategy, self._logical)
         if self._leaves is not None:
             other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
@@ -167,6 +187,10 @@ class StateCell:
         if self._struct is None:
             self._struct = self.strategy.local_struct(self._placed(), "state")
         return self._struct
+
+
+def _copy(leaf: Any) -> Any:
+    return jax.device_put(leaf, leaf.sharding, may_alias=False)
 
 
 def strong(state: Any) -> Any:

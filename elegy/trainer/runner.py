@@ -138,8 +138,7 @@ class Runner:
             cell.set(after)
             return
         reset, changed, constant = self._reset_of(cell)
-        leaves = cell.peek()
-        cell.put(changed, reset([leaves[i] for i in changed], [leaves[i] for i in constant])[1])
+        cell.put(changed, reset(cell.pick(changed), cell.pick(constant))[1])
 
     def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int], list[int]]:
         struct = cell.struct
@@ -270,20 +269,19 @@ class Runner:
 
     def _execute(self, program: Program, cell: StateCell, chunk: Chunk, epoch: int) -> Any:
         self._accumulate(program, cell)
-        control = np.array([epoch, chunk.first, chunk.count], np.int32)
-        leaves = cell.peek()
         donate = program.phase == "train" and self.strategy.donates
-        changed = cell.take(program.changed) if donate else [leaves[i] for i in program.changed]
-        constant = [leaves[i] for i in program.constant]
+        constant = cell.pick(program.constant)
+        changed = cell.take(program.changed) if donate else cell.pick(program.changed)
         mask = None if program.phase == "pred" else chunk.mask
-        if chunk.kind == "single":
-            out, changed = program.single()(changed, constant, chunk.data, mask, control)
+        single = chunk.kind == "single"
+        control = [np.array([epoch, chunk.first, chunk.count], np.int32)] if program.counts or not single else []
+        if single:
+            out, changed = program.single()(changed, constant, chunk.data, mask, *control)
             size = program.batch_bytes
         else:
             room, resident = capacity(chunk), chunk.kind == "resident"
-            out, changed = program.fused(room, resident=resident)(
-                changed, constant, chunk.data, chunk.index, mask, control
-            )
+            kernel = program.fused(room, resident=resident)
+            out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, *control)
             size = 0 if resident else room * program.batch_bytes
         cell.put(program.changed, changed)
         self._wait_for_room(out, size)
