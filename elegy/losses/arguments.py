@@ -46,6 +46,20 @@ def names_argument(function: Callable, name: str) -> bool:
     return parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD
 
 
+def sees_examples(function: Callable) -> bool:
+    """Whether a function is given something of the examples, unlike one of the parameters alone.
+
+    Example:
+        >>> sees_examples(lambda y_true, y_pred: 0), sees_examples(lambda parameters: 0)
+        (True, False)
+    """
+    parameters = parameters_of(function)
+    examples = ("inputs", "target", "preds")
+    return parameters is None or any(
+        source in examples for source in _sources(parameters, dict.fromkeys(examples)).values()
+    )
+
+
 def call_with_named(function: Callable, available: Mapping[str, Any], what: str) -> Any:
     """Calls a function with those of the available values that it names.
 
@@ -130,7 +144,9 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
     if not missing:
         return
     listed = ", ".join(repr(name) for name in missing)
-    given = ", ".join(present) or "nothing"
+    # JAX sorts the names in a dict that it traces.
+    ordered = [*(name for name in KNOWN if name in present), *(name for name in present if name not in KNOWN)]
+    given = ", ".join(ordered) or "nothing"
     if any(ALIASES.get(name, name) == "target" for name in missing):
         hint = "Labels are the second part of the data: `fit(x, y)`; an autoencoder's are its inputs, `fit(x, x)`."
     elif all(name in KNOWN or name in ALIASES for name in missing):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_shapes, mean_over_features
 from elegy.pytree import static_field
@@ -57,6 +58,7 @@ def cross_entropy(
     target = _drop_index_axis(target, preds)
     if target.ndim == preds.ndim:
         return _from_distribution(target.astype(preds.dtype), preds, from_logits, label_smoothing)
+    target = widen_integers(target)
     if from_logits and not label_smoothing:
         # Negative indices would count from the end.
         values = optax.softmax_cross_entropy_with_integer_labels(preds, jnp.clip(target, 0, preds.shape[-1] - 1))
@@ -120,11 +122,14 @@ class CrossEntropy(Loss):
     Args:
         from_logits: whether `preds` are logits (the default) or probabilities.
         binary: whether the outputs are independent yes/no decisions.
-        label_smoothing: the part of the labels' mass that is spread evenly over the classes.
+        label_smoothing: the part of the labels' mass that is spread evenly over the classes, at least 0, less than 1.
         check_bounds: whether a class index outside of `0..C-1` makes the value NaN.
         reduction: see `Loss`.
         weight: see `Loss`.
         name: see `Loss`.
+
+    Raises:
+        ValueError: for a `label_smoothing` out of range.
 
     Example:
         >>> loss = CrossEntropy()
@@ -136,6 +141,15 @@ class CrossEntropy(Loss):
     binary: bool = static_field(default=False, kw_only=True)
     label_smoothing: float | None = static_field(default=None, kw_only=True)
     check_bounds: bool = static_field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"CrossEntropy: label_smoothing={self.label_smoothing!r} is the part of the labels' mass that is "
+                "spread over the classes: it must be at least 0 and less than 1, or None."
+            )
 
     def call(self, target: Any, preds: Any) -> jax.Array:
         """Computes the values of the examples.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import Loss
-from elegy.losses.shapes import is_outer
+from elegy.losses.shapes import makes_outer
 from elegy.names import name_of
 from elegy.pytree import Static, static_field
 
@@ -46,32 +47,40 @@ class FunctionLoss(Loss):
         """Whether the function takes `sample_weight`."""
         return names_argument(self.function.value, "sample_weight")
 
+    @property
+    def _called(self) -> Callable[..., Any]:
+        return self.function.value
+
     def call(self, **kwargs: Any) -> jax.Array:
         """Calls the function with those of the arguments that it names."""
         return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
+
+    def _check_outer(self, kwargs: dict[str, Any]) -> None:
+        target, preds = kwargs.get("target"), kwargs.get("preds")
+        if target is None or preds is None:
+            return
+        if makes_outer(lambda t, p: self.call(**{**kwargs, "target": t, "preds": p}), target, preds):
+            raise ValueError(
+                f"the function {self.name!r} broadcasts target of shape {target.shape} and preds of shape "
+                f"{preds.shape}, which compares every example with every other. Give both the same shape, for example "
+                "by `target.reshape(preds.shape)`; so it is, too, if that is what you mean."
+            )
 
     def values(self, **kwargs: Any) -> jax.Array:
         """The function's output as an array.
 
         Raises:
             TypeError: when the function requires something that is not available, or returns no array.
-            ValueError: when target and predictions were broadcast to more axes than either has.
+            ValueError: when `(B,)` is compared with `(B, 1)`, which makes `(B, B)`.
         """
+        self._check_outer(kwargs)
         output = self.call(**kwargs)
         if isinstance(output, (tuple, list, dict)) or output is None:
             raise TypeError(
                 f"the function {self.name!r} returned a {type(output).__name__}. A loss or metric function returns "
                 "one array: a value for each example, or a scalar. Use a list or a dict of functions for several."
             )
-        values = jnp.asarray(output)
-        target, preds = kwargs.get("target"), kwargs.get("preds")
-        if target is not None and preds is not None and is_outer(values, target, preds):
-            raise ValueError(
-                f"the function {self.name!r} broadcast target of shape {target.shape} and preds of shape "
-                f"{preds.shape} to {values.shape}, which compares every example with every other. Give both the same "
-                "shape, for example `target.reshape(preds.shape)`."
-            )
-        return values
+        return jnp.asarray(output)
 
 
 def as_loss(thing: Any, name: str | None = None) -> Loss:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from elegy.losses.arguments import call_with_named
+from elegy.data.mixing import mixes_rows
+from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
+
+_EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
+"""Arguments whose arrays have one row an example."""
 
 
 class Loss(Pytree):
@@ -89,11 +95,17 @@ class Loss(Pytree):
 
         Raises:
             ValueError: for `Reduction.NONE`, which is no scalar.
+
+        Warns:
+            UserWarning: when there are sample weights, and the value is a scalar that was computed without them.
         """
         self.check_reduction()
         sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
+        values = self.values(**_guard_rows(kwargs))
+        if sample_weight is not None and mask is None and values.ndim == 0:
+            self._warn_of_weights()
         numerator, denominator = reduce_terms(
-            self.values(**_guard_rows(kwargs)),
+            values,
             self.reduction,
             sample_weight=sample_weight,
             mask=mask,
@@ -101,6 +113,18 @@ class Loss(Pytree):
             weighted=self.applies_weight,
         )
         return numerator * self.weight, denominator
+
+    @property
+    def _called(self) -> Callable[..., Any]:
+        return self.call
+
+    def _warn_of_weights(self) -> None:
+        if not self.applies_weight and sees_examples(self._called):
+            warnings.warn(
+                f"{name_of(self)!r} returned a scalar, in which sample weights and class weights can have no part any "
+                "more. Return one value for each example, or name a parameter `sample_weight` and apply it.",
+                stacklevel=2,
+            )
 
     def check_reduction(self) -> None:
         """Checks that the loss is a scalar.
@@ -137,14 +161,18 @@ class Loss(Pytree):
         return numerator if denominator is None else safe_divide(numerator, denominator)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether rows of weight 0 can stand for nothing: the loss keeps one value an example.
+        """Whether rows of weight 0 can stand for nothing: the loss keeps one value an example, from it alone.
 
         Args:
             batch_size: the number of rows.
             **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
         """
         shape = jax.eval_shape(lambda available: self.values(**available), kwargs).shape
-        return len(shape) > 0 and shape[0] == batch_size
+        if not shape or shape[0] != batch_size:
+            return False
+        examples = {name: kwargs[name] for name in _EXAMPLES if kwargs.get(name) is not None}
+        fixed = {name: value for name, value in kwargs.items() if name not in _EXAMPLES}
+        return not mixes_rows(lambda fixed, examples: self.values(**fixed, **examples), fixed, examples)
 
     def target_check(self, target: Any, preds: Any) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.
@@ -312,23 +340,35 @@ def rename_given(names: Sequence[tuple[str, str]], kwargs: Mapping[str, Any], wh
 
 
 def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Replaces what is not finite in rows of weight 0: a `where` on the loss alone would leave NaN gradients."""
-    sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
-    if sample_weight is None and mask is None:
+    """Replaces what is not finite where the weight is 0: a `where` on the loss alone would leave NaN gradients."""
+    weights = [kwargs.get("sample_weight"), kwargs.get("mask")]
+    counts = [jnp.asarray(weight) != 0 for weight in weights if weight is not None and jnp.ndim(weight) > 0]
+    if not counts:
         return kwargs
-    rows = [jnp.asarray(w) for w in (sample_weight, mask) if w is not None and jnp.ndim(w) > 0]
-    rows = [jnp.any(w != 0, axis=tuple(range(1, w.ndim))) for w in rows]
-    if not rows:
-        return kwargs
-    keep = rows[0] if len(rows) == 1 else rows[0] & rows[1]
 
     def guard(leaf: Any) -> Any:
-        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != keep.shape[0]:
+        if jnp.ndim(leaf) == 0:
+            return leaf
+        kept = [aligned for one in counts if (aligned := _align_counts(one, jnp.shape(leaf))) is not None]
+        if not kept:
             return leaf
         leaf = jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        kept = keep.reshape((-1,) + (1,) * (leaf.ndim - 1))
-        return jnp.where(kept | jnp.isfinite(leaf), leaf, 0)
+        return jnp.where(functools.reduce(jnp.logical_and, kept) | jnp.isfinite(leaf), leaf, 0)
 
     return {k: jax.tree.map(guard, v) if k in ("target", "preds") else v for k, v in kwargs.items()}
+
+
+def _align_counts(counts: jax.Array, shape: tuple[int, ...]) -> jax.Array | None:
+    """Which entries of an array of this shape count: where the weight's axes lead, each by its own; otherwise by row.
+
+    None where not even the rows fit.
+    """
+    while counts.ndim > 1 and counts.shape[-1] == 1:
+        counts = counts[..., 0]
+    if counts.ndim > len(shape) or any(c not in (1, s) for c, s in zip(counts.shape, shape, strict=False)):
+        counts = jnp.any(counts, axis=tuple(range(1, counts.ndim)))
+    if counts.shape[0] not in (1, shape[0]):
+        return None
+    return counts.reshape(counts.shape + (1,) * (len(shape) - counts.ndim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,24 +54,37 @@ def mean_over_features(values: jax.Array) -> jax.Array:
     return values.mean(axis=-1) if values.ndim > 1 else values
 
 
-def is_outer(values: Any, target: Any, preds: Any) -> bool:
-    """Whether values came of an accident of broadcasting: `(B,)` against `(B, 1)` makes `(B, B)`.
+def makes_outer(function: Callable[[Any, Any], Any], target: Any, preds: Any) -> bool:
+    """Whether a function falls into a trap of broadcasting: `(B,)` against `(B, 1)` makes `(B, B)`.
+
+    Where the shapes differ by one axis of size 1, the function is traced, and what it makes on its way looked at.
 
     Args:
-        values: what a function computed from target and predictions.
+        function: of target and predictions.
         target: ground truth.
         preds: predictions.
 
     Example:
-        >>> is_outer(jnp.zeros(3) - jnp.zeros((3, 1)), jnp.zeros(3), jnp.zeros((3, 1)))
+        >>> makes_outer(lambda t, p: jnp.mean((t - p) ** 2), jnp.zeros(3), jnp.zeros((3, 1)))
         True
-        >>> is_outer(jnp.zeros((3, 1)) - jnp.zeros((3, 1)), jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+        >>> makes_outer(lambda t, p: jnp.mean((t - p[:, 0]) ** 2), jnp.zeros(3), jnp.zeros((3, 1)))
         False
     """
     shapes = [tuple(one.shape) for one in (target, preds) if hasattr(one, "shape")]
-    if len(shapes) < 2 or len(shapes[0]) == len(shapes[1]) or values.shape in shapes:
+    if len(shapes) < 2 or not (shapes[0] == (*shapes[1], 1) or shapes[1] == (*shapes[0], 1)):
         return False
     try:
-        return values.shape == jnp.broadcast_shapes(*shapes)
+        outer = jnp.broadcast_shapes(*shapes)
     except ValueError:  # they do not broadcast
         return False
+    return outer not in shapes and _makes(jax.make_jaxpr(function)(target, preds).jaxpr, outer)
+
+
+def _makes(jaxpr: Any, shape: tuple[int, ...]) -> bool:
+    for equation in jaxpr.eqns:
+        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        if any(var.aval.shape == shape for var in equation.outvars if hasattr(var.aval, "shape")):
+            return True
+        if any(_makes(one, shape) for one in inner if hasattr(one, "eqns")):
+            return True
+    return False

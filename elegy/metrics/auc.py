@@ -73,8 +73,11 @@ class AUC(Metric):
         scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)
         weight = total_weight(sample_weight, mask, scores.shape)
         weight = jnp.ones(scores.shape, jnp.float32) if weight is None else weight
-        # A NaN of weight 0 must not reach the conversion to integers, whose result for it is undefined.
-        scores = jnp.where(weight != 0, scores, 0.0)
+        # A NaN has no rank: of weight 0 it does not count, otherwise it makes the area NaN. It must not reach the
+        # conversion to integers, whose result for it is undefined.
+        unknown = (weight != 0) & jnp.isnan(scores)
+        scores = jnp.where(jnp.isnan(scores), 0.0, scores)
+        weight = jnp.where(unknown, jnp.nan, weight)
         bins = jnp.round(scores * (self.num_bins - 1)).astype(jnp.int32)
         positive = target > 0.5
         empty = jnp.zeros(self.num_bins, jnp.float32)
@@ -85,7 +88,7 @@ class AUC(Metric):
         )
 
     def compute(self) -> jax.Array:
-        """Returns the area, a scalar; 0 when there are no positives, or for `ROC` no negatives."""
+        """Returns the area, a scalar; 0 without positives or, for `ROC`, negatives; NaN after a NaN prediction."""
         positives = safe_divide(self.positives, jnp.sum(self.positives))
         if self.curve == "ROC":
             negatives = safe_divide(self.negatives, jnp.sum(self.negatives))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.losses.labels import widen_integers
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import match_shapes
 from elegy.metrics.metric import Metric
@@ -62,8 +63,8 @@ class DecisionMetric(Metric):
         threshold: what a binary or multi-label prediction must exceed to count as yes.
         num_classes: the number of classes or labels; needed for an average other than `micro`.
         average: `micro` counts all decisions together; `macro` is the mean of the values of the classes that occur in
-            target or predictions; `weighted` weights them by their frequency in the target; `none` (or None) returns
-            each class's value.
+            target or predictions, or of all labels with `mode="multilabel"`; `weighted` weights them by their frequency
+            in the target; `none` (or None) returns each class's value.
         ignore_index: a value of the target whose rows do not count.
         top_k: how many of the highest scores count as predicted, for multi-class scores.
         mode: a `DataType` or its value; None reads it from the shapes.
@@ -203,6 +204,7 @@ class DecisionMetric(Metric):
             sample_weight: a scalar, `(B,)`, finer, or None.
             mask: `(B,)` bool or None.
         """
+        target = widen_integers(target)
         weight = total_weight(sample_weight, mask, target.shape)
         weight = jnp.ones(target.shape, jnp.float32) if weight is None else weight
         return weight if self.ignore_index is None else jnp.where(target == self.ignore_index, 0.0, weight)
@@ -286,6 +288,7 @@ def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) ->
         >>> class_indices(jnp.array([1]), jnp.array([[0.1, 0.7, 0.2]]), 2, "Accuracy")
         (Array([1], dtype=int32), Array([[1, 2]], dtype=int32))
     """
+    target, preds = widen_integers(target), widen_integers(preds)
     if not has_class_axis(target, preds):
         if preds.size != target.size or preds.shape[:1] != target.shape[:1]:
             raise ValueError(

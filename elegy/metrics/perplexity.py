@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.cross_entropy import cross_entropy
+from elegy.losses.labels import widen_integers
 from elegy.losses.reduction import total_weight
 from elegy.metrics.reduce import Accumulator
 from elegy.pytree import static_field
@@ -45,7 +46,7 @@ class Perplexity(Accumulator):
             ValueError: when the shapes do not fit.
             TypeError: when class indices are not integers.
         """
-        target = jnp.asarray(target)
+        target = widen_integers(jnp.asarray(target))
         values = cross_entropy(target, preds, from_logits=self.from_logits)
         if self.ignore_index is not None:
             weight = total_weight(sample_weight, mask, values.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from elegy.metrics.decisions import DataType, DecisionMetric
 from elegy.pytree import field, static_field
@@ -45,7 +46,10 @@ class _PositiveCounts(DecisionMetric):
         )
 
     def _averaged(self, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-        return self.averaged(numerator, denominator, self.tp + self.fp + self.fn, self.tp + self.fn)
+        support = self.tp + self.fn
+        # As in scikit-learn, a label that is never there counts as 0; a class that is never there does not count.
+        occurs = jnp.ones_like(support) if self.mode is DataType.MULTILABEL else support + self.fp
+        return self.averaged(numerator, denominator, occurs, support)
 
 
 class Precision(_PositiveCounts):

@@ -21,6 +21,26 @@ def test_indices(dtype):
     np.testing.assert_allclose(cross_entropy(labels, LOGITS), -LOG_P[np.arange(9), LABELS], rtol=2e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"from_logits": False}], ids=str)
+@pytest.mark.parametrize(("dtype", "classes"), [("uint8", 256), ("uint8", 300), ("int8", 128), ("int16", 40_000)])
+def test_more_classes_than_the_labels_dtype_counts(dtype, classes, options):
+    labels = np.array([0, 7, np.iinfo(dtype).max], dtype)
+    logits = np.random.default_rng(1).normal(size=(3, classes))
+    log_p = log_softmax(logits, axis=-1)
+    smoothing = options.get("label_smoothing", 0.0)
+    expected = -(1 - smoothing) * log_p[np.arange(3), labels.astype("i8")] - smoothing * log_p.mean(-1)
+    preds = logits if options.get("from_logits", True) else np.exp(log_p)
+    loss = CrossEntropy(**options)
+    np.testing.assert_allclose(loss(target=labels, preds=preds.astype("f4")), expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("label", [-1, -128])
+def test_negative_narrow_labels_are_out_of_range(label):
+    labels = np.array([3, label], "int8")
+    values = cross_entropy(labels, jnp.zeros((2, 200)))
+    np.testing.assert_allclose(values, [np.log(200), np.nan], rtol=1e-6)
+
+
 @pytest.mark.parametrize("target", [ONE_HOT, SOFT, ONE_HOT.astype("int32")], ids=["one_hot", "soft", "int_one_hot"])
 def test_distributions(target):
     expected = -(target * LOG_P).sum(-1)
@@ -45,6 +65,13 @@ def test_label_smoothing(target, from_logits):
     preds = LOGITS if from_logits else softmax(LOGITS, -1)
     got = cross_entropy(jnp.asarray(target), preds, from_logits=from_logits, label_smoothing=0.1)
     np.testing.assert_allclose(got, expected, rtol=5e-6)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("label_smoothing", [2.0, 1.0, -0.1, float("nan")])
+def test_label_smoothing_out_of_range(label_smoothing, binary):
+    with pytest.raises(ValueError, match=r"label_smoothing=.* must be at least 0 and less than 1, or None"):
+        CrossEntropy(label_smoothing=label_smoothing, binary=binary)
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 5)])

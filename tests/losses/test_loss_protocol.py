@@ -326,11 +326,12 @@ def test_function_errors(function, message):
 
 
 @pytest.mark.parametrize(
-    ("target", "preds"), [((4,), (4, 1)), ((4, 1), (4,)), ((4,), (4, 4, 1)), ((4, 3), (4, 3, 4, 1))]
+    ("target", "preds"), [((4,), (4, 1)), ((4, 1), (4,)), ((3, 3), (3, 3, 1))], ids=["labels", "outputs", "steps"]
 )
-def test_a_function_that_compares_every_example_with_every_other(target, preds):
-    with pytest.raises(ValueError, match=r"'f' broadcast target of shape .* and preds of shape .*reshape"):
-        FunctionLoss(lambda target, preds: (target - preds) ** 2, name="f")(
+@pytest.mark.parametrize("reduced", [lambda v: v, jnp.mean, jax.jit(jnp.mean), lambda v: v.mean(-1)])
+def test_a_function_that_compares_every_example_with_every_other(target, preds, reduced):
+    with pytest.raises(ValueError, match=r"'f' broadcasts target of shape .* and preds of shape .*reshape"):
+        FunctionLoss(lambda target, preds: reduced((target - preds) ** 2), name="f")(
             target=jnp.ones(target), preds=jnp.ones(preds)
         )
 

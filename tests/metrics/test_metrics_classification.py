@@ -203,6 +203,47 @@ def test_ignore_index():
     np.testing.assert_allclose(got, fine[(labels != 2).any(-1)].mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("dtype", "classes"), [("int8", 128), ("uint8", 256), ("uint8", 300)])
+@pytest.mark.parametrize("form", ["scores", "classes"])
+@pytest.mark.parametrize("cls", SK)
+def test_more_classes_than_the_labels_dtype_counts(cls, form, dtype, classes):
+    rng = np.random.default_rng(1)
+    top = np.iinfo(dtype).max
+    labels = rng.integers(top - 3, top + 1, size=N).astype(dtype)
+    said = np.where(rng.uniform(size=N) < 0.5, labels, 1).astype(dtype)
+    preds = said if form == "classes" else np.eye(classes, dtype="f4")[said]
+    for average in ("macro", "none"):
+        options = {"average": None, "labels": np.arange(classes)} if average == "none" else {"average": average}
+        expected = SK[cls](labels, said, zero_division=0, **options)
+        got = over_batches(cls(num_classes=classes, average=average), labels, preds)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    expected = sklearn.metrics.confusion_matrix(labels, said, labels=np.arange(classes))
+    np.testing.assert_array_equal(over_batches(ConfusionMatrix(classes), labels, preds), expected)
+
+
+def test_an_index_that_the_labels_dtype_does_not_count():
+    labels = np.array([156, 156, 3, 4], "uint8")
+    scores = np.eye(200, dtype="f4")[[156, 156, 3, 5]]
+    assert Accuracy(ignore_index=-100).update(target=labels, preds=scores).compute() == 0.75
+    assert Accuracy(ignore_index=-100, average="samples").update(target=labels, preds=scores).compute() == 0.75
+    assert Recall(class_id=-100).update(target=labels, preds=scores).compute() == 0.0
+    signed = np.array([-1, 3, 4], "int8")
+    assert Accuracy(ignore_index=255).update(target=signed, preds=scores[1:]).compute() == pytest.approx(1 / 3)
+    decisions = Accuracy(mode="binary", ignore_index=-255)
+    assert decisions.update(target=np.array([1, 1], "uint8"), preds=np.array([0.9, 0.1])).compute() == 0.5
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["even", "weighted"])
+@pytest.mark.parametrize("average", ["macro", "weighted", "none"])
+@pytest.mark.parametrize("cls", [Precision, Recall, F1])
+def test_labels_that_occur_nowhere(cls, average, weight):
+    target, preds = np.insert(MULTI, 1, 0, axis=1), np.insert(MULTI_P, 1, 0.0, axis=1)
+    options = {"average": None if average == "none" else average, "sample_weight": weight, "zero_division": 0}
+    expected = SK[cls](target, preds > 0.5, **options)
+    got = over_batches(cls(num_classes=4, average=average, mode="multilabel"), target, preds, weight)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("class_id", range(3))
 @pytest.mark.parametrize("cls", SK_BINARY)
 def test_class_id(cls, class_id):

@@ -194,6 +194,18 @@ def test_auc_of_weight_zero_and_nan():
     assert AUC().update(target=labels, preds=scores, sample_weight=jnp.array([1.0, 1.0, 0.0])).compute() == 1.0
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"from_logits": True}, {"curve": "PR"}], ids=str)
+def test_auc_of_a_nan_that_counts(options, label):
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.8, 0.4, 0.6], "f4")
+    first = AUC(**options).batch_updates(target=labels, preds=scores)
+    assert first.compute() == 1.0
+    with pytest.raises(ValueError, match="NaN"):  # scikit-learn has no value for it either
+        sklearn.metrics.roc_auc_score([*labels, label], [*scores, np.nan])
+    second = AUC(**options).batch_updates(target=np.array([label]), preds=np.array([np.nan], "f4"))
+    assert np.isnan(first.merge(second).compute())
+
+
 def test_auc_target_check():
     AUC().target_check(np.array([0, 1]), np.array([0.0, 1.0]))
     AUC(from_logits=True).target_check(np.array([0, 1]), np.array([-3.0, 5.0]))
@@ -217,6 +229,17 @@ def test_perplexity(ignore, weight):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     probabilities = np.asarray(jax.nn.softmax(logits))
     got = over_batches(Perplexity(from_logits=False, ignore_index=ignore), weight, target=labels, preds=probabilities)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "classes", "ignore"), [("uint8", 256, None), ("uint8", 256, -100), ("int8", 128, 3)])
+def test_perplexity_of_narrow_labels(dtype, classes, ignore):
+    logits = np.random.default_rng(1).normal(size=(2, 3, classes)).astype("f4")
+    top = np.iinfo(dtype).max
+    labels = np.array([[top, top - 99, 2], [3, top, 3]], dtype)  # 156 is -100 in uint8
+    nll = -np.take_along_axis(log_softmax(logits.astype("f8"), -1), labels.astype("i8")[..., None], -1)[..., 0]
+    expected = np.exp(nll[labels.astype("i8") != ignore].mean())
+    got = Perplexity(ignore_index=ignore).update(target=labels, preds=logits).compute()
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 

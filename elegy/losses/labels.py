@@ -1,0 +1,23 @@
+"""Class indices, of whatever integer dtype they come in."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def widen_integers(labels: jax.Array) -> jax.Array:
+    """Makes integers at least int32 and leaves all else as it is.
+
+    JAX compares labels with a Python number in the labels' dtype: the number of classes may not fit into it, and
+    -100 is 156 in uint8.
+
+    Args:
+        labels: class indices, or anything else.
+
+    Example:
+        >>> widen_integers(jnp.zeros(2, jnp.uint8)).dtype.name, widen_integers(jnp.zeros(2, bool)).dtype.name
+        ('int32', 'bool')
+    """
+    narrow = jnp.issubdtype(labels.dtype, jnp.integer) and jnp.iinfo(labels.dtype).bits < 32
+    return labels.astype(jnp.int32) if narrow else labels
