@@ -164,10 +164,7 @@ def _run(
     preds, state = apply(module, key, inputs, training)
     updates = None
     if module.losses_and_metrics is not None:
-        weight = sample_weight
-        if mask is not None:
-            ones = mask.astype(jnp.float32)
-            weight = ones if sample_weight is None else _masked(jnp.asarray(sample_weight), jnp.asarray(ones))
+        weight = sample_weight if mask is None else masked_weight(sample_weight, mask)
         updates = module.losses_and_metrics.batch_updates(
             inputs=inputs,
             target=target,
@@ -183,5 +180,23 @@ def _run(
     return state, updates
 
 
-def _masked(weight: jax.Array, ones: jax.Array) -> jax.Array:
-    return weight * ones.reshape(ones.shape + (1,) * (weight.ndim - ones.ndim))
+def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:
+    """Sample weights, an array or a tree of them for several outputs, that are 0 where a row is padding.
+
+    Args:
+        sample_weight: `(B, ...)` each; None stands for 1.
+        mask: `bool[B]`.
+
+    Example:
+        >>> masked_weight({"a": jnp.full((2, 2), 3.0)}, jnp.array([True, False]))
+        {'a': Array([[3., 3.],
+               [0., 0.]], dtype=float32)}
+    """
+    ones = mask.astype(jnp.float32)
+    if sample_weight is None:
+        return ones
+
+    def masked(weight: Array) -> jax.Array:
+        return jnp.asarray(weight) * ones.reshape(ones.shape + (1,) * (jnp.ndim(weight) - 1))
+
+    return jax.tree.map(masked, sample_weight)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elegy.data.batch import rows
 from elegy.errors import StepError
@@ -100,7 +101,7 @@ def forward_train(
     value_fn = _value_fn(lambda params: objective(params)[0], strategy)
     new_params, optimizer = module.optimizer.update(grads, params, value=value, grad=grads, value_fn=value_fn)
     state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
-    state = mean_batch_stats(module, state, examples, strategy)
+    state = mean_batch_stats(module, state, examples, strategy, "train")
     if not guard:
         return (examples, None), state
     verdict = judge(value, grads)
@@ -148,7 +149,7 @@ def forward_test(
     else:
         out = module.managed_test_step(step_key, batch, batch_idx)
         state = check_state(module, out, "managed_test_step")
-    return examples, mean_batch_stats(module, state.replace(key=state_key), examples, strategy)
+    return examples, mean_batch_stats(module, state.replace(key=state_key), examples, strategy, "test")
 
 
 def train(
@@ -219,16 +220,38 @@ def count_examples(batch: Batch, mask: Array | None) -> jax.Array:
     return jnp.sum(mask, dtype=jnp.float32)
 
 
-def mean_batch_stats(module: Any, state: Any, examples: jax.Array, strategy: Strategy) -> Any:
-    """The batch statistics of the replicas, averaged by their examples; those that a step left alone stay."""
-    leaves, treedef = jax.tree.flatten(state.get_batch_stats())
-    before = {id(leaf) for leaf in jax.tree.leaves(module.get_batch_stats())}
-    moved = [i for i, leaf in enumerate(leaves) if id(leaf) not in before]
-    if not moved:
+def mean_batch_stats(module: Any, state: Any, examples: jax.Array, strategy: Strategy, phase: Any) -> Any:
+    """The batch statistics of the replicas, averaged by their examples; those that a step left alone stay.
+
+    At the high level every other field that the call of the module changed counts as such: each replica has computed it
+    from its own rows.
+    """
+    given = state.get_batch_stats()
+    stats = _mean_moved(module.get_batch_stats(), given, examples, strategy)
+    state = state if stats is given else state.set_batch_stats(stats)
+    if not strategy.axis_env or level_of(type(module), phase) != "high":
         return state
+    done = {id(leaf) for leaf in jax.tree.leaves((state.get_params(), state.get_batch_stats()))}
+    fields = {name: getattr(state, name) for name in type(state).__dataclass_fields__ if name not in _DRIVEN}
+    fields = {name: value for name, value in fields.items() if done.isdisjoint(map(id, jax.tree.leaves(value)))}
+    before = {name: getattr(module, name) for name in fields}
+    means = _mean_moved(before, fields, examples, strategy)
+    return state if means is fields else state.replace(**means)
+
+
+_DRIVEN = frozenset({"key", "params", "batch_stats", "optimizer", "losses_and_metrics", "_logs"})
+"""Fields that the driver itself keeps the same on all replicas."""
+
+
+def _mean_moved(before: PyTree, after: PyTree, examples: jax.Array, strategy: Strategy) -> PyTree:
+    leaves, treedef = jax.tree.flatten(after)
+    known = {id(leaf) for leaf in jax.tree.leaves(before)}
+    moved = [i for i, leaf in enumerate(leaves) if id(leaf) not in known]
+    if not moved:
+        return after
     for i, leaf in zip(moved, strategy.mean([leaves[i] for i in moved], examples), strict=True):
         leaves[i] = leaf
-    return state.set_batch_stats(jax.tree.unflatten(treedef, leaves))
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def check_state(module: Any, state: Any, method: str) -> Any:
@@ -269,6 +292,30 @@ def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, A
             "Reduce it first, for example with `jnp.mean`."
         )
     return jnp.asarray(loss), state
+
+
+def check_core_logs(who: str, logs: Any) -> None:
+    """Checks the logs of a step that was called as it is.
+
+    Args:
+        who: the class and the method.
+        logs: what the step returned as its logs.
+
+    Raises:
+        StepError: when they are no dict of numbers and arrays, or the loss has axes.
+    """
+    if not hasattr(logs, "items"):
+        raise StepError(
+            f"{who} must return (logs, module) with a dict of logs, but the first element is {describe(logs)}."
+        )
+    for name, value in logs.items():
+        if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)):
+            raise StepError(f"{who} logged {name!r} as {describe(value)}: a log is a number or an array.")
+        if name == "loss" and jnp.shape(value) != ():
+            raise StepError(
+                f"the loss that {who} logged is not a scalar: {describe(value)}. Reduce it first, for example with "
+                "`jnp.mean`."
+            )
 
 
 def describe(value: Any) -> str:
