@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Self
 
 import jax
@@ -79,9 +80,10 @@ class HaikuModule(ElegyModule):
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls the function's `apply`."""
         args, kwargs = self._arguments(inputs, training)
+        args = (key, *args) if self._takes_key else args
         if not self._stateful:
-            return self.transformed.apply(self.params, key, *args, **kwargs), self
-        outputs, state = self.transformed.apply(self.params, self.haiku_state, key, *args, **kwargs)
+            return self.transformed.apply(self.params, *args, **kwargs), self
+        outputs, state = self.transformed.apply(self.params, self.haiku_state, *args, **kwargs)
         batch_stats, counters = split_floats(state)
         return outputs, self.replace(batch_stats=batch_stats, counters=counters)
 
@@ -107,4 +109,13 @@ class HaikuModule(ElegyModule):
 
     def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # Haiku gives `apply` the function's own signature behind its params, state and rng.
-        return call_arguments(self.transformed.apply, inputs, training, skip=3 if self._stateful else 2)
+        return call_arguments(self.transformed.apply, inputs, training, skip=1 + self._stateful + self._takes_key)
+
+    @property
+    def _takes_key(self) -> bool:
+        """Whether `apply` takes a key, which `hk.without_apply_rng` takes away."""
+        init, apply = (list(inspect.signature(f).parameters.values()) for f in self.transformed)
+        if apply[0].kind == inspect.Parameter.VAR_POSITIONAL or "rng" in [p.name for p in apply[1:3]]:
+            return True
+        # A function that somebody wrapped by hand may call its key something else; `init` takes one before the inputs.
+        return len(apply) > len(init) + self._stateful

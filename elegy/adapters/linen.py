@@ -8,7 +8,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from elegy.adapters.arguments import FLAGS, call_arguments
+from elegy.adapters.arguments import FLAGS, call_arguments, takes
 from elegy.adapters.variables import match_variables
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
@@ -130,9 +130,12 @@ class LinenModule(ElegyModule):
         return calls.rows(root, state.params, state.batch_stats, *(state.collections or {}).values())
 
     def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # Linen raises when a flag is set both in the constructor and in the call.
+        # Linen raises when a flag is set both in the constructor and in the call. One that the call requires is passed
+        # all the same: the attribute only has its name.
+        call = self.module.__call__
         fixed = [name for name in FLAGS if getattr(self.module, name, None) is not None]
-        return call_arguments(self.module.__call__, inputs, training, hide=fixed)
+        hide = [name for name in fixed if not takes(call, name, required=True)]
+        return call_arguments(call, inputs, training, hide=hide)
 
     def _sown(self, own: dict[str, PyTree], key: jax.Array, args: Any, kwargs: Any) -> list[str]:
         """The collections that are only written to: a step appends to them, so they cannot be state."""

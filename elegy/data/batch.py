@@ -120,6 +120,26 @@ def rows(batch: Batch, where: str = "") -> int:
     return count
 
 
+def size_of(data: Batch, where: str = "") -> int:
+    """The number of examples in data that must not be empty.
+
+    Args:
+        data: a tree of arrays of shape (rows, ...).
+        where: a prefix for the names in error messages.
+
+    Raises:
+        ValueError: as `rows`, and when there is no row.
+
+    Example:
+        >>> size_of(np.zeros((4, 2)))
+        4
+    """
+    size = rows(data, where)
+    if size == 0:
+        raise ValueError(f"the {where}data is empty: its arrays have 0 rows, but there must be at least one example.")
+    return size
+
+
 def _explain_rows(batch: Batch, where: str) -> NoReturn:
     first = ""
     count = -1

@@ -22,7 +22,8 @@ def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
 
     Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is.
     Lists of numbers (nested ones too) and everything with `__array__` (PyTorch and TensorFlow tensors,
-    pandas tables) become NumPy arrays. Python scalars stay, for `rows` to name them.
+    pandas tables) become NumPy arrays. Python scalars stay, for `rows` to name them. Integers of 64 bits must have
+    values of 32, as long as JAX cuts them off (`jax_enable_x64`).
 
     Args:
         tree: any nesting of dicts, lists, tuples and registered nodes.
@@ -30,7 +31,7 @@ def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
 
     Raises:
         TypeError: for a leaf that is no array of numbers; the message names its path.
-        ValueError: for a ragged list.
+        ValueError: for a ragged list, or integers that JAX would cut off.
 
     Example:
         >>> as_arrays({"a": [1, 2], "b": [[0.5], [1.5]]})
@@ -54,7 +55,7 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
 
     Raises:
         TypeError: for a leaf that is no array of numbers; the message names its path.
-        ValueError: for a ragged list.
+        ValueError: for a ragged list, or integers that JAX would cut off.
 
     Example:
         >>> as_batch(([1.0, 2.0], [0, 1]))
@@ -67,6 +68,17 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
     if type(batch) is tuple and 1 <= len(batch) <= 3:
         return tuple(as_arrays(part, where + name) for part, name in zip(batch, PARTS, strict=False))
     return as_arrays(batch, where + PARTS[0])
+
+
+def copied(batch: Batch) -> Batch:
+    """A batch whose NumPy arrays nobody else can write to.
+
+    Example:
+        >>> x = np.zeros(2)
+        >>> np.shares_memory(copied({"x": x})["x"], x)
+        False
+    """
+    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, batch)
 
 
 def is_leaf(value: Any) -> bool:
@@ -92,7 +104,9 @@ def is_array_like(value: Any) -> bool:
 def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return True
-    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in _NUMERIC_KINDS and leaf.dtype.isnative
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in _NUMERIC_KINDS or not leaf.dtype.isnative:
+        return False
+    return _beyond_32_bits(leaf) is None
 
 
 def holds_arrays(tree: PyTree) -> bool:
@@ -156,10 +170,29 @@ def _checked(array: np.ndarray, name: str) -> Array:
     dtype = array.dtype
     if dtype.kind in _NUMERIC_KINDS:
         # JAX takes native byte order only; files of other systems (IDX, FITS) are read with another.
-        return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+        array = array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+        value = _beyond_32_bits(array)
+        if value is not None:
+            raise ValueError(
+                f"{name} contains {value}, which does not fit into 32 bits: JAX would make another number of it. "
+                "Switch 64 bits on, `jax.config.update('jax_enable_x64', True)`, rescale the values, or give floats."
+            )
+        return array
     if jax.dtypes.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
         return array
     raise TypeError(
         f"{name} has the dtype {dtype}, which holds no numbers. Encode it as numbers first (strings as indices, "
         "dates as floats), or convert it with `.astype(...)`."
     )
+
+
+def _beyond_32_bits(array: np.ndarray) -> int | None:
+    """A value that JAX would cut off, if there is one."""
+    dtype = array.dtype
+    if dtype.itemsize != 8 or dtype.kind not in "iu" or not array.size or jax.dtypes.canonicalize_dtype(dtype) == dtype:
+        return None
+    fits = np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
+    low, high = array.min(), array.max()
+    if fits.min <= low and high <= fits.max:
+        return None
+    return int(high if high > fits.max else low)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from elegy.data.convert import as_batch, is_array_like
+from elegy.data.convert import as_batch, copied, is_array_like
 from elegy.data.foreign_state import get_state, set_state
 from elegy.data.plan import LIMIT_NAMES, positive_int
 from elegy.data.weights import weigh_classes
@@ -235,6 +235,10 @@ class IterableSource:
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._seen - 1}: "
         batch = as_batch(item, where, listed=True)
+        if type(self._iterable) not in (list, tuple):
+            # A loader may fill its next batch into the same buffers, while this one still waits for the device. The
+            # batches of a list exist side by side.
+            batch = copied(batch)
         return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
 
     def _no_batch(self) -> str:

@@ -100,6 +100,21 @@ class EpochPlan:
         whole, rest = divmod(self.size - self.done, self.batch_size)
         return whole + (rest > 0 and not self.drop_remaining)
 
+    def exhausted(self, batches: int, examples: int) -> bool:
+        """Whether an epoch is over.
+
+        Args:
+            batches: how many batches it has seen.
+            examples: how many examples of the order, in batches of whatever sizes.
+
+        Example:
+            >>> EpochPlan(size=10, batch_size=4).exhausted(3, 10), EpochPlan(size=10, batch_size=4).exhausted(3, 6)
+            (True, False)
+        """
+        left = self.size - examples
+        whole = left < self.batch_size if self.drop_remaining else left <= 0
+        return whole or (self.limit is not None and batches >= self.limit)
+
     @property
     def steps(self) -> int:
         """The number of batches."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.data.batch import pack, rows, unpack
+from elegy.data.batch import pack, size_of, unpack
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
 from elegy.data.weights import check_class_weight, weigh_all
@@ -62,11 +62,7 @@ class ArraySource:
         Raises:
             ValueError: when it has no rows, or its arrays have different numbers of them.
         """
-        size = rows(batch, where)
-        if size == 0:
-            raise ValueError(
-                f"the {where}data is empty: its arrays have 0 rows, but there must be at least one example."
-            )
+        size = size_of(batch, where)
         return cls(batch, size, sum(leaf.nbytes for leaf in jax.tree.leaves(batch)), unweighted, class_weight)
 
     @property
@@ -140,7 +136,8 @@ def as_source(
     Raises:
         TypeError: when `inputs` are a string, a number or nothing, a leaf is no array of numbers, or labels come with
             an iterable.
-        ValueError: when the data is empty, arrays differ in length, a list is ragged, or class weights don't fit.
+        ValueError: when the data is empty, arrays differ in length, a list is ragged, integers would be cut off, or
+            class weights don't fit.
 
     Example:
         >>> as_source([1.0, 2.0], [0, 1])
@@ -157,7 +154,7 @@ def as_source(
             )
     if _gives_batches(inputs) or (labels is None and sample_weight is None and _is_list_of_tuples(inputs)):
         return IterableSource(inputs, class_weight=weights, what=what)
-    _refuse_non_arrays(inputs, what)
+    refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
     where = "validation " if what == "validation" else ""
     batch = pack(
         as_arrays(inputs, where + "inputs"),
@@ -225,10 +222,24 @@ def _is_list_of_parts(data: Any) -> bool:
     )
 
 
-def _refuse_non_arrays(inputs: Any, what: str) -> None:
+_OR_BATCHES = (
+    ", or an iterable of batches: a generator, a data loader, or a function without arguments that returns an iterator"
+)
+
+
+def refuse_non_arrays(inputs: Any, what: str, *, or_else: str = "") -> None:
+    """Refuses inputs that are nothing, a string or a number.
+
+    Args:
+        inputs: what was given.
+        what: the call, for the message.
+        or_else: what the call takes besides a tree of arrays.
+
+    Raises:
+        TypeError: when they are.
+    """
     if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
         given = "None" if inputs is None else f"a {type(inputs).__name__} ({inputs!r})"
         raise TypeError(
-            f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays, or an iterable of "
-            "batches: a generator, a data loader, or a function without arguments that returns an iterator."
+            f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays{or_else}."
         )

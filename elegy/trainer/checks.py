@@ -82,7 +82,7 @@ def seconds(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:  # NaN too
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}.")
     return float(value)
 

@@ -8,6 +8,9 @@ from typing import Any
 import jax
 
 from elegy.data import as_batch, pack, unpack
+from elegy.data.batch import size_of
+from elegy.data.convert import copied
+from elegy.data.sources import refuse_non_arrays
 from elegy.trainer import checks
 from elegy.trainer.cell import StateCell
 from elegy.trainer.feed import Chunk, structure
@@ -28,13 +31,15 @@ class OnBatch:
 
         Raises:
             RuntimeError: when a callback calls it during `fit`, whose steps go on with the state that they have.
+            TypeError: when the inputs are nothing, or a leaf is no array of numbers.
+            ValueError: when the batch is empty, or its arrays differ in length.
         """
         if self._run is not None:
             raise RuntimeError(
                 "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
                 "another state, `trainer.state = trainer.state.replace(...)`."
             )
-        batch = _batch(inputs, labels, sample_weight)
+        batch = _batch("init_on_batch", inputs, labels, sample_weight)
         module = self._cell.get()
         self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))
 
@@ -54,10 +59,12 @@ class OnBatch:
 
         Raises:
             RuntimeError: when a callback calls it during `fit`.
+            TypeError: as `init_on_batch`.
+            ValueError: as `init_on_batch`.
             NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
         """
         checks.not_in_fit(self, "train_on_batch")
-        batch = _batch(inputs, labels, sample_weight)
+        batch = _batch("train_on_batch", inputs, labels, sample_weight)
         checks.can_train(self._cell)
         check_level(self.nonfinite, self._cell)
         out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
@@ -72,14 +79,16 @@ class OnBatch:
         self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
     ) -> Mapping[str, float]:
         """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
-        batch = _batch(inputs, labels, sample_weight)
+        batch = _batch("test_on_batch", inputs, labels, sample_weight)
         cell = self._ready("test", batch).fork()
         self._runner.reset(cell, "test")
         return self._runner.run("test", cell, self._chunk(batch), self.epoch).logs(0)
 
     def predict_on_batch(self: Any, inputs: Any) -> PyTree:
         """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
+        refuse_non_arrays(inputs, "predict_on_batch")
         inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
+        size_of(inputs)
         cell = self._ready("pred", pack(inputs)).fork()
         return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
 
@@ -99,8 +108,11 @@ class OnBatch:
         return Chunk(placed, "single", structure(batch), (1,), 0)
 
 
-def _batch(inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
-    """What a `*_on_batch` method was given, as one batch; a tuple given alone is a batch already."""
-    if labels is None and sample_weight is None and isinstance(inputs, tuple):
-        return as_batch(inputs)
-    return as_batch(pack(inputs, labels, sample_weight))
+def _batch(what: str, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
+    """What the method `what` was given, as one batch; a tuple given alone is a batch already."""
+    alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
+    given = inputs if alone else pack(inputs, labels, sample_weight)
+    refuse_non_arrays(unpack(given)[0], what)
+    batch = as_batch(given)
+    size_of(batch)
+    return copied(batch)  # the caller may fill the next batch into the same arrays, while this one waits for the device

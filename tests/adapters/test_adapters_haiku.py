@@ -59,6 +59,46 @@ def test_apply_without_state_is_the_librarys_own():
     np.testing.assert_array_equal(state.apply(STEP, X, True)[0], transformed.apply(params, STEP, X))
 
 
+def normed(x, is_training):
+    return hk.BatchNorm(True, True, 0.9)(hk.Linear(4)(x), is_training)
+
+
+@pytest.mark.parametrize("inputs", [X, (X, np.float32(2)), {"scale": np.float32(2), "image": X}])
+def test_apply_without_key_is_the_librarys_own(inputs):
+    transformed = hk.without_apply_rng(hk.transform(mlp))
+    state = HaikuModule(transformed).init(KEY, inputs)
+    expected = transformed.apply(state.params, *((X,) if inputs is X else (X, np.float32(2))))
+    np.testing.assert_array_equal(state.apply(STEP, inputs, True)[0], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_apply_with_state_and_without_key_is_the_librarys_own(training):
+    transformed = hk.without_apply_rng(hk.transform_with_state(normed))
+    state = HaikuModule(transformed).init(KEY, X)
+    outputs, after = state.apply(STEP, X, training)
+    expected, moved = transformed.apply(state.params, state.haiku_state, X, training)
+    np.testing.assert_array_equal(outputs, expected)
+    assert_trees_equal(after.haiku_state, moved)
+
+
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        hk.without_apply_rng(hk.transform(lambda *xs: hk.Linear(2)(xs[0]))),
+        hk.without_apply_rng(hk.without_state(hk.transform_with_state(lambda x: hk.Linear(2)(x)))),
+        hk.without_state(hk.without_apply_rng(hk.transform_with_state(lambda x: hk.Linear(2)(x)))),
+        hk.Transformed(lambda key, x: {"w": jnp.ones((3, 2))}, lambda params, key, x: x @ params["w"]),
+        hk.Transformed(lambda key, *xs: {"w": jnp.ones((3, 2))}, lambda params, rng, x: x @ params["w"]),
+        hk.Transformed(lambda *args: {"w": jnp.ones((3, 2))}, lambda *args: args[2] @ args[0]["w"]),
+    ],
+    ids=["any-number", "key-last", "state-last", "another-name", "open-init", "no-names"],
+)
+def test_signatures_tell_whether_a_key_is_taken(transformed):
+    state = HaikuModule(transformed).init(KEY, X)
+    weights = jax.tree.leaves(state.params)[-1]
+    np.testing.assert_allclose(state.apply(STEP, X, True)[0], X @ weights, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("inputs", [(X, np.float32(2)), {"scale": np.float32(2), "image": X}])
 def test_inputs_are_spread(inputs):
     transformed = hk.transform(mlp)

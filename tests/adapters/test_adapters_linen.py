@@ -28,6 +28,16 @@ class Mixed(nn.Module):
         return nn.Dropout(0.5)(x, deterministic=not training)
 
 
+class Named(nn.Module):
+    """Has an attribute that is called like the mode, which its call requires."""
+
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dropout(0.5, deterministic=not train)(nn.Dense(4)(x))
+
+
 class TwoInputs(nn.Module):
     @nn.compact
     def __call__(self, image, scale):
@@ -117,6 +127,13 @@ def test_inputs_are_spread(inputs):
 def test_a_mode_that_the_constructor_fixed_is_not_passed():
     state = LinenModule(nn.Dropout(0.5, deterministic=True)).init(KEY, X)
     np.testing.assert_array_equal(state.apply(STEP, X, True)[0], X)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mode_that_the_call_requires_is_passed(training):
+    state = LinenModule(Named()).init(KEY, X)
+    expected = Named().apply({"params": state.params}, X, training, rngs={"params": STEP})
+    np.testing.assert_array_equal(state.apply(STEP, X, training)[0], expected)
 
 
 def test_jit_and_grad(state):

@@ -108,6 +108,37 @@ def test_what_is_no_array_is_named(tree, error, message):
         as_arrays(tree)
 
 
+FITTING = [
+    np.array([-(2**31), 2**31 - 1]),
+    np.array([0, 2**32 - 1], np.uint64),
+    np.zeros((0, 2), np.int64),
+    np.array([2.0**40]),
+]
+BEYOND = [
+    (np.array([[0, 2**31]]), 2**31),
+    (np.array([-(2**31) - 1, 0]), -(2**31) - 1),
+    (np.array([0, 2**32], np.uint64), 2**32),
+    (np.array([0, 2**40], ">i8"), 2**40),
+    ([0, 2**40], 2**40),
+    (Tensor([0, 2**40]), 2**40),
+]
+
+
+@pytest.mark.parametrize("array", FITTING, ids=str)
+def test_integers_that_fit_into_32_bits_stay_what_they_are(array):
+    assert as_arrays(array) is array
+    np.testing.assert_array_equal(jnp.asarray(array), array)
+
+
+@pytest.mark.parametrize(("given", "value"), BEYOND, ids=["int64", "negative", "uint64", "swapped", "list", "tensor"])
+def test_integers_that_jax_would_cut_off_are_named(given, value):
+    with pytest.raises(ValueError, match=rf"batch 2: labels/ids contains {value}, .*'jax_enable_x64', True.*floats"):
+        as_batch((np.zeros(2), {"ids": given}), "batch 2: ")
+    with jax.enable_x64(True):
+        labels = as_batch((np.zeros(2), {"ids": given}))[1]["ids"]
+        np.testing.assert_array_equal(jnp.asarray(labels), np.asarray(given))
+
+
 def test_batches_keep_their_form():
     x, y = np.zeros((2, 3)), np.zeros(2)
     assert as_batch((x, y)) == (x, y)

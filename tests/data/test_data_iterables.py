@@ -193,7 +193,7 @@ def test_class_weights_batch_by_batch():
 
 
 def test_a_batch_that_is_a_list_is_a_tuple():
-    (batch,) = IterableSource(iter([[[X, X], Y]])).batches()
+    (batch,) = IterableSource([[[X, X], Y]]).batches()
     assert type(batch) is tuple
     (first, second), labels = batch
     assert first is X

@@ -127,6 +127,16 @@ CASES = [
         r"drop_remaining was given to fit with an iterable",
         fit(batches((0, 8)), drop_remaining=True),
     ),
+    *(
+        Case(f"{name} beyond 32 bits", ValueError, rf"{name} contains \d{{13}}, .*jax_enable_x64", fit(*data))
+        for name, data in {"inputs": (X.astype(int) + 2**40, Y), "labels": (X, Y.astype(int) + 2**40)}.items()
+    ),
+    Case(
+        "labels of batches beyond 32 bits",
+        ValueError,
+        rf"batch 0: labels contains {2**40 + 1}, ",
+        fit(batches((0, 8), y=CLASSES.astype(int) + 2**40)),
+    ),
     # labels
     Case(
         "labels out of range",
@@ -198,6 +208,9 @@ CASES = [
     Case("zero max_steps", ValueError, r"max_steps must be a positive integer", fit(max_steps=0)),
     Case("negative max_time", ValueError, r"max_time must be a positive number of seconds, not -1", fit(max_time=-1)),
     Case(
+        "NaN as max_time", ValueError, r"max_time must be a positive number of seconds, not nan", fit(max_time=np.nan)
+    ),
+    Case(
         "steps_per_execution",
         ValueError,
         r"steps_per_execution must be 'auto' or a positive integer, not 'all'",
@@ -245,6 +258,15 @@ CASES = [
         ValueError,
         r"validation_batch_size must be a positive integer, not 0",
         fit(validation_data=(X, Y), validation_batch_size=0),
+    ),
+    *(
+        Case(
+            f"{name} without data",
+            ValueError,
+            f"{name}=2, but there is no validation data: pass validation_data or validation_split",
+            fit(**{name: 2}),
+        )
+        for name in ("validation_steps", "validation_batch_size")
     ),
     Case(
         "validation freq",
@@ -360,6 +382,24 @@ CASES = [
         r"the target contains 2",
         lambda t: t.train_on_batch(X, CLASSES + 1),
         classifier,
+    ),
+    *(
+        Case(
+            f"{name}: {what}", kind, match.format(name=name), lambda t, name=name, given=given: getattr(t, name)(*given)
+        )
+        for name in ("init_on_batch", "train_on_batch", "test_on_batch", "predict_on_batch")
+        for what, kind, match, given in (
+            ("None", TypeError, r"the inputs of {name} are None\. Give an array", (None,)),
+            ("a number", TypeError, r"the inputs of {name} are a float \(1\.0\)", (1.0,)),
+            ("text", TypeError, r"the inputs of {name} are a str \('x'\)", ("x",)),
+            ("a scalar", ValueError, "inputs is a scalar", (np.float32(1),)),
+            ("nothing in a tree", ValueError, "the batch holds no array", ({},)),
+            ("empty", ValueError, r"the data is empty: its arrays have 0 rows", (X[:0],)),
+            ("None with labels", TypeError, "the inputs of {name} are None", (None, Y)),
+            ("None in a tuple", TypeError, "the inputs of {name} are None", ((None, Y),)),
+            ("empty with labels", ValueError, r"the data is empty: its arrays have 0 rows", (X[:0], Y[:0])),
+        )
+        if name != "predict_on_batch" or (len(given) == 1 and type(given[0]) is not tuple)
     ),
     Case(
         "train_on_batch: no optimizer",
