@@ -94,6 +94,13 @@ class Callback:
     def on_predict_batch_end(self, event: Event) -> None:
         """Called after a prediction step."""
 
+    def meet(self, callbacks: Sequence[Callback]) -> None:
+        """Told all callbacks of a run, itself among them, before any `on_train_begin`.
+
+        Args:
+            callbacks: in the order in which they are called.
+        """
+
     def listens(self, hook: str) -> bool:
         """Whether `hook` is called at all; by default, whether it is overridden.
 

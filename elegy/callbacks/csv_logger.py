@@ -23,7 +23,8 @@ class CSVLogger(PeriodicCallback):
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
     later gets a column then: the file is rewritten, and earlier rows are empty there. A run that resumes from a
-    checkpoint goes on with its file, less the rows past that checkpoint.
+    checkpoint, or goes back to one, goes on with its file, less the rows that came after that checkpoint and the row
+    of an epoch that was stopped inside and now ends as a whole.
 
     Args:
         filename: the file; its directory is made where missing.
@@ -60,17 +61,20 @@ class CSVLogger(PeriodicCallback):
         self.append = append
         self._columns: list[str] = []
         self._file: IO[str] | None = None
-        self._resumed = False
-        self._first_step = 0
+        self._rows = 0  # of the rows
+        self._epoch_row: tuple[int, int] | None = None  # of the last epoch that ended: its index, that of its row
         self._behind = Behind(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Makes sure that the file can be written."""
         super().on_train_begin(event)
-        self._columns, self._resumed, self._first_step = [], False, event.step
+        self._columns, self._rows, self._epoch_row = [], 0, None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a"):
             pass
+        if self.append:
+            self._columns, rows = self._read()
+            self._rows = len(rows)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row when due."""
@@ -92,13 +96,16 @@ class CSVLogger(PeriodicCallback):
             self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Completes the file; returns its columns."""
+        """Completes the file; returns its columns and how far it is."""
         self._behind.catch_up()
-        return {"columns": list(self._columns)}
+        return {"columns": list(self._columns), "rows": self._rows, "epoch_row": self._epoch_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps the interrupted run's rows."""
-        self._resumed = True
+        """Keeps the rows that the file had then."""
+        self._behind.catch_up()  # a run that goes back has put rows off that are none any more
+        self._close()
+        self._columns, self._rows = list(state["columns"]), state["rows"]
+        self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None
 
     def _write_validated(self, event: Event) -> None:
         if any(name.startswith("val_") for name in event.logs):
@@ -107,6 +114,9 @@ class CSVLogger(PeriodicCallback):
     def _write(self, event: Event) -> None:
         row = {"epoch": event.epoch, "step": event.step, **event.logs}
         file = self._file_for(row)
+        if event.batch is None:
+            self._epoch_row = (event.epoch, self._rows)
+        self._rows += 1
         writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
         writer.writerow(row.get(name, "") for name in self._columns)
         file.flush()
@@ -115,32 +125,30 @@ class CSVLogger(PeriodicCallback):
         """The open file, whose header has every column of `row`."""
         if self._file is not None and all(name in self._columns for name in row):
             return self._file
-        rows = self._kept_rows() if self._file is None else self._rows()
+        rows = self._read()[1][: self._rows]
+        if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
+            # The run was stopped inside of this epoch and resumed, and the epoch has not ended after all.
+            del rows[self._epoch_row[1] : self._epoch_row[1] + 1]
+            self._epoch_row = None
         self._columns = list(dict.fromkeys([*self._columns, *row]))
+        self._rows = len(rows)
         self._close()
         self._file = self._rewrite(rows)
         return self._file
 
-    def _kept_rows(self) -> list[dict[str, str]]:
-        """The rows of an existing file that stay; takes over its columns."""
-        if not (self.append or self._resumed):
-            return []
-        rows = self._rows()
-        if self._resumed:
-            rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= self._first_step]
-        return rows
-
-    def _rows(self) -> list[dict[str, str]]:
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        """The columns and the rows of an existing file."""
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file, delimiter=self.separator, restval="")
             rows = [{name: value for name, value in row.items() if name is not None} for row in reader]
-            self._columns = list(reader.fieldnames or ())
-        return rows
+            return list(reader.fieldnames or ()), rows
 
     def _rewrite(self, rows: list[dict[str, str]]) -> IO[str]:
         temporary = self.path.with_name(self.path.name + ".tmp")
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", delimiter=self.separator, lineterminator="\n")
+            writer = csv.DictWriter(
+                file, self._columns, restval="", extrasaction="ignore", delimiter=self.separator, lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(rows)
         temporary.replace(self.path)

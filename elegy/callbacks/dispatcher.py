@@ -101,6 +101,8 @@ class CallbackList:
             CallbackError: when a hook raises; it names the callback and the hook. `KeyboardInterrupt`, `SystemExit`
                 and a `NonFiniteError`, which is the step's fault, pass through as they are.
         """
+        if hook == "on_train_begin":
+            self._introduce()
         failure: CallbackError | None = None
         for callback, method in self._listeners[hook]:
             try:
@@ -122,6 +124,13 @@ class CallbackList:
         if hook == "on_train_begin":
             self._begun = True
             self._load_held()
+
+    def _introduce(self) -> None:
+        for callback in self._callbacks:
+            try:
+                callback.meet(self._callbacks)
+            except Exception as error:
+                raise CallbackError(f"{type(callback).__name__}.meet raised {type(error).__name__}: {error}") from error
 
     def state_readers(self, phase: str = "train", *, undeclared: bool = True) -> tuple[str, ...]:
         """Names the callbacks whose batch hooks need the state after each single step.

@@ -75,6 +75,8 @@ class PeriodicCallback(Callback):
         if (event.batch is None) != (self.every.unit == "epochs"):
             return False
         before, self._seen = self._seen, self._count(event)
+        if self._seen <= before and self.every.unit in ("steps", "epochs"):  # the run went back to a checkpoint
+            before = self._seen - 1
         return self.every.due(before, self._seen)
 
     def _count(self, event: Event) -> float:

@@ -8,13 +8,15 @@ import os
 import re
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
+from elegy.callbacks.nan import TerminateOnNaN
 from elegy.checkpoint import (
     Address,
     AsyncSaver,
@@ -47,7 +49,8 @@ class ModelCheckpoint(PeriodicCallback):
     other run. Weights that `EarlyStopping(restore_best_weights=True)` put back are saved where it ended the run, unless
     the last checkpoint is the best one, too; a run of all its epochs keeps the last checkpoint of its own weights, from
     which a longer one goes on. `fit` waits for the last save; an error of a save in the background is raised by the
-    next one, or at the end of `fit`.
+    next one, or at the end of `fit`. A run whose loss `TerminateOnNaN` finds to be no number saves nothing from there
+    on, so that a resumed one goes on from the last good checkpoint.
 
     Args:
         directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
@@ -70,7 +73,8 @@ class ModelCheckpoint(PeriodicCallback):
             a `val_` name is monitored; at the first save, when the monitored name is not logged (the message lists
             those that are).
         CheckpointError: for an address of an unknown protocol; when a run begins, if the directory holds checkpoints
-            of another one, or is an address and the program has several processes.
+            of another one, or is an address and the program has several processes; a second `ModelCheckpoint` of the
+            run with this directory is a `ValueError`.
         ImportError: for an address whose library is not installed.
 
     Example:
@@ -106,6 +110,8 @@ class ModelCheckpoint(PeriodicCallback):
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
         self._version: int | None = None  # of the state at the end of the last epoch
+        self._begun = False  # the run may use the directory
+        self._watchers: list[TerminateOnNaN] = []
         self._state: Callable[[], Any] | None = None  # gives the state that was saved last, while somebody has it
 
     @property
@@ -149,6 +155,19 @@ class ModelCheckpoint(PeriodicCallback):
             self._saved = [saved for saved in self._saved if self._exists(saved.name)]
             raise
 
+    def meet(self, callbacks: Sequence[Callback]) -> None:
+        """Finds those that know whether a state is worth saving; refuses another one with the same directory."""
+        self._begun = False
+        self._watchers = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
+        for other in callbacks:
+            if other is self or not isinstance(other, ModelCheckpoint):
+                continue
+            if _resolved(other.directory) == _resolved(self.directory):
+                raise ValueError(
+                    f"two ModelCheckpoints save into {self.directory}, where each would delete what the other keeps: "
+                    "give each a directory of its own."
+                )
+
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory, and removes what saves that were cut off left in it."""
         super().on_train_begin(event)
@@ -160,6 +179,7 @@ class ModelCheckpoint(PeriodicCallback):
         if is_first():
             remove_leftovers(self.directory)
         self._saver = AsyncSaver() if self.async_save else None
+        self._begun = True
 
     def _check_directory(self, step: int) -> None:
         """What is newer than the run would be taken for its own, and resumed from, by `resume="auto"`."""
@@ -173,7 +193,12 @@ class ModelCheckpoint(PeriodicCallback):
 
     def on_train_end(self, event: Event) -> None:
         """Saves where the run stopped, and waits for what is being written."""
+        if not self._begun:  # a directory that was refused is not the run's to write into
+            return
+        self._begun = False
         try:
+            if self._lost(event):
+                return
             if event.ended == "interrupted":
                 self._save_where_it_stopped(event)
             elif event.ended == "failed" and self.save_on_exception:
@@ -224,6 +249,8 @@ class ModelCheckpoint(PeriodicCallback):
 
     def _consider(self, event: Event, *, due: bool, measured: bool) -> None:
         self.wait()
+        if self._lost(event):
+            return
         value = self.monitor.value(event) if self.monitor is not None and measured else None
         if value is not None and math.isnan(value):
             value = None
@@ -231,6 +258,9 @@ class ModelCheckpoint(PeriodicCallback):
         others = [other for other in self._saved if other.name != saved.name]
         if (due and self.save_last) or saved in self._best_of([*others, saved]):
             self._save(event, saved)
+
+    def _lost(self, event: Event) -> bool:
+        return any(watcher.lost(event) for watcher in self._watchers)
 
     def _save(self, event: Event, saved: _Saved) -> None:
         before = self._saved
@@ -261,8 +291,12 @@ class ModelCheckpoint(PeriodicCallback):
             return
         keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
         for saved in [s for s in self._saved if s.name not in keep]:
-            if is_first() and self._exists(saved.name):
-                remove(self.directory / saved.name)
+            # One that cannot be deleted is left: the new checkpoint is there, and the run has done nothing wrong.
+            try:
+                if is_first() and self._exists(saved.name):
+                    remove(self.directory / saved.name)
+            except CheckpointError as error:
+                warnings.warn(f"an old checkpoint stays: {error}", stacklevel=2)
             self._saved.remove(saved)
 
     def _exists(self, name: str) -> bool:
@@ -277,3 +311,7 @@ class ModelCheckpoint(PeriodicCallback):
         saved = [_Saved(name, step, value) for name, step, value in state["saved"]]
         # What is listed may be deleted later, so a name must not lead out of the directory.
         self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and self._exists(s.name)]
+
+
+def _resolved(directory: Path | Address) -> Path | Address:
+    return directory.resolve() if isinstance(directory, Path) else directory

@@ -22,6 +22,8 @@ class TerminateOnNaN(PeriodicCallback):
     no log is named `loss`, all training logs are looked at. Under `Trainer(nonfinite="skip")` the loss stays finite;
     there a step that was left out ends the run.
 
+    `ModelCheckpoint` asks it before each save: a state after such a loss is not saved, and the last one before stays.
+
     Args:
         every: how often to look.
 
@@ -43,10 +45,12 @@ class TerminateOnNaN(PeriodicCallback):
     def __init__(self, every: Every = _OFTEN):
         super().__init__(every)
         self._skipped = 0
+        self._stopped = self._lost = False
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""
         super().on_train_begin(event)
+        self._stopped = self._lost = False
         self._skipped = getattr(event.trainer, "skipped_steps", 0)
 
     def on_train_batch_end(self, event: Event) -> None:
@@ -58,17 +62,29 @@ class TerminateOnNaN(PeriodicCallback):
         """Looks once more."""
         self._look(event)
 
+    def lost(self, event: Event) -> bool:
+        """Whether the state is not worth keeping: the loss was no number, be it seen before or in these logs.
+
+        Args:
+            event: an event of the run; the logs of a hook that has some are looked at.
+        """
+        if not self._lost and event.logs:
+            self._look(event)
+        return self._lost
+
     def _look(self, event: Event) -> None:
-        if event.trainer.stop_training:
+        if self._stopped:
             return
         skipped = getattr(event.trainer, "skipped_steps", 0) - self._skipped
         if skipped > 0:
+            self._stopped = True
             event.trainer.stop_training = True
             what = "1 step of this run was" if skipped == 1 else f"{skipped} steps of this run were"
             warnings.warn(f"training is stopped: {what} not finite.", RuntimeWarning, stacklevel=2)
             return
         for name, value in _watched(event.logs).items():
             if not math.isfinite(value):
+                self._stopped = self._lost = True
                 event.trainer.stop_training = True
                 warnings.warn(
                     f"training is stopped: {name!r} is {value} at step {event.step} of epoch {event.epoch + 1}. Look "

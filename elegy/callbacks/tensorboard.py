@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -22,12 +23,15 @@ from elegy.types import Every
 # A flush waits for the disk and reading for the device: short epochs share a flush, and wait for the device's values.
 _SECONDS = 1.0
 
+_FILES = itertools.count(1)
+
 
 class TensorBoard(PeriodicCallback):
     """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
 
     A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch; validation names
-    lose their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps.
+    lose their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps. After a
+    run was resumed, or went back to a checkpoint, TensorBoard no longer shows what the files hold past that checkpoint.
 
     Args:
         log_dir: the directory.
@@ -55,6 +59,9 @@ class TensorBoard(PeriodicCallback):
         self.first_process_only = not histograms
         self._library: Any = None
         self._record: Any = None
+        self._session: Any = None
+        self._step = 0  # of the last record
+        self._purge_step: int | None = None  # what the files hold from this step on counts no more
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._behind = Behind(_SECONDS)
@@ -62,10 +69,12 @@ class TensorBoard(PeriodicCallback):
     def on_train_begin(self, event: Event) -> None:
         """Opens the writer."""
         super().on_train_begin(event)
+        self._step, self._purge_step = event.step, None
         if not is_first():
             return
         self._library = require("tensorboardX", "the TensorBoard callback")
         self._record = require("tensorboardX.proto.summary_pb2", "the TensorBoard callback").Summary
+        self._session = require("tensorboardX.proto.event_pb2", "the TensorBoard callback")
         self._writer("train")
 
     def on_train_batch_end(self, event: Event) -> None:
@@ -94,14 +103,32 @@ class TensorBoard(PeriodicCallback):
                 self._writers.popitem()[1].close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Writes what was put off, since a run that resumes does not write it again; there is no state."""
+        """Writes what was put off, since a run that resumes does not write it again; returns the last record's step."""
         self._behind.catch_up()
-        return {}
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hides what was written after the checkpoint: the run comes there again."""
+        self._behind.catch_up()
+        self._step = state["step"]
+        self._purge_step = self._step + 1
+        for writer in self._writers.values():
+            self._purge(writer)
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
-            self._writers[name] = self._library.SummaryWriter(logdir=str(self.log_dir / name))
+            # The library names files by the second: one of a run that is resumed at once would replace the last.
+            suffix = f".{os.getpid()}.{next(_FILES):04d}"
+            writer = self._library.SummaryWriter(logdir=str(self.log_dir / name), filename_suffix=suffix)
+            self._writers[name] = writer
+            if self._purge_step is not None:
+                self._purge(writer)
         return self._writers[name]
+
+    def _purge(self, writer: Any) -> None:
+        # As `SummaryWriter(purge_step=...)` does, which a writer that is open already cannot be told.
+        start = self._session.SessionLog(status=self._session.SessionLog.START)
+        writer.file_writer.add_event(self._session.Event(session_log=start), self._purge_step)
 
     def _write(self, kind: str, event: Event) -> None:
         if not is_first():
@@ -113,6 +140,7 @@ class TensorBoard(PeriodicCallback):
             records.setdefault(part, self._record()).value.add(tag=f"{kind}_{name}", simple_value=value)
         for part, record in records.items():
             self._writer(part).file_writer.add_summary(record, event.step)
+        self._step = event.step
 
     def _write_histograms(self, event: Event) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):

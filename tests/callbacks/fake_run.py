@@ -32,6 +32,7 @@ class FakeTrainer:
         self.state_version = 0
         self.stop_training = False
         self.step = 0
+        self.epoch = 0
         self.saved = []
         self.callbacks = None
 
@@ -101,6 +102,7 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
                 emit("on_train_batch_end", epoch, batch, lazy())
                 if trainer.stop_training:
                     break
+            trainer.epoch = epoch + (batch + 1 == steps)
             emit("on_epoch_end", epoch, None, epoch_logs[epoch - first_epoch])
             if trainer.stop_training:
                 break

@@ -130,20 +130,25 @@ def at_step(step):
     return trainer
 
 
-def read_events(directory):
-    """The values in TensorBoard's files: a record is a length, its checksum, that many bytes, their checksum."""
+def read_records(directory):
+    """The records of TensorBoard's files: a length, its checksum, that many bytes, their checksum."""
     from tensorboardX.proto.event_pb2 import Event as Record
 
-    found = {}
     for path in sorted(directory.glob("events.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
-            record = Record.FromString(data[at + 12 : at + 12 + length])
+            yield Record.FromString(data[at + 12 : at + 12 + length])
             at += 12 + length + 4
-            for value in record.summary.value:
-                content = value.histo if value.HasField("histo") else value.simple_value
-                found.setdefault(value.tag, []).append((record.step, content))
+
+
+def read_events(directory):
+    """The values in TensorBoard's files."""
+    found = {}
+    for record in read_records(directory):
+        for value in record.summary.value:
+            content = value.histo if value.HasField("histo") else value.simple_value
+            found.setdefault(value.tag, []).append((record.step, content))
     return found
 
 
@@ -161,7 +166,7 @@ class TestTensorBoard:
             logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0}, ready=lambda: False)
             callback.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
         assert reads == [0]
-        assert callback.state_dict() == {}
+        assert callback.state_dict() == {"step": 2}
         assert reads == [0, 1, 2]
         callback.on_train_end(Event(None, "train", step=3, epoch=2))
 
