@@ -88,7 +88,7 @@ def path_of(path: str | os.PathLike[str]) -> Path | Address:
     """An absolute path on this machine, or an address.
 
     Raises:
-        CheckpointError: for an address that nothing serves.
+        CheckpointError: for an address that nothing serves, or a path with a backslash where that is no separator.
         ImportError: when a library that it takes is not installed.
 
     Example:
@@ -96,7 +96,12 @@ def path_of(path: str | os.PathLike[str]) -> Path | Address:
         (PosixPath('/runs/step_00000001'), Address(text='memory://runs'))
     """
     text = os.fspath(path)
-    return Address(text) if _ADDRESS.match(text) else Path(text).expanduser().absolute()
+    if _ADDRESS.match(text):
+        return Address(text)
+    where = Path(text).expanduser().absolute()
+    if os.sep != "\\" and "\\" in str(where):  # the library that writes the arrays takes it for a separator
+        raise CheckpointError(f"{where}: a checkpoint's path must not hold a backslash. Choose a name without.")
+    return where
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:

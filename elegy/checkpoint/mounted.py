@@ -6,12 +6,21 @@ import contextlib
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from elegy.checkpoint.manifest import ARRAYS, MANIFEST, METADATA, flush_directory, write_flushed
-from elegy.checkpoint.naming import LEFTOVER, REPLACED, STAGED, STEP, checkpoint_step
-from elegy.errors import CheckpointError
+from elegy.checkpoint.manifest import (
+    ARRAYS,
+    MANIFEST,
+    METADATA,
+    flush_directory,
+    read_manifest,
+    verify_files,
+    write_flushed,
+)
+from elegy.checkpoint.naming import DAMAGED, LEFTOVER, REPLACED, STAGED, STEP, checkpoint_step
+from elegy.errors import CheckpointError, CheckpointFormatError
 
 
 class Mounted:
@@ -77,23 +86,28 @@ class Mounted:
         return _beside(self.path, STAGED, unique)
 
     @contextlib.contextmanager
-    def staged(self, unique: str) -> Iterator[Path]:
+    def staged(self, unique: str, step: object = None) -> Iterator[Path]:
         """An empty directory that takes this place when the block ends, and is deleted if it fails.
 
         Args:
             unique: a suffix that every process of a distributed run shares.
+            step: the step that is saved. Where this place is named after it, what is in the way is moved aside: a run
+                would meet it again at each launch.
 
         Raises:
-            CheckpointError: when something that is no checkpoint stands here.
+            CheckpointError: when something that is no checkpoint stands here, and this is not the place of `step`.
             OSError: when the file system refuses.
+
+        Warns:
+            UserWarning: naming what was moved aside, and where it is.
         """
-        self._check_replaceable()
+        mark = self._mark_of_old(step)
         staging = self.staging(unique)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
         try:
             yield staging
-            self._put_in_place(staging)
+            self._put_in_place(staging, mark)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -114,12 +128,12 @@ class Mounted:
         """Deletes a leftover."""
         shutil.rmtree(self.path)
 
-    def _put_in_place(self, staging: Path) -> None:
+    def _put_in_place(self, staging: Path, mark: str) -> None:
         # No portable call swaps two directories: the old one steps aside, and `aside` finds it there if the process
         # dies before the new one has taken its name.
         replaced = None
         if os.path.lexists(self.path):
-            replaced = _beside(self.path, REPLACED)
+            replaced = _beside(self.path, mark)
             os.rename(self.path, replaced)
         try:
             os.rename(staging, self.path)
@@ -130,6 +144,33 @@ class Mounted:
         flush_directory(self.path.parent)
         for old in self._replaced():
             shutil.rmtree(old, ignore_errors=True)
+        if mark == DAMAGED and replaced is not None:
+            warnings.warn(
+                f"{self.path}: what stood there was no intact checkpoint, and held other things than one. It was moved "
+                f"to {replaced}, and the checkpoint has taken its place.",
+                stacklevel=2,
+            )
+
+    def _mark_of_old(self, step: object) -> str:
+        """Marks what stands here and has to step aside: as a checkpoint that is replaced, or as something to keep."""
+        try:
+            self._check_replaceable()
+        except CheckpointError:
+            named = STEP.fullmatch(self.path.name)
+            if named is None or int(named[1]) != step or self._readable():
+                raise
+            return DAMAGED
+        return REPLACED
+
+    def _readable(self) -> bool:
+        """Whether an intact checkpoint is found here, if only through a link or by another release."""
+        try:
+            verify_files(self.path, read_manifest(self.path, self.path), self.path)
+        except CheckpointFormatError:
+            return True
+        except CheckpointError:
+            return False
+        return True
 
     def _replaced(self) -> list[Path]:
         if not self.path.parent.is_dir():

@@ -12,6 +12,9 @@ STAGED = ".tmp-"
 REPLACED = ".old-"
 """Marks a complete checkpoint that stands aside, and counts while the name before the mark has none."""
 
+DAMAGED = ".damaged-"
+"""Marks what stood in a checkpoint's place, was none, and was moved aside: nobody reads or deletes it."""
+
 STEP = re.compile(r"step_(\d+)")
 
 LEFTOVER = re.compile(rf"step_\d+(?:{re.escape(STAGED)}|{re.escape(REPLACED)})[0-9a-f]+")

@@ -98,11 +98,12 @@ class Remote:
         raise CheckpointError(f"{self.path}: only one process writes to an address.")
 
     @contextlib.contextmanager
-    def staged(self, unique: str) -> Iterator[Path]:
+    def staged(self, unique: str, step: object = None) -> Iterator[Path]:
         """An empty directory on this machine that is uploaded when the block ends.
 
         Args:
             unique: a suffix that no other save has.
+            step: not used here: object stores move nothing aside.
 
         Raises:
             CheckpointError: when something that is no checkpoint is here.

@@ -28,6 +28,25 @@ from elegy.checkpoint.match import describe_all, fitting
 from elegy.errors import CheckpointError
 from elegy.types import PyTree
 
+_OF_A_TRAINER = frozenset({"step", "epoch", "skipped_steps", "seed", "history", "logs", "run"})
+
+
+class _TrainerMetadata(dict[str, Any]):
+    """Metadata of the kind that is also the default of `save`, so that they need not be a trainer's."""
+
+    def __init__(self, entries: dict[str, Any], path: object):
+        super().__init__(entries)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        if key not in _OF_A_TRAINER:
+            raise KeyError(key)
+        missing = ", ".join(sorted(_OF_A_TRAINER - self.keys()))
+        raise CheckpointError(
+            f"{self._path}: this is no trainer's checkpoint: its metadata lack {missing}. Read what "
+            "`elegy.checkpoint.save` wrote with `elegy.checkpoint.restore`, or weights with `trainer.load_weights`."
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
@@ -38,12 +57,14 @@ class Snapshot:
         leaves: the manifest's description of each leaf.
         arrays: the arrays to store, by their name in the store.
         metadata: the encoded metadata.
+        step: the step in the metadata, if there is one.
     """
 
     kind: str
     leaves: list[dict[str, Any]]
     arrays: dict[str, Any]
     metadata: bytes
+    step: object = None
 
 
 def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> None:
@@ -132,12 +153,14 @@ def read_metadata(path: str | os.PathLike[str] | Opened, *, kind: str = "trainer
     """Reads a checkpoint's metadata alone, after checking every byte of the checkpoint.
 
     Raises:
-        CheckpointError: when there is no intact checkpoint of this kind and format.
+        CheckpointError: when there is no intact checkpoint of this kind and format; later, when a trainer asks for an
+            entry of its own that is not there.
     """
     with opened(path) as found:
         verify_files(found.directory, _manifest_of(found, kind), found.path)
         with _malformed(found):
-            return _read_metadata(found.directory)
+            metadata = _read_metadata(found.directory)
+            return _TrainerMetadata(metadata, found.path) if kind == "trainer" else metadata
 
 
 def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> Snapshot:
@@ -170,7 +193,7 @@ def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer")
                 value = np.array(value)
             stored[entry["array"]] = value
         entries.append(entry)
-    return Snapshot(kind, entries, stored, encoded)
+    return Snapshot(kind, entries, stored, encoded, metadata.get("step"))
 
 
 def write(path: str | os.PathLike[str], content: Snapshot) -> None:
@@ -184,7 +207,7 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
         suffix = team.shared_suffix()
         with contextlib.ExitStack() as stack:
             if team.leads():
-                staging = team.together(lambda: stack.enter_context(target.staged(suffix)))
+                staging = team.together(lambda: stack.enter_context(target.staged(suffix, content.step)))
             else:
                 staging = team.together(lambda: target.staging(suffix))
             if content.arrays:

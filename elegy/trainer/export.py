@@ -30,14 +30,14 @@ MANIFEST = "export.json"
 FORMAT = 1
 
 
-def export(state: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None) -> None:
+def export(state: Any, path: str | Path, inputs: PyTree, platforms: str | Sequence[str] | None) -> None:
     """Writes a state's prediction step to the directory `path`.
 
     Args:
         state: the state, which becomes part of the function.
         path: a directory; files of an earlier export in it are replaced.
         inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
-        platforms: for which platforms; `None` for the one at hand.
+        platforms: for which platform or platforms; `None` for the one at hand.
 
     Raises:
         CheckpointError: when the step cannot be traced for every batch size, its outputs cannot be described without
@@ -47,8 +47,9 @@ def export(state: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str
     require("flatbuffers", "exporting the prediction step")
     symbolic = symbolic_batch(inputs)
     function = jax.jit(prediction(state))
+    names = (platforms,) if isinstance(platforms, str) else platforms
     try:
-        exported = jax_export.export(function, platforms=None if platforms is None else tuple(platforms))(symbolic)
+        exported = jax_export.export(function, platforms=None if names is None else tuple(names))(symbolic)
     except Exception as error:
         raise CheckpointError(
             f"{type(state).__name__}'s prediction step cannot be exported for every batch size: {error}\nThe number of "

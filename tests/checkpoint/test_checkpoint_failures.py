@@ -4,11 +4,16 @@ import os
 import random
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
+from boring_modules import High, regression
 
+import elegy as eg
+from elegy.callbacks import ModelCheckpoint
 from elegy.checkpoint import (
     find_checkpoints,
     is_intact,
@@ -63,6 +68,90 @@ def test_a_directory_of_other_things_is_not_touched(tmp_path):
     with pytest.raises(CheckpointError, match="thesis"):
         remove(tmp_path / "home")
     assert (tmp_path / "home" / "thesis").is_dir()
+
+
+def in_the_way(path, what):
+    """Puts something that is no intact checkpoint where one is to be written."""
+    if what == "note":
+        save(path, tree(1), {"step": 12})
+        (path / "note.txt").write_text("mine")
+    elif what == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to({"dangling link": path.parent / "nowhere", "loop": path, "directory": path.parent}[what])
+
+
+@pytest.mark.parametrize("what", ["note", "file", "dangling link", "loop", "directory"])
+def test_what_is_in_the_way_of_a_step_is_moved_aside(tmp_path, what):
+    path = tmp_path / "step_00000012"
+    in_the_way(path, what)
+    with pytest.warns(UserWarning, match=r"step_00000012: .* moved to .*step_00000012\.damaged-"):
+        save(path, tree(2), {"step": 12})
+    (aside,) = tmp_path.glob("step_00000012.damaged-*")
+    assert what != "note" or ((aside / "note.txt").read_text() == "mine" and (aside / "arrays").is_dir())
+    assert what != "file" or aside.read_text() == "mine"
+    assert aside.is_symlink() == (what not in ("note", "file"))
+    assert restore(path, tree(0))[0]["w"][0] == 2
+    assert find_checkpoints(tmp_path) == [path]
+    assert remove_leftovers(tmp_path) == []
+    save(path, tree(3), {"step": 12})
+    assert set(tmp_path.iterdir()) == {path, aside}
+
+
+@pytest.mark.parametrize("what", ["note", "file", "dangling link", "loop"])
+def test_a_run_gets_over_what_is_in_its_way(tmp_path, what):
+    def fit(epochs):
+        trainer = eg.Trainer(High(), loss=eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+        callbacks = [ModelCheckpoint(tmp_path, save_top_k=-1)]
+        trainer.fit(*regression(8), batch_size=2, epochs=epochs, verbose=0, resume="auto", callbacks=callbacks)
+        return trainer
+
+    fit(3)
+    newest = tmp_path / "step_00000012"
+    if what == "note":
+        (newest / "note.txt").write_text("mine")
+    else:
+        shutil.rmtree(newest)
+        in_the_way(newest, what)
+    with warnings.catch_warnings(record=True) as caught:  # the note is damage, which is told first
+        warnings.simplefilter("always")
+        assert fit(5).step == 20
+    assert any("It was moved to" in str(warning.message) for warning in caught)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit(5).step == 20
+    steps = [naming.checkpoint_step(path) for path in find_checkpoints(tmp_path) if is_intact(path)]
+    assert steps == [4, 8, 12, 16, 20]
+
+
+def test_what_is_in_the_way_stays_where_the_save_fails(tmp_path, monkeypatch):
+    path = tmp_path / "step_00000012"
+    in_the_way(path, "note")
+    monkeypatch.setattr(store, "write_flushed", lambda *_args: 1 / 0)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save(path, tree(2), {"step": 12})
+    assert os.listdir(tmp_path) == ["step_00000012"]
+    assert (path / "note.txt").exists()
+
+
+def test_a_name_of_another_step_or_a_link_to_a_checkpoint_is_not_moved(tmp_path):
+    in_the_way(tmp_path / "step_00000012", "note")
+    with pytest.raises(CheckpointError, match=r"other things than a checkpoint \(note.txt\)"):
+        save(tmp_path / "step_00000012", tree(2), {"step": 11})
+    save(tmp_path / "best", tree(1), {"step": 13})
+    (tmp_path / "step_00000013").symlink_to(tmp_path / "best")
+    with pytest.raises(CheckpointError, match="a file or a link stands there"):
+        save(tmp_path / "step_00000013", tree(2), {"step": 13})
+    assert sorted(os.listdir(tmp_path)) == ["best", "step_00000012", "step_00000013"]
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="the backslash is a separator here")
+@pytest.mark.parametrize("call", [lambda path: save(path, tree(1), {}), restore, find_checkpoints, is_intact])
+@pytest.mark.parametrize("name", ["a\\b", "a\\b/step_00000001"])
+def test_a_backslash_in_a_path_is_refused(tmp_path, call, name):
+    with pytest.raises(CheckpointError, match="must not hold a backslash"):
+        call(tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_empty_or_broken_checkpoint_is_replaced(tmp_path):

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from boring_modules import High
 
+import elegy as eg
 from elegy.checkpoint import store
 from elegy.checkpoint.match import fill
 from elegy.checkpoint.store import restore, save
@@ -129,6 +131,19 @@ def test_another_kind(path):
         restore(path, None, kind="weights")
     with pytest.raises(CheckpointError, match="kind 'trainer'"):
         store.read_metadata(path, kind="weights")
+
+
+def test_a_tree_of_ones_own_is_no_trainers_checkpoint(tmp_path):
+    save(tmp_path / "own", {"w": np.ones((3, 2), np.float32)}, {"step": 1, "note": "x"})
+    fresh = eg.Trainer(High())
+    fresh.init_on_batch(np.ones((4, 3), np.float32))
+    with pytest.raises(CheckpointError, match=r"own: this is no trainer's checkpoint: its metadata lack epoch, .*logs"):
+        fresh.restore(tmp_path / "own")
+    assert fresh.step == 0
+    metadata = store.read_metadata(tmp_path / "own")
+    assert metadata == {"step": 1, "note": "x"}
+    with pytest.raises(KeyError, match="other"):
+        metadata["other"]
 
 
 def test_loading_across_placements_on_four_devices(run_devices):

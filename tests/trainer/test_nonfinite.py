@@ -273,6 +273,45 @@ def test_a_run_that_went_back_resumes_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+PAIR = (7, 8)
+
+
+class Quarrel(High):
+    """Not finite where two examples share a batch."""
+
+    def managed_init_step(self, key, batch):
+        return self.init(key, batch[0])
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        x, y = batch
+        outputs, module = self.apply(key, x, True)
+        both = (y[:, 0] == PAIR[0]).any() & (y[:, 0] == PAIR[1]).any()
+        module = module.log("ids", y[:, 0].sum(), reduce="sum").log("squares", (y[:, 0] ** 2).sum(), reduce="sum")
+        return jnp.mean((outputs - y) ** 2) + jnp.where(both, jnp.nan, 0), module
+
+
+def first_quarrel(seed):
+    """The first epoch in whose plain order the two share a batch."""
+    for epoch in range(100):
+        place = np.argsort(epoch_permutation(seed, epoch, SIZE)) // BATCH
+        if place[PAIR[0]] == place[PAIR[1]]:
+            return epoch
+    return None
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(400) if first_quarrel(seed) == 3][:4])
+def test_epochs_after_the_one_of_the_checkpoint_get_another_order_too(tmp_path, seed, caplog):
+    x, y = fragile(tmp_path, EVERY[0])[1:]
+    callbacks = [ModelCheckpoint(tmp_path, every=eg.Every(epochs=2))]
+    trainer = make(module=Quarrel, loss=None, optimizer=optax.sgd(1e-4), seed=seed, nonfinite="rollback")
+    with caplog.at_level(logging.WARNING, "elegy"):
+        history = fit(trainer, x, y, epochs=4, shuffle=True, callbacks=callbacks)
+    assert "in epoch 4, is not finite" in caplog.messages[0]
+    ids = np.arange(SIZE)
+    np.testing.assert_array_equal(history["ids"], 4 * [ids.sum()])
+    np.testing.assert_array_equal(history["squares"], 4 * [(ids**2).sum()])
+
+
 def test_going_back_in_vain_raises(tmp_path):
     x, y = data()
     x[:] = np.inf

@@ -98,6 +98,12 @@ def test_the_manifest_describes_the_function(tmp_path):
     np.testing.assert_allclose(exported.call(x[:5]), trainer.predict(x[:5]), **CLOSE)
 
 
+def test_one_platform_may_be_given_by_its_name(tmp_path):
+    x, _ = regression()
+    eg.Trainer(High()).export(tmp_path, x[:4], platforms="cpu")
+    assert json.loads((tmp_path / "export.json").read_bytes())["platforms"] == ["cpu"]
+
+
 def test_a_trainer_that_was_not_trained_makes_its_state_from_the_inputs(tmp_path):
     x, _ = regression()
     trainer = eg.Trainer(High())
