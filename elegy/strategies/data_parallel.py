@@ -123,9 +123,12 @@ class DataParallel(MeshStrategy):
         """Averages leaves of floats over the replicas, weighted; others are taken to be the same everywhere."""
         leaves, treedef = jax.tree.flatten(tree)
         floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-        *sums, total = self.sum([*((leaves[i] * weight).astype(leaves[i].dtype) for i in floats), weight])
+        # Sums over many examples are beyond what 16 bits hold.
+        wide = [leaves[i].astype(jnp.promote_types(leaves[i].dtype, jnp.float32)) for i in floats]
+        *sums, total = self.sum([*((leaf * weight).astype(leaf.dtype) for leaf in wide), weight])
         for i, leaf in zip(floats, sums, strict=True):
-            leaves[i] = jnp.where(total > 0, leaf / jnp.where(total > 0, total, 1.0), leaves[i]).astype(leaf.dtype)
+            mean = leaf / jnp.where(total > 0, total, 1.0)
+            leaves[i] = jnp.where(total > 0, mean, leaves[i]).astype(leaves[i].dtype)
         return jax.tree.unflatten(treedef, leaves)
 
     def combine_metrics(self, updates: M) -> M:

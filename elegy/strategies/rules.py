@@ -20,7 +20,7 @@ Rules: TypeAlias = tuple[tuple[str, PartitionSpec], ...]
 _FOLLOWERS = "optimizer/"
 """Leaves under this path stand beside a parameter, and not all have its shape: no rule must fit them."""
 
-_NO_PARAMETERS = (_FOLLOWERS, "losses_and_metrics/", "_logs/", "key")
+_NO_PARAMETERS = (_FOLLOWERS, "losses_and_metrics/", "_logs/")
 
 
 def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
@@ -113,7 +113,7 @@ def check_used(rules: Rules, state: PyTree) -> None:
         ValueError: naming the rule that matches none, and the parameters that there are.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    paths = [path for path in paths if not path.startswith(_NO_PARAMETERS)]
+    paths = [path for path in paths if path != "key" and not path.startswith(_NO_PARAMETERS)]
     for pattern, _ in rules:
         if not any(_matches(pattern, path) for path in paths):
             close = difflib.get_close_matches(pattern.strip("*/"), paths, n=1, cutoff=0.3)

@@ -39,6 +39,8 @@ class StateCell:
         self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
         self._struct: Any = None
         self._foreign: set[int] | None = None  # positions that others may hold; None: all
+        self._uses = 0  # counts what changes who may hold which leaf
+        self._lender: tuple[StateCell, set[int] | None, int] | None = None
         self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
         self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
@@ -61,6 +63,13 @@ class StateCell:
         self._settle()
         return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 
+    def _check_readable(self) -> None:
+        if not self.readable():
+            raise RuntimeError(
+                "the state is lost: a compiled step failed while it ran, and had consumed the buffers of the state. "
+                "Assign `trainer.state` a state that you kept, or make a new Trainer and restore a checkpoint."
+            )
+
     def materialise(self) -> None:
         """Makes the state of a cell that was only planned."""
         if self._make is not None:
@@ -74,7 +83,9 @@ class StateCell:
         self.materialise()
         if self._logical is None:
             assert self._leaves is not None
+            self._check_readable()
             self._foreign = None
+            self._uses += 1
             self._logical = self.strategy.collect_state(self._placed())
         return self._logical
 
@@ -135,6 +146,7 @@ class StateCell:
                 self._leaves[i] = None  # let go of
         self._moved = positions, leaves
         self._logical = None
+        self._uses += 1
 
     def _settle(self) -> None:
         """Moves what was put last to its place."""
@@ -168,13 +180,27 @@ class StateCell:
     def fork(self) -> Self:
         """Another cell with the same state; moving one leaves the other as it is."""
         self.materialise()
-        self._settle()
+        self._check_readable()
         other = type(self)(self.strategy, self._logical)
         if self._leaves is not None:
             other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
             other._impls = self._impls
         other.cls, other.version = self.cls, self.version
         return other
+
+    def lend(self) -> Self:
+        """A fork that may be in use while this cell moves on; `give_back` it at the end."""
+        other = self.fork()
+        self._uses += 1
+        other._lender, self._foreign = (self, self._foreign, self._uses), None
+        return other
+
+    def give_back(self) -> None:
+        """Ends a loan: if the lender did not move, its leaves are its own again."""
+        if self._lender is not None:
+            lender, foreign, uses = self._lender
+            if lender._uses == uses:
+                lender._foreign = foreign
 
     @property
     def form(self) -> Any:

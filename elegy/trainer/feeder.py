@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from elegy.callbacks import CallbackList
-from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, rows, unpack
+from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows, unpack
 from elegy.data.batch import named_leaves
 from elegy.distributed import gather, together
 from elegy.module.levels import level_of
@@ -122,12 +122,17 @@ class Feeder:
             fuse: how many steps go into one execution, or `"auto"`.
 
         Raises:
-            ValueError: when a number does not fit the data.
+            ValueError: when a number does not fit the data, or there is none.
             TypeError: when it is no integer.
         """
         size = checks.positive("validation_batch_size", batch_size, optional=True)
         limit = checks.positive("validation_steps", steps, optional=True)
         if source is None:
+            for name, value in (("validation_batch_size", size), ("validation_steps", limit)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name}={value}, but there is no validation data: pass validation_data or validation_split."
+                    )
             return None
         if size is None and isinstance(source, ArraySource):
             size = self.batch_size
@@ -141,6 +146,12 @@ class Feeder:
         if self.plan is not None:
             return self.plan.steps
         return self.limit or self._known
+
+    def exhausted(self, cursor: Cursor) -> bool:
+        """Whether a pass has no batch left, as far as that is known."""
+        if self.plan is not None:
+            return self.plan.exhausted(cursor.batches, cursor.examples)
+        return cursor.batches == self.steps
 
     @property
     def batch_size(self) -> int | None:
@@ -224,6 +235,8 @@ class Feeder:
         assert plan is not None
         assert isinstance(source, ArraySource)
         source = dataclasses.replace(source, batch=data)
+        if self.exhausted(start):
+            return prefetch((), 0)
         if start.examples:
             steps = None if plan.limit is None else plan.limit - start.batches
             plan = dataclasses.replace(plan, limit=steps, done=start.examples)

@@ -46,12 +46,13 @@ def fit(run: Run) -> None:
                 if validation is not None:
                     logs = _joined(logs, evaluate(trainer, validation, run.callbacks))
                 run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
-        except Exception:
-            ended = "failed"
+        except BaseException:  # a KeyboardInterrupt that a callback or the data raised is no end either
+            ended = interrupts.ending if interrupts.interrupted else "failed"
             raise
         finally:
             trainer.interrupted = interrupts.signal
             run.emit("on_train_end", epoch=max(trainer.epoch - 1, 0), ended=ended or interrupts.ending)
+            trainer.interrupted = interrupts.signal  # which may have come while the end was being saved
 
 
 def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
@@ -84,7 +85,7 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
 def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
     runner = trainer._runner
-    cell = trainer._cell.fork()
+    cell = trainer._cell.lend()  # who iterates may train in between
     waiting: list[tuple[PyTree, Chunk]] = []
     _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
     try:
@@ -100,6 +101,7 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
         while waiting:
             yield from _outputs(runner, *waiting.pop(0))
     finally:
+        cell.give_back()
         _emit(trainer, callbacks, "on_predict_end", "predict", feeder)
 
 

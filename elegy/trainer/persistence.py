@@ -29,12 +29,18 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
     """Everything that a checkpoint of a trainer holds: the state, and the rest in a form fit for JSON.
 
     Raises:
-        CheckpointError: when there is no state yet.
+        CheckpointError: when there is no state yet, or it is ahead of the counters.
         NonFiniteError: when a step before was not finite and the trainer's policy is to act on it: no checkpoint holds
             what came after.
     """
     if not trainer._initialized:
         raise CheckpointError("there is no state to save yet: fit, or call init_on_batch first.")
+    if trainer._run is not None and trainer._run.ahead:
+        raise CheckpointError(
+            f"the state has seen {trainer._run.ahead} steps more than step {trainer.step}, because several run in one "
+            "execution: save at its last step, or declare `batch_hooks_read = 'state'` in the callback that saves, so "
+            "that every step is an execution of its own."
+        )
     if trainer.nonfinite != "skip":
         trainer._watch.settle()
     state = trainer.state
@@ -81,6 +87,7 @@ def _record(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
     feeder = run.feeder
     return {
         "data": data,
+        "validation": _place_of_validation(run),
         "counters": run.state_dict(),
         "steps_per_execution": 1 if feeder.form is None else feeder.form.steps,
         "examples": None if feeder.plan is None else feeder.plan.size,
@@ -88,6 +95,12 @@ def _record(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
         "shuffle": run.plan.shuffle,
         "callbacks": run.callbacks.state_dict(),
     }
+
+
+def _place_of_validation(run: Run) -> dict[str, Any] | None:
+    """Where the iterable of the validation stands; of several processes' shares it is not known."""
+    validation = run.plan.validation
+    return None if validation is None or run.trainer.strategy.processes > 1 else validation.state(0, own=False)
 
 
 def save(
@@ -187,6 +200,8 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
     if saved is not None:
         run.load_state_dict(saved["counters"])
         run.feeder.load_state(saved["data"])
+        if run.plan.validation is not None and run.trainer.strategy.processes == 1:
+            run.plan.validation.load_state(saved.get("validation"))
         run.callbacks.load_state_dict(saved["callbacks"])
     if epochs is not None:
         run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)

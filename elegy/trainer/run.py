@@ -49,11 +49,12 @@ class Before:
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
-        names = ("_initialized", "_held", "_record", "_run", "history", "epoch")
+        names = ("_initialized", "_held", "_record", "_run", "history", "epoch", "step")
         self._attributes: dict[str, Any] = {
             "_cell": trainer._cell.fork(),
             **{name: getattr(trainer, name) for name in names},
         }
+        self._skipped = trainer._watch.skipped
 
     def forget(self) -> None:
         """Lets go of the old state: a step is done."""
@@ -65,6 +66,7 @@ class Before:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is not None and self._attributes and self._attributes["_cell"].readable():
             self._trainer.__dict__.update(self._attributes)
+            self._trainer._watch.skipped = self._skipped
 
 
 class Run:
@@ -80,6 +82,7 @@ class Run:
     Attributes:
         steps: training steps since the run's beginning.
         examples: training examples since the run's beginning.
+        ahead: how many steps of a running execution the state has seen and the counters have not.
         cursor: how much of the running epoch is done; zero between epochs.
         epoch_ended: whether the last epoch saw all of its data.
         reorders: for each time the run went back: the epoch, and after how many of its examples a new order begins.
@@ -93,6 +96,7 @@ class Run:
         self.trainer, self.feeder, self.plan, self.callbacks = trainer, feeder, plan, callbacks
         self.before = before
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
+        self.ahead = 0
         self.first_epoch = trainer.epoch
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
@@ -129,7 +133,7 @@ class Run:
 
     def _may_have_ended(self) -> bool:
         """Whether the running epoch may have no step left, so that its logs are needed to end it."""
-        return self.cursor.batches > 0 and self.feeder.steps in (None, self.cursor.batches)
+        return self.cursor.batches > 0 and (self.feeder.steps is None or self.feeder.exhausted(self.cursor))
 
     def emit(
         self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None, ended: Any = None
@@ -158,7 +162,7 @@ class Run:
         """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""
         if self.trainer.epoch >= self.plan.epochs:
             return False
-        return 0 < self.cursor.batches == self.feeder.steps or not self.over()
+        return (self.cursor.batches > 0 and self.feeder.exhausted(self.cursor)) or not self.over()
 
     def over(self) -> bool:
         """Whether the run ends before the next step."""
@@ -198,7 +202,7 @@ class Run:
                 try:
                     with held:
                         out = runner.run("train", cell, chunk, trainer.epoch)
-                        sizes = chunk.sizes
+                        sizes, self.ahead = chunk.sizes, chunk.count
                         self.before.forget()
                         self.steps += chunk.count
                     if trainer._watch.guards:
@@ -219,7 +223,7 @@ class Run:
             chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
         if trainer.nonfinite in ("raise", "rollback"):
             trainer._watch.settle()
-        self.epoch_ended = not stopped or self.cursor.batches == feeder.steps
+        self.epoch_ended = not stopped or feeder.exhausted(self.cursor)
         return self.logs
 
     def end_epoch(self) -> int:
@@ -236,6 +240,7 @@ class Run:
 
     def _count(self, sizes: tuple[int, ...]) -> None:
         examples = sum(sizes)
+        self.ahead -= len(sizes)
         self.trainer.step += len(sizes)
         self.examples += examples
         self.cursor = Cursor(self.cursor.batches + len(sizes), self.cursor.examples + examples)
@@ -245,7 +250,9 @@ class Run:
         source, seed, epoch = self.feeder.source, self.trainer.seed, self.trainer.epoch
         if not self.plan.shuffle or not isinstance(source, ArraySource):
             return None
-        order = epoch_permutation(seed, epoch, source.size)
+        # Whatever was not finite in the plain order of a later epoch must not come back there either.
+        earlier = sum(which < epoch for which, _ in self.reorders)
+        order = epoch_permutation(seed, epoch, source.size, earlier)
         for attempt, (which, start) in enumerate(self.reorders, 1):
             if which == epoch:  # what was seen before stays seen
                 rest = order[start:]

@@ -12,7 +12,6 @@ import numpy as np
 
 from elegy.callbacks.event import LazyLogs
 from elegy.data import rows
-from elegy.errors import StepError
 from elegy.module import managed
 from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
@@ -314,11 +313,7 @@ class Runner:
         if level_of(type(state), phase) == "core":
             args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
             logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
-            if not hasattr(logs, "items"):
-                raise StepError(
-                    f"{type(state).__name__}.{name} must return (logs, module) with a dict of logs, but the first "
-                    f"element is {managed.describe(logs)}."
-                )
+            managed.check_core_logs(f"{type(state).__name__}.{name}", logs)
             check_unchanged(state, after, f"{type(state).__name__}.{name}")
         else:
             if phase == "train" and self.guard:

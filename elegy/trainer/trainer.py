@@ -263,7 +263,8 @@ class Trainer(OnBatch, Files, Report):
             try:
                 loops.fit(run)
             finally:
-                self._record, self._run = persistence.last_record(run), None
+                self._run = None  # first: callbacks that are asked for their state may fail
+                self._record = persistence.last_record(run)
         return history
 
     def evaluate(
@@ -386,10 +387,9 @@ class Trainer(OnBatch, Files, Report):
     def _adopt(self, cell: StateCell) -> None:
         """Makes a cell the trainer's own; its state is made now if it was only planned."""
         cell.materialise()
-        self._cell, self._initialized = cell, True
-        if self._held is not None:
-            held, self._held = self._held, None
-            held()
+        with Before(self):  # what is held and does not fit goes on waiting
+            held, self._cell, self._initialized, self._held = self._held, cell, True, None
+            _ = held and held()
 
 
 class Model(Trainer):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,3 +145,41 @@ def test_a_run_of_three_thousand_steps_on_eight_devices_finishes(strategy: str) 
     trainer.fit(x, y, epochs=750, batch_size=8, steps_per_execution=1, verbose=0)
     assert trainer.step == 3000
     assert trainer.history.history["loss"][-1] < trainer.history.history["loss"][0]
+
+
+class OwnMean(nn.Module):
+    """Keeps a running mean in a collection of its own."""
+
+    @nn.compact
+    def __call__(self, x, training=False):
+        mean = self.variable("own", "mean", lambda: jnp.zeros(x.shape[-1]))
+        if training and not self.is_initializing():
+            mean.value = 0.5 * mean.value + 0.5 * x.mean(0)
+        return nn.Dense(3)(x)
+
+
+def test_what_a_module_computes_of_its_rows_is_the_same_on_all_devices():
+    x, y = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32), np.arange(24) % 3
+    found = []
+    for strategy in ("jit", DataParallel(4)):
+        trainer = eg.Trainer(OwnMean(), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1), strategy=strategy)
+        trainer.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        found += [np.asarray(part.data) for part in trainer.state.collections["own"]["mean"].addressable_shards]
+    assert len(found) == 5
+    for mean in found[1:]:
+        np.testing.assert_allclose(mean, found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_averages_of_half_precision_do_not_overflow():
+    class Half(eg.ElegyModule):
+        def init(self, key, inputs):
+            return self.replace(params={"w": jnp.ones((5, 3))}, batch_stats={"top": jnp.zeros(5, jnp.float16)})
+
+        def apply(self, key, inputs, training):
+            top = self.replace(batch_stats={"top": jnp.max(inputs, 0).astype(jnp.float16)})
+            return inputs @ self.params["w"], top if training else self
+
+    x = np.full((512, 5), 1_000, np.float32)
+    trainer = eg.Trainer(Half(), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1), strategy=DataParallel(4))
+    trainer.fit(x, np.zeros(512, int), batch_size=512, verbose=0)
+    np.testing.assert_array_equal(trainer.state.batch_stats["top"], np.full(5, 1_000, np.float16))
