@@ -34,13 +34,17 @@ def mixes_rows(function: Callable[[Any, Any], Any], fixed: PyTree, examples: PyT
         >>> mixes_rows(lambda _, x: jax.nn.softmax(x, axis=1), None, x), mixes_rows(lambda _, x: x - x.mean(0), None, x)
         (False, True)
     """
-    one = jax.make_jaxpr(function)(fixed, examples)
-    more = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), examples)
+    count = max((leaf.shape[0] for leaf in jax.tree.leaves(examples)), default=0)
     try:
-        other = jax.make_jaxpr(function)(fixed, more)
+        # Not of one row or none, whose axis broadcasts: then processes with shares of any length decide alike.
+        one, other = (jax.make_jaxpr(function)(fixed, _of(examples, max(count, 2) + more)) for more in (0, 1))
     except Exception:  # it is made for batches of one size
         return True
     return _mixes(one.jaxpr, other.jaxpr)
+
+
+def _of(examples: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), examples)
 
 
 def _mixes(one: Any, other: Any) -> bool:

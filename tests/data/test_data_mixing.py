@@ -59,3 +59,10 @@ def test_rows_apart(function):
 @pytest.mark.parametrize("function", TOGETHER.values(), ids=TOGETHER)
 def test_rows_together(function):
     assert mixes_rows(function, W, X)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_the_number_of_rows_does_not_matter(count):
+    x = jax.ShapeDtypeStruct((count, 4, 4), jnp.float32)
+    assert not mixes_rows(APART["layer norm"], W, x)
+    assert mixes_rows(TOGETHER["mean"], W, x)
