@@ -50,9 +50,14 @@ class Behind:
         """
         self._held.append((work, logs))
         fast = time.monotonic() - self._last < self._seconds
-        while self._held and (not fast or len(self._held) > _MOST or getattr(self._held[0][1], "ready", True)):
+        while self._held and (not fast or self._is_time()):
             self._held.popleft()[0]()
         self._last = time.monotonic()
+
+    def _is_time(self) -> bool:
+        """Whether the oldest reading need wait no longer: where nobody knows better, until the next one comes."""
+        ready = getattr(self._held[0][1], "ready", None)
+        return len(self._held) > (1 if ready is None else _MOST) or bool(ready)
 
     def catch_up(self) -> None:
         """Does what was put off."""

@@ -17,7 +17,7 @@ class LazyLogs(Mapping[str, float]):
 
     Args:
         fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
-        ready: tells whether `fetch` need not wait; where it is None, nobody expects it to.
+        ready: tells whether `fetch` need not wait; None where nobody knows.
 
     Raises:
         TypeError: at the first read, when a value is not a scalar.
@@ -37,9 +37,11 @@ class LazyLogs(Mapping[str, float]):
         self._values: dict[str, float] = {}
 
     @property
-    def ready(self) -> bool:
-        """Whether the values can be read without waiting for the device."""
-        return self._fetch is None or self._ready is None or self._ready()
+    def ready(self) -> bool | None:
+        """Whether the values can be read without waiting for the device; None where nobody knows."""
+        if self._fetch is None:
+            return True
+        return None if self._ready is None else self._ready()
 
     def _read(self) -> dict[str, float]:
         if self._fetch is not None:

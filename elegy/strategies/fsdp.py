@@ -35,7 +35,7 @@ class FSDP(Sharded):
 
     Raises:
         TypeError: as `Sharded`, and when `min_size` is no integer.
-        ValueError: as `Sharded`, and when `min_size` is negative, or no data axis is left.
+        ValueError: as `Sharded`, and when `min_size` is negative.
 
     Example:
         >>> strategy = FSDP({"data": 1}, min_size=4)
@@ -52,11 +52,6 @@ class FSDP(Sharded):
             raise TypeError(f"min_size must be a number of elements, not {self.min_size!r}.")
         if self.min_size < 0:
             raise ValueError(f"min_size must not be negative: {self.min_size}.")
-        if not self.axes:
-            raise ValueError(
-                f"FSDP has no axis to divide batches and state over: the rules name every axis of the mesh "
-                f"{dict(self.mesh.shape)}. Pass `data_axes`, or give the mesh an axis more."  # type: ignore[union-attr]
-            )
 
     def spec(self, path: str, leaf: Any) -> PartitionSpec:
         """Where a leaf lies: by the rules, and along one more dimension over the data axes."""

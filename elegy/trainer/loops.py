@@ -58,7 +58,7 @@ def fit(run: Run) -> None:
 def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
     return LazyLogs(
         lambda: {**logs, **{f"val_{name}": value for name, value in validation.items()}},
-        lambda: all(getattr(part, "ready", True) for part in (logs, validation)),
+        lambda: all(getattr(part, "ready", True) is not False for part in (logs, validation)),
     )
 
 

@@ -50,7 +50,6 @@ class Program:
         changed: positions of the leaves that the step changes.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         closed: the traced step.
-        counts: whether the step uses the indices of its batch and epoch.
         batch_bytes: the bytes of a batch, as one replica sees it.
     """
 
@@ -101,8 +100,6 @@ class Program:
         inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]
         self.changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
-        used = [*self.closed.jaxpr.outvars, *(var for equation in self.closed.jaxpr.eqns for var in equation.invars)]
-        self.counts = any(var is index for var in used for index in inputs[-2:])
 
     def _trace(self, function: Callable, *args: Any) -> tuple[Any, Any]:
         return jax.make_jaxpr(function, axis_env=self.strategy.axis_env or None, return_shape=True)(*args)
@@ -122,16 +119,13 @@ class Program:
     def single(self) -> Callable:
         """An executable `(changed, constant, batch, mask, control) -> (logs or outputs, changed)` for one batch.
 
-        Keys are passed as plain arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches;
-        it is left out where the step does not count, because every argument of a call takes its microseconds.
+        Keys are passed as plain arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches.
         """
 
-        def kernel(changed: Any, constant: Any, batch: Any, mask: Any, *control: Any) -> tuple[Any, Any]:
-            b, e = (control[0][1], control[0][0]) if control else (0, 0)
-            return self._step(changed, constant, batch, mask, b, e)
+        def kernel(changed: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            return self._step(changed, constant, batch, mask, control[1], control[0])
 
-        counted: tuple[Kind, ...] = ("whole",) if self.counts else ()
-        return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", *counted))
+        return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", "whole"))
 
     @property
     def outputs(self) -> PyTree:

@@ -272,15 +272,14 @@ class Runner:
         constant = cell.pick(program.constant)
         changed = cell.take(program.changed) if donate else cell.pick(program.changed)
         mask = None if program.phase == "pred" else chunk.mask
-        single = chunk.kind == "single"
-        control = [np.array([epoch, chunk.first, chunk.count], np.int32)] if program.counts or not single else []
-        if single:
-            out, changed = program.single()(changed, constant, chunk.data, mask, *control)
+        control = np.array([epoch, chunk.first, chunk.count], np.int32)
+        if chunk.kind == "single":
+            out, changed = program.single()(changed, constant, chunk.data, mask, control)
             size = program.batch_bytes
         else:
             room, resident = capacity(chunk), chunk.kind == "resident"
             kernel = program.fused(room, resident=resident)
-            out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, *control)
+            out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         cell.put(program.changed, changed)
         self._wait_for_room(out, size)
