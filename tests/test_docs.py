@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from markdown_blocks import python_blocks, run_blocks
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.fixture(autouse=True)
+def empty_store():
+    """What a page writes to `memory://` is not there for the tests that share its process."""
+    yield
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
