@@ -11,12 +11,16 @@ import tempfile
 # Before JAX starts: XLA's pool of threads must have room for the collectives of several devices.
 os.environ.setdefault("NPROC", "32")
 
-# In the environment, so that the workers of a test run and the processes that tests start share it.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="elegy-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# In the environment, so that the processes which tests start share it. Each worker of a test run has one of its own,
+# because JAX writes entries in place: another worker might read half of one.
+if "ELEGY_TESTS_CACHE" not in os.environ:
+    os.environ["ELEGY_TESTS_CACHE"] = tempfile.mkdtemp(prefix="elegy-tests-")
+    atexit.register(shutil.rmtree, os.environ["ELEGY_TESTS_CACHE"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+    os.environ["ELEGY_TESTS_CACHE"], os.environ.get("PYTEST_XDIST_WORKER", "alone")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 from processes import run_devices as run_devices

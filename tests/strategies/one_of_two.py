@@ -118,6 +118,8 @@ class Whole:
 
 def main() -> None:
     warnings.simplefilter("error")
+    # The other process writes entries of the cache in place, and this one may read half of one.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     jax.config.update("jax_num_cpu_devices", 2)
     port, process, results = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     dies = sys.argv[4:] == ["dies"]

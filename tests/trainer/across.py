@@ -146,6 +146,8 @@ def check(trainer: eg.Trainer, folder: Path, names: Iterable[str]) -> None:
 
 def main() -> None:
     warnings.simplefilter("error")
+    # The other process writes entries of the cache in place, and this one may read half of one.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     jax.config.update("jax_num_cpu_devices", 2)
     port, process, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     eg.distributed.initialize(f"127.0.0.1:{port}", 2, process, initialization_timeout=60, heartbeat_timeout=30)
