@@ -51,7 +51,6 @@ class IterableSource:
         self.taken = 0
         self._passed = 0  # the batches of the last pass that ended
         self._running: Iterator | None = None
-        self._end: int | None = None
         self._open = False  # whether the last pass stopped before its iterator ended
         self._resumed: tuple[Iterator, int] | None = None
 
@@ -70,9 +69,8 @@ class IterableSource:
             ValueError: when the limit is not positive or beyond the data, or the pass has no batch at all.
         """
         name = LIMIT_NAMES.get(self._what, "steps")
-        self._end = self.steps
         if limit is not None:
-            self._end = limit = positive_int(limit, name)
+            limit = positive_int(limit, name)
             if self.steps is not None and limit > self.steps and not self.one_shot:
                 raise ValueError(self._too_short(name, limit, self.steps))
         return self._pass(limit, name)
@@ -97,12 +95,17 @@ class IterableSource:
             self._seen += 1
             self.taken += 1
             yield self._prepared(item)
-        taken, self.taken, self._running = self.taken, 0, None
-        self._passed = taken
+        taken = self.taken
+        self.end()
         if not taken:
             raise ValueError(self._no_batch())
         if limit is not None and taken < limit:
             raise ValueError(self._too_short(name, limit, taken))
+
+    def end(self) -> None:
+        """The running pass is over, though nobody asked it for more after its last batch."""
+        if self.taken:
+            self._passed, self.taken, self._running = self.taken, 0, None
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any]:
         """Where the data stands, fit for JSON: from here `load_state` goes on.
@@ -122,8 +125,7 @@ class IterableSource:
         over = read_to_end and taken >= self._passed  # above: a process's share that ended before the others'
         if read_to_end and not over:
             return {"taken": taken, "seen": self._seen - (self._passed - taken)}
-        ended = taken == 0 and self.taken == self._end  # a pass that was not asked for more after its last batch
-        ahead = 0 if ended or over else self.taken - taken
+        ahead = 0 if over else self.taken - taken
         state: dict[str, Any] = {"taken": min(taken, self._passed) if over else taken, "seen": self._seen - ahead}
         if over:
             state["over"], taken = True, 0
@@ -136,11 +138,15 @@ class IterableSource:
                 state["cut"] = not taken and self._open
         return state
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> bool:
         """Makes the next pass go on where `state` was taken; batches that were read here before do not count.
 
         Args:
             state: what `state` returned, for the same data.
+
+        Returns:
+            Whether that takes another pass than one that was begun here: data that stands where it has to is left
+            alone.
 
         Raises:
             CheckpointError: when the data had a state of its own and offers no way to take it back.
@@ -152,6 +158,9 @@ class IterableSource:
         """
         taken, read = state["taken"], self._seen
         own, of_iterable = state.get("iterator"), state.get("iterable")
+        if own is None and of_iterable is None and not (state["seen"] if self.one_shot else taken):
+            self._seen += state["seen"]
+            return False
         self._seen, self._running = state["seen"], None
         if of_iterable is not None:
             set_state(self._iterable, of_iterable)
@@ -161,22 +170,23 @@ class IterableSource:
         self._passed = taken
         if over and not self.one_shot:
             self._resumed = (iter(()), taken)
-            return
+            return True
         iterator = self._iterator()
         if own is not None:
             set_state(iterator, own)
         elif self.one_shot:
             iterator = self._skip(iterator, max(state["seen"] - read, 0))
+            remedy = f" {_REMEDY}" if self._what == "fit" else ""
             warnings.warn(
-                f"the {type(self._iterable).__name__} given to {self._what} cannot be asked for its position: "
+                f"the position of the {type(self._iterable).__name__} given to {self._what} is not known: "
                 f"{state['seen']} batches of it were read and left aside, as if it began where the interrupted run's "
-                f"did. {_REMEDY}",
+                f"did.{remedy}",
                 stacklevel=2,
             )
         elif taken and of_iterable is None:
             iterator = self._skipped(iterator, taken)
-        if taken or self.one_shot or of_iterable is not None:
-            self._resumed = (iter(()) if over else iterator, taken)
+        self._resumed = (iter(()) if over else iterator, taken)
+        return True
 
     def _skipped(self, iterator: Iterator, count: int) -> Iterator:
         iterable = self._iterable
@@ -234,11 +244,8 @@ class IterableSource:
 
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._seen - 1}: "
-        batch = as_batch(item, where, listed=True)
-        if type(self._iterable) not in (list, tuple):
-            # A loader may fill its next batch into the same buffers, while this one still waits for the device. The
-            # batches of a list exist side by side.
-            batch = copied(batch)
+        # A loader may fill its next batch into the same buffers, while this one still waits for the device.
+        batch = copied(as_batch(item, where, listed=True))
         return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
 
     def _no_batch(self) -> str:

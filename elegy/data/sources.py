@@ -77,17 +77,13 @@ class ArraySource:
             indices: integers of shape (n,), or of any shape such as (steps, n); they count from 0.
 
         Returns:
-            A batch whose leaves have the shape `indices.shape + leaf.shape[1:]`. Rows that lie side by side are
-            views of NumPy arrays, others copies; JAX arrays are gathered on their device.
+            A batch whose leaves have the shape `indices.shape + leaf.shape[1:]`: copies. JAX arrays are gathered on
+            their device.
 
         Example:
             >>> ArraySource.of(np.array([10, 11, 12])).take(np.array([2, 0]))
             array([12, 10])
         """
-        if indices.ndim == 1 and len(indices):
-            first, last = int(indices[0]), int(indices[-1])
-            if last - first == len(indices) - 1 and (np.diff(indices) == 1).all():
-                return self.slice(first, last + 1)
         leaves, treedef = self._flat
         return jax.tree.unflatten(treedef, [_gather(leaf, indices) for leaf in leaves])
 

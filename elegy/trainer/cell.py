@@ -92,7 +92,8 @@ class StateCell:
     def set(self, state: Any) -> None:
         """Takes a state from outside; it stays valid there."""
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
-        self._moved = None
+        self._moved = self._foreign = None
+        self._uses += 1
         self.cls = type(state)
         self.version = next(_VERSIONS)
 
@@ -103,6 +104,7 @@ class StateCell:
             placed = self.strategy.place_state(strong(self._logical))
             self._hold(placed)
             self._foreign = None
+            self._uses += 1
         self._settle()
         assert self._leaves is not None
         return self._leaves
@@ -159,6 +161,7 @@ class StateCell:
         """Takes a placed state that nobody else holds."""
         self._hold(placed)
         self._logical, self._struct, self._foreign = None, None, set()
+        self._uses += 1
         self.cls = type(placed)
         self.version = next(_VERSIONS)
 

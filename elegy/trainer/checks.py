@@ -170,18 +170,11 @@ def can_run(cell: StateCell, phase: Any) -> None:
         raise high_level.missing(module, phase)
 
 
-def _outputs(training: bool) -> Callable[[Any, PyTree], PyTree]:
-    return lambda module, inputs: high_level.apply(module, jax.random.key(0), inputs, training)[0]
-
-
-# Made once, because JAX remembers what it traced by the function: a second fit need not trace the module again.
-_OUTPUTS = {"train": _outputs(True), "test": _outputs(False)}
-
-
 def labels(
     cell: StateCell,
     phase: Any,
     batch: Batch,
+    outputs_of: Callable[[PyTree], PyTree],
     whole: Batch | None = None,
     class_weight: Mapping[int, float] | None = None,
 ) -> None:
@@ -191,6 +184,7 @@ def labels(
         cell: holds the state.
         phase: `"train"` or `"test"`.
         batch: a batch of arrays.
+        outputs_of: from inputs to the structure of the phase's outputs.
         whole: all of the data, where it is at hand: then all of its labels are looked at.
         class_weight: weights by class, whose keys must be classes.
 
@@ -204,7 +198,7 @@ def labels(
     inputs, target, weight = unpack(batch)
     if target is None:
         return
-    preds = jax.eval_shape(_OUTPUTS[phase], module, inputs)
+    preds = outputs_of(inputs)
     if class_weight is not None:
         _weighed_classes(class_weight, target, preds)
     count, outputs = rows(batch), jax.tree.leaves(preds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
 import math
@@ -12,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.callbacks import CallbackList
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows, unpack
 from elegy.data.batch import named_leaves
 from elegy.distributed import gather, together
@@ -191,10 +191,14 @@ class Feeder:
         """
         return self.source.state(taken, own=own) if isinstance(self.source, IterableSource) else None
 
+    def end(self) -> None:
+        """The running pass is over."""
+        if isinstance(self.source, IterableSource):
+            self.source.end()
+
     def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Makes the next pass go on where `state` was taken."""
-        if state is not None and isinstance(self.source, IterableSource):
-            self.source.load_state(state)
+        if state is not None and isinstance(self.source, IterableSource) and self.source.load_state(state):
             self._pass, self._placed_at = self.source.batches(self.limit), True
 
     def chunks(
@@ -235,6 +239,9 @@ class Feeder:
         assert plan is not None
         assert isinstance(source, ArraySource)
         source = dataclasses.replace(source, batch=data)
+        if self.phase == "train" and order is None and source.on_host:
+            # Copies as after shuffling: steps may still read slices of the user's arrays when callbacks hear of them.
+            order = np.arange(source.size)
         if self.exhausted(start):
             return prefetch((), 0)
         if start.examples:
@@ -291,7 +298,8 @@ class Feeder:
     def _check_labels(self, cell: StateCell, batch: Batch) -> None:
         if self.phase != "pred" and rows(batch):
             whole = self.source.batch if isinstance(self.source, ArraySource) else None
-            checks.labels(cell, self.phase, batch, whole, self.source.class_weight)
+            outputs_of = functools.partial(self.runner.outputs, self.phase, cell)
+            checks.labels(cell, self.phase, batch, outputs_of, whole, self.source.class_weight)
 
     def prepare(self, cell: StateCell) -> StateCell:
         """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled.
@@ -370,25 +378,3 @@ def _aligned_copy(array: np.ndarray) -> np.ndarray:
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     np.copyto(copy, array)
     return copy
-
-
-def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:
-    """Turns fusing off where callbacks look at the state after each step.
-
-    Args:
-        callbacks: the callbacks of the call.
-        fuse: what was asked for, a number of steps or `"auto"`.
-        phase: `"train"` or `"test"`.
-    """
-    readers = callbacks.state_readers(phase, undeclared=fuse == "auto")
-    if readers and fuse != 1:
-        level = logging.INFO if fuse == "auto" else logging.WARNING
-        logger.log(
-            level,
-            "steps_per_execution=%r: every step runs in an execution of its own, because the batch hooks of %s may "
-            "read the state after each step. Declare `batch_hooks_read = 'logs'` where they do not.",
-            fuse,
-            ", ".join(readers),
-        )
-        return 1
-    return fuse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ class OnBatch:
         self._runner.takes_batches[phase] = True
         cell = self._planned(batch)
         if phase != "pred":
-            checks.labels(cell, phase, batch)
+            checks.labels(cell, phase, batch, functools.partial(self._runner.outputs, phase, cell))
         if self._runner.compiles(cell.cls, phase):
             self._runner.program(phase, cell, structure(unpack(batch)[0] if phase == "pred" else batch), None)
         self._adopt(cell)

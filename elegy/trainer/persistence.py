@@ -192,19 +192,28 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
     Raises:
         CheckpointError: when the checkpoint is of another run, or does not fit the state.
     """
-    trainer = run.trainer
-    check_same_run(run, trainer.seed, metadata, found.path)
-    load(trainer, found, metadata)
+    load_run(run, found, metadata)
     run.resumed = found.path
+    saved = metadata["run"]
+    if saved is not None and run.plan.validation is not None and run.trainer.strategy.processes == 1:
+        run.plan.validation.load_state(saved.get("validation"))
+    if epochs is not None:
+        run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
+
+
+def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
+    """Puts a run, its data and its callbacks where a checkpoint left them; validation data stays where it is.
+
+    Raises:
+        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+    """
+    check_same_run(run, run.trainer.seed, metadata, found.path)
+    load(run.trainer, found, metadata)
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
         run.feeder.load_state(saved["data"])
-        if run.plan.validation is not None and run.trainer.strategy.processes == 1:
-            run.plan.validation.load_state(saved.get("validation"))
         run.callbacks.load_state_dict(saved["callbacks"])
-    if epochs is not None:
-        run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
 
 
 def tell_resumed(run: Run) -> None:

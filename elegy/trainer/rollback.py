@@ -66,7 +66,7 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
     logger.warning("%s The run goes back to %s and on with a new order of the data.", error, path)
     reorders = run.reorders
     with opened(path) as found:
-        persistence.resume(run, found, store.read_metadata(found), None)
+        persistence.load_run(run, found, store.read_metadata(found))
     run.reorders = [*reorders, (trainer.epoch, run.cursor.examples)]
 
 

@@ -236,6 +236,7 @@ class Run:
         if self.epoch_ended:
             self.trainer.epoch += 1
             self.cursor = Cursor()
+            self.feeder.end()
         return index
 
     def _count(self, sizes: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 
 from elegy.callbacks.event import LazyLogs
 from elegy.data import rows
-from elegy.module import managed
+from elegy.module import high_level, managed
 from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
@@ -102,6 +103,7 @@ class Runner:
         self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
         self._masks: dict[Any, bool] = {}
+        self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
         self.takes_batches: dict[str, bool] = {}  # phases whose batches, and so their shapes, are the user's own
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
@@ -175,6 +177,18 @@ class Runner:
         if key not in self._masks:
             self._masks[key] = can_mask(cell.struct, phase, batch)
         return self._masks[key]
+
+    def outputs(self, phase: Literal["train", "test"], cell: StateCell, inputs: PyTree) -> PyTree:
+        """The structure of what the high-level step of a phase computes from inputs, before losses."""
+        key = (phase, _key(cell.struct), batch_key(inputs))
+        if key not in self._outputs:
+            training = phase == "train"
+            self._outputs[key] = jax.eval_shape(
+                lambda module, given: high_level.apply(module, jax.random.key(0), given, training)[0],
+                cell.struct,
+                inputs,
+            )
+        return self._outputs[key]
 
     def program(self, phase: CompiledPhase, cell: StateCell, batch: PyTree, mask: PyTree | None) -> Program:
         """The program for the state's and the batch's structure; traced at the first need."""
@@ -282,7 +296,8 @@ class Runner:
             out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         cell.put(program.changed, changed)
-        self._wait_for_room(out, size)
+        if program.phase != "pred":  # whoever predicts reads the outputs soon, and they may be large
+            self._wait_for_room(out, size)
         return out
 
     def _check_logs(self, phase: str, names: list[str]) -> None:
@@ -303,7 +318,9 @@ class Runner:
         if most is not None:
             self._in_flight.append(out)
             while len(self._in_flight) > most:
-                jax.block_until_ready(self._in_flight.popleft())
+                # An execution that failed says so to whoever reads what it computed; perhaps somebody did long ago.
+                with contextlib.suppress(Exception):
+                    jax.block_until_ready(self._in_flight.popleft())
 
     def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:
         state = cell.get()

@@ -19,10 +19,10 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loops, persistence, rollback
+from elegy.trainer import checks, fusing, loops, persistence, rollback
 from elegy.trainer.cell import StateCell
 from elegy.trainer.compilation import keep_compiled
-from elegy.trainer.feeder import Feeder, fuse_with
+from elegy.trainer.feeder import Feeder
 from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
@@ -224,7 +224,7 @@ class Trainer(OnBatch, Files, Report):
         history = History()
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
         asked = checks.fusing(steps_per_execution)
-        fuse = fuse_with(listeners, asked, "train")
+        fuse = fusing.fuse_with(listeners, asked, "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
         with contextlib.ExitStack() as reading, Before(self) as before:
             found = reading.enter_context(persistence.resumed_from(resume, listeners))
@@ -300,7 +300,7 @@ class Trainer(OnBatch, Files, Report):
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="evaluate",
-            fuse=fuse_with(listeners, "auto", "test"),
+            fuse=fusing.fuse_with(listeners, "auto", "test"),
             once=True,
         )
         self._prepare(feeder)
@@ -352,7 +352,7 @@ class Trainer(OnBatch, Files, Report):
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="predict",
-            fuse=fuse_with(listeners, "auto", "predict"),
+            fuse=fusing.fuse_with(listeners, "auto", "predict"),
             once=True,
         )
         self._prepare(feeder)

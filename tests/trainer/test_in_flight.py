@@ -3,6 +3,9 @@
 import threading
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from boring_modules import High, assert_same_bits, host, regression, trainer_of
 
@@ -45,3 +48,80 @@ def test_no_thread_takes_the_cores_of_the_cpu():
     x, y = regression(120_000)  # batches of over a megabyte, which other backends have gathered ahead
     trainer_of(High).fit(x, y, batch_size=60_000, epochs=2, steps_per_execution=1, callbacks=[threads], verbose=0)
     assert "elegy-prefetch" not in threads.seen
+
+
+def test_predictions_that_were_taken_leave_the_device(monkeypatch):
+    monkeypatch.setattr(runner, "IN_FLIGHT_BYTES", 4 * BYTES)
+    trainer = trainer_of(High)
+    trainer.predict(X, batch_size=8)
+    before = sum(array.nbytes for array in jax.live_arrays())
+    trainer.predict(X, batch_size=8)
+    assert sum(array.nbytes for array in jax.live_arrays()) <= before
+
+
+class Flaky(eg.ElegyModule):
+    """A sum that the host refuses to compute while `broken` holds something."""
+
+    def init(self, key, inputs):
+        return self.replace(params={"w": jnp.zeros(())})
+
+    def apply(self, key, inputs, training):
+        def on_the_host(total):
+            if BROKEN:
+                raise RuntimeError("boom")
+            return np.asarray(total)
+
+        total = jax.pure_callback(on_the_host, jax.ShapeDtypeStruct((), jnp.float32), inputs.sum())
+        return inputs[:, :2] * 0 + total, self
+
+
+BROKEN: list[bool] = []
+
+
+def test_an_execution_that_failed_does_not_fail_later_ones(monkeypatch):
+    monkeypatch.setattr(runner, "IN_FLIGHT_BYTES", 4 * BYTES)
+    trainer = eg.Trainer(Flaky(), eg.losses.MeanSquaredError())
+    data = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 80, 8)]
+    expected = trainer.evaluate(data)
+    for call in (lambda: trainer.evaluate(data), lambda: trainer.predict(X, batch_size=8)):
+        BROKEN.append(True)
+        with pytest.raises(Exception, match="boom"):
+            call()
+        BROKEN.clear()
+        for _ in range(6):
+            call()
+        assert trainer.evaluate(data) == expected
+
+
+@pytest.mark.parametrize("how", ["arrays", "list"])
+def test_the_users_arrays_may_change_once_an_epoch_is_over(how):
+    """On the CPU, steps share the memory of aligned arrays; queued ones must not see what comes into it later."""
+
+    def aligned(array):
+        buffer = np.empty(array.nbytes + 64, np.uint8)
+        start = -buffer.ctypes.data % 64
+        copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        copy[:] = array
+        return copy
+
+    class Slow(eg.ElegyModule):
+        def init(self, key, inputs):
+            return self.replace(params={"w": jnp.full((256, 256), 1e-3)})
+
+        def apply(self, key, inputs, training):
+            outputs = inputs
+            for _ in range(40):
+                outputs = outputs @ self.params["w"]
+            return outputs, self
+
+    x = np.random.default_rng(0).random((1024, 256), np.float32)
+
+    def loss(change):
+        inputs = aligned(x)
+        data = inputs if how == "arrays" else [(inputs[i : i + 128], inputs[i : i + 128]) for i in range(0, 1024, 128)]
+        labels = {"labels": inputs, "batch_size": 128, "shuffle": False} if how == "arrays" else {}
+        double = eg.callbacks.LambdaCallback(on_epoch_end=lambda event: np.multiply(inputs, change, out=inputs))
+        trainer = eg.Trainer(Slow(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.0))
+        return trainer.fit(data, **labels, callbacks=[double], steps_per_execution=1, verbose=0).history["loss"]
+
+    assert loss(100) == loss(1)

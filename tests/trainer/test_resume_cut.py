@@ -89,23 +89,65 @@ class Validation:
         return regression(8, seed=self.count)
 
 
-@pytest.mark.filterwarnings("ignore:the Validation given to validation cannot be asked")
-def test_the_validation_goes_on_where_it_was(tmp_path):
-    def fit(trainer, **kwargs):
-        trainer.fit(
-            X, Y, batch_size=20, epochs=4, validation_data=Validation(), validation_steps=2, verbose=0, **kwargs
-        )
+class Loader:
+    """Gives its batches in another order each time, as loaders do that shuffle."""
 
+    def __init__(self):
+        self.random = np.random.default_rng(0)
+
+    def __iter__(self):
+        return iter([regression(8, seed=int(seed)) for seed in self.random.permutation(6)])
+
+
+def validated(trainer, validation, **kwargs):
+    trainer.fit(X, Y, batch_size=20, epochs=4, validation_data=validation, validation_steps=2, verbose=0, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:the position of the Validation given to validation")
+@pytest.mark.parametrize(
+    ("hook", "step"), [("on_train_batch_end", 2), ("on_train_batch_end", 7), ("on_epoch_begin", 4)]
+)
+def test_the_validation_goes_on_where_it_was(tmp_path, hook, step):
     def stop(event):
-        if event.epoch == 2:
+        if event.step == step:
+            raise RuntimeError("enough")
+
+    def saves():
+        return ModelCheckpoint(tmp_path, every=eg.Every(steps=1))
+
+    whole, resumed = trainer_of(High), trainer_of(High)
+    validated(whole, Validation())
+    with pytest.raises(CallbackError, match="enough"):
+        validated(trainer_of(High), Validation(), callbacks=[saves(), LambdaCallback(**{hook: stop})])
+    validated(resumed, Validation(), resume="auto", callbacks=[saves()])
+    assert resumed.history.history == whole.history.history
+
+
+def test_a_loader_that_is_resumed_before_its_first_validation_is_iterated_as_often(tmp_path):
+    def stop(event):
+        if event.step == 2:
             raise RuntimeError("enough")
 
     whole, resumed = trainer_of(High), trainer_of(High)
-    fit(whole)
+    validated(whole, Loader())
     with pytest.raises(CallbackError, match="enough"):
-        fit(trainer_of(High), callbacks=[LambdaCallback(on_epoch_begin=stop), ModelCheckpoint(tmp_path)])
-    fit(resumed, resume="auto", callbacks=[ModelCheckpoint(tmp_path)])
+        saves = ModelCheckpoint(tmp_path, every=eg.Every(steps=1))
+        validated(trainer_of(High), Loader(), callbacks=[saves, LambdaCallback(on_train_batch_end=stop)])
+    validated(resumed, Loader(), resume=tmp_path)
     assert resumed.history.history == whole.history.history
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_iterator_of_which_nothing_was_used_begins_at_its_beginning(tmp_path, steps):
+    def fit(trainer, **kwargs):
+        trainer.fit((regression(8, seed=k) for k in range(9)), steps_per_epoch=steps, epochs=3, verbose=0, **kwargs)
+
+    for hook in ("on_train_begin", "on_train_batch_begin"):
+        whole, resumed = trainer_of(High), trainer_of(High)
+        path = tmp_path / hook
+        fit(whole, callbacks=[LambdaCallback(**{hook: lambda e, path=path: path.exists() or e.trainer.save(path)})])
+        fit(resumed, resume=path)
+        assert resumed.history.history == whole.history.history, hook
 
 
 class Wider(eg.ElegyModule):

@@ -73,6 +73,21 @@ def test_parts_of_a_state_stay_readable_too():
     assert all(not leaf.is_deleted() for leaf in jax.tree.leaves(momentum))
 
 
+def test_a_state_that_was_assigned_while_predictions_were_read_stays_valid():
+    trainer = trainer_of(High)
+    fit(trainer)
+    outputs = trainer.predict_iter(X, batch_size=4)
+    mine = jax.tree.map(jnp.array, trainer.state)
+    values = host(mine)
+    fit(trainer)
+    trainer.state = mine
+    next(outputs)
+    trainer.test_on_batch(X[:8], Y[:8])
+    assert len(list(outputs)) > 1
+    fit(trainer)
+    assert_same_bits(host(mine), values)
+
+
 @pytest.mark.parametrize("level", [High, Managed])
 def test_a_run_that_hands_out_nothing_reuses_the_states_buffers(level):
     """The counterpart: without readers the old buffers are really given up."""
