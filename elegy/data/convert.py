@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -186,13 +187,29 @@ def _checked(array: np.ndarray, name: str) -> Array:
     )
 
 
+_FITTING: dict[int, weakref.ref[np.ndarray]] = {}
+"""By its id, each array of a file opened only for reading whose values all fit: it is read through once."""
+_BLOCK = 2**17  # values, which stay in the processor's cache between the search for the least and for the greatest
+
+
 def _beyond_32_bits(array: np.ndarray) -> int | None:
     """A value that JAX would cut off, if there is one."""
     dtype = array.dtype
     if dtype.itemsize != 8 or dtype.kind not in "iu" or not array.size or jax.dtypes.canonicalize_dtype(dtype) == dtype:
         return None
-    fits = np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
-    low, high = array.min(), array.max()
-    if fits.min <= low and high <= fits.max:
+    key = id(array)
+    known = _FITTING.get(key)
+    if known is not None and known() is array:
         return None
-    return int(high if high > fits.max else low)
+    fits = np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
+    as_stored = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    values = np.atleast_1d(array.transpose(as_stored))
+    step = max(1, _BLOCK * len(values) // values.size)
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
+        low, high = int(block.min()), int(block.max())
+        if low < fits.min or high > fits.max:
+            return high if high > fits.max else low
+    if isinstance(array, np.memmap) and array.mode == "r":  # no other array can change the values either
+        _FITTING[key] = weakref.ref(array, lambda _: _FITTING.pop(key, None))
+    return None

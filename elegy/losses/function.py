@@ -9,10 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
-from elegy.losses.loss import Loss
+from elegy.losses.loss import EXAMPLES, Loss
 from elegy.losses.shapes import makes_outer
 from elegy.names import name_of
 from elegy.pytree import Static, static_field
+
+
+class _Function(Static[Callable[..., Any]]):
+    """A function, and by the shapes of target and predictions whether it compares every example with every other."""
+
+    __slots__ = ("outer",)
+
+    def __init__(self, value: Callable[..., Any]):
+        super().__init__(value)
+        self.outer: dict[Any, bool] = {}
 
 
 class FunctionLoss(Loss):
@@ -37,9 +47,9 @@ class FunctionLoss(Loss):
     def __post_init__(self) -> None:
         """Wraps the function and names the loss after it."""
         function = self.function
-        if isinstance(function, Static):
-            function = function.value
-        vars(self).update(function=Static(function), name=self.name or name_of(function))
+        if not isinstance(function, _Function):
+            function = _Function(function.value if isinstance(function, Static) else function)
+        vars(self).update(function=function, name=self.name or name_of(function.value))
         super().__post_init__()
 
     @property
@@ -56,10 +66,14 @@ class FunctionLoss(Loss):
         return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
 
     def _check_outer(self, kwargs: dict[str, Any]) -> None:
-        target, preds = kwargs.get("target"), kwargs.get("preds")
-        if target is None or preds is None:
+        examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}
+        if not {"target", "preds"} <= examples.keys():
             return
-        if makes_outer(lambda t, p: self.call(**{**kwargs, "target": t, "preds": p}), target, preds):
+        target, preds = examples["target"], examples["preds"]
+        known, shapes = self.function.outer, (getattr(target, "shape", None), getattr(preds, "shape", None))
+        if shapes not in known:
+            known[shapes] = makes_outer(lambda examples: self.call(**{**kwargs, **examples}), examples)
+        if known[shapes]:
             raise ValueError(
                 f"the function {self.name!r} broadcasts target of shape {target.shape} and preds of shape "
                 f"{preds.shape}, which compares every example with every other. Give both the same shape, for example "

@@ -17,7 +17,7 @@ from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_w
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
 
-_EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
+EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
 """Arguments whose arrays have one row an example."""
 
 
@@ -170,9 +170,9 @@ class Loss(Pytree):
         shape = jax.eval_shape(lambda available: self.values(**available), kwargs).shape
         if not shape or shape[0] != batch_size:
             return False
-        examples = {name: kwargs[name] for name in _EXAMPLES if kwargs.get(name) is not None}
-        fixed = {name: value for name, value in kwargs.items() if name not in _EXAMPLES}
-        return not mixes_rows(lambda fixed, examples: self.values(**fixed, **examples), fixed, examples)
+        examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}
+        fixed = {name: value for name, value in kwargs.items() if name not in EXAMPLES}
+        return not mixes_rows(lambda fixed, examples: self.values(**fixed, **examples), fixed, examples, batch_size)
 
     def target_check(self, target: Any, preds: Any) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elegy.data.mixing import rows_meet, with_rows
+
 
 def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
     """Makes target and predictions arrays of one shape, in the predictions' dtype, at least float32.
@@ -54,37 +56,41 @@ def mean_over_features(values: jax.Array) -> jax.Array:
     return values.mean(axis=-1) if values.ndim > 1 else values
 
 
-def makes_outer(function: Callable[[Any, Any], Any], target: Any, preds: Any) -> bool:
+def makes_outer(function: Callable[[dict[str, Any]], Any], examples: dict[str, Any]) -> bool:
     """Whether a function falls into a trap of broadcasting: `(B,)` against `(B, 1)` makes `(B, B)`.
 
-    Where the shapes differ by one axis of size 1, the function is traced, and what it makes on its way looked at.
+    Where the shapes of target and predictions differ by one axis of size 1, the function is traced, and what it makes
+    on its way looked at: the trap is an array with examples along two axes.
 
     Args:
-        function: of target and predictions.
-        target: ground truth.
-        preds: predictions.
+        function: of a dict as `examples`.
+        examples: all that has one row an example, `target` and `preds` among it.
+
+    Returns:
+        False, too, for a function that cannot be traced: one of NumPy.
 
     Example:
-        >>> makes_outer(lambda t, p: jnp.mean((t - p) ** 2), jnp.zeros(3), jnp.zeros((3, 1)))
+        >>> examples = {"target": jnp.zeros(3), "preds": jnp.zeros((3, 1))}
+        >>> makes_outer(lambda x: jnp.mean((x["target"] - x["preds"]) ** 2), examples)
         True
-        >>> makes_outer(lambda t, p: jnp.mean((t - p[:, 0]) ** 2), jnp.zeros(3), jnp.zeros((3, 1)))
+        >>> makes_outer(lambda x: jnp.mean((x["target"] - x["preds"][:, 0]) ** 2), examples)
         False
     """
-    shapes = [tuple(one.shape) for one in (target, preds) if hasattr(one, "shape")]
-    if len(shapes) < 2 or not (shapes[0] == (*shapes[1], 1) or shapes[1] == (*shapes[0], 1)):
+    pair = {name: examples[name] for name in ("target", "preds")}
+    if not all(hasattr(one, "shape") for one in pair.values()):
+        return False
+    target, preds = (tuple(one.shape) for one in pair.values())
+    if target != (*preds, 1) and preds != (*target, 1):
         return False
     try:
-        outer = jnp.broadcast_shapes(*shapes)
+        outer = jnp.broadcast_shapes(target, preds)
     except ValueError:  # they do not broadcast
         return False
-    return outer not in shapes and _makes(jax.make_jaxpr(function)(target, preds).jaxpr, outer)
 
+    def longer(one: Any) -> jax.ShapeDtypeStruct:
+        """Along a second axis, too, where one that is as long by chance makes the shapes broadcast."""
+        return jax.ShapeDtypeStruct(tuple(n + (n == count) for n in one.shape), one.dtype)
 
-def _makes(jaxpr: Any, shape: tuple[int, ...]) -> bool:
-    for equation in jaxpr.eqns:
-        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-        if any(var.aval.shape == shape for var in equation.outvars if hasattr(var.aval, "shape")):
-            return True
-        if any(_makes(one, shape) for one in inner if hasattr(one, "eqns")):
-            return True
-    return False
+    count = target[0]
+    more = {**with_rows(examples, count, count + 1), **{name: longer(one) for name, one in pair.items()}}
+    return outer not in (target, preds) and rows_meet(function, examples, more)

@@ -41,7 +41,7 @@ def can_mask(module: Any, phase: Literal["train", "test", "pred"], batch: Batch)
         return preds, state
 
     preds, state = jax.eval_shape(outputs, module, inputs)
-    if any(moved) or mixes_rows(lambda module, inputs: outputs(module, inputs)[0], module, inputs):
+    if any(moved) or mixes_rows(lambda module, inputs: outputs(module, inputs)[0], module, inputs, count):
         return False
     if phase == "pred":
         return all(leaf.ndim > 0 and leaf.shape[0] == count for leaf in jax.tree.leaves(preds))

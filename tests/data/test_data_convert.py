@@ -113,12 +113,14 @@ FITTING = [
     np.array([0, 2**32 - 1], np.uint64),
     np.zeros((0, 2), np.int64),
     np.array([2.0**40]),
+    np.array(7),
 ]
 BEYOND = [
     (np.array([[0, 2**31]]), 2**31),
     (np.array([-(2**31) - 1, 0]), -(2**31) - 1),
     (np.array([0, 2**32], np.uint64), 2**32),
     (np.array([0, 2**40], ">i8"), 2**40),
+    (np.array(2**40), 2**40),
     ([0, 2**40], 2**40),
     (Tensor([0, 2**40]), 2**40),
 ]
@@ -130,13 +132,70 @@ def test_integers_that_fit_into_32_bits_stay_what_they_are(array):
     np.testing.assert_array_equal(jnp.asarray(array), array)
 
 
-@pytest.mark.parametrize(("given", "value"), BEYOND, ids=["int64", "negative", "uint64", "swapped", "list", "tensor"])
+@pytest.mark.parametrize(
+    ("given", "value"), BEYOND, ids=["int64", "negative", "uint64", "swapped", "scalar", "list", "tensor"]
+)
 def test_integers_that_jax_would_cut_off_are_named(given, value):
     with pytest.raises(ValueError, match=rf"batch 2: labels/ids contains {value}, .*'jax_enable_x64', True.*floats"):
         as_batch((np.zeros(2), {"ids": given}), "batch 2: ")
     with jax.enable_x64(True):
         labels = as_batch((np.zeros(2), {"ids": given}))[1]["ids"]
         np.testing.assert_array_equal(jnp.asarray(labels), np.asarray(given))
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """How many values of files were looked at for the least of them."""
+    seen = []
+
+    def least(self):
+        seen.append(self.size)
+        return np.ndarray.min(self)
+
+    monkeypatch.setattr(np.memmap, "min", least)
+    return seen
+
+
+def test_a_file_is_read_through_once(tmp_path, read):
+    values = np.random.default_rng(0).integers(0, 50_000, 300_000)
+    np.save(tmp_path / "tokens.npy", values)
+    tokens = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+    assert as_arrays(tokens) is tokens
+    assert sum(read) == len(values)
+    assert max(read) < len(values)
+    assert as_batch((tokens, tokens))[0] is tokens
+    assert sum(read) == len(values)
+
+
+def test_a_file_that_may_change_is_read_again(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.arange(10))
+    tokens = np.load(tmp_path / "tokens.npy", mmap_mode="r+")
+    assert as_arrays(tokens) is tokens
+    tokens[3] = 2**31
+    with pytest.raises(ValueError, match=f"inputs contains {2**31}"):
+        as_arrays(tokens)
+
+
+def test_what_was_read_of_one_file_says_nothing_of_another(tmp_path):
+    np.save(tmp_path / "small.npy", np.arange(10))
+    np.save(tmp_path / "large.npy", np.arange(10) + 2**31)
+    for _ in range(20):  # arrays that are gone leave their place in memory to others
+        as_arrays(np.load(tmp_path / "small.npy", mmap_mode="r"))
+        with pytest.raises(ValueError, match=f"inputs contains {2**31 + 9}"):
+            as_arrays(np.load(tmp_path / "large.npy", mmap_mode="r"))
+
+
+@pytest.mark.parametrize("at", [0, 131_071, 131_072, 299_999])
+@pytest.mark.parametrize("view", [np.asarray, np.transpose, lambda a: a[::-1], lambda a: a.reshape(3, -1, 100)[:, ::2]])
+def test_values_beyond_32_bits_are_found_wherever_they_lie(at, view):
+    array = np.zeros((3000, 100), np.int64)
+    array.reshape(-1)[at] = -(2**40)
+    seen = view(array)
+    if (seen < 0).any():
+        with pytest.raises(ValueError, match=rf"inputs contains {-(2**40)}"):
+            as_arrays(seen)
+    else:
+        assert as_arrays(seen) is seen
 
 
 def test_batches_keep_their_form():

@@ -130,9 +130,9 @@ def test_a_loader_that_is_resumed_before_its_first_validation_is_iterated_as_oft
 
     whole, resumed = trainer_of(High), trainer_of(High)
     validated(whole, Loader())
+    stopped = [ModelCheckpoint(tmp_path, every=eg.Every(steps=1)), LambdaCallback(on_train_batch_end=stop)]
     with pytest.raises(CallbackError, match="enough"):
-        saves = ModelCheckpoint(tmp_path, every=eg.Every(steps=1))
-        validated(trainer_of(High), Loader(), callbacks=[saves, LambdaCallback(on_train_batch_end=stop)])
+        validated(trainer_of(High), Loader(), callbacks=stopped)
     validated(resumed, Loader(), resume=tmp_path)
     assert resumed.history.history == whole.history.history
 

@@ -1,0 +1,78 @@
+"""The look for comparisons of every example with every other sees nothing else, and runs once for every shape."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elegy.losses import FunctionLoss
+
+rng = np.random.default_rng(0)
+
+
+def squares(target, preds, parameters):
+    return (target - preds[:, 0]) ** 2 + 1e-3 * sum(jnp.sum(p**2) for p in jax.tree.leaves(parameters))
+
+
+@pytest.mark.parametrize("count", [2, 31, 32, 33])
+def test_a_width_that_is_the_number_of_rows_by_chance(count):
+    target, preds = rng.normal(size=count).astype("f4"), rng.normal(size=(count, 1)).astype("f4")
+    kernel = jnp.asarray(rng.normal(size=(32, 32)), jnp.float32)
+    expected = np.mean((target - preds[:, 0]) ** 2) + 1e-3 * np.sum(kernel**2)
+    value = FunctionLoss(squares)(target=target, preds=preds, parameters={"kernel": kernel})
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def by_bins(target, preds):
+    """Each example against a table that is as wide as the batch is long."""
+    return jnp.mean((preds - jnp.arange(4.0)) ** 2, axis=-1) - target
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_examples_by_columns_are_no_examples_by_examples(count):
+    target, preds = rng.normal(size=count).astype("f4"), rng.normal(size=(count, 1)).astype("f4")
+    expected = np.mean((preds - np.arange(4)) ** 2, axis=-1) - target
+    np.testing.assert_allclose(FunctionLoss(by_bins)(target=target, preds=preds), expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 4, 32])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_trap_is_found_for_every_number_of_rows(count, compiled):
+    loss = FunctionLoss(lambda target, preds, sample_weight: sample_weight * jnp.abs(target - preds).mean(-1))
+    call = jax.jit(lambda t, p, w: loss(target=t, preds=p, sample_weight=w)) if compiled else loss
+    arguments = (jnp.ones(count), jnp.ones((count, 1)), jnp.ones(count))
+    with pytest.raises(ValueError, match="compares every example with every other"):
+        call(*arguments) if compiled else call(arguments[0], arguments[1], sample_weight=arguments[2])
+
+
+def test_functions_of_numpy():
+    def error(target, preds):
+        return float(np.mean(np.abs(np.asarray(target) - np.asarray(preds)[:, 0])))
+
+    target, preds = rng.normal(size=4), rng.normal(size=(4, 1))
+    value = FunctionLoss(error)(target=target, preds=preds)
+    np.testing.assert_allclose(value, np.abs(target - preds[:, 0]).mean(), rtol=1e-6)
+
+
+def test_the_look_is_taken_once_for_every_shape():
+    calls = []
+
+    def error(target, preds):
+        calls.append(type(target))
+        return jnp.abs(target - preds[:, 0])
+
+    loss = FunctionLoss(error)
+
+    def run(count):
+        before = len(calls)
+        # A step passes the loss through JAX, which makes another object of it.
+        again = jax.tree.unflatten(*reversed(jax.tree.flatten(loss)))
+        again(target=jnp.ones(count), preds=jnp.ones((count, 1)))
+        return len(calls) - before
+
+    first = run(4)
+    assert [run(4), run(4)] == [1, 1]
+    assert run(5) == first > 1
+    assert [run(4), run(5)] == [1, 1]
