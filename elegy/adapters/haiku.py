@@ -115,7 +115,10 @@ class HaikuModule(ElegyModule):
     def _takes_key(self) -> bool:
         """Whether `apply` takes a key, which `hk.without_apply_rng` takes away."""
         init, apply = (list(inspect.signature(f).parameters.values()) for f in self.transformed)
-        if apply[0].kind == inspect.Parameter.VAR_POSITIONAL or "rng" in [p.name for p in apply[1:3]]:
+        if "rng" in [p.name for p in apply[1:3]]:
             return True
+        if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in apply[: 2 + self._stateful]):
+            # Haiku's own functions name a key that they take; one that somebody wrapped by hand passes it on.
+            return not inspect.unwrap(self.transformed.apply).__module__.startswith("haiku.")
         # A function that somebody wrapped by hand may call its key something else; `init` takes one before the inputs.
         return len(apply) > len(init) + self._stateful

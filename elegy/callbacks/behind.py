@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+
+from elegy.callbacks.event import Event
 
 _MOST = 8
 """So many readings may be put off: the device is then that far behind the loop, and has work while one waits."""
@@ -60,6 +63,31 @@ class Behind:
         return len(self._held) > (1 if ready is None else _MOST) or bool(ready)
 
     def catch_up(self) -> None:
-        """Does what was put off."""
-        while self._held:
-            self._held.popleft()[0]()
+        """Does what was put off; what comes after a reading that fails is forgotten."""
+        held, self._held = self._held, deque()
+        for work, _ in held:
+            work()
+
+    def clear(self) -> None:
+        """Forgets what was put off."""
+        self._held.clear()
+
+    def end(self, event: Event, close: Callable[[], None]) -> None:
+        """Does what was put off, and closes; of a run that failed, its own exception is the one to see.
+
+        Args:
+            event: the event of `on_train_end`.
+            close: closes the files.
+
+        Warns:
+            UserWarning: when the run failed, and this does, too.
+        """
+        try:
+            try:
+                self.catch_up()
+            finally:
+                close()
+        except Exception as error:
+            if event.ended != "failed":
+                raise
+            warnings.warn(f"the run failed, and its last logs could not be written: {error}", stacklevel=3)

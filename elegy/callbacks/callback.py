@@ -101,6 +101,13 @@ class Callback:
             callbacks: in the order in which they are called.
         """
 
+    def before_end(self, event: Event) -> None:
+        """Told that the run is over before any `on_train_end`, in which a callback may replace the state.
+
+        Args:
+            event: that of `on_train_end`.
+        """
+
     def listens(self, hook: str) -> bool:
         """Whether `hook` is called at all; by default, whether it is overridden.
 

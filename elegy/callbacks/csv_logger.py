@@ -18,8 +18,8 @@ _SECONDS = 1.0
 class CSVLogger(PeriodicCallback):
     """Writes the logs to a CSV file, a row at a time; what is written survives a crash.
 
-    Rows that come less than a second apart are written one row late, so that the device need not wait for them; with
-    a checkpoint and at the end of the run the file is complete.
+    Rows that come less than a second apart are written up to eight rows late, so that the device need not wait for
+    them; with a checkpoint and at the end of the run the file is complete.
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
     later gets a column then: the file is rewritten, and earlier rows are empty there. A run that resumes from a
@@ -62,13 +62,18 @@ class CSVLogger(PeriodicCallback):
         self._columns: list[str] = []
         self._file: IO[str] | None = None
         self._rows = 0  # of the rows
+        self._step = 0  # at which the last run ended
+        self._resumed: int | None = None  # the step of the checkpoint from which the run goes on
+        self._trainer: Any = None
         self._epoch_row: tuple[int, int] | None = None  # of the last epoch that ended: its index, that of its row
         self._behind = Behind(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Makes sure that the file can be written."""
         super().on_train_begin(event)
-        self._columns, self._rows, self._epoch_row = [], 0, None
+        self._columns, self._rows, self._epoch_row, self._resumed = [], 0, None, None
+        self._trainer = event.trainer
+        self._behind.clear()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a"):
             pass
@@ -90,21 +95,20 @@ class CSVLogger(PeriodicCallback):
 
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the file."""
-        try:
-            self._behind.catch_up()
-        finally:
-            self._close()
+        self._step, self._trainer = event.step, None
+        self._behind.end(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
         """Completes the file; returns its columns and how far it is."""
         self._behind.catch_up()
-        return {"columns": list(self._columns), "rows": self._rows, "epoch_row": self._epoch_row}
+        step = self._step if self._trainer is None else self._trainer.step
+        return {"columns": list(self._columns), "rows": self._rows, "epoch_row": self._epoch_row, "step": step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps the rows that the file had then."""
+        """Keeps the rows that the file had then, and those of the same step that came after the checkpoint."""
         self._behind.catch_up()  # a run that goes back has put rows off that are none any more
         self._close()
-        self._columns, self._rows = list(state["columns"]), state["rows"]
+        self._columns, self._rows, self._resumed = list(state["columns"]), state["rows"], state.get("step")
         self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None
 
     def _write_validated(self, event: Event) -> None:
@@ -125,7 +129,7 @@ class CSVLogger(PeriodicCallback):
         """The open file, whose header has every column of `row`."""
         if self._file is not None and all(name in self._columns for name in row):
             return self._file
-        rows = self._read()[1][: self._rows]
+        rows = self._kept()
         if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
             # The run was stopped inside of this epoch and resumed, and the epoch has not ended after all.
             del rows[self._epoch_row[1] : self._epoch_row[1] + 1]
@@ -135,6 +139,20 @@ class CSVLogger(PeriodicCallback):
         self._close()
         self._file = self._rewrite(rows)
         return self._file
+
+    def _kept(self) -> list[dict[str, str]]:
+        """The rows of the file, less those that came after the checkpoint from which the run goes on."""
+        rows = self._read()[1]
+        kept = rows[: self._rows]
+        for row in rows[self._rows :]:
+            if row.get("step") != str(self._resumed):
+                break
+            # A callback before this one saved at that step, of which this one had not been told yet.
+            self._columns = list(dict.fromkeys([*self._columns, *(name for name in row if row[name])]))
+            if self.every.unit == "epochs" or any(row[name] for name in row if name.startswith("val_")):
+                self._epoch_row = (int(row["epoch"]), len(kept))
+            kept.append(row)
+        return kept
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """The columns and the rows of an existing file."""
@@ -155,6 +173,6 @@ class CSVLogger(PeriodicCallback):
         return self.path.open("a", newline="")
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None  # first: a full disk refuses
+        if file is not None:
+            file.close()

@@ -91,7 +91,7 @@ class CallbackList:
         return sorted(heard)
 
     def emit(self, hook: str, event: Event) -> None:
-        """Calls `hook` of every callback that listens to it, in order.
+        """Calls `hook` of every callback that listens to it, in order; before `on_train_end` every `before_end`.
 
         Args:
             hook: a name from `HOOKS`.
@@ -103,17 +103,30 @@ class CallbackList:
         """
         if hook == "on_train_begin":
             self._introduce()
-        failure: CallbackError | None = None
+        if hook in _CLOSING:
+            self._close(hook, event)
+            return
         for callback, method in self._listeners[hook]:
             try:
                 method(event)
+            except NonFiniteError:
+                raise
             except Exception as error:
-                if isinstance(error, NonFiniteError) and hook not in _CLOSING:
-                    raise
-                name = f"{type(callback).__name__}.{hook}"
-                wrapped = CallbackError(f"{name} raised {type(error).__name__}: {error}")
-                if hook not in _CLOSING:
-                    raise wrapped from error
+                raise _wrapped(callback, hook, error) from error
+        if hook == "on_train_begin":
+            self._begun = True
+            self._load_held()
+
+    def _close(self, hook: str, event: Event) -> None:
+        calls = self._listeners[hook]
+        if hook == "on_train_end":
+            calls = (*((c, c.before_end) for c in self._callbacks if _runs_here(c)), *calls)
+        failure: CallbackError | None = None
+        for callback, method in calls:
+            try:
+                method(event)
+            except Exception as error:
+                wrapped = _wrapped(callback, hook, error)
                 if failure is None:
                     wrapped.__cause__ = error
                     failure = wrapped
@@ -121,16 +134,13 @@ class CallbackList:
                     failure.add_note(f"afterwards {wrapped}")
         if failure is not None:
             raise failure
-        if hook == "on_train_begin":
-            self._begun = True
-            self._load_held()
 
     def _introduce(self) -> None:
         for callback in self._callbacks:
             try:
                 callback.meet(self._callbacks)
             except Exception as error:
-                raise CallbackError(f"{type(callback).__name__}.meet raised {type(error).__name__}: {error}") from error
+                raise _wrapped(callback, "meet", error) from error
 
     def state_readers(self, phase: str = "train", *, undeclared: bool = True) -> tuple[str, ...]:
         """Names the callbacks whose batch hooks need the state after each single step.
@@ -173,6 +183,10 @@ class CallbackList:
 
     def _named(self) -> Iterable[tuple[str, Callback]]:
         return zip(unique_names(type(c).__name__ for c in self._callbacks), self._callbacks, strict=True)
+
+
+def _wrapped(callback: Callback, name: str, error: Exception) -> CallbackError:
+    return CallbackError(f"{type(callback).__name__}.{name} raised {type(error).__name__}: {error}")
 
 
 def _given(thing: Any) -> str:

@@ -94,7 +94,8 @@ class Event:
         epoch: index of the running epoch (of the last one, at the train's end), over the trainer's life.
         batch: index of the batch in its epoch; None outside of the batch hooks.
         logs: log names and floats. Batch hooks see the running values of the epoch, `on_epoch_end` those of the
-            whole epoch and, with the prefix `val_`, of its validation. Reading them may wait for the device.
+            whole epoch and, with the prefix `val_`, of its validation, `on_train_end` those after the run's last step.
+            Reading them may wait for the device.
         epochs: the epoch count at which the run ends; None when something else ends it.
         steps: batches in an epoch; None where the source does not tell.
         batch_size: examples in a full batch; None where the source does not tell.

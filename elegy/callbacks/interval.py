@@ -16,7 +16,8 @@ class PeriodicCallback(Callback):
     """Base of callbacks that act every so many steps, epochs, examples or seconds.
 
     `on_train_batch_end` is not listened to where `every` counts epochs. Steps and epochs are counted over the
-    trainer's life, so that a resumed run acts at the same steps; examples and seconds over the run.
+    trainer's life, so that a resumed run acts at the same steps; examples and seconds over the run. A class that
+    overrides `on_train_begin` or `on_epoch_begin` calls the one that is here, too.
 
     Args:
         every: the interval.
@@ -62,7 +63,11 @@ class PeriodicCallback(Callback):
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""
-        self._seen = event.epoch if self.every.unit == "epochs" else self._count(event)
+        self._seen = self._count_before(event)
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Goes back with a run that went back to a checkpoint."""
+        self._seen = min(self._seen, self._count_before(event))
 
     def due(self, event: Event) -> bool:
         """Whether the interval has passed since it was last asked; ask once in a hook.
@@ -75,9 +80,11 @@ class PeriodicCallback(Callback):
         if (event.batch is None) != (self.every.unit == "epochs"):
             return False
         before, self._seen = self._seen, self._count(event)
-        if self._seen <= before and self.every.unit in ("steps", "epochs"):  # the run went back to a checkpoint
-            before = self._seen - 1
         return self.every.due(before, self._seen)
+
+    def _count_before(self, event: Event) -> float:
+        """The count before an epoch."""
+        return event.epoch if self.every.unit == "epochs" else self._count(event)
 
     def _count(self, event: Event) -> float:
         return {

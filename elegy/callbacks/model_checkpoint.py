@@ -45,12 +45,12 @@ class ModelCheckpoint(PeriodicCallback):
     """Saves checkpoints into `directory` as `step_00000123`, and deletes those that are no longer wanted.
 
     Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are, each once a newer one
-    is complete. A run that Ctrl-C or SIGTERM ends is saved where it stopped; with `save_last`, so is the end of every
-    other run. Weights that `EarlyStopping(restore_best_weights=True)` put back are saved where it ended the run, unless
-    the last checkpoint is the best one, too; a run of all its epochs keeps the last checkpoint of its own weights, from
-    which a longer one goes on. `fit` waits for the last save; an error of a save in the background is raised by the
-    next one, or at the end of `fit`. A run whose loss `TerminateOnNaN` finds to be no number saves nothing from there
-    on, so that a resumed one goes on from the last good checkpoint.
+    is complete, and again at the next save where that fails. A run that Ctrl-C or SIGTERM ends is saved where it
+    stopped; with `save_last`, so is the end of every other run. Weights that `EarlyStopping(restore_best_weights=True)`
+    put back are saved where it ended the run, unless the last checkpoint is the best one, too; a run of all its epochs
+    or steps is saved with its own weights, from which a longer one goes on. `fit` waits for the last save; an error of
+    a save in the background is raised by the next one, or at the end of `fit`. A run whose loss `TerminateOnNaN` finds
+    to be no number saves nothing from there on, so that a resumed one goes on from the last good checkpoint.
 
     Args:
         directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
@@ -109,7 +109,6 @@ class ModelCheckpoint(PeriodicCallback):
         self.save_on_exception = save_on_exception
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
-        self._version: int | None = None  # of the state at the end of the last epoch
         self._begun = False  # the run may use the directory
         self._watchers: list[TerminateOnNaN] = []
         self._state: Callable[[], Any] | None = None  # gives the state that was saved last, while somebody has it
@@ -191,33 +190,34 @@ class ModelCheckpoint(PeriodicCallback):
                 "give a directory of its own, or delete them."
             )
 
+    def before_end(self, event: Event) -> None:
+        """Saves the end of a run that nobody stopped: a longer one goes on from this state, not from a callback's."""
+        if self._begun and event.ended == "finished" and self.save_last and not event.trainer.stop_training:
+            self._save_where_it_stopped(event)
+
     def on_train_end(self, event: Event) -> None:
         """Saves where the run stopped, and waits for what is being written."""
         if not self._begun:  # a directory that was refused is not the run's to write into
             return
         self._begun = False
         try:
-            if self._lost(event):
-                return
             if event.ended == "interrupted":
                 self._save_where_it_stopped(event)
             elif event.ended == "failed" and self.save_on_exception:
                 self._save_in_an_emergency(event)
-            elif event.ended == "finished" and self.save_last and self._ends_with(event):
+            elif event.ended == "finished" and self.save_last and event.trainer.stop_training:
                 self._save_the_end(event)
         finally:
             self.wait()
 
     def _save_where_it_stopped(self, event: Event) -> None:
         self.wait()
-        if not self._saved or self._saved[-1].step != event.step:
+        if (not self._saved or self._saved[-1].step != event.step) and not self._lost(event):
             self._save(event, _Saved(checkpoint_name(event.step), event.step, None))
 
-    def _ends_with(self, event: Event) -> bool:
-        """Whether the run ends with this state: a longer one goes on from its own, not from a callback's."""
-        return event.trainer.stop_training or event.trainer.state_version == self._version
-
     def _save_the_end(self, event: Event) -> None:
+        if self._lost(event):
+            return
         self._save_where_it_stopped(event)
         last = self._saved[-1]
         replaced = self._state is not None and self._state() is not event.trainer.state
@@ -240,7 +240,6 @@ class ModelCheckpoint(PeriodicCallback):
 
     def on_epoch_end(self, event: Event) -> None:
         """Saves when due, or when the epoch's validation puts it among the best."""
-        self._version = event.trainer.state_version
         if self.every.unit == "epochs":
             if self.due(event):
                 self._consider(event, due=True, measured=self.monitor is not None)
@@ -291,13 +290,14 @@ class ModelCheckpoint(PeriodicCallback):
             return
         keep = {self._saved[-1].name, *(s.name for s in self._best_of(self._saved))}
         for saved in [s for s in self._saved if s.name not in keep]:
-            # One that cannot be deleted is left: the new checkpoint is there, and the run has done nothing wrong.
             try:
                 if is_first() and self._exists(saved.name):
                     remove(self.directory / saved.name)
             except CheckpointError as error:
+                # The new one is there, and the run has done nothing wrong: the next save tries again.
                 warnings.warn(f"an old checkpoint stays: {error}", stacklevel=2)
-            self._saved.remove(saved)
+            else:
+                self._saved.remove(saved)
 
     def _exists(self, name: str) -> bool:
         return place_of(self.directory / name).exists()
@@ -312,6 +312,14 @@ class ModelCheckpoint(PeriodicCallback):
         # What is listed may be deleted later, so a name must not lead out of the directory.
         self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and self._exists(s.name)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: no part of a run."""
+        return {**self.__dict__, "_saver": None, "_begun": False, "_watchers": [], "_state": None}
 
-def _resolved(directory: Path | Address) -> Path | Address:
-    return directory.resolve() if isinstance(directory, Path) else directory
+
+def _resolved(directory: Path | Address) -> Path | tuple[Any, str]:
+    """The directory, however it is written."""
+    if isinstance(directory, Path):
+        return directory.resolve()
+    files, root = directory.connect()
+    return Path(root).resolve() if "file" in files.protocol else (files, root)

@@ -61,6 +61,8 @@ class TensorBoard(PeriodicCallback):
         self._record: Any = None
         self._session: Any = None
         self._step = 0  # of the last record
+        self._epoch = 0  # that runs
+        self._trainer: Any = None
         self._purge_step: int | None = None  # what the files hold from this step on counts no more
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
@@ -69,13 +71,20 @@ class TensorBoard(PeriodicCallback):
     def on_train_begin(self, event: Event) -> None:
         """Opens the writer."""
         super().on_train_begin(event)
-        self._step, self._purge_step = event.step, None
+        self._step, self._epoch, self._purge_step = event.step, event.epoch, None
+        self._trainer = event.trainer
+        self._behind.clear()
         if not is_first():
             return
         self._library = require("tensorboardX", "the TensorBoard callback")
         self._record = require("tensorboardX.proto.summary_pb2", "the TensorBoard callback").Summary
         self._session = require("tensorboardX.proto.event_pb2", "the TensorBoard callback")
         self._writer("train")
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Knows which epoch runs."""
+        super().on_epoch_begin(event)
+        self._epoch = event.epoch
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values when due."""
@@ -96,16 +105,15 @@ class TensorBoard(PeriodicCallback):
 
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the files."""
-        try:
-            self._behind.catch_up()
-        finally:
-            while self._writers:
-                self._writers.popitem()[1].close()
+        self._trainer = None
+        self._behind.end(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Writes what was put off, since a run that resumes does not write it again; returns the last record's step."""
+        """Writes what was put off; returns up to which step a run that resumes does not write again."""
         self._behind.catch_up()
-        return {"step": self._step}
+        # Of an epoch that has ended the record may still be to come: callbacks before this one save, too.
+        ended = self._trainer is not None and self._trainer.epoch > self._epoch
+        return {"step": self._trainer.step if ended else self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hides what was written after the checkpoint: the run comes there again."""
@@ -114,6 +122,10 @@ class TensorBoard(PeriodicCallback):
         self._purge_step = self._step + 1
         for writer in self._writers.values():
             self._purge(writer)
+
+    def _close(self) -> None:
+        while self._writers:
+            self._writers.popitem()[1].close()
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:

@@ -51,7 +51,8 @@ def fit(run: Run) -> None:
             raise
         finally:
             trainer.interrupted = interrupts.signal
-            run.emit("on_train_end", epoch=max(trainer.epoch - 1, 0), ended=ended or interrupts.ending)
+            epoch = max(trainer.epoch - 1, 0)
+            run.emit("on_train_end", epoch=epoch, logs=run.logs, ended=ended or interrupts.ending)
             trainer.interrupted = interrupts.signal  # which may have come while the end was being saved
 
 

@@ -28,11 +28,6 @@ class Report:
         """
         return self._watch.count()
 
-    @property
-    def state_version(self: Any) -> int:
-        """Another number once the state was replaced from outside of the steps; asking copies nothing."""
-        return self._cell.version
-
     def summary(self: Any, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.
 

@@ -216,7 +216,8 @@ class Run:
                         self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs)
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
                     self._count(sizes[done:])
-                self.logs = out.logs(chunk.count - 1)
+                    if sizes:
+                        self.logs = out.logs(chunk.count - 1)
                 if stopped := self.over():
                     break
         finally:

@@ -99,6 +99,47 @@ def test_signatures_tell_whether_a_key_is_taken(transformed):
     np.testing.assert_allclose(state.apply(STEP, X, True)[0], X @ weights, rtol=1e-5, atol=1e-6)
 
 
+NOISY = hk.transform(lambda x: hk.Linear(2)(x) + jax.random.normal(hk.next_rng_key(), (8, 2)))
+NOISY_STATEFUL = hk.transform_with_state(lambda x: mixed(x, True))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "own"),
+    [
+        (hk.Transformed(NOISY.init, lambda params, *a: NOISY.apply(params, *a)), NOISY),
+        (hk.Transformed(NOISY.init, jax.jit(lambda params, *a: NOISY.apply(params, *a))), NOISY),
+        (
+            hk.Transformed(lambda rng, *a, **k: NOISY.init(rng, *a, **k), lambda p, *a, **k: NOISY.apply(p, *a, **k)),
+            NOISY,
+        ),
+        (
+            hk.TransformedWithState(NOISY_STATEFUL.init, lambda p, s, *a: NOISY_STATEFUL.apply(p, s, *a)),
+            NOISY_STATEFUL,
+        ),
+        (hk.TransformedWithState(NOISY_STATEFUL.init, lambda p, *a: NOISY_STATEFUL.apply(p, *a)), NOISY_STATEFUL),
+        (hk.TransformedWithState(NOISY_STATEFUL.init, jax.jit(NOISY_STATEFUL.apply)), NOISY_STATEFUL),
+    ],
+    ids=["args", "jitted", "args-kwargs", "state-args", "params-args", "state-jitted"],
+)
+def test_functions_that_catch_all_arguments_get_the_key(wrapped, own):
+    state = HaikuModule(wrapped).init(KEY, X)
+    made = own.init(KEY, X)
+    if isinstance(own, hk.Transformed):
+        expected = own.apply(made, STEP, X)
+    else:
+        expected, _ = own.apply(*made, STEP, X)
+    np.testing.assert_allclose(state.apply(STEP, X, True)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("transform", [hk.transform, hk.transform_with_state])
+def test_the_librarys_own_functions_without_key_get_none(transform, jitted):
+    own = hk.without_apply_rng(transform(lambda *xs: hk.Linear(2)(xs[0]) * len(xs)))
+    state = HaikuModule(type(own)(own.init, jax.jit(own.apply)) if jitted else own).init(KEY, X)
+    (linear,) = state.params.values()
+    np.testing.assert_allclose(state.apply(STEP, X, True)[0], X @ linear["w"] + linear["b"], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("inputs", [(X, np.float32(2)), {"scale": np.float32(2), "image": X}])
 def test_inputs_are_spread(inputs):
     transformed = hk.transform(mlp)

@@ -29,7 +29,6 @@ class FakeState:
 class FakeTrainer:
     def __init__(self):
         self.state = FakeState("p0", "s0")
-        self.state_version = 0
         self.stop_training = False
         self.step = 0
         self.epoch = 0

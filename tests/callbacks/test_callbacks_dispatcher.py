@@ -173,6 +173,25 @@ class TestErrors:
         assert len(heard) == 3
         assert caught.value.__notes__ == ["afterwards End.on_train_end raised ValueError: later"]
 
+    def test_all_are_told_before_any_hears_the_end(self):
+        heard = []
+
+        class End(Callback):
+            def __init__(self, name):
+                self.name = name
+
+            def before_end(self, event):
+                heard.append((self.name, "before", event.ended))
+                raise OSError("disk")
+
+            def on_train_end(self, event):
+                heard.append((self.name, "end", event.ended))
+
+        with pytest.raises(CallbackError, match=r"End.on_train_end raised OSError: disk") as caught:
+            CallbackList([End("a"), End("b")]).emit("on_train_end", Event(None, "train", 0, 0, ended="finished"))
+        assert heard == [(name, when, "finished") for when in ("before", "end") for name in "ab"]
+        assert caught.value.__notes__ == ["afterwards End.on_train_end raised OSError: disk"]
+
 
 class TestStateReaders:
     @pytest.mark.parametrize(

@@ -124,6 +124,48 @@ class TestCSVLogger:
         assert CallbackList([CSVLogger(tmp_path / "a", every=Every(steps=1))]).state_readers() == ()
 
 
+@pytest.mark.parametrize("make", [lambda path: CSVLogger(path / "log.csv"), TensorBoard])
+@pytest.mark.parametrize("ended", ["failed", "finished"])
+def test_what_a_run_could_not_write_does_not_come_back(tmp_path, make, ended):
+    def broken():
+        raise ZeroDivisionError("the device is gone")
+
+    def written():
+        if isinstance(callback, CSVLogger):
+            return [(int(row["step"]), float(row["loss"])) for row in rows(callback.path)]
+        return read_events(tmp_path / "train").get("epoch_loss", [])
+
+    callback = make(tmp_path)
+    callbacks = CallbackList([callback])
+    callbacks.emit("on_train_begin", Event(FakeTrainer(), "train", step=0, epoch=0))
+    for epoch, fetch in enumerate([lambda: {"loss": 1.0}, lambda: {"loss": 2.0}, broken, lambda: {"loss": 4.0}]):
+        logs = LazyLogs(fetch, ready=lambda: False)
+        callbacks.emit("on_epoch_end", Event(FakeTrainer(), "train", step=epoch + 1, epoch=epoch, logs=logs))
+    end = Event(FakeTrainer(), "train", step=4, epoch=3, ended=ended)
+    if ended == "failed":  # its own exception is the one to see
+        with pytest.warns(UserWarning, match="the run failed, and its last logs could not be written: the device is"):
+            callbacks.emit("on_train_end", end)
+    else:
+        with pytest.raises(CallbackError, match="on_train_end raised ZeroDivisionError: the device is gone"):
+            callbacks.emit("on_train_end", end)
+    assert written() == [(1, 1.0), (2, 2.0)]
+    callback.state_dict()
+    trainer = at_step(10)
+    run([callback], [{"loss": 7.0}], trainer=trainer)
+    assert written()[-1] == (14, 7.0)
+    assert {value for _, value in written()} <= {1.0, 2.0, 7.0}
+
+
+def test_a_run_that_never_ended_leaves_nothing_to_the_next(tmp_path):
+    logger = CSVLogger(tmp_path / "log.csv")
+    logger.on_train_begin(Event(FakeTrainer(), "train", step=0, epoch=0))
+    for epoch in range(4):
+        logs = LazyLogs(lambda: {"loss": 1.0}, ready=lambda: False)
+        logger.on_epoch_end(Event(FakeTrainer(), "train", step=epoch, epoch=epoch, logs=logs))
+    run([logger], [{"loss": 7.0}])
+    assert (tmp_path / "log.csv").read_text() == "epoch,step,loss\n0,4,7.0\n"
+
+
 def at_step(step):
     trainer = FakeTrainer()
     trainer.step = step

@@ -14,6 +14,7 @@ def test_the_nan_hook_fires():
     callback = TerminateOnNaN(every=Every(steps=1))
     assert [hook for hook in HOOKS if CallbackList([callback]).listens(hook)] == [
         "on_train_begin",
+        "on_epoch_begin",
         "on_epoch_end",
         "on_train_batch_end",
     ]
@@ -35,7 +36,7 @@ def test_saving_asks_the_trainer_for_nothing_that_it_has_not(tmp_path):
 
         def __getattribute__(self, name):
             asked.append(name)
-            return {"stop_training": False, "state_version": 1}.get(name, lambda path, saver, then: path.mkdir())
+            return {"stop_training": False}.get(name, lambda path, saver, then: path.mkdir())
 
     callbacks = CallbackList([ModelCheckpoint(tmp_path, monitor="loss")])
     callbacks.emit("on_train_begin", Event(Strict(), "train", step=0, epoch=0))

@@ -241,6 +241,35 @@ class TestIntervals:
             callback.on_train_batch_end(Event(None, "train", step=step, epoch=0, batch=step - 1))
         assert callback.steps == [16, 24, 32, 40]
 
+    # Four steps an epoch, 8 examples and half a second a step.
+    @pytest.mark.parametrize(
+        "every", [Every(steps=3), Every(epochs=1), Every(epochs=2), Every(examples=24), Every(seconds=1.5)]
+    )
+    @pytest.mark.parametrize("back", [0, 4, 6, 8])
+    @pytest.mark.parametrize("reached", [8, 9, 11])
+    @pytest.mark.parametrize("heard", ["all", "due"])
+    def test_a_run_that_goes_back_is_due_where_it_was(self, every, back, reached, heard):
+        def walk(callback, first, last, hears=lambda step: True):
+            for step in range(first, last + 1):
+                counts = {"step": step, "examples": 8 * step, "seconds": step / 2}
+                if hears(step):
+                    callback.on_train_batch_end(Event(None, "train", epoch=(step - 1) // 4, batch=0, **counts))
+                if step % 4 == 0:
+                    callback.on_epoch_end(Event(None, "train", epoch=step // 4 - 1, **counts))
+                    callback.on_epoch_begin(Event(None, "train", epoch=step // 4, **counts))
+
+        plain, went_back = self.Acts(every), self.Acts(every)
+        for callback in (plain, went_back):
+            callback.on_train_begin(Event(None, "train", step=0, epoch=0))
+        walk(plain, 1, 24)
+        hears = (lambda step: True) if heard == "all" else set(plain.steps).__contains__  # as `batches_heard` says
+        walk(went_back, 1, reached, hears)
+        went_back.steps.clear()
+        counts = {"step": back, "examples": 8 * back, "seconds": back / 2}
+        went_back.on_epoch_begin(Event(None, "train", epoch=back // 4, **counts))
+        walk(went_back, back + 1, 24, hears)
+        assert went_back.steps == [step for step in plain.steps if step > back]
+
     def test_batches_are_not_listened_to_by_epoch(self):
         assert not CallbackList([self.Acts(Every(epochs=1))]).listens("on_train_batch_end")
         assert CallbackList([self.Acts(Every(seconds=1))]).listens("on_train_batch_end")

@@ -24,10 +24,10 @@ class Crash(Callback):
             raise ZeroDivisionError
 
 
-def fit(callbacks):
+def fit(callbacks, **kwargs):
     trainer = eg.Trainer(nn.Dense(3), eg.losses.CrossEntropy(), optimizer=optax.adam(0.01))
     options = {"epochs": 4, "validation_split": 0.2, "batch_size": 10, "resume": "auto", "verbose": 0}
-    trainer.fit(X, Y, callbacks=callbacks, **options)
+    trainer.fit(X, Y, callbacks=callbacks, **{**options, **kwargs})
 
 
 def shown(directory):
@@ -56,3 +56,17 @@ def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path):
         fit(callbacks(cut, every))
         for part in ("train", "validation"):
             assert shown(cut / "logs" / part) == shown(whole / "logs" / part)
+
+
+@pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=3), eg.Every(steps=1)])
+@pytest.mark.parametrize("ends", [[1], [0, 2]])
+def test_tensorboard_hides_no_record_that_came_after_the_checkpoint_of_its_step(tmp_path, every, ends):
+    class Save(Callback):
+        def on_epoch_end(self, event):
+            event.trainer.save(tmp_path / "saved")
+
+    fit([TensorBoard(tmp_path / "whole", every=every)], resume=None)
+    for resume, epochs in zip([None, *[tmp_path / "saved"] * len(ends)], [*(end + 1 for end in ends), 4], strict=True):
+        fit([Save(), TensorBoard(tmp_path / "cut", every=every)], resume=resume, epochs=epochs)
+    for part in ("train", "validation"):
+        assert shown(tmp_path / "cut" / part) == shown(tmp_path / "whole" / part)

@@ -75,6 +75,20 @@ def test_a_state_that_is_ahead_of_the_counters_is_not_saved(tmp_path):
     assert resumed.history.history == whole.history.history
 
 
+def test_the_end_of_a_run_hears_the_logs_of_the_step_that_the_state_has_seen():
+    def stop(event):
+        if event.step == 2:
+            raise RuntimeError("enough")
+
+    logs, ends = {}, []
+    note = LambdaCallback(on_train_batch_end=lambda event: logs.update({event.step: dict(event.logs)}))
+    trainer_of(High).fit(X, Y, batch_size=5, steps_per_execution=4, callbacks=[note], verbose=0)
+    end = LambdaCallback(on_train_batch_end=stop, on_train_end=lambda event: ends.append(dict(event.logs)))
+    with pytest.raises(CallbackError, match="enough"):
+        trainer_of(High).fit(X, Y, batch_size=5, steps_per_execution=4, callbacks=[end], verbose=0)
+    assert ends == [logs[4]]
+
+
 class Validation:
     """An endless iterator, other batches each time."""
 
