@@ -6,6 +6,7 @@ What one test compiled, the others load.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 # Before JAX starts: XLA's pool of threads must have room for the collectives of several devices.
@@ -27,3 +28,6 @@ from processes import run_devices as run_devices
 from processes import start as start
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# What a shell starts in the background ignores Ctrl-C; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
