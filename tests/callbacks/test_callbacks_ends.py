@@ -57,9 +57,14 @@ def best_is_first():
     return EarlyStopping("loss", mode="max", patience=100, restore_best_weights=True)
 
 
-@pytest.mark.parametrize("replacing", [PutBack, best_is_first])
-@pytest.mark.parametrize("every", [eg.Every(epochs=20), eg.Every(epochs=10), eg.Every(steps=7), eg.Every(epochs=1)])
-@pytest.mark.parametrize("end", [{"epochs": 15}, {"epochs": 40, "max_steps": 50}, {"epochs": 12, "max_steps": 48}])
+EVERY = [eg.Every(epochs=20), eg.Every(epochs=10), eg.Every(steps=7), eg.Every(epochs=1)]
+ENDS = [{"epochs": 15}, {"epochs": 40, "max_steps": 50}, {"epochs": 12, "max_steps": 48}]
+
+
+@pytest.mark.parametrize(
+    ("every", "end", "replacing"),
+    [(a, b, (PutBack, best_is_first)[(i + j) % 2]) for i, a in enumerate(EVERY) for j, b in enumerate(ENDS)],
+)
 @pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
 def test_a_run_that_nobody_stopped_is_saved_with_its_own_weights(tmp_path, replacing, every, end):
     plain = fit([], **end)
