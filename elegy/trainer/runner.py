@@ -11,10 +11,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from elegy.callbacks.event import LazyLogs
 from elegy.data import rows
 from elegy.module import high_level, managed
-from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.masking import can_mask
@@ -23,8 +21,9 @@ from elegy.strategies import Strategy
 from elegy.trainer.cell import StateCell, strong
 from elegy.trainer.feed import Chunk
 from elegy.trainer.keys import bare, key_impls, typed
-from elegy.trainer.program import VERDICT, CompiledPhase, Program, check_unchanged
+from elegy.trainer.program import CompiledPhase, Program, check_unchanged
 from elegy.trainer.shares import agreed
+from elegy.trainer.step_logs import PlainRows, Rows
 from elegy.types import Batch, PyTree
 
 IN_FLIGHT_BYTES = 64 * 2**20
@@ -32,60 +31,6 @@ IN_FLIGHT_BYTES = 64 * 2**20
 
 _MANY = 32
 """So many executions in flight are not counted: their batches are small."""
-
-
-class Rows:
-    """What an execution returned, for each of its steps; read from the device once, when somebody asks."""
-
-    __slots__ = ("_host", "_packed", "_program", "count")
-
-    def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
-        self._program, self._packed, self.count = program, packed, count
-        self._host: dict[str, Any] | None = None
-
-    def logs(self, k: int) -> LazyLogs:
-        """The logs of step `k` of the execution."""
-        return LazyLogs(lambda: self._row(k), self._ready)
-
-    def _ready(self) -> bool:
-        return self._host is not None or _computed(self._packed)
-
-    def verdicts(self) -> list[Verdict]:
-        """What the guard found in each step; waits for them."""
-        found = jax.device_get(self._packed[VERDICT])
-        if self.count is None:
-            return [found]
-        return [Verdict(found.bad[k], found.loss[k]) for k in range(self.count)]
-
-    def _row(self, k: int) -> dict[str, Any]:
-        if self._host is None:
-            self._host = jax.device_get(self._packed)
-        return self._program.row(self._host, None if self.count is None else k)
-
-
-class PlainRows:
-    """The logs of one step that was called as it is."""
-
-    __slots__ = ("_logs", "_verdict")
-
-    def __init__(self, logs: Any, verdict: Verdict | None = None):
-        self._logs, self._verdict = logs, verdict
-
-    def verdicts(self) -> list[Verdict]:
-        """What the guard found."""
-        return [jax.device_get(self._verdict)]
-
-    def logs(self, k: int) -> LazyLogs:
-        """The logs as the step returned them."""
-        return LazyLogs(
-            lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()}, lambda: _computed(self._logs)
-        )
-
-
-def _computed(arrays: PyTree) -> bool:
-    """Whether no array has to be waited for."""
-    # The type `jax.Array` does not declare what every array has.
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]
 
 
 class Runner:

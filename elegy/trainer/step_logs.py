@@ -1,0 +1,67 @@
+"""What steps returned: their logs and the guard's verdicts, on the device until somebody reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.callbacks.event import LazyLogs
+from elegy.module.finite import Verdict
+from elegy.trainer.program import VERDICT, Program
+from elegy.types import PyTree
+
+
+class Rows:
+    """What an execution returned, for each of its steps; read from the device once, when somebody asks."""
+
+    __slots__ = ("_host", "_packed", "_program", "count")
+
+    def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
+        self._program, self._packed, self.count = program, packed, count
+        self._host: dict[str, Any] | None = None
+
+    def logs(self, k: int) -> LazyLogs:
+        """The logs of step `k` of the execution."""
+        return LazyLogs(lambda: self._row(k), self._ready)
+
+    def _ready(self) -> bool:
+        return self._host is not None or _computed(self._packed)
+
+    def verdicts(self) -> list[Verdict]:
+        """What the guard found in each step; waits for them."""
+        found = jax.device_get(self._packed[VERDICT])
+        if self.count is None:
+            return [found]
+        return [Verdict(found.bad[k], found.loss[k]) for k in range(self.count)]
+
+    def _row(self, k: int) -> dict[str, Any]:
+        if self._host is None:
+            self._host = jax.device_get(self._packed)
+        return self._program.row(self._host, None if self.count is None else k)
+
+
+class PlainRows:
+    """The logs of one step that was called as it is."""
+
+    __slots__ = ("_logs", "_verdict")
+
+    def __init__(self, logs: Any, verdict: Verdict | None = None):
+        self._logs, self._verdict = logs, verdict
+
+    def verdicts(self) -> list[Verdict]:
+        """What the guard found."""
+        return [jax.device_get(self._verdict)]
+
+    def logs(self, k: int) -> LazyLogs:
+        """The logs as the step returned them."""
+        return LazyLogs(
+            lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()}, lambda: _computed(self._logs)
+        )
+
+
+def _computed(arrays: PyTree) -> bool:
+    """Whether no array has to be waited for."""
+    # The type `jax.Array` does not declare what every array has.
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]
