@@ -63,7 +63,7 @@ ENDS = [{"epochs": 15}, {"epochs": 40, "max_steps": 50}, {"epochs": 12, "max_ste
 
 @pytest.mark.parametrize(
     ("every", "end", "replacing"),
-    [(a, b, (PutBack, best_is_first)[(i + j) % 2]) for i, a in enumerate(EVERY) for j, b in enumerate(ENDS)],
+    [(EVERY[i % 4], ENDS[i % 3], (PutBack, best_is_first)[i // 2 % 2]) for i in range(6)],
 )
 @pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
 def test_a_run_that_nobody_stopped_is_saved_with_its_own_weights(tmp_path, replacing, every, end):
@@ -141,13 +141,17 @@ class Saves(Callback):
             event.trainer.save(self.path)
 
 
-@pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=1), eg.Every(steps=3), eg.Every(examples=32)])
+MOMENTS = [
+    *[("on_train_batch_end", at) for at in (4, 6, 8, 12)],
+    *[(hook, at) for hook in ("on_test_end", "on_epoch_end") for at in (4, 8, 12)],
+]
+ROWS = [eg.Every(epochs=1), eg.Every(steps=1), eg.Every(steps=3), eg.Every(examples=32)]
+
+
 @pytest.mark.parametrize(
-    ("hook", "at"),
-    [("on_train_batch_end", at) for at in (4, 6, 8, 12)]
-    + [(hook, at) for hook in ("on_test_end", "on_epoch_end") for at in (4, 8, 12)],
+    ("hook", "at", "every"), [(*moment, ROWS[(i + j) % 4]) for i, moment in enumerate(MOMENTS) for j in (0, 1)]
 )
-def test_a_row_that_came_after_the_checkpoint_of_its_step_is_kept(tmp_path, every, hook, at):
+def test_a_row_that_came_after_the_checkpoint_of_its_step_is_kept(tmp_path, hook, at, every):
     def run(name, **kwargs):
         logger = CSVLogger(tmp_path / name, every=every)
         return fit([Saves(tmp_path / "saved", hook, [at]), logger], validation_split=0.1, **kwargs)

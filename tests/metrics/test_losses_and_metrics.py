@@ -142,7 +142,7 @@ def test_gradients_of_replicas_sum_to_the_gradient(cuts):
     def updates(w, rows):
         return state.batch_updates(**{**kwargs_of(w, rows), "aux_metrics": None})
 
-    weights = [updates(jnp.asarray(W), rows) for rows in parts]
+    weights = [jax.jit(lambda w, rows=rows: updates(w, rows))(jnp.asarray(W)) for rows in parts]
     collected = []
     for part_weights in weights:
         part_weights.total_loss(lambda x: collected.append(x) or x)
@@ -154,7 +154,9 @@ def test_gradients_of_replicas_sum_to_the_gradient(cuts):
         return lambda x: totals[next(calls)]
 
     total = [
-        jax.value_and_grad(lambda w, rows=rows: updates(w, rows).total_loss(summed(iter(range(9)))))(jnp.asarray(W))
+        jax.jit(jax.value_and_grad(lambda w, rows=rows: updates(w, rows).total_loss(summed(iter(range(9))))))(
+            jnp.asarray(W)
+        )
         for rows in parts
     ]
     expected = jax.value_and_grad(bare)(jnp.asarray(W))

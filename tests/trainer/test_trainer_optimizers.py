@@ -53,8 +53,13 @@ def bare(optimizer, params):
     return params
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+SPREAD = ("eager", "data_parallel", "fsdp")
+PAIRS = [(optimizer, "jit") for optimizer in OPTIMIZERS]
+PAIRS += [(optimizer, SPREAD[i % 3]) for i, optimizer in enumerate(OPTIMIZERS)]
+PAIRS += [("backtracking", strategy) for strategy in SPREAD if ("backtracking", strategy) not in PAIRS]
+
+
+@pytest.mark.parametrize(("optimizer", "strategy"), PAIRS)
 def test_an_optimizer_is_told_the_loss_of_the_whole_batch(optimizer, strategy):
     level = Managed if optimizer in ("reduce_on_plateau", "lbfgs") else High
     trainer = trainer_of(level, optimizer=OPTIMIZERS[optimizer](), strategy=STRATEGIES[strategy]())

@@ -51,9 +51,13 @@ def assert_equal(one, other):
         np.testing.assert_array_equal(a, b, err_msg=str(path))
 
 
-@pytest.mark.parametrize("form", ["file.safetensors", "weights", "checkpoint", "variables", "by path"])
-@pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize("kind", ["linen", "haiku"])
+FORMS = ("file.safetensors", "weights", "checkpoint", "variables", "by path")
+
+
+@pytest.mark.parametrize(
+    ("kind", "begun", "form"),
+    [(kind, (i + j) % 2 == 1, form) for i, kind in enumerate(("linen", "haiku")) for j, form in enumerate(FORMS)],
+)
 def test_weights_move_to_another_trainer(tmp_path, kind, begun, form):
     x, y = regression()
     source = trained(kind)
