@@ -85,8 +85,11 @@ class CallbackList:
         """
         if self.listens(f"on_{phase}_batch_begin"):
             return range(len(sizes))
+        listeners = self._listeners[f"on_{phase}_batch_end"]
+        if not listeners:
+            return ()
         heard: set[int] = set()
-        for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
+        for callback, _ in listeners:
             heard.update(callback.batches_heard(step, examples, sizes))
         return sorted(heard)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 from typing import Any
 
@@ -95,7 +96,7 @@ class EpochPlan:
                 )
             object.__setattr__(self, "limit", limit)
 
-    @property
+    @functools.cached_property
     def _available(self) -> int:
         whole, rest = divmod(self.size - self.done, self.batch_size)
         return whole + (rest > 0 and not self.drop_remaining)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -63,11 +64,17 @@ class MeshStrategy(Strategy):
     def data_sharding(self, shape: tuple[int, ...], kind: Kind) -> NamedSharding:
         """Where an array of a batch lies: its rows divided over the data axes, or everywhere if they do not divide."""
         axis = {"batch": 0, "chunk": 1}.get(kind)
-        if axis is None or shape[axis] % self.replicas:
-            return NamedSharding(self.mesh, PartitionSpec())
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self.axes))
+        everywhere, *divided = self._placements
+        return everywhere if axis is None or shape[axis] % self.replicas else divided[axis]
 
-    @property
+    @functools.cached_property
+    def _placements(self) -> tuple[NamedSharding, NamedSharding, NamedSharding]:
+        """Everywhere, divided along the first axis, and along the second; the question comes at every step."""
+        specs = PartitionSpec(), PartitionSpec(self.axes), PartitionSpec(None, self.axes)
+        whole, first, second = (NamedSharding(self.mesh, spec) for spec in specs)
+        return whole, first, second
+
+    @functools.cached_property
     def replicas(self) -> int:
         """The product of the sizes of the data axes."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
@@ -82,7 +89,7 @@ class MeshStrategy(Strategy):
         """The state's buffers are reused."""
         return True
 
-    @property
+    @functools.cached_property
     def max_in_flight(self) -> int | None:
         """Bounded on several CPU devices of one process."""
         devices = self.mesh.devices.flat
@@ -110,7 +117,7 @@ class MeshStrategy(Strategy):
         """Divides rows over the data axes; every device receives all of a value of kind `"whole"`."""
         return _put(value, jax.tree.map(lambda leaf: self.data_sharding(leaf.shape, kind), value), self.mesh)
 
-    @property
+    @functools.cached_property
     def processes(self) -> int:
         """The number of processes whose devices are in the mesh."""
         return len({device.process_index for device in self.mesh.devices.flat})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -62,7 +63,13 @@ def reduced(strategy: Any, instead: type) -> tuple:
         strategy: the strategy.
         instead: as for `rebuilt`.
     """
-    return rebuilt, (type(strategy), {name: portable(value) for name, value in vars(strategy).items()}, instead)
+    fields = {name: portable(value) for name, value in vars(strategy).items() if not _computed(type(strategy), name)}
+    return rebuilt, (type(strategy), fields, instead)
+
+
+def _computed(cls: type, name: str) -> bool:
+    """Whether an attribute is computed from the others at its first use."""
+    return isinstance(getattr(cls, name, None), functools.cached_property)
 
 
 def rebuilt(cls: type, fields: dict[str, Any], instead: type) -> Any:

@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,8 +43,7 @@ OUTPUT_BYTES = 16 * 2**20
 _ALIGNMENT = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class Cursor:
+class Cursor(NamedTuple):
     """How much of a pass is done already.
 
     Args:
@@ -54,6 +53,9 @@ class Cursor:
 
     batches: int = 0
     examples: int = 0
+
+
+_BEGINNING = Cursor()
 
 
 class Feeder:
@@ -202,7 +204,7 @@ class Feeder:
             self._pass, self._placed_at = self.source.batches(self.limit), True
 
     def chunks(
-        self, cell: StateCell, order: np.ndarray | None, limit: int | None, start: Cursor = Cursor()
+        self, cell: StateCell, order: np.ndarray | None, limit: int | None, start: Cursor = _BEGINNING
     ) -> Iterator[Chunk]:
         """One pass over the data.
 

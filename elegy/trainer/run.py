@@ -118,7 +118,7 @@ class Run:
             "examples": self.examples,
             "seconds": self.seconds,
             "first_epoch": self.first_epoch,
-            "cursor": dataclasses.asdict(self.cursor),
+            "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
             "logs": dict(self.logs) if self._may_have_ended() else {},
         }

@@ -47,6 +47,7 @@ class Runner:
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
+        self._last_reset: tuple[int | None, Any] = (None, None)
         self._masks: dict[Any, bool] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
@@ -87,6 +88,9 @@ class Runner:
         cell.put(changed, reset(cell.pick(changed), cell.pick(constant))[1])
 
     def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int], list[int]]:
+        version, reset_ = self._last_reset
+        if version == cell.version:  # as in most epochs
+            return reset_
         struct = cell.struct
         key = _key(struct)
         if key not in self._resets:
@@ -112,6 +116,7 @@ class Runner:
 
             kernel.__name__ = "reset"
             self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)
+        self._last_reset = cell.version, self._resets[key]
         return self._resets[key]
 
     # programs
@@ -171,7 +176,7 @@ class Runner:
 
     def _accumulate(self, program: Program, cell: StateCell) -> None:
         """Adds the log accumulators that the first step of a phase turned out to need."""
-        if program.phase == "pred" or getattr(cell.struct._logs, program.phase) is not None:
+        if getattr(cell.struct._logs, program.phase) is not None:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
         cell.extend(
@@ -207,6 +212,7 @@ class Runner:
             if not self.compiles(cell.cls, phase):
                 return self._run_plain(phase, cell, chunk, epoch)
             program = self.program(phase, cell, chunk.batch, _one_mask(chunk))
+            self._accumulate(program, cell)
             self._check_logs(phase, [name for name, _, _ in program.log_names])
         out = self._execute(program, cell, chunk, epoch)
         return Rows(program, out, None if chunk.kind == "single" else chunk.count)
@@ -226,7 +232,6 @@ class Runner:
         return outputs
 
     def _execute(self, program: Program, cell: StateCell, chunk: Chunk, epoch: int) -> Any:
-        self._accumulate(program, cell)
         donate = program.phase == "train" and self.strategy.donates
         constant = cell.pick(program.constant)
         changed = cell.take(program.changed) if donate else cell.pick(program.changed)
