@@ -21,7 +21,7 @@ from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree
 
-IN_FLIGHT_ON_CPU = 4
+IN_FLIGHT_ON_CPU = 16
 """Executions that may wait for several CPU devices: their collectives block threads of one small pool."""
 
 
