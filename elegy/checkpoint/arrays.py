@@ -16,6 +16,10 @@ from elegy.checkpoint.leaves import Leaf
 _FILE_SIZE = 64 << 20
 """Aimed at for one file, in bytes: several files are hashed in parallel, one is not."""
 
+_SMALL = 1 << 20
+"""Smaller arrays, in bytes, are given to Orbax as NumPy's: a hundred of them are then written in a third of the time.
+Larger ones take longer that way, because Orbax copies them first."""
+
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[tuple[ModuleType, Any]]:
@@ -31,7 +35,18 @@ def _orbax() -> Iterator[tuple[ModuleType, Any]]:
 def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
     """Writes arrays by name into a new directory; every process of a distributed run calls it."""
     with _orbax() as (ocp, checkpointer):
-        checkpointer.save(directory, args=ocp.args.PyTreeSave(dict(arrays), ocdbt_target_data_file_size=_FILE_SIZE))
+        given = {**arrays, **jax.device_get({name: value for name, value in arrays.items() if _small(value)})}
+        checkpointer.save(directory, args=ocp.args.PyTreeSave(given, ocdbt_target_data_file_size=_FILE_SIZE))
+
+
+def _small(value: Any) -> bool:
+    """Whether an array is small, and whole on a device of this, the only process."""
+    return (
+        isinstance(value, jax.Array)
+        and jax.process_count() == 1
+        and value.is_fully_replicated
+        and value.nbytes < _SMALL
+    )
 
 
 def read_arrays(directory: Path, shardings: Mapping[str, jax.sharding.Sharding | None]) -> dict[str, Any]:
