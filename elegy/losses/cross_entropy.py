@@ -11,7 +11,7 @@ import optax
 
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
-from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.losses.shapes import check_array, match_shapes, mean_over_features
 from elegy.pytree import static_field
 
 _EPSILON = 1e-7
@@ -162,6 +162,8 @@ class CrossEntropy(Loss):
             ValueError: when the shapes do not fit.
             TypeError: when class indices are not integers.
         """
+        check_array(target, "target", "CrossEntropy")
+        check_array(preds, "preds", "CrossEntropy")
         if not self.binary and jnp.ndim(preds) == jnp.ndim(target) == 1:
             # One distribution, but far more often yes/no outputs of a batch.
             raise _shape_error(target, preds)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elegy.data.mixing import rows_meet, with_rows
 
@@ -31,6 +32,8 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
         >>> [x.shape for x in match_shapes(jnp.zeros(3), jnp.zeros((3, 1)), "MeanSquaredError")]
         [(3,), (3,)]
     """
+    check_array(target, "target", what)
+    check_array(preds, "preds", what)
     target, preds = jnp.asarray(target), jnp.asarray(preds)
     given = target.shape, preds.shape
     if preds.shape == (*target.shape, 1):
@@ -44,6 +47,34 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
         )
     dtype = jnp.promote_types(preds.dtype, jnp.float32)
     return target.astype(dtype), preds.astype(dtype)
+
+
+def check_array(value: Any, name: str, what: str) -> None:
+    """Checks that a value is one array, not several.
+
+    Args:
+        value: the value.
+        name: `"target"` or `"preds"`.
+        what: how messages call the caller.
+
+    Raises:
+        TypeError: for a dict, or a tuple or list of arrays; it names `index_into`.
+
+    Example:
+        >>> check_array({"logits": jnp.zeros(3)}, "preds", "CrossEntropy")
+        Traceback (most recent call last):
+        TypeError: CrossEntropy: preds is a dict with the keys 'logits', not one array...
+    """
+    if isinstance(value, Mapping):
+        found, key = f"a dict with the keys {', '.join(map(repr, value))}", repr(next(iter(value), "..."))
+    elif isinstance(value, (tuple, list)) and any(np.ndim(part) for part in value if hasattr(part, "shape")):
+        found, key = f"a {type(value).__name__} of {len(value)}", "0"
+    else:
+        return
+    raise TypeError(
+        f"{what}: {name} is {found}, not one array. Choose the part that is meant: "
+        f"`{what}(...).index_into({name}={key})`."
+    )
 
 
 def mean_over_features(values: jax.Array) -> jax.Array:

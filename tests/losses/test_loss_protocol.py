@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from elegy.errors import FrozenError
-from elegy.losses import FunctionLoss, Loss, MeanSquaredError, Reduction
+from elegy.losses import CrossEntropy, FunctionLoss, Loss, MeanSquaredError, Reduction
 from elegy.losses.function import as_loss
 from elegy.pytree import static_field
 
@@ -399,3 +399,16 @@ def test_maskable_looks_at_shapes_only(loss, expected):
 def test_what_is_no_loss(thing, message):
     with pytest.raises(TypeError, match=message):
         as_loss(thing)
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError, CrossEntropy])
+@pytest.mark.parametrize(
+    ("preds", "found"),
+    [
+        ({"logits": np.zeros((4, 3))}, r"a dict with the keys 'logits', not one array.*index_into\(preds='logits'\)"),
+        ((np.zeros((4, 3)), np.zeros(4)), r"a tuple of 2, not one array.*index_into\(preds=0\)"),
+    ],
+)
+def test_several_outputs_must_be_chosen_from(loss, preds, found):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: preds is {found}"):
+        loss()(target=np.zeros(4, np.int32), preds=preds)
