@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -12,10 +14,14 @@ FLAGS: Mapping[str, bool] = {
     "training": True,
     "train": True,
     "is_training": True,
+    "is_train": True,
     "deterministic": False,
     "use_running_average": False,
+    "inference": False,
 }
 """The names under which a call asks for the mode, and the value that each has in training."""
+
+_LIKE_A_FLAG = re.compile("train|infer|eval|determin")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -46,6 +52,9 @@ def call_arguments(
     Returns:
         `(args, kwargs)`, to be passed after the skipped parameters.
 
+    Warns:
+        UserWarning: for a parameter that seems to ask for the mode under a name that is none of `FLAGS`.
+
     Example:
         >>> def call(x, y, train, *, key=None): ...
         >>> call_arguments(call, (1, 2), True)
@@ -66,6 +75,7 @@ def call_arguments(
             kwargs[parameter.name] = FLAGS[parameter.name] == training
         else:
             names.append(parameter)
+            _check_no_flag(parameter, inputs)
     keyword = {p.name for p in names if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     positional = [p for p in names if p.kind in _POSITIONAL]
     catches_args = any(p.kind == p.VAR_POSITIONAL for p in names)
@@ -109,6 +119,16 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         return list(inspect.signature(function).parameters.values())
     except ValueError:  # a builtin without a signature
         return [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)]
+
+
+def _check_no_flag(parameter: inspect.Parameter, inputs: PyTree) -> None:
+    given = isinstance(inputs, Mapping) and parameter.name in inputs
+    if isinstance(parameter.default, bool) and _LIKE_A_FLAG.search(parameter.name) and not given:
+        warnings.warn(
+            f"the parameter {parameter.name}={parameter.default} keeps its default in training and outside of it. A "
+            f"module is told the mode by one of {', '.join(FLAGS)}: name it so if it asks for that.",
+            stacklevel=3,
+        )
 
 
 def _takes(count: int, positional: list[inspect.Parameter], catches_args: bool) -> bool:

@@ -1,7 +1,11 @@
 from collections import namedtuple
 
+import flax.linen as nn
+import numpy as np
+import optax
 import pytest
 
+import elegy as eg
 from elegy.adapters.arguments import call_arguments
 
 Pair = namedtuple("Pair", "a b")
@@ -63,3 +67,32 @@ def test_skipped_and_hidden_parameters_are_not_filled():
     def call(params, x, state=None, y=None): ...
 
     assert call_arguments(call, (1, 2), True, skip=1, hide=("state",)) == ((1,), {"y": 2})
+
+
+@pytest.mark.parametrize(("name", "in_training"), [("is_train", True), ("inference", False)])
+def test_these_names_ask_for_the_mode_too(name, in_training):
+    namespace: dict = {}
+    exec(f"def call(x, {name}=None): ...", namespace)
+    for training in (True, False):
+        assert call_arguments(namespace["call"], 1, training) == ((1,), {name: in_training == training})
+
+
+def test_what_only_looks_like_the_mode_is_told():
+    def call(x, evaluating=False): ...
+
+    with pytest.warns(UserWarning, match="evaluating=False keeps its default in training and outside of it"):
+        assert call_arguments(call, 1, False) == ((1,), {})
+    assert call_arguments(call, {"x": 1, "evaluating": True}, False) == ((), {"x": 1, "evaluating": True})
+
+
+def test_a_module_that_asks_for_inference_predicts_with_its_statistics():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, inference=False):
+            return nn.BatchNorm(use_running_average=inference)(nn.Dense(2)(x))
+
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    trainer = eg.Trainer(Net(), loss=eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    trainer.fit(x, x[:, :2], batch_size=8, verbose=0)
+    expected = Net().apply(trainer.variables(), x, inference=True)
+    np.testing.assert_allclose(trainer.predict(x, batch_size=5), expected, rtol=1e-5, atol=1e-6)
