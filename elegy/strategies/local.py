@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
@@ -54,7 +53,7 @@ class Jit(Strategy):
         return reduced(self, Jit)
 
     def _sharding(self) -> SingleDeviceSharding:
-        return SingleDeviceSharding(self.device or jnp.zeros(()).device)
+        return SingleDeviceSharding(self.device or default_device())
 
     def place_state(self, state: PyTree) -> PyTree:
         """Commits every leaf to the device, so that first, later and restored states compile alike."""

@@ -15,6 +15,7 @@ from elegy.errors import StepError
 from elegy.module import high_level
 from elegy.module.levels import level_of
 from elegy.names import path_name
+from elegy.strategies import Sharded
 from elegy.trainer.cell import StateCell
 from elegy.types import Batch, PyTree
 
@@ -141,7 +142,9 @@ def can_train(cell: StateCell) -> None:
     Raises:
         MissingMethodError: when it does not say how to train.
         StepError: when it has no optimizer.
+        RuntimeError: when a mesh is set in whose context it cannot be compiled.
     """
+    _check_no_mesh(cell, "train")
     level = level_of(cell.cls, "train")
     module = cell.form
     if level == "core":
@@ -164,10 +167,26 @@ def can_run(cell: StateCell, phase: Any) -> None:
 
     Raises:
         MissingMethodError: when it does not.
+        RuntimeError: when a mesh is set in whose context it cannot be compiled.
     """
+    _check_no_mesh(cell, phase)
     module = cell.form
     if level_of(cell.cls, phase) == "high" and not high_level.runs_apply(module):
         raise high_level.missing(module, phase)
+
+
+def _check_no_mesh(cell: StateCell, phase: Any) -> None:
+    mesh = jax.sharding.get_abstract_mesh()
+    strategy = cell.strategy
+    if mesh.empty or not strategy.compiles or level_of(cell.cls, phase) == "core":
+        return
+    if isinstance(strategy, Sharded) and all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types):
+        return
+    raise RuntimeError(
+        f"a mesh is set around this call (`jax.set_mesh`, axes {dict(mesh.shape)}), and steps under {strategy!r} "
+        "cannot be compiled in its context. Leave the context, and give the mesh to the strategy where it is meant to "
+        "be used: `Trainer(..., strategy=Sharded(mesh))`."
+    )
 
 
 def labels(

@@ -2,10 +2,12 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from strategy_table import MODELS, data
 
 import elegy as eg
@@ -132,3 +134,22 @@ def test_the_axes_that_no_rule_names_divide_the_data() -> None:
     assert Sharded({"data": 4, "model": 2}, rules=rules).axes == ("data",)
     assert Sharded({"data": 4, "model": 2}).axes == ("data", "model")
     assert FSDP({"replica": 2, "data": 2, "model": 2}, rules=rules).replicas == 4
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("strategy", ["jit", "data_parallel", "sharded", "fsdp"])
+def test_a_mesh_that_is_set_is_refused_or_does_not_matter(strategy, axis_type) -> None:
+    x, y = np.ones((8, 3), np.float32), np.arange(8) % 2
+
+    def losses() -> list[float]:
+        trainer = eg.Trainer(nn.Dense(2), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1), strategy=strategy)
+        return trainer.fit(x, y, batch_size=8, epochs=2, verbose=0).history["loss"]
+
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(axis_type,))):
+        if axis_type == AxisType.Auto and strategy in ("sharded", "fsdp"):
+            within = losses()
+        else:
+            with pytest.raises(RuntimeError, match=r"a mesh is set around this call.*Sharded\(mesh\)"):
+                losses()
+            return
+    np.testing.assert_allclose(within, losses(), rtol=1e-6)
