@@ -1,7 +1,6 @@
 """Trains 200,000 small steps with every callback on; watches memory, files and threads: `python -m benchmarks.soak`.
 
-The first quarter is the warm-up. Of what grows after it, 20 kB a save are TensorStore's: each call of
-`tensorstore.experimental_collect_matching_metrics`, which Orbax makes at every save, leaves its lists behind.
+The first quarter is the warm-up.
 """
 
 from __future__ import annotations
