@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from elegy.data.batch import PARTS, join_name
 from elegy.lazy import is_instance_of
@@ -21,7 +22,8 @@ _SCALARS = (numbers.Number, np.generic, str, bytes)
 def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
     """Turns every leaf of a tree into an array.
 
-    Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is.
+    Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is. Only those
+    that lie on a mesh with axes of type `Explicit` are taken as if its axes were `Auto`: rows are gathered from them.
     Lists of numbers (nested ones too) and everything with `__array__` (PyTorch and TensorFlow tensors,
     pandas tables) become NumPy arrays. Python scalars stay, for `rows` to name them. Integers of 64 bits must have
     values of 32, as long as JAX cuts them off (`jax_enable_x64`).
@@ -104,10 +106,21 @@ def is_array_like(value: Any) -> bool:
 
 def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
-        return True
+        return not _lies_explicitly(leaf)
     if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in _NUMERIC_KINDS or not leaf.dtype.isnative:
         return False
     return _beyond_32_bits(leaf) is None
+
+
+def _lies_explicitly(array: jax.Array) -> bool:
+    """Whether JAX wants to be told where what is computed from an array shall lie."""
+    place = array.sharding
+    return isinstance(place, NamedSharding) and AxisType.Explicit in place.mesh.axis_types
+
+
+def _automatic(array: jax.Array) -> jax.Array:
+    mesh = array.sharding.mesh  # type: ignore[attr-defined]  # a NamedSharding
+    return jax.device_put(array, NamedSharding(Mesh(mesh.devices, mesh.axis_names), array.sharding.spec))  # type: ignore[attr-defined]
 
 
 def holds_arrays(tree: PyTree) -> bool:
@@ -138,7 +151,7 @@ def _is_number_list(value: Any) -> bool:
 
 def _as_array(leaf: Any, name: str) -> Any:
     if isinstance(leaf, jax.Array):
-        return leaf
+        return _automatic(leaf) if _lies_explicitly(leaf) else leaf
     if isinstance(leaf, list):
         try:
             array = np.asarray(leaf)

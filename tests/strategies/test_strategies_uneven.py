@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from strategy_table import CLASSES, FEATURES, MLP, Managed, haiku_net, one_loss, two_losses
 
 import elegy as eg
@@ -185,3 +186,17 @@ def test_a_run_equals_the_run_on_one_device(case: str) -> None:
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     rtol, atol = 2e-4 * one.close, 2e-5 * one.close  # sums over devices are taken in another order
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "data_parallel", "fsdp"])
+def test_arrays_on_a_mesh_with_explicit_axes_are_data_like_others(strategy: str) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, FEATURES)).astype(np.float32), rng.integers(0, CLASSES, 24)
+    place = NamedSharding(jax.make_mesh((4,), ("data",)), PartitionSpec("data"))
+    found = []
+    for inputs in (x, jax.device_put(x, place)):
+        trainer = eg.Trainer(MLP(), optimizer=optax.adam(1e-2), strategy=strategy, **one_loss())
+        history = trainer.fit(inputs, y, batch_size=8, epochs=2, verbose=0).history["loss"]
+        logs = trainer.evaluate(inputs, y, batch_size=8, verbose=0)
+        found.append((history, logs, trainer.predict(inputs, batch_size=8)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
