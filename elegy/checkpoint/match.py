@@ -68,7 +68,7 @@ def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: boo
     if strict:
         raise CheckpointError(
             f"{where} does not match the target:\n  {listed}\nPass `strict=False` to load what fits and keep the "
-            "target's own values elsewhere."
+            "target's own values elsewhere; `Trainer.load_weights` takes the weights alone."
         )
     empty = [path for path in problems if isinstance(target[path], jax.ShapeDtypeStruct)]
     if empty:
