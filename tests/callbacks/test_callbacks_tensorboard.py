@@ -58,8 +58,9 @@ def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path):
             assert shown(cut / "logs" / part) == shown(whole / "logs" / part)
 
 
-@pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=3), eg.Every(steps=1)])
-@pytest.mark.parametrize("ends", [[1], [0, 2]])
+@pytest.mark.parametrize(
+    ("every", "ends"), [(eg.Every(epochs=1), [1]), (eg.Every(steps=3), [0, 2]), (eg.Every(steps=1), [1])]
+)
 def test_tensorboard_hides_no_record_that_came_after_the_checkpoint_of_its_step(tmp_path, every, ends):
     class Save(Callback):
         def on_epoch_end(self, event):

@@ -40,16 +40,20 @@ def bare(optimizer, params):
     """The loop of Optax's own guides."""
     tx = OPTIMIZERS[optimizer]()
     state = tx.init(params)
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(params):
+            return jnp.mean(squares(params, x, y))
+
+        value, grads = jax.value_and_grad(loss)(params)
+        extra = {} if optimizer == "sam" else {"value": value, "grad": grads, "value_fn": loss}
+        updates, state = tx.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
     for _ in range(EPOCHS):
         for start in range(0, len(X), 8):
-
-            def loss(params, x=X[start : start + 8], y=Y[start : start + 8]):
-                return jnp.mean(squares(params, x, y))
-
-            value, grads = jax.value_and_grad(loss)(params)
-            extra = {} if optimizer == "sam" else {"value": value, "grad": grads, "value_fn": loss}
-            updates, state = tx.update(grads, state, params, **extra)
-            params = optax.apply_updates(params, updates)
+            params, state = step(params, state, X[start : start + 8], Y[start : start + 8])
     return params
 
 
