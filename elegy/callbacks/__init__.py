@@ -4,7 +4,7 @@ from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.csv_logger import CSVLogger
 from elegy.callbacks.dispatcher import CallbackList
 from elegy.callbacks.early_stopping import EarlyStopping
-from elegy.callbacks.event import Event, LazyLogs
+from elegy.callbacks.event import Event
 from elegy.callbacks.functions import LambdaCallback
 from elegy.callbacks.history import History
 from elegy.callbacks.interrupt import handle_interrupts
@@ -13,6 +13,7 @@ from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
 from elegy.callbacks.nan import TerminateOnNaN
 from elegy.callbacks.tensorboard import TensorBoard
+from elegy.lazy_logs import LazyLogs
 
 __all__ = [
     "HOOKS",

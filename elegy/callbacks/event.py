@@ -3,83 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
-
-import jax
-import numpy as np
-
-
-class LazyLogs(Mapping[str, float]):
-    """Log values that stay on the device until somebody reads them.
-
-    The first reader pays for one transfer of all values; everybody who holds the same object shares it.
-
-    Args:
-        fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
-        ready: tells whether `fetch` need not wait; None where nobody knows.
-
-    Raises:
-        TypeError: at the first read, when a value is not a scalar.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> logs = LazyLogs(lambda: {"loss": jnp.float32(0.5), "accuracy": 1})
-        >>> logs["loss"], list(logs), logs.copy()
-        (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
-    """
-
-    __slots__ = ("_fetch", "_ready", "_values")
-
-    def __init__(self, fetch: Callable[[], Mapping[str, Any]], ready: Callable[[], bool] | None = None):
-        self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
-        self._ready = ready
-        self._values: dict[str, float] = {}
-
-    @property
-    def ready(self) -> bool | None:
-        """Whether the values can be read without waiting for the device; None where nobody knows."""
-        if self._fetch is None:
-            return True
-        return None if self._ready is None else self._ready()
-
-    def _read(self) -> dict[str, float]:
-        if self._fetch is not None:
-            logs = self._fetch()
-            # A list, because JAX sorts the keys of a dict.
-            values = jax.device_get(list(logs.values()))
-            self._values = {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
-            self._fetch = None
-        return self._values
-
-    def __getitem__(self, name: str) -> float:
-        values = self._read()
-        if name not in values:
-            raise KeyError(f"no log named {name!r}; logged here: {', '.join(values) or 'nothing'}")
-        return values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __repr__(self) -> str:
-        return repr(self._read())
-
-    def copy(self) -> dict[str, float]:
-        """Returns the values as a dict of one's own."""
-        return dict(self._read())
-
-
-def _scalar(name: str, value: Any) -> float:
-    array = np.asarray(value)
-    if array.size != 1:
-        raise TypeError(
-            f"the log {name!r} has shape {array.shape}; a log is one number. Reduce it in the step, for example with "
-            "`.mean()`, or return it from the step as part of the state."
-        )
-    return float(array.item())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The loop."""
 
-from elegy.trainer.trainer import Model, Trainer
+from elegy.trainer.model import Model
+from elegy.trainer.trainer import Trainer
 
 __all__ = ["Model", "Trainer"]

@@ -11,12 +11,12 @@ import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
 from elegy.data import ArraySource, check_finite, rows, unpack
+from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
 from elegy.module import high_level
 from elegy.module.levels import level_of
 from elegy.names import path_name
 from elegy.strategies import Sharded
-from elegy.trainer.cell import StateCell
 from elegy.types import Batch, PyTree
 
 
@@ -133,20 +133,20 @@ def initial_epoch(value: Any, epochs: int) -> None:
         raise ValueError(f"initial_epoch must be an integer of at least 0 and below epochs={epochs}, not {value!r}.")
 
 
-def can_train(cell: StateCell) -> None:
+def can_train(buffer: StateBuffer) -> None:
     """Checks that a module has what its level of training needs.
 
     Args:
-        cell: holds the state, or the module that will make it.
+        buffer: holds the state, or the module that will make it.
 
     Raises:
         MissingMethodError: when it does not say how to train.
         StepError: when it has no optimizer.
         RuntimeError: when a mesh is set in whose context it cannot be compiled.
     """
-    _check_no_mesh(cell, "train")
-    level = level_of(cell.cls, "train")
-    module = cell.form
+    _check_no_mesh(buffer, "train")
+    level = level_of(buffer.cls, "train")
+    module = buffer.form
     if level == "core":
         return
     if level == "high" and not high_level.runs_apply(module):
@@ -158,27 +158,27 @@ def can_train(cell: StateCell) -> None:
         )
 
 
-def can_run(cell: StateCell, phase: Any) -> None:
+def can_run(buffer: StateBuffer, phase: Any) -> None:
     """Checks that a module says how to run a phase.
 
     Args:
-        cell: holds the state, or the module that will make it.
+        buffer: holds the state, or the module that will make it.
         phase: `"test"` or `"pred"`.
 
     Raises:
         MissingMethodError: when it does not.
         RuntimeError: when a mesh is set in whose context it cannot be compiled.
     """
-    _check_no_mesh(cell, phase)
-    module = cell.form
-    if level_of(cell.cls, phase) == "high" and not high_level.runs_apply(module):
+    _check_no_mesh(buffer, phase)
+    module = buffer.form
+    if level_of(buffer.cls, phase) == "high" and not high_level.runs_apply(module):
         raise high_level.missing(module, phase)
 
 
-def _check_no_mesh(cell: StateCell, phase: Any) -> None:
+def _check_no_mesh(buffer: StateBuffer, phase: Any) -> None:
     mesh = jax.sharding.get_abstract_mesh()
-    strategy = cell.strategy
-    if mesh.empty or not strategy.compiles or level_of(cell.cls, phase) == "core":
+    strategy = buffer.strategy
+    if mesh.empty or not strategy.compiles or level_of(buffer.cls, phase) == "core":
         return
     if isinstance(strategy, Sharded) and all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types):
         return
@@ -190,7 +190,7 @@ def _check_no_mesh(cell: StateCell, phase: Any) -> None:
 
 
 def labels(
-    cell: StateCell,
+    buffer: StateBuffer,
     phase: Any,
     batch: Batch,
     outputs_of: Callable[[PyTree], PyTree],
@@ -200,7 +200,7 @@ def labels(
     """Runs the checks of the losses and metrics on labels and weights.
 
     Args:
-        cell: holds the state.
+        buffer: holds the state.
         phase: `"train"` or `"test"`.
         batch: a batch of arrays.
         outputs_of: from inputs to the structure of the phase's outputs.
@@ -211,8 +211,8 @@ def labels(
         ValueError: when labels do not fit the outputs (out of range, of another kind or shape), a weight is negative,
             or a class that is weighed is none.
     """
-    module = cell.form
-    if level_of(cell.cls, phase) != "high" or module.losses_and_metrics is None:
+    module = buffer.form
+    if level_of(buffer.cls, phase) != "high" or module.losses_and_metrics is None:
         return
     inputs, target, weight = unpack(batch)
     if target is None:

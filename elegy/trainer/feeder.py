@@ -16,13 +16,13 @@ import numpy as np
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows, unpack
 from elegy.data.batch import named_leaves
 from elegy.distributed import gather, together
+from elegy.engine.executor import Executor
+from elegy.engine.program import CompiledPhase
+from elegy.engine.state_buffer import StateBuffer
+from elegy.loading.chunks import BatchLayout, Chunk, array_chunks, bytes_of, iterable_chunks, resized, structure
+from elegy.loading.multihost import first_of_share, joined_chunks, longest, share_rows
 from elegy.module.levels import level_of
 from elegy.trainer import checks
-from elegy.trainer.cell import StateCell
-from elegy.trainer.feed import Chunk, Form, array_chunks, bytes_of, iterable_chunks, resized, structure
-from elegy.trainer.program import CompiledPhase
-from elegy.trainer.runner import Runner
-from elegy.trainer.shares import first_of_share, joined_chunks, longest, share_rows
 from elegy.types import Batch, PyTree
 
 logger = logging.getLogger("elegy")
@@ -62,7 +62,7 @@ class Feeder:
     """Gives one source's batches to one phase, pass after pass.
 
     Args:
-        runner: runs the steps.
+        executor: runs the steps.
         phase: the phase that is fed.
         source: where batches come from.
         batch_size: rows of a batch, for arrays.
@@ -76,7 +76,7 @@ class Feeder:
 
     def __init__(
         self,
-        runner: Runner,
+        executor: Executor,
         phase: CompiledPhase,
         source: ArraySource | IterableSource,
         *,
@@ -88,7 +88,7 @@ class Feeder:
         finite: bool = False,
         once: bool = False,
     ):
-        self.runner, self.phase, self.source, self.limit, self.fuse = runner, phase, source, limit, fuse
+        self.executor, self.phase, self.source, self.limit, self.fuse = executor, phase, source, limit, fuse
         self.finite, self.once, self._what = finite, once, what
         self.plan: EpochPlan | None = None
         if isinstance(source, ArraySource):
@@ -102,7 +102,7 @@ class Feeder:
                 f"drop_remaining was given to {what} with an iterable, whose batches are taken as they come. Let the "
                 "iterable leave the short one out."
             )
-        self.form: Form | None = None
+        self.form: BatchLayout | None = None
         self._placed: PyTree = None
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
@@ -139,7 +139,14 @@ class Feeder:
         if size is None and isinstance(source, ArraySource):
             size = self.batch_size
         return Feeder(
-            self.runner, "test", source, batch_size=size, limit=limit, what="validation", fuse=fuse, finite=self.finite
+            self.executor,
+            "test",
+            source,
+            batch_size=size,
+            limit=limit,
+            what="validation",
+            fuse=fuse,
+            finite=self.finite,
         )
 
     @property
@@ -163,7 +170,7 @@ class Feeder:
     @property
     def _joins(self) -> bool:
         """Whether every process brings its own batches, to be joined."""
-        return self.plan is None and self.runner.strategy.processes > 1
+        return self.plan is None and self.executor.strategy.processes > 1
 
     def first_batch(self) -> Batch:
         """The first batch of the next pass, as a loader gives it; it will be given again."""
@@ -204,38 +211,38 @@ class Feeder:
             self._pass, self._placed_at = self.source.batches(self.limit), True
 
     def chunks(
-        self, cell: StateCell, order: np.ndarray | None, limit: int | None, start: Cursor = _BEGINNING
+        self, buffer: StateBuffer, order: np.ndarray | None, limit: int | None, start: Cursor = _BEGINNING
     ) -> Iterator[Chunk]:
         """One pass over the data.
 
         Args:
-            cell: holds the state.
+            buffer: holds the state.
             order: the order of the examples, for arrays; `None` for their own.
             limit: how many batches to give at most.
             start: what an interrupted pass has seen already.
         """
-        form = self._decide(cell)
+        form = self._decide(buffer)
         if self.plan is not None:
             assert isinstance(self.source, ArraySource)
-            return self._array_chunks(self._for_step(self.source.batch, cell.cls), form, order, limit, start)
+            return self._array_chunks(self._for_step(self.source.batch, buffer.cls), form, order, limit, start)
         self.first_batch()
         assert self._pass is not None
         batches = self._pass if self._placed_at else itertools.chain([self._first], self._pass)
         self._pass, self._placed_at = None, False
         if self._joins:
-            given = itertools.islice(self._checked(batches, cell.cls, start.batches), limit)
+            given = itertools.islice(self._checked(batches, buffer.cls, start.batches), limit)
             return joined_chunks(
-                given, self._for_step(self._first, cell.cls), form, self.runner.strategy, start.batches
+                given, self._for_step(self._first, buffer.cls), form, self.executor.strategy, start.batches
             )
         return iterable_chunks(
-            itertools.islice(self._checked(batches, cell.cls, start.batches), limit),
+            itertools.islice(self._checked(batches, buffer.cls, start.batches), limit),
             form,
-            self.runner.strategy,
+            self.executor.strategy,
             start.batches,
         )
 
     def _array_chunks(
-        self, data: Batch, form: Form, order: np.ndarray | None, limit: int | None, start: Cursor
+        self, data: Batch, form: BatchLayout, order: np.ndarray | None, limit: int | None, start: Cursor
     ) -> Iterator[Chunk]:
         plan, source = self.plan, self.source
         assert plan is not None
@@ -252,9 +259,9 @@ class Feeder:
         if form.resident and self._placed is None:
             # A copy, because on the CPU a placed array may share the memory of the user's.
             copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
-            self._placed = self.runner.strategy.place(copies, "whole")
+            self._placed = self.executor.strategy.place(copies, "whole")
         count = plan.steps if limit is None else min(limit, plan.steps)
-        return array_chunks(source, plan, order, form, self.runner.strategy, self._placed, count, start.batches)
+        return array_chunks(source, plan, order, form, self.executor.strategy, self._placed, count, start.batches)
 
     def _checked(self, batches: Iterator[Batch], cls: type, start: int) -> Iterator[Batch]:
         first = structure(self._first)
@@ -282,7 +289,7 @@ class Feeder:
             return batch[0]
         return batch
 
-    def check_labels(self, cell: StateCell) -> None:
+    def check_labels(self, buffer: StateBuffer) -> None:
         """Runs the checks of the losses and metrics on labels: all that are in arrays, or those of the first batch.
 
         Each process looks at its own share's.
@@ -293,47 +300,47 @@ class Feeder:
         """
         batch = self.first_batch()
         if self._joins:
-            together(lambda: self._check_labels(cell, batch), f"the check of the labels of {self._what}")
+            together(lambda: self._check_labels(buffer, batch), f"the check of the labels of {self._what}")
         else:
-            self._check_labels(cell, batch)
+            self._check_labels(buffer, batch)
 
-    def _check_labels(self, cell: StateCell, batch: Batch) -> None:
+    def _check_labels(self, buffer: StateBuffer, batch: Batch) -> None:
         if self.phase != "pred" and rows(batch):
             whole = self.source.batch if isinstance(self.source, ArraySource) else None
-            outputs_of = functools.partial(self.runner.outputs, self.phase, cell)
-            checks.labels(cell, self.phase, batch, outputs_of, whole, self.source.class_weight)
+            outputs_of = functools.partial(self.executor.outputs, self.phase, buffer)
+            checks.labels(buffer, self.phase, batch, outputs_of, whole, self.source.class_weight)
 
-    def prepare(self, cell: StateCell) -> StateCell:
+    def prepare(self, buffer: StateBuffer) -> StateBuffer:
         """Chooses the form of the batches and traces the step, so that mistakes show before anything is compiled.
 
         Returns:
-            A cell with the structure that a step leaves, to trace other steps with.
+            A buffer with the structure that a step leaves, to trace other steps with.
         """
-        form = self._decide(cell)
-        if not self.runner.compiles(cell.cls, self.phase):
-            return cell
-        batch, mask = self._structs(structure(self._for_step(self.first_batch(), cell.cls)), form)
-        return cell.outline(self.runner.program(self.phase, cell, batch, mask).state)
+        form = self._decide(buffer)
+        if not self.executor.compiles(buffer.cls, self.phase):
+            return buffer
+        batch, mask = self._structs(structure(self._for_step(self.first_batch(), buffer.cls)), form)
+        return buffer.outline(self.executor.program(self.phase, buffer, batch, mask).state)
 
-    def _structs(self, batch: PyTree, form: Form) -> tuple[PyTree, PyTree]:
+    def _structs(self, batch: PyTree, form: BatchLayout) -> tuple[PyTree, PyTree]:
         """The structures of a full batch and its mask, as a step of this form takes them."""
         count = form.rows(rows(batch))
         if self._joins:
-            processes = self.runner.strategy.processes
+            processes = self.executor.strategy.processes
             count = processes * share_rows(form, int(gather(np.int64(rows(batch))).max()), processes)
         masked = form.masked and self.phase != "pred"
         return resized(batch, count), jax.ShapeDtypeStruct((count,), np.dtype(bool)) if masked else None
 
-    def _decide(self, cell: StateCell) -> Form:
+    def _decide(self, buffer: StateBuffer) -> BatchLayout:
         """Chooses the form of the batches: once, from the program and the data."""
         if self.form is None:
-            self.form = Form()
-            if self.runner.compiles(cell.cls, self.phase):
-                batch = structure(self._for_step(self.first_batch(), cell.cls))
-                plan, replicas = self.plan, self.runner.strategy.replicas
+            self.form = BatchLayout()
+            if self.executor.compiles(buffer.cls, self.phase):
+                batch = structure(self._for_step(self.first_batch(), buffer.cls))
+                plan, replicas = self.plan, self.executor.strategy.replicas
                 uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
-                masked = uneven and self.runner.can_mask(self.phase, cell, batch)
-                steps = self._steps(cell, batch, Form(masked=masked, multiple=replicas))
+                masked = uneven and self.executor.can_mask(self.phase, buffer, batch)
+                steps = self._steps(buffer, batch, BatchLayout(masked=masked, multiple=replicas))
                 source = self.source
                 resident = (
                     steps > 1
@@ -343,17 +350,17 @@ class Feeder:
                 if self.fuse == "auto" and not resident:
                     most = STACK_BYTES if self.phase == "train" else 2 * STACK_BYTES
                     steps = min(steps, _power_of_two(most / bytes_of(batch)))
-                self.form = Form(steps, masked, resident, replicas)
+                self.form = BatchLayout(steps, masked, resident, replicas)
         return self.form
 
-    def _steps(self, cell: StateCell, batch: PyTree, form: Form) -> int:
+    def _steps(self, buffer: StateBuffer, batch: PyTree, form: BatchLayout) -> int:
         if self._joins:
             return 1
         if isinstance(self.fuse, int):
             return self.fuse
         if self.plan is None:
             return 1
-        program = self.runner.program(self.phase, cell, *self._structs(batch, form))
+        program = self.executor.program(self.phase, buffer, *self._structs(batch, form))
         steps = min(program.steps_per_execution, 2 ** (self.plan.steps - 1).bit_length())
         if self.phase == "pred":
             steps = min(steps, _power_of_two(OUTPUT_BYTES / bytes_of(program.outputs))) if program.rowwise else 1

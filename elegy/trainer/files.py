@@ -11,13 +11,13 @@ from typing import Any
 from elegy.checkpoint import AsyncSaver
 from elegy.data import pack
 from elegy.distributed import collect, is_first, together
+from elegy.engine.executor import Executor
+from elegy.engine.state_buffer import StateBuffer
 from elegy.module import ElegyModule
 from elegy.trainer import persistence, weights
-from elegy.trainer.cell import StateCell
-from elegy.trainer.runner import Runner
 from elegy.types import PyTree
 
-_NOT_PICKLED = ("_run", "_runner", "_cell")
+_NOT_PICKLED = ("_run", "_executor", "_buffer")
 
 
 class Files:
@@ -138,8 +138,8 @@ class Files:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        runner = Runner(strategy, saved["_watch"].guards)
-        self.__dict__.update(saved, _run=None, _runner=runner, _cell=StateCell(strategy, state))
+        executor = Executor(strategy, saved["_watch"].guards)
+        self.__dict__.update(saved, _run=None, _executor=executor, _buffer=StateBuffer(strategy, state))
 
     def export(self: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
         """Writes the prediction step for use without this library, by `jax.export`, for batches of any size.

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 
 from elegy.callbacks import CallbackList, Event
-from elegy.callbacks.event import LazyLogs
 from elegy.callbacks.interrupt import handle_interrupts
+from elegy.engine.executor import Executor
 from elegy.errors import NonFiniteError
+from elegy.lazy_logs import LazyLogs
+from elegy.loading.chunks import Chunk
 from elegy.trainer import persistence, rollback
-from elegy.trainer.feed import Chunk
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.run import Run
-from elegy.trainer.runner import Runner
 from elegy.types import PyTree
 
 
@@ -65,14 +65,14 @@ def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyL
 
 def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[str, float]:
     """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs."""
-    runner = trainer._runner
-    cell = trainer._cell.fork()
-    runner.reset(cell, "test")
+    executor = trainer._executor
+    buffer = trainer._buffer.fork()
+    executor.reset(buffer, "test")
     logs: Mapping[str, float] = {}
     _emit(trainer, callbacks, "on_test_begin", "test", feeder)
     try:
-        for chunk in feeder.chunks(cell, None, None):
-            out = runner.run("test", cell, chunk, trainer.epoch)
+        for chunk in feeder.chunks(buffer, None, None):
+            out = executor.run("test", buffer, chunk, trainer.epoch)
             for k in callbacks.batches_heard("test", trainer.step, 0, chunk.sizes):
                 batch = chunk.first + k
                 _emit(trainer, callbacks, "on_test_batch_begin", "test", feeder, batch=batch)
@@ -85,30 +85,30 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
 
 def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
-    runner = trainer._runner
-    cell = trainer._cell.lend()  # who iterates may train in between
+    executor = trainer._executor
+    buffer = trainer._buffer.lend()  # who iterates may train in between
     waiting: list[tuple[PyTree, Chunk]] = []
     _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
     try:
-        for chunk in feeder.chunks(cell, None, None):
+        for chunk in feeder.chunks(buffer, None, None):
             _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=chunk.first)
-            waiting.append((runner.predict(cell, chunk), chunk))
+            waiting.append((executor.predict(buffer, chunk), chunk))
             for batch in range(chunk.first, chunk.first + chunk.count):
                 if batch > chunk.first:
                     _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=batch)
                 _emit(trainer, callbacks, "on_predict_batch_end", "predict", feeder, batch=batch)
             if len(waiting) > 1:  # the device works on the next chunk while this one is copied
-                yield from _outputs(runner, *waiting.pop(0))
+                yield from _outputs(executor, *waiting.pop(0))
         while waiting:
-            yield from _outputs(runner, *waiting.pop(0))
+            yield from _outputs(executor, *waiting.pop(0))
     finally:
-        cell.give_back()
+        buffer.give_back()
         _emit(trainer, callbacks, "on_predict_end", "predict", feeder)
 
 
-def _outputs(runner: Runner, outputs: PyTree, chunk: Chunk) -> Iterator[PyTree]:
+def _outputs(executor: Executor, outputs: PyTree, chunk: Chunk) -> Iterator[PyTree]:
     """The outputs of each batch of a chunk, without padding."""
-    host = runner.strategy.collect_outputs(outputs)
+    host = executor.strategy.collect_outputs(outputs)
     single = chunk.kind == "single"
     masks = None if chunk.mask is None else chunk.mask[None] if single else chunk.mask
     for k in range(chunk.count):

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 
 import jax
 
+from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.module.finite import Verdict
 from elegy.module.levels import level_of
 from elegy.names import path_name
-from elegy.trainer.cell import StateCell
 
 logger = logging.getLogger("elegy")
 
@@ -54,19 +54,19 @@ class Watch:
         self.count()
         self._error, self._told = None, False
 
-    def saw(self, rows: Any, step: int, epoch: int, cell: StateCell) -> None:
+    def saw(self, rows: Any, step: int, epoch: int, buffer: StateBuffer) -> None:
         """Takes note of an execution.
 
         Args:
             rows: what it returned.
             step: how many steps were completed before it.
             epoch: the epoch's index.
-            cell: holds the state, for the names of its parameters.
+            buffer: holds the state, for the names of its parameters.
 
         Raises:
             NonFiniteError: when an execution that has been read was not finite, and the policy is not to skip.
         """
-        self._pending.append((rows, step, epoch, cell.struct))
+        self._pending.append((rows, step, epoch, buffer.struct))
         if len(self._pending) > DELAY:
             self._read()
         self._complain()
@@ -116,15 +116,15 @@ class Watch:
         return self.__dict__
 
 
-def check_level(policy: Policy, cell: StateCell) -> None:
+def check_level(policy: Policy, buffer: StateBuffer) -> None:
     """Checks that the steps can be guarded.
 
     Raises:
         ValueError: for a step at the core level, which is called as it is.
     """
-    if policy != "ignore" and level_of(cell.cls, "train") == "core":
+    if policy != "ignore" and level_of(buffer.cls, "train") == "core":
         raise ValueError(
-            f"nonfinite={policy!r} guards gradients and optimizer, but {cell.cls.__name__}.train_step does both "
+            f"nonfinite={policy!r} guards gradients and optimizer, but {buffer.cls.__name__}.train_step does both "
             "itself. Check there (`optax.apply_if_finite`), or write `managed_train_step`."
         )
 

@@ -6,15 +6,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from elegy.data import as_batch, pack, unpack
 from elegy.data.batch import size_of
 from elegy.data.convert import copied
 from elegy.data.sources import refuse_non_arrays
+from elegy.engine.state_buffer import StateBuffer
+from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks
-from elegy.trainer.cell import StateCell
-from elegy.trainer.feed import Chunk, structure
 from elegy.trainer.nonfinite import check_level
 from elegy.types import Batch, PyTree
 
@@ -41,8 +39,7 @@ class OnBatch:
                 "another state, `trainer.state = trainer.state.replace(...)`."
             )
         batch = _batch("init_on_batch", inputs, labels, sample_weight)
-        module = self._cell.get()
-        self._adopt(self._runner.init(module, jax.random.key(self.seed), batch))
+        self._adopt(self._first_state(batch))
 
     def train_on_batch(
         self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
@@ -66,12 +63,12 @@ class OnBatch:
         """
         checks.not_in_fit(self, "train_on_batch")
         batch = _batch("train_on_batch", inputs, labels, sample_weight)
-        checks.can_train(self._cell)
-        check_level(self.nonfinite, self._cell)
-        out = self._runner.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
+        checks.can_train(self._buffer)
+        check_level(self.nonfinite, self._buffer)
+        out = self._executor.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
         self.step += 1
         if self._watch.guards:
-            self._watch.saw(out, self.step - 1, self.epoch, self._cell)
+            self._watch.saw(out, self.step - 1, self.epoch, self._buffer)
             if self.nonfinite != "skip":
                 self._watch.settle()
         return out.logs(0)
@@ -81,28 +78,28 @@ class OnBatch:
     ) -> Mapping[str, float]:
         """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
         batch = _batch("test_on_batch", inputs, labels, sample_weight)
-        cell = self._ready("test", batch).fork()
-        self._runner.reset(cell, "test")
-        return self._runner.run("test", cell, self._chunk(batch), self.epoch).logs(0)
+        buffer = self._ready("test", batch).fork()
+        self._executor.reset(buffer, "test")
+        return self._executor.run("test", buffer, self._chunk(batch), self.epoch).logs(0)
 
     def predict_on_batch(self: Any, inputs: Any) -> PyTree:
         """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
         refuse_non_arrays(inputs, "predict_on_batch")
         inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
         size_of(inputs)
-        cell = self._ready("pred", pack(inputs)).fork()
-        return self.strategy.collect_outputs(self._runner.predict(cell, self._chunk(inputs)))
+        buffer = self._ready("pred", pack(inputs)).fork()
+        return self.strategy.collect_outputs(self._executor.predict(buffer, self._chunk(inputs)))
 
-    def _ready(self: Any, phase: Any, batch: Batch) -> StateCell:
+    def _ready(self: Any, phase: Any, batch: Batch) -> StateBuffer:
         """The state for a step on one batch."""
-        self._runner.takes_batches[phase] = True
-        cell = self._planned(batch)
+        self._executor.takes_batches[phase] = True
+        buffer = self._planned(batch)
         if phase != "pred":
-            checks.labels(cell, phase, batch, functools.partial(self._runner.outputs, phase, cell))
-        if self._runner.compiles(cell.cls, phase):
-            self._runner.program(phase, cell, structure(unpack(batch)[0] if phase == "pred" else batch), None)
-        self._adopt(cell)
-        return self._cell
+            checks.labels(buffer, phase, batch, functools.partial(self._executor.outputs, phase, buffer))
+        if self._executor.compiles(buffer.cls, phase):
+            self._executor.program(phase, buffer, structure(unpack(batch)[0] if phase == "pred" else batch), None)
+        self._adopt(buffer)
+        return self._buffer
 
     def _chunk(self: Any, batch: Batch) -> Chunk:
         placed = self.strategy.place(batch, "batch")

@@ -16,10 +16,10 @@ from elegy.checkpoint import AsyncSaver, store
 from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import is_first, together
 from elegy.errors import CheckpointError
+from elegy.loading.multihost import sharing, with_all_places, with_own_place
 from elegy.module.logs import LogBook, ScalarLog
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
-from elegy.trainer.shares import sharing, with_all_places, with_own_place
 from elegy.types import PyTree
 
 logger = logging.getLogger("elegy")
@@ -140,7 +140,7 @@ def load(
     }
     target = trainer.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
     state, _ = store.restore(path, target, strict=strict)
-    trainer._cell.set(state)
+    trainer._buffer.set(state)
     trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
     trainer._watch.skipped = metadata["skipped_steps"]
     trainer.history.load_state_dict(metadata["history"])

@@ -51,7 +51,7 @@ class Before:
         self._trainer = trainer
         names = ("_initialized", "_held", "_record", "_run", "history", "epoch", "step")
         self._attributes: dict[str, Any] = {
-            "_cell": trainer._cell.fork(),
+            "_buffer": trainer._buffer.fork(),
             **{name: getattr(trainer, name) for name in names},
         }
         self._skipped = trainer._watch.skipped
@@ -64,7 +64,7 @@ class Before:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None and self._attributes and self._attributes["_cell"].readable():
+        if error is not None and self._attributes and self._attributes["_buffer"].readable():
             self._trainer.__dict__.update(self._attributes)
             self._trainer._watch.skipped = self._skipped
 
@@ -183,15 +183,15 @@ class Run:
     def epoch(self) -> Mapping[str, float]:
         """Trains for an epoch, or until the run is over; returns the logs of the last step."""
         trainer, feeder, plan = self.trainer, self.feeder, self.plan
-        runner, cell = trainer._runner, trainer._cell
+        executor, buffer = trainer._executor, trainer._buffer
         order = self._order()
         limit = None if plan.max_steps is None else plan.max_steps - self.steps
-        chunks = feeder.chunks(cell, order, limit, self.cursor)  # before the reset: an iterable may be exhausted
+        chunks = feeder.chunks(buffer, order, limit, self.cursor)  # before the reset: an iterable may be exhausted
         if not self.cursor.batches:
-            runner.reset(cell, "train")
+            executor.reset(buffer, "train")
             self.logs = {}
         stopped = False
-        held: AbstractContextManager[Any] = self.interrupts if runner.compiles(cell.cls, "train") else nullcontext()
+        held: AbstractContextManager[Any] = self.interrupts if executor.compiles(buffer.cls, "train") else nullcontext()
         try:
             for chunk in chunks:
                 heard = self.callbacks.batches_heard("train", trainer.step, self.examples, chunk.sizes)
@@ -201,12 +201,12 @@ class Run:
                 done = 0
                 try:
                     with held:
-                        out = runner.run("train", cell, chunk, trainer.epoch)
+                        out = executor.run("train", buffer, chunk, trainer.epoch)
                         sizes, self.ahead = chunk.sizes, chunk.count
                         self.before.forget()
                         self.steps += chunk.count
                     if trainer._watch.guards:
-                        trainer._watch.saw(out, trainer.step, trainer.epoch, cell)
+                        trainer._watch.saw(out, trainer.step, trainer.epoch, buffer)
                     for k in heard:
                         self._count(chunk.sizes[done : k + 1])
                         done = k + 1

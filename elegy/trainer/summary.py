@@ -41,7 +41,7 @@ def summarize(trainer: Any, inputs: PyTree, *, depth: int = 2) -> str:
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
     # The state's structure is enough: handing out the state itself would cost the next step a copy.
-    module = trainer._cell.struct if trainer._initialized else trainer._cell.get()
+    module = trainer._buffer.struct if trainer._initialized else trainer._buffer.get()
     return render(merge_below(module.summary_rows(inputs), depth))
 
 
@@ -81,7 +81,7 @@ def render(rows: list[Row]) -> str:
     table.add_column("Other state", footer=total_state or "0", justify="right", overflow="fold")
     for row in rows:
         cells = ("/".join(row.path) or path_name(()), row.type_name, show(row.outputs))
-        table.add_row(*(_plain(cell) for cell in (*cells, _size(row.params), _size(row.state))))
+        table.add_row(*(_plain(buffer) for buffer in (*cells, _size(row.params), _size(row.state))))
     out = io.StringIO()
     Console(file=out, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
     return out.getvalue()

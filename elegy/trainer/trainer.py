@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,13 +14,16 @@ from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.checkpoint import store
 from elegy.data import as_source, as_validation_source, split
+from elegy.engine.compilation import enable_compilation_cache
+from elegy.engine.executor import Executor
+from elegy.engine.state_buffer import StateBuffer
+from elegy.loading import multihost
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, fusing, loops, persistence, rollback
-from elegy.trainer.cell import StateCell
-from elegy.trainer.compilation import keep_compiled
+from elegy.trainer import checks, loops, persistence, rollback
+from elegy.trainer.execution import fuse_with
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import Policy, Watch, check_level
@@ -30,7 +32,6 @@ from elegy.trainer.outputs import join
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.report import Report, module_name
 from elegy.trainer.run import Before, FitPlan, Run
-from elegy.trainer.runner import Runner
 from elegy.types import Batch, PyTree
 
 
@@ -85,7 +86,7 @@ class Trainer(OnBatch, Files, Report):
         compilation_cache: str | os.PathLike[str] | None = None,
     ):
         if compilation_cache is not None:
-            keep_compiled(compilation_cache)
+            enable_compilation_cache(compilation_cache)
         state = resolve(module, variables)
         if loss is not None or metrics is not None:
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
@@ -98,13 +99,13 @@ class Trainer(OnBatch, Files, Report):
         self.stop_training = False
         self.interrupted: int | None = None
         self._watch = Watch(nonfinite)
-        self._runner = Runner(resolve_strategy(strategy), self._watch.guards)
+        self._executor = Executor(resolve_strategy(strategy), self._watch.guards)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
         self._initialized = state.key is not None
         if self._initialized and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
-        self._cell = StateCell(self._runner.strategy, state)
+        self._buffer = StateBuffer(self._executor.strategy, state)
         self._held: Callable[[], None] | None = None
         self._run: Run | None = None
         self._record: dict[str, Any] | None = None
@@ -112,19 +113,19 @@ class Trainer(OnBatch, Files, Report):
     @property
     def state(self) -> ElegyModule:
         """The state. It is immutable and stays valid; assign another one of the same kind to replace it."""
-        return self._cell.get()
+        return self._buffer.get()
 
     @state.setter
     def state(self, state: ElegyModule) -> None:
         if not isinstance(state, ElegyModule):
             raise TypeError(f"the state must be an ElegyModule, not a {type(state).__name__}.")
-        self._cell.set(state)
+        self._buffer.set(state)
         self._initialized = self._initialized or state.key is not None
 
     @property
     def strategy(self) -> Strategy:
         """How steps run on devices."""
-        return self._runner.strategy
+        return self._executor.strategy
 
     def set_strategy(self, strategy: str | Strategy) -> None:
         """Moves the state to another strategy; its values do not change.
@@ -139,9 +140,9 @@ class Trainer(OnBatch, Files, Report):
         """
         if self._run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        runner = Runner(resolve_strategy(strategy), self._watch.guards)
-        self._cell = self._cell.moved(runner.strategy, place=self._initialized)
-        self._runner = runner
+        executor = Executor(resolve_strategy(strategy), self._watch.guards)
+        self._buffer = self._buffer.moved(executor.strategy, place=self._initialized)
+        self._executor = executor
 
     # training
 
@@ -224,7 +225,7 @@ class Trainer(OnBatch, Files, Report):
         history = History()
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
         asked = checks.fusing(steps_per_execution)
-        fuse = fusing.fuse_with(listeners, asked, "train")
+        fuse = fuse_with(listeners, asked, "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
         with contextlib.ExitStack() as reading, Before(self) as before:
             found = reading.enter_context(persistence.resumed_from(resume, listeners))
@@ -232,7 +233,7 @@ class Trainer(OnBatch, Files, Report):
             if saved is not None and saved["run"] is not None and fuse == "auto":
                 fuse = saved["run"]["steps_per_execution"]
             feeder = Feeder(
-                self._runner,
+                self._executor,
                 "train",
                 source,
                 batch_size=batch_size,
@@ -294,13 +295,13 @@ class Trainer(OnBatch, Files, Report):
         """
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         feeder = Feeder(
-            self._runner,
+            self._executor,
             "test",
             as_source(inputs, labels, sample_weight, what="evaluate"),
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="evaluate",
-            fuse=fusing.fuse_with(listeners, "auto", "test"),
+            fuse=fuse_with(listeners, "auto", "test"),
             once=True,
         )
         self._prepare(feeder)
@@ -346,13 +347,13 @@ class Trainer(OnBatch, Files, Report):
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         feeder = Feeder(
-            self._runner,
+            self._executor,
             "pred",
             as_source(inputs, what="predict"),
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="predict",
-            fuse=fusing.fuse_with(listeners, "auto", "predict"),
+            fuse=fuse_with(listeners, "auto", "predict"),
             once=True,
         )
         self._prepare(feeder)
@@ -366,35 +367,33 @@ class Trainer(OnBatch, Files, Report):
     def _prepare(self, *feeders: Feeder) -> None:
         """Traces and checks phases before anything is compiled, then makes the first state if there is none."""
         for feeder in feeders:
-            self._runner.takes_batches[feeder.phase] = feeder.plan is None
+            self._executor.takes_batches[feeder.phase] = feeder.plan is None
             if feeder.phase == "train":
-                checks.can_train(self._cell)
-                check_level(self.nonfinite, self._cell)
+                checks.can_train(self._buffer)
+                check_level(self.nonfinite, self._buffer)
             else:
-                checks.can_run(self._cell, feeder.phase)
-        traced = cell = self._planned(feeders[0].first_batch())
+                checks.can_run(self._buffer, feeder.phase)
+        traced = buffer = self._planned(feeders[0].first_batch())
         for feeder in feeders:
-            feeder.check_labels(cell)
+            feeder.check_labels(buffer)
             traced = feeder.prepare(traced)
-        self._adopt(cell)
+        self._adopt(buffer)
 
-    def _planned(self, batch: Batch) -> StateCell:
+    def _planned(self, batch: Batch) -> StateBuffer:
         """The state; where there is none yet, one that is made when it is needed."""
         if self._initialized:
-            return self._cell
-        return self._runner.init(self._cell.get(), jax.random.key(self.seed), batch)
+            return self._buffer
+        return self._first_state(batch)
 
-    def _adopt(self, cell: StateCell) -> None:
-        """Makes a cell the trainer's own; its state is made now if it was only planned."""
-        cell.materialise()
+    def _first_state(self, batch: Batch) -> StateBuffer:
+        """A first state made from one batch; the same in every process."""
+        if self.strategy.processes > 1:
+            batch = multihost.agreed(batch)
+        return self._executor.init(self._buffer.get(), jax.random.key(self.seed), batch)
+
+    def _adopt(self, buffer: StateBuffer) -> None:
+        """Makes a buffer the trainer's own; its state is made now if it was only planned."""
+        buffer.materialise()
         with Before(self):  # what is held and does not fit goes on waiting
-            held, self._cell, self._initialized, self._held = self._held, cell, True, None
+            held, self._buffer, self._initialized, self._held = self._held, buffer, True, None
             _ = held and held()
-
-
-class Model(Trainer):
-    """`Trainer` under its old name; constructing one warns with `DeprecationWarning`."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        warnings.warn("elegy.Model is called elegy.Trainer now.", DeprecationWarning, stacklevel=2)
-        super().__init__(*args, **kwargs)

@@ -12,8 +12,8 @@ from flax import linen as nn
 from strategy_table import CLASSES
 
 import elegy as eg
+from elegy.loading.chunks import structure
 from elegy.strategies import FSDP, DataParallel, Sharded
-from elegy.trainer.feed import structure
 
 WIDTH = 256
 PARAMS = 2 * WIDTH * WIDTH + WIDTH * CLASSES
@@ -50,8 +50,8 @@ def compiled_step(strategy: Any, module: Any = None, *, steps: int = 1) -> Any:
         strategy=strategy,
     )
     trainer.train_on_batch(*batch())
-    program = trainer._runner.program("train", trainer._cell, structure(batch()), None)
-    leaves = trainer._cell.peek()
+    program = trainer._executor.program("train", trainer._buffer, structure(batch()), None)
+    leaves = trainer._buffer.peek()
     args = [leaves[i] for i in program.changed], [leaves[i] for i in program.constant]
     control = np.zeros(3, np.int32)
     if steps == 1:

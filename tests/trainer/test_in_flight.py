@@ -10,7 +10,7 @@ import pytest
 from boring_modules import High, assert_same_bits, host, regression, trainer_of
 
 import elegy as eg
-from elegy.trainer import runner
+from elegy.trainer import executor
 
 X, Y = regression(80)
 BYTES = 8 * (X.shape[1] + Y[0].size) * 4  # of a batch
@@ -24,8 +24,8 @@ def test_the_bytes_of_batches_in_flight_are_bounded(monkeypatch, k, room, most):
     """`room` is what may be in flight, counted in the batches of one execution."""
     waited = []
     wait = jax.block_until_ready
-    monkeypatch.setattr(runner, "IN_FLIGHT_BYTES", int(room * k * BYTES))
-    monkeypatch.setattr(runner.jax, "block_until_ready", lambda out: waited.append(out) or wait(out))
+    monkeypatch.setattr(executor, "IN_FLIGHT_BYTES", int(room * k * BYTES))
+    monkeypatch.setattr(executor.jax, "block_until_ready", lambda out: waited.append(out) or wait(out))
     trainer, free = trainer_of(High), trainer_of(High)
     data = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 80, 8)]
     trainer.fit(data, epochs=4, steps_per_execution=k, verbose=0)
@@ -51,7 +51,7 @@ def test_no_thread_takes_the_cores_of_the_cpu():
 
 
 def test_predictions_that_were_taken_leave_the_device(monkeypatch):
-    monkeypatch.setattr(runner, "IN_FLIGHT_BYTES", 4 * BYTES)
+    monkeypatch.setattr(executor, "IN_FLIGHT_BYTES", 4 * BYTES)
     trainer = trainer_of(High)
     trainer.predict(X, batch_size=8)
     before = sum(array.nbytes for array in jax.live_arrays())
@@ -79,7 +79,7 @@ BROKEN: list[bool] = []
 
 
 def test_an_execution_that_failed_does_not_fail_later_ones(monkeypatch):
-    monkeypatch.setattr(runner, "IN_FLIGHT_BYTES", 4 * BYTES)
+    monkeypatch.setattr(executor, "IN_FLIGHT_BYTES", 4 * BYTES)
     trainer = eg.Trainer(Flaky(), eg.losses.MeanSquaredError())
     data = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 80, 8)]
     expected = trainer.evaluate(data)

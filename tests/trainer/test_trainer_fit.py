@@ -428,18 +428,18 @@ def test_the_second_interrupt_waits_while_a_compiled_step_holds_the_buffers(k, m
     trainer, whole = trainer_of(High), trainer_of(High)
     fit(trainer, 1, steps_per_execution=k)
     fit(whole, 1, steps_per_execution=k)
-    put = trainer._cell.put
+    put = trainer._buffer.put
     consumed = []
 
     def interrupted_put(positions, leaves):
-        consumed.append(not trainer._cell.readable())
+        consumed.append(not trainer._buffer.readable())
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         put(positions, leaves)
 
-    monkeypatch.setattr(trainer._cell, "put", interrupted_put)
-    monkeypatch.setattr(trainer._runner, "reset", lambda cell, phase: None)  # it puts too, but consumes nothing
-    monkeypatch.setattr(whole._runner, "reset", lambda cell, phase: None)
+    monkeypatch.setattr(trainer._buffer, "put", interrupted_put)
+    monkeypatch.setattr(trainer._executor, "reset", lambda buffer, phase: None)  # it puts too, but consumes nothing
+    monkeypatch.setattr(whole._executor, "reset", lambda buffer, phase: None)
     with pytest.raises(KeyboardInterrupt):
         fit(trainer, 1, steps_per_execution=k)
     assert consumed == [True]
@@ -492,7 +492,7 @@ def test_fit_with_validation_and_short_batches_compiles_each_program_once(k):
     trainer.init_on_batch(X[:8], Y[:8])
     with compilations() as names:
         fit(trainer, 3, validation_data=VALIDATION, steps_per_execution=k)
-    assert trainer._runner.traces == {"train": 1, "test": 1, "pred": 0}
+    assert trainer._executor.traces == {"train": 1, "test": 1, "pred": 0}
     compiled = sorted(name for name in names if "step" in name)
     assert compiled == (["jit(test_step)", "jit(train_step)"] if k == 1 else ["jit(test_steps)", "jit(train_steps)"])
     with compilations() as names:
@@ -503,7 +503,7 @@ def test_fit_with_validation_and_short_batches_compiles_each_program_once(k):
 def test_a_managed_step_compiles_once_more_for_its_short_batch():
     trainer = trainer_of(Managed)
     fit(trainer, 3)
-    assert trainer._runner.traces["train"] == 2
+    assert trainer._executor.traces["train"] == 2
     with compilations() as names:
         fit(trainer, 2)
     assert names == []
@@ -543,7 +543,7 @@ def test_the_sizes_that_the_trainer_cuts_from_arrays_are_not_warned_of():
         fit(trainer, 1, batch_size=size, validation_data=VALIDATION, validation_batch_size=size - 2)
         trainer.evaluate(X, Y, batch_size=size - 1, verbose=0)
         trainer.predict(X, batch_size=size - 1)
-    assert min(trainer._runner.traces.values()) > 3
+    assert min(trainer._executor.traces.values()) > 3
 
 
 def test_dtypes_that_an_iterable_brings_are_warned_of_after_arrays_of_any_size():

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.callbacks.event import LazyLogs
+from elegy.engine.program import VERDICT, Program
+from elegy.lazy_logs import LazyLogs
 from elegy.module.finite import Verdict
-from elegy.trainer.program import VERDICT, Program
 from elegy.types import PyTree
 
 
-class Rows:
+class StepResults:
     """What an execution returned, for each of its steps; read from the device once, when somebody asks."""
 
     __slots__ = ("_host", "_packed", "_program", "count")
@@ -42,7 +42,7 @@ class Rows:
         return self._program.row(self._host, None if self.count is None else k)
 
 
-class PlainRows:
+class PlainStepResults:
     """The logs of one step that was called as it is."""
 
     __slots__ = ("_logs", "_verdict")

@@ -52,7 +52,7 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
+class BatchLayout:
     """The form in which a phase wants its batches.
 
     Args:
@@ -91,7 +91,7 @@ def array_chunks(
     source: ArraySource,
     plan: EpochPlan,
     order: np.ndarray | None,
-    form: Form,
+    form: BatchLayout,
     strategy: Strategy,
     placed: PyTree | None,
     limit: int,
@@ -153,7 +153,7 @@ def array_chunks(
         yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full + offset)
 
 
-def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy, first: int = 0) -> Iterator[Chunk]:
+def iterable_chunks(batches: Iterable[Batch], form: BatchLayout, strategy: Strategy, first: int = 0) -> Iterator[Chunk]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
 
     Args:
@@ -184,7 +184,7 @@ def iterable_chunks(batches: Iterable[Batch], form: Form, strategy: Strategy, fi
         yield _stack(waiting, shape, first, form, strategy)
 
 
-def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: Form, strategy: Strategy) -> Chunk:
+def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: BatchLayout, strategy: Strategy) -> Chunk:
     sizes = tuple(size for _, size in waiting)
     count = rows(waiting[0][0])
     if form.steps == 1:

@@ -14,9 +14,9 @@ import numpy as np
 
 from elegy.data import pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
+from elegy.loading.chunks import BatchLayout, Chunk, resized, structure
 from elegy.names import path_name
 from elegy.strategies import Strategy
-from elegy.trainer.feed import Chunk, Form, resized, structure
 from elegy.types import Batch
 
 _PROCESSES = "processes"
@@ -55,7 +55,9 @@ def first_of_share(read: Callable[[], Batch], what: str) -> Batch:
     return batch
 
 
-def joined_chunks(batches: Iterator[Batch], like: Batch, form: Form, strategy: Strategy, first: int) -> Iterator[Chunk]:
+def joined_chunks(
+    batches: Iterator[Batch], like: Batch, form: BatchLayout, strategy: Strategy, first: int
+) -> Iterator[Chunk]:
     """Joins one batch of each process into a global one, until no process has any.
 
     The processes tell each other the sizes of their batches, so that iterables of different lengths and short
@@ -142,13 +144,13 @@ def agreed(batch: Batch) -> Batch:
     return from_first(_padded(take_rows(batch, min(rows(batch), count)), count))
 
 
-def share_rows(form: Form, count: int, processes: int) -> int:
+def share_rows(form: BatchLayout, count: int, processes: int) -> int:
     """How many rows each process brings to a batch of which its own share has `count` examples."""
     unit = form.multiple // math.gcd(form.multiple, processes) if form.masked else 1
     return -(-count // unit) * unit
 
 
-def _joined(batch: Batch, sizes: np.ndarray, share: int, form: Form, strategy: Strategy, number: int) -> Chunk:
+def _joined(batch: Batch, sizes: np.ndarray, share: int, form: BatchLayout, strategy: Strategy, number: int) -> Chunk:
     count, total = share * len(sizes), (int(sizes.sum()),)
     if strategy.shares_evenly(count) and (form.masked or (sizes == share).all()):
         data = strategy.place_part(pad_rows(batch, share), "batch", count)

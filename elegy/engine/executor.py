@@ -12,18 +12,17 @@ import jax
 import numpy as np
 
 from elegy.data import rows
+from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
+from elegy.engine.program import CompiledPhase, Program, check_unchanged
+from elegy.engine.state_buffer import StateBuffer, strong
+from elegy.engine.step_results import PlainStepResults, StepResults
+from elegy.loading.chunks import Chunk
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.masking import can_mask
 from elegy.names import path_name
 from elegy.strategies import Strategy
-from elegy.trainer.cell import StateCell, strong
-from elegy.trainer.feed import Chunk
-from elegy.trainer.keys import bare, key_impls, typed
-from elegy.trainer.program import CompiledPhase, Program, check_unchanged
-from elegy.trainer.shares import agreed
-from elegy.trainer.step_logs import PlainRows, Rows
 from elegy.types import Batch, PyTree
 
 IN_FLIGHT_BYTES = 64 * 2**20
@@ -33,7 +32,7 @@ _MANY = 32
 """So many executions in flight are not counted: their batches are small."""
 
 
-class Runner:
+class Executor:
     """Holds what is compiled for one strategy, and moves states with it.
 
     Args:
@@ -62,36 +61,34 @@ class Runner:
 
     # the state
 
-    def init(self, module: Any, key: jax.Array, batch: Batch) -> StateCell:
+    def init(self, module: Any, key: jax.Array, batch: Batch) -> StateBuffer:
         """Makes the first state from one batch; a compiled init is traced now and run when the state is needed."""
-        if self.strategy.processes > 1:
-            batch = agreed(batch)
         if level_of(type(module), "init") == "core":
             state = managed.check_state(module, module.init_step(key, batch), "init_step")
-            return StateCell(self.strategy, self.strategy.place_state(state))
+            return StateBuffer(self.strategy, self.strategy.place_state(state))
         if not self.strategy.compiles:
-            return StateCell(self.strategy, strong(managed.init(module, key, batch)))
+            return StateBuffer(self.strategy, strong(managed.init(module, key, batch)))
         make = self.strategy.compile_init(_Init(module))
         struct = self.strategy.local_struct(jax.eval_shape(make, key, batch), "state")
-        return StateCell.planned(self.strategy, module, struct, lambda: make(key, batch))
+        return StateBuffer.planned(self.strategy, module, struct, lambda: make(key, batch))
 
-    def reset(self, cell: StateCell, phase: CompiledPhase) -> None:
+    def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
         """Runs the module's `reset_step`: an epoch starts."""
         self._logged.pop(phase, None)
-        if not self.compiles(cell.cls, phase):
-            state = cell.get()
+        if not self.compiles(buffer.cls, phase):
+            state = buffer.get()
             after = managed.check_state(state, state.reset_step(), "reset_step")
             check_unchanged(state, after, f"{type(state).__name__}.reset_step")
-            cell.set(after)
+            buffer.set(after)
             return
-        reset, changed, constant = self._reset_of(cell)
-        cell.put(changed, reset(cell.pick(changed), cell.pick(constant))[1])
+        reset, changed, constant = self._reset_of(buffer)
+        buffer.put(changed, reset(buffer.pick(changed), buffer.pick(constant))[1])
 
-    def _reset_of(self, cell: StateCell) -> tuple[Callable, list[int], list[int]]:
+    def _reset_of(self, buffer: StateBuffer) -> tuple[Callable, list[int], list[int]]:
         version, reset_ = self._last_reset
-        if version == cell.version:  # as in most epochs
+        if version == buffer.version:  # as in most epochs
             return reset_
-        struct = cell.struct
+        struct = buffer.struct
         key = _key(struct)
         if key not in self._resets:
             impls: dict[int, Any] = {}
@@ -110,76 +107,76 @@ class Runner:
 
             def kernel(moved: list[Any], kept: list[Any]) -> tuple[None, list[Any]]:
                 leaves = dict(zip((*changed, *constant), (*moved, *kept), strict=True))
-                state = jax.tree.unflatten(treedef, typed([leaves[i] for i in range(len(leaves))], impls))
-                after = bare(jax.tree.leaves(state.reset_step()), impls)
+                state = jax.tree.unflatten(treedef, wrap_keys([leaves[i] for i in range(len(leaves))], impls))
+                after = unwrap_keys(jax.tree.leaves(state.reset_step()), impls)
                 return None, [after[i] for i in changed]
 
             kernel.__name__ = "reset"
             self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)
-        self._last_reset = cell.version, self._resets[key]
+        self._last_reset = buffer.version, self._resets[key]
         return self._resets[key]
 
     # programs
 
-    def can_mask(self, phase: CompiledPhase, cell: StateCell, batch: PyTree) -> bool:
+    def can_mask(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree) -> bool:
         """Whether short batches of this structure may be filled up and masked: see `elegy.module.masking`."""
-        key = (phase, _key(cell.struct), batch_key(batch))
+        key = (phase, _key(buffer.struct), batch_key(batch))
         if key not in self._masks:
-            self._masks[key] = can_mask(cell.struct, phase, batch)
+            self._masks[key] = can_mask(buffer.struct, phase, batch)
         return self._masks[key]
 
-    def outputs(self, phase: Literal["train", "test"], cell: StateCell, inputs: PyTree) -> PyTree:
+    def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
         """The structure of what the high-level step of a phase computes from inputs, before losses."""
-        key = (phase, _key(cell.struct), batch_key(inputs))
+        key = (phase, _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
             training = phase == "train"
             self._outputs[key] = jax.eval_shape(
                 lambda module, given: high_level.apply(module, jax.random.key(0), given, training)[0],
-                cell.struct,
+                buffer.struct,
                 inputs,
             )
         return self._outputs[key]
 
-    def program(self, phase: CompiledPhase, cell: StateCell, batch: PyTree, mask: PyTree | None) -> Program:
+    def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """The program for the state's and the batch's structure; traced at the first need."""
         form = (batch_key(batch), mask is not None)
-        key = (phase, _key(cell.struct), form)
+        key = (phase, _key(buffer.struct), form)
         program = self._programs.get(key)
         if program is None:
             self._count_trace(phase, batch)
             strategy = self.strategy
             if rows(batch) % strategy.replicas:
                 strategy = strategy.undivided
-            program = self._trace(phase, strategy, cell, batch, mask)
+            program = self._trace(phase, strategy, buffer, batch, mask)
             if phase == "pred" and not program.rowwise:
                 # What has no row an example is computed from the whole batch.
-                program = self._trace(phase, strategy.undivided, cell, batch, mask)
+                program = self._trace(phase, strategy.undivided, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
-        self._recent[phase] = (cell.version, batch, mask is not None, program)
+        self._recent[phase] = (buffer.version, batch, mask is not None, program)
         return program
 
-    def _same(self, phase: CompiledPhase, cell: StateCell, chunk: Chunk) -> Program | None:
+    def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
         """The last step's program if this one is of its form, known by identity: the question comes every step."""
         version, batch, masked, program = self._recent.get(phase, (None, None, None, None))
-        if version != cell.version or batch is not chunk.batch:
+        if version != buffer.version or batch is not chunk.batch:
             return None
         if phase == "pred":
             return program
         return program if masked == (chunk.mask is not None) and phase in self._logged else None
 
     def _trace(
-        self, phase: CompiledPhase, strategy: Strategy, cell: StateCell, batch: PyTree, mask: PyTree | None
+        self, phase: CompiledPhase, strategy: Strategy, buffer: StateBuffer, batch: PyTree, mask: PyTree | None
     ) -> Program:
         local = strategy.local_struct
-        return Program(phase, strategy, cell.struct, local(batch, "batch"), local(mask, "batch"), self.guard)
+        return Program(phase, strategy, buffer.struct, local(batch, "batch"), local(mask, "batch"), self.guard)
 
-    def _accumulate(self, program: Program, cell: StateCell) -> None:
+    def _accumulate(self, program: Program, buffer: StateBuffer) -> None:
         """Adds the log accumulators that the first step of a phase turned out to need."""
-        if getattr(cell.struct._logs, program.phase) is not None:
+        if getattr(buffer.struct._logs, program.phase) is not None:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
-        cell.extend(
+        buffer.extend(
             lambda state: self.strategy.place_state(state.replace(_logs=state._logs.replace(**{program.phase: fresh})))
         )
 
@@ -205,36 +202,36 @@ class Runner:
 
     # steps
 
-    def run(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> Any:
-        """Runs the steps of a chunk and returns their logs; the cell then holds the new state."""
-        program = self._same(phase, cell, chunk)
+    def run(self, phase: Literal["train", "test"], buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
+        """Runs the steps of a chunk and returns their logs; the buffer then holds the new state."""
+        program = self._same(phase, buffer, chunk)
         if program is None:
-            if not self.compiles(cell.cls, phase):
-                return self._run_plain(phase, cell, chunk, epoch)
-            program = self.program(phase, cell, chunk.batch, _one_mask(chunk))
-            self._accumulate(program, cell)
+            if not self.compiles(buffer.cls, phase):
+                return self._run_plain(phase, buffer, chunk, epoch)
+            program = self.program(phase, buffer, chunk.batch, _one_mask(chunk))
+            self._accumulate(program, buffer)
             self._check_logs(phase, [name for name, _, _ in program.log_names])
-        out = self._execute(program, cell, chunk, epoch)
-        return Rows(program, out, None if chunk.kind == "single" else chunk.count)
+        out = self._execute(program, buffer, chunk, epoch)
+        return StepResults(program, out, None if chunk.kind == "single" else chunk.count)
 
-    def predict(self, cell: StateCell, chunk: Chunk) -> PyTree:
+    def predict(self, buffer: StateBuffer, chunk: Chunk) -> PyTree:
         """Runs the prediction steps of a chunk; their outputs come back with padding, several of them stacked."""
-        program = self._same("pred", cell, chunk)
-        if program is None and self.compiles(cell.cls, "pred"):
-            program = self.program("pred", cell, chunk.batch, None)
+        program = self._same("pred", buffer, chunk)
+        if program is None and self.compiles(buffer.cls, "pred"):
+            program = self.program("pred", buffer, chunk.batch, None)
         if program is not None:
-            outputs = self._execute(program, cell, chunk, 0)
+            outputs = self._execute(program, buffer, chunk, 0)
         else:
-            state = cell.get()
+            state = buffer.get()
             out = state.pred_step(chunk.data, chunk.first)
             outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
-            cell.set(state)
+            buffer.set(state)
         return outputs
 
-    def _execute(self, program: Program, cell: StateCell, chunk: Chunk, epoch: int) -> Any:
+    def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
         donate = program.phase == "train" and self.strategy.donates
-        constant = cell.pick(program.constant)
-        changed = cell.take(program.changed) if donate else cell.pick(program.changed)
+        constant = buffer.pick(program.constant)
+        changed = buffer.take(program.changed) if donate else buffer.pick(program.changed)
         mask = None if program.phase == "pred" else chunk.mask
         control = np.array([epoch, chunk.first, chunk.count], np.int32)
         if chunk.kind == "single":
@@ -245,7 +242,7 @@ class Runner:
             kernel = program.fused(room, resident=resident)
             out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
-        cell.put(program.changed, changed)
+        buffer.put(program.changed, changed)
         if program.phase != "pred":  # whoever predicts reads the outputs soon, and they may be large
             self._wait_for_room(out, size)
         return out
@@ -272,8 +269,10 @@ class Runner:
                 with contextlib.suppress(Exception):
                     jax.block_until_ready(self._in_flight.popleft())
 
-    def _run_plain(self, phase: Literal["train", "test"], cell: StateCell, chunk: Chunk, epoch: int) -> PlainRows:
-        state = cell.get()
+    def _run_plain(
+        self, phase: Literal["train", "test"], buffer: StateBuffer, chunk: Chunk, epoch: int
+    ) -> PlainStepResults:
+        state = buffer.get()
         name = f"{phase}_step"
         verdict = None
         if level_of(type(state), phase) == "core":
@@ -294,8 +293,8 @@ class Runner:
             before, now = (one.replace(_logs=LogBook()) for one in (state, after))
             check_unchanged(before, now, f"{type(state).__name__}'s {phase} step")
         self._check_logs(phase, list(logs))
-        cell.set(after)
-        return PlainRows(logs, verdict)
+        buffer.set(after)
+        return PlainStepResults(logs, verdict)
 
 
 class _Init:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
-
-from elegy.callbacks import CallbackList
-
-logger = logging.getLogger("elegy")
 
 _WORK = {"cpu": 2e9}
 _WORK_ELSEWHERE = 1e12
@@ -38,28 +33,6 @@ def steps_per_execution(closed: Any, platform: str) -> int:
         return 1
     room = _WORK.get(platform, _WORK_ELSEWHERE) / max(flops, 1.0)
     return 2 ** int(math.log2(min(max(room, 1.0), MOST)))
-
-
-def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:
-    """Turns fusing off where callbacks look at the state after each step.
-
-    Args:
-        callbacks: the callbacks of the call.
-        fuse: what was asked for, a number of steps or `"auto"`.
-        phase: `"train"` or `"test"`.
-    """
-    readers = callbacks.state_readers(phase, undeclared=fuse == "auto")
-    if readers and fuse != 1:
-        level = logging.INFO if fuse == "auto" else logging.WARNING
-        logger.log(
-            level,
-            "steps_per_execution=%r: every step runs in an execution of its own, because the batch hooks of %s may "
-            "read the state after each step. Declare `batch_hooks_read = 'logs'` where they do not.",
-            fuse,
-            ", ".join(readers),
-        )
-        return 1
-    return fuse
 
 
 def work(closed: Any) -> tuple[float, bool]:

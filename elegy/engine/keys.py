@@ -25,7 +25,7 @@ def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
     }
 
 
-def bare(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
+def unwrap_keys(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
     """The leaves with the data of each key in its place.
 
     Args:
@@ -35,8 +35,8 @@ def bare(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
     return [jax.random.key_data(leaf) if i in impls else leaf for i, leaf in enumerate(leaves)]
 
 
-def typed(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
-    """The inverse of `bare`.
+def wrap_keys(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
+    """The inverse of `unwrap_keys`.
 
     Args:
         leaves: arrays or tracers.
@@ -45,7 +45,7 @@ def typed(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
     Example:
         >>> leaves = [jax.random.key(0)]
         >>> impls = key_impls(leaves)
-        >>> typed(bare(leaves, impls), impls)[0] == leaves[0]
+        >>> wrap_keys(unwrap_keys(leaves, impls), impls)[0] == leaves[0]
         Array(True, dtype=bool)
     """
     return [jax.random.wrap_key_data(leaf, impl=impls[i]) if i in impls else leaf for i, leaf in enumerate(leaves)]

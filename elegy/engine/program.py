@@ -11,15 +11,15 @@ import jax.numpy as jnp
 from jax.extend.core import jaxpr_as_fun
 
 from elegy.data import rows
+from elegy.engine.fusing import steps_per_execution
+from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError
+from elegy.loading.chunks import bytes_of
 from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
 from elegy.names import path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
-from elegy.trainer.feed import bytes_of
-from elegy.trainer.fusing import steps_per_execution
-from elegy.trainer.keys import bare, key_impls, typed
 from elegy.types import PyTree
 
 CompiledPhase = Literal["train", "test", "pred"]
@@ -68,8 +68,8 @@ class Program:
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
         forward = _forward(phase, strategy, guard)
-        bare = state.replace(_logs=LogBook())
-        closed, out = self._trace(forward, bare, batch, mask, _INDEX, _INDEX)
+        without_logs = state.replace(_logs=LogBook())
+        closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
             state = state.replace(_logs=prepare(state._logs, phase, out[1]._logs.pending))
             state = state.replace(_logs=jax.tree.map(abstract, state._logs))
@@ -110,10 +110,10 @@ class Program:
             state[i] = leaf
         for i, leaf in zip(self.constant, constant, strict=True):
             state[i] = leaf
-        flat = jaxpr_as_fun(self.closed)(*typed(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
+        flat = jaxpr_as_fun(self.closed)(*wrap_keys(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
         n_extra = len(flat) - len(state)
         extra = jax.tree.unflatten(jax.tree.structure(self._out), flat[:n_extra])
-        after = bare(flat[n_extra:], self._impls)
+        after = unwrap_keys(flat[n_extra:], self._impls)
         return extra, [after[i] for i in self.changed]
 
     def single(self) -> Callable:

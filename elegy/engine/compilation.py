@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 
-def keep_compiled(directory: str | os.PathLike[str]) -> None:
+def enable_compilation_cache(directory: str | os.PathLike[str]) -> None:
     """Turns on JAX's persistent compilation cache, for everything that the process compiles from now on.
 
     A process that compiles what an earlier one did, with the same versions on the same kind of device, reads it from

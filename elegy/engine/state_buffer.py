@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.distributed import collect
+from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.names import path_name
 from elegy.strategies import Strategy
-from elegy.trainer.keys import bare, key_impls, typed
 
 _VERSIONS = itertools.count()
 
 
-class StateCell:
+class StateBuffer:
     """Holds a state as its user sees it, as the strategy places it, or both.
 
     A compiled step consumes the buffers it is given. What was handed out, or came from outside, must stay
-    valid: the cell remembers that, and `take` copies such buffers before they are consumed. A loop that hands
+    valid: the buffer remembers that, and `take` copies such buffers before they are consumed. A loop that hands
     out nothing copies nothing.
 
     Args:
@@ -40,23 +40,23 @@ class StateCell:
         self._struct: Any = None
         self._foreign: set[int] | None = None  # positions that others may hold; None: all
         self._uses = 0  # counts what changes who may hold which leaf
-        self._lender: tuple[StateCell, set[int] | None, int] | None = None
+        self._lender: tuple[StateBuffer, set[int] | None, int] | None = None
         self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
         self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
 
     @classmethod
     def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
-        """A cell whose structure is known and whose placed state is made at the first need."""
-        cell = cls(strategy, module)
-        cell._logical, cell._struct, cell._make = None, struct, make
-        return cell
+        """A buffer whose structure is known and whose placed state is made at the first need."""
+        buffer = cls(strategy, module)
+        buffer._logical, buffer._struct, buffer._make = None, struct, make
+        return buffer
 
     def outline(self, struct: Any) -> Self:
-        """A cell without a state, of the same class and the structure `struct`: only to trace with."""
-        cell = type(self)(self.strategy, None)
-        cell.cls, cell._struct = self.cls, struct
-        return cell
+        """A buffer without a state, of the same class and the structure `struct`: only to trace with."""
+        buffer = type(self)(self.strategy, None)
+        buffer.cls, buffer._struct = self.cls, struct
+        return buffer
 
     def readable(self) -> bool:
         """Whether no placed leaf was consumed."""
@@ -71,7 +71,7 @@ class StateCell:
             )
 
     def materialise(self) -> None:
-        """Makes the state of a cell that was only planned."""
+        """Makes the state of a buffer that was only planned."""
         if self._make is not None:
             make, self._make = self._make, None
             struct, version = self._struct, self.version
@@ -113,11 +113,11 @@ class StateCell:
         self._moved = None
         leaves, self._treedef = jax.tree.flatten(placed)
         self._impls = key_impls(leaves)
-        self._leaves = bare(leaves, self._impls)
+        self._leaves = unwrap_keys(leaves, self._impls)
 
     def _placed(self) -> Any:
         leaves = self.peek()
-        return jax.tree.unflatten(self._treedef, typed(leaves, self._impls))
+        return jax.tree.unflatten(self._treedef, wrap_keys(leaves, self._impls))
 
     def pick(self, positions: Sequence[int]) -> list[Any]:
         """The placed leaves at `positions`, to be read only."""
@@ -173,7 +173,7 @@ class StateCell:
             self._foreign = None
 
     def moved(self, strategy: Strategy, *, place: bool) -> Self:
-        """A cell with the same state for another strategy, which places it now or when it is needed."""
+        """A buffer with the same state for another strategy, which places it now or when it is needed."""
         state = self.get()
         if place:
             # Devices of one process can take nothing from those of another.
@@ -181,7 +181,7 @@ class StateCell:
         return type(self)(strategy, state)
 
     def fork(self) -> Self:
-        """Another cell with the same state; moving one leaves the other as it is."""
+        """Another buffer with the same state; moving one leaves the other as it is."""
         self.materialise()
         self._check_readable()
         other = type(self)(self.strategy, self._logical)
@@ -192,7 +192,7 @@ class StateCell:
         return other
 
     def lend(self) -> Self:
-        """A fork that may be in use while this cell moves on; `give_back` it at the end."""
+        """A fork that may be in use while this buffer moves on; `give_back` it at the end."""
         other = self.fork()
         self._uses += 1
         other._lender, self._foreign = (self, self._foreign, self._uses), None

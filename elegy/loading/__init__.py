@@ -1,0 +1,1 @@
+"""Loading: batches of one source, grouped into chunks and placed on the devices."""
