@@ -43,6 +43,8 @@ class Files:
     def restore(self, path: str | os.PathLike[str], *, strict: bool = True) -> None:
         """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
 
+        A checkpoint that was refused then is dropped by the next `restore` or `load_weights`.
+
         Args:
             path: the checkpoint, or a directory of them, whose newest intact one is read; addresses likewise.
             strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
@@ -76,7 +78,8 @@ class Files:
 
         Of a checkpoint only the weights are read. A part of the state (`params`, `batch_stats`) of which nothing is
         given keeps its values. While no step was taken, the optimizer begins anew from the new weights; afterwards
-        its state stays. Before the first state exists the weights are held, and matched when it does.
+        its state stays. Before the first state exists the weights are held, and matched when it does; those that were
+        refused then are dropped by the next `load_weights` or `restore`.
 
         Args:
             source: a checkpoint, a directory of them, a safetensors file, a dict of arrays by path

@@ -123,7 +123,9 @@ def restore(trainer: Any, path: str | os.PathLike[str], *, strict: bool) -> None
         if trainer._initialized:
             load(trainer, found, metadata, strict=strict)
         else:
-            trainer._held = lambda: load(trainer, found.path, metadata, strict=strict)
+            trainer._pending = trainer._pending.with_checkpoint(
+                lambda: load(trainer, found.path, metadata, strict=strict)
+            )
 
 
 def load(

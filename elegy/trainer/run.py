@@ -49,7 +49,7 @@ class Before:
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
-        names = ("_initialized", "_held", "_record", "_run", "history", "epoch", "step")
+        names = ("_initialized", "_pending", "_record", "_run", "history", "epoch", "step")
         self._attributes: dict[str, Any] = {
             "_buffer": trainer._buffer.fork(),
             **{name: getattr(trainer, name) for name in names},

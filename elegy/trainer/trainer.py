@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -29,6 +29,7 @@ from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.outputs import join
+from elegy.trainer.pending import PendingLoads
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.report import Report, module_name
 from elegy.trainer.run import Before, FitPlan, Run
@@ -106,7 +107,7 @@ class Trainer(OnBatch, Files, Report):
         if self._initialized and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
         self._buffer = StateBuffer(self._executor.strategy, state)
-        self._held: Callable[[], None] | None = None
+        self._pending = PendingLoads()
         self._run: Run | None = None
         self._record: dict[str, Any] | None = None
 
@@ -394,6 +395,6 @@ class Trainer(OnBatch, Files, Report):
     def _adopt(self, buffer: StateBuffer) -> None:
         """Makes a buffer the trainer's own; its state is made now if it was only planned."""
         buffer.materialise()
-        with Before(self):  # what is held and does not fit goes on waiting
-            held, self._buffer, self._initialized, self._held = self._held, buffer, True, None
-            _ = held and held()
+        with Before(self):
+            pending, self._buffer, self._initialized, self._pending = self._pending, buffer, True, PendingLoads()
+            pending.run()

@@ -77,15 +77,8 @@ def load(trainer: Any, source: Any, *, prefix: str | None, renamed: Rename | Non
 
     if trainer._initialized:
         apply()
-        return
-    earlier = trainer._held
-
-    def held() -> None:
-        if earlier is not None:
-            earlier()
-        apply()
-
-    trainer._held = held
+    else:
+        trainer._pending = trainer._pending.with_weights(apply)
 
 
 def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed: Rename | None, strict: bool) -> Any:

@@ -200,6 +200,42 @@ def test_a_held_checkpoint_comes_before_held_weights(tmp_path):
     assert_equal(target.state.params["encoder"], source.state.params["encoder"])
 
 
+def test_the_next_load_takes_the_place_of_one_that_was_refused(tmp_path):
+    x, _ = regression()
+    source, wider = trained(), trainer_of(heads=3)
+    encoder = {"params/encoder/bias": np.full(4, 5, np.float32)}
+    wider.load_weights(encoder, prefix="params/encoder/bias")
+    wider.load_weights(source.variables())
+    for _ in range(2):  # it is not forgotten: a cell of a notebook that is run again trains from no other values
+        with pytest.raises(CheckpointError, match=r"(?s)params/head/kernel.*array float32\[4,2\]") as error:
+            wider.predict(x)
+        assert "takes its place" in error.value.__notes__[0]
+        assert wider.step == 0
+    wider.load_weights({"params/head/bias": np.full(3, 7, np.float32)}, prefix="params/head/bias")
+    wider.predict(x)
+    np.testing.assert_array_equal(wider.state.params["head"]["bias"], [7, 7, 7])
+    np.testing.assert_array_equal(wider.state.params["encoder"]["bias"], [5, 5, 5, 5])  # accepted before
+
+
+def test_a_checkpoint_takes_the_place_of_weights_that_were_refused_and_weights_of_a_checkpoint(tmp_path):
+    x, _ = regression()
+    narrow, wide = trained(), trainer_of(heads=3, seed=3)
+    wide.init_on_batch(x)
+    narrow.save(tmp_path / "narrow")
+    wide.save(tmp_path / "wide")
+    one, other = trainer_of(heads=3), trainer_of(heads=3)
+    one.load_weights(narrow.variables())
+    other.restore(tmp_path / "narrow")
+    for trainer in (one, other):
+        with pytest.raises(CheckpointError, match="params/head/kernel"):
+            trainer.predict(x)
+    one.restore(tmp_path / "wide")
+    other.load_weights(tmp_path / "wide")
+    for trainer in (one, other):
+        trainer.predict(x)
+        assert_equal(trainer.variables(), wide.variables())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
