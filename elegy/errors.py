@@ -19,10 +19,6 @@ class FrozenError(dataclasses.FrozenInstanceError, RuntimeError, ElegyError):
     """
 
 
-class CallbackError(RuntimeError, ElegyError):
-    """A callback raised; the message names the callback and the hook."""
-
-
 class StepError(RuntimeError, ElegyError):
     """A step returned something that the loop cannot go on with."""
 

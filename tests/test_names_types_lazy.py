@@ -173,7 +173,6 @@ def test_the_extras_that_messages_name_install_the_libraries():
     ("error", "kinds"),
     [
         (errors.FrozenError, (RuntimeError, AttributeError)),
-        (errors.CallbackError, (RuntimeError,)),
         (errors.StepError, (RuntimeError,)),
         (errors.MissingMethodError, (NotImplementedError, RuntimeError)),
         (errors.CheckpointError, (ValueError,)),

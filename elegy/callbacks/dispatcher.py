@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.event import Event
 from elegy.distributed import is_first
-from elegy.errors import CallbackError, NonFiniteError
+from elegy.errors import NonFiniteError
 from elegy.names import unique_names
 
 # After these a callback may have files to close: every callback hears them, also when one before it fails.
@@ -93,57 +94,52 @@ class CallbackList:
             heard.update(callback.batches_heard(step, examples, sizes))
         return sorted(heard)
 
-    def emit(self, hook: str, event: Event) -> None:
+    def emit(self, hook: str, event: Event, failure: BaseException | None = None) -> None:
         """Calls `hook` of every callback that listens to it, in order; before `on_train_end` every `before_end`.
+
+        The closing hooks (`on_train_end`, `on_test_end`, `on_predict_end`) are called for every callback, even if
+        one of them raises. What the later ones raise becomes notes on the first exception.
 
         Args:
             hook: a name from `HOOKS`.
             event: what the hooks receive.
+            failure: the exception that ends the run, for a closing hook. What the hook raises becomes a note on it.
 
         Raises:
-            CallbackError: when a hook raises; it names the callback and the hook. `KeyboardInterrupt`, `SystemExit`
-                and a `NonFiniteError`, which is the step's fault, pass through as they are.
+            Exception: what a hook raised, of its own type, with a note that names the callback and the hook.
         """
         if hook == "on_train_begin":
-            self._introduce()
+            for callback in self._callbacks:
+                _call(callback, "meet", callback.meet, self._callbacks)
         if hook in _CLOSING:
-            self._close(hook, event)
+            self._close(hook, event, failure)
             return
         for callback, method in self._listeners[hook]:
             try:
                 method(event)
-            except NonFiniteError:
-                raise
             except Exception as error:
-                raise _wrapped(callback, hook, error) from error
+                _note(error, callback, hook, event)
+                raise
         if hook == "on_train_begin":
             self._begun = True
             self._load_held()
 
-    def _close(self, hook: str, event: Event) -> None:
-        calls = self._listeners[hook]
+    def _close(self, hook: str, event: Event, failure: BaseException | None) -> None:
+        calls = [(hook, *listener) for listener in self._listeners[hook]]
         if hook == "on_train_end":
-            calls = (*((c, c.before_end) for c in self._callbacks if _runs_here(c)), *calls)
-        failure: CallbackError | None = None
-        for callback, method in calls:
+            calls = [*(("before_end", c, c.before_end) for c in self._callbacks if _runs_here(c)), *calls]
+        first = failure
+        for name, callback, method in calls:
             try:
                 method(event)
             except Exception as error:
-                wrapped = _wrapped(callback, hook, error)
-                if failure is None:
-                    wrapped.__cause__ = error
-                    failure = wrapped
+                if first is None:
+                    _note(error, callback, name, event)
+                    first = error
                 else:
-                    failure.add_note(f"afterwards {wrapped}")
-        if failure is not None:
-            raise failure
-
-    def _introduce(self) -> None:
-        for callback in self._callbacks:
-            try:
-                callback.meet(self._callbacks)
-            except Exception as error:
-                raise _wrapped(callback, "meet", error) from error
+                    _add_note(first, f"Afterwards {type(callback).__name__}.{name} raised {_line(error)}.")
+        if first is not None and failure is None:
+            raise first
 
     def state_readers(self, phase: str = "train", *, undeclared: bool = True) -> tuple[str, ...]:
         """Names the callbacks whose batch hooks need the state after each single step.
@@ -163,7 +159,7 @@ class CallbackList:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Returns the callbacks' own states by class name (`_1`, `_2` for further ones of a class)."""
-        states = {name: callback.state_dict() for name, callback in self._named()}
+        states = {name: _call(callback, "state_dict", callback.state_dict) for name, callback in self._named()}
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
@@ -182,14 +178,36 @@ class CallbackList:
         held, self._held = self._held, {}
         for name, callback in self._named():
             if name in held:
-                callback.load_state_dict(held[name])
+                _call(callback, "load_state_dict", callback.load_state_dict, held[name])
 
     def _named(self) -> Iterable[tuple[str, Callback]]:
         return zip(unique_names(type(c).__name__ for c in self._callbacks), self._callbacks, strict=True)
 
 
-def _wrapped(callback: Callback, name: str, error: Exception) -> CallbackError:
-    return CallbackError(f"{type(callback).__name__}.{name} raised {type(error).__name__}: {error}")
+def _call(callback: Callback, name: str, method: Callable, *args: Any) -> Any:
+    """Calls a method of a callback that is not a hook; its exceptions name it."""
+    try:
+        return method(*args)
+    except Exception as error:
+        _note(error, callback, name)
+        raise
+
+
+def _note(error: Exception, callback: Callback, name: str, event: Event | None = None) -> None:
+    if isinstance(error, NonFiniteError):  # the step's fault, of which the callback was the first to hear
+        return
+    when = "" if event is None else f", after training step {event.step}"
+    _add_note(error, f"Raised in the callback method {type(callback).__name__}.{name}{when}.")
+
+
+def _add_note(error: BaseException, text: str) -> None:
+    # Some exceptions, such as frozen dataclasses, refuse notes; they are raised as they are.
+    with contextlib.suppress(Exception):
+        error.add_note(text)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _given(thing: Any) -> str:

@@ -27,7 +27,7 @@ def fit(run: Run) -> None:
     """
     trainer = run.trainer
     trainer._watch.begin()
-    ended = None
+    ended, failure = None, None
     with handle_interrupts(trainer) as interrupts:
         run.interrupts = interrupts
         try:
@@ -46,13 +46,15 @@ def fit(run: Run) -> None:
                 if validation is not None:
                     logs = _joined(logs, evaluate(trainer, validation, run.callbacks))
                 run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
-        except BaseException:  # a KeyboardInterrupt that a callback or the data raised is no end either
+        except BaseException as error:  # a KeyboardInterrupt that a callback or the data raised is no end either
             ended = interrupts.ending if interrupts.interrupted else "failed"
+            failure = error
             raise
         finally:
             trainer.interrupted = interrupts.signal
             epoch = max(trainer.epoch - 1, 0)
-            run.emit("on_train_end", epoch=epoch, logs=run.logs, ended=ended or interrupts.ending)
+            ended = ended or interrupts.ending
+            run.emit("on_train_end", epoch=epoch, logs=run.logs, ended=ended, failure=failure)
             trainer.interrupted = interrupts.signal  # which may have come while the end was being saved
 
 
@@ -69,6 +71,7 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
     buffer = trainer._buffer.fork()
     executor.reset(buffer, "test")
     logs: Mapping[str, float] = {}
+    failure: BaseException | None = None
     _emit(trainer, callbacks, "on_test_begin", "test", feeder)
     try:
         for chunk in feeder.chunks(buffer, None, None):
@@ -78,8 +81,11 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
                 _emit(trainer, callbacks, "on_test_batch_begin", "test", feeder, batch=batch)
                 _emit(trainer, callbacks, "on_test_batch_end", "test", feeder, batch=batch, logs=out.logs(k))
             logs = out.logs(chunk.count - 1)
+    except BaseException as error:
+        failure = error
+        raise
     finally:
-        _emit(trainer, callbacks, "on_test_end", "test", feeder, logs=logs)
+        _emit(trainer, callbacks, "on_test_end", "test", feeder, failure, logs=logs)
     return logs
 
 
@@ -88,6 +94,7 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
     executor = trainer._executor
     buffer = trainer._buffer.lend()  # who iterates may train in between
     waiting: list[tuple[PyTree, Chunk]] = []
+    failure: BaseException | None = None
     _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
     try:
         for chunk in feeder.chunks(buffer, None, None):
@@ -101,9 +108,14 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
                 yield from _outputs(executor, *waiting.pop(0))
         while waiting:
             yield from _outputs(executor, *waiting.pop(0))
+    except GeneratorExit:  # whoever iterates has seen enough
+        raise
+    except BaseException as error:
+        failure = error
+        raise
     finally:
         buffer.give_back()
-        _emit(trainer, callbacks, "on_predict_end", "predict", feeder)
+        _emit(trainer, callbacks, "on_predict_end", "predict", feeder, failure)
 
 
 def _outputs(executor: Executor, outputs: PyTree, chunk: Chunk) -> Iterator[PyTree]:
@@ -118,7 +130,15 @@ def _outputs(executor: Executor, outputs: PyTree, chunk: Chunk) -> Iterator[PyTr
         yield one
 
 
-def _emit(trainer: Any, callbacks: CallbackList, hook: str, phase: Any, feeder: Feeder, **what: Any) -> None:
+def _emit(
+    trainer: Any,
+    callbacks: CallbackList,
+    hook: str,
+    phase: Any,
+    feeder: Feeder,
+    failure: BaseException | None = None,
+    **what: Any,
+) -> None:
     if callbacks.listens(hook):
         event = Event(
             trainer=trainer,
@@ -129,4 +149,4 @@ def _emit(trainer: Any, callbacks: CallbackList, hook: str, phase: Any, feeder: 
             batch_size=feeder.batch_size,
             **what,
         )
-        callbacks.emit(hook, event)
+        callbacks.emit(hook, event, failure)

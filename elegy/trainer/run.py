@@ -136,7 +136,14 @@ class Run:
         return self.cursor.batches > 0 and (self.feeder.steps is None or self.feeder.exhausted(self.cursor))
 
     def emit(
-        self, hook: str, *, epoch: int | None = None, batch: int | None = None, logs: Any = None, ended: Any = None
+        self,
+        hook: str,
+        *,
+        epoch: int | None = None,
+        batch: int | None = None,
+        logs: Any = None,
+        ended: Any = None,
+        failure: BaseException | None = None,
     ) -> None:
         """Tells the callbacks; an event that nobody hears is not made."""
         if not self.callbacks.listens(hook) and hook != "on_train_begin":
@@ -156,7 +163,7 @@ class Run:
             validates=self.plan.validation is not None,
             ended=ended,
         )
-        self.callbacks.emit(hook, event)
+        self.callbacks.emit(hook, event, failure)
 
     def going_on(self) -> bool:
         """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""

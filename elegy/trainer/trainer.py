@@ -209,7 +209,7 @@ class Trainer(OnBatch, Files, Report):
             TypeError: likewise.
             RuntimeError: when a callback calls it during `fit`.
             StepError: when a step returns the wrong thing.
-            CallbackError: when a callback raises.
+            Exception: what a callback raises, of its own type, with a note that names the callback and the hook.
             CheckpointError: when the checkpoint is damaged, or of another run.
         """
         checks.not_in_fit(self, "fit")

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from elegy.callbacks import CallbackList, History, ModelCheckpoint
 from elegy.checkpoint.manifest import METADATA
-from elegy.errors import CallbackError
 from elegy.types import Every
 
 
@@ -123,14 +122,14 @@ def test_a_failed_save_is_not_counted(tmp_path):
             super().save(path, **background)
 
     callback = ModelCheckpoint(tmp_path, monitor="val_loss")
-    with pytest.raises(CallbackError, match=r"ModelCheckpoint.on_epoch_end raised OSError: no space left"):
+    with pytest.raises(OSError, match=r"no space left"):
         run([callback], losses([2, 1]), trainer=Full())
     assert (callback.best_path, callback.last_path) == (tmp_path / names(4)[0],) * 2
     assert kept(tmp_path) == names(4)
 
 
 def test_missing_monitor_lists_the_logged(tmp_path):
-    with pytest.raises(CallbackError, match=r"'val_accuracy' is not logged.*Logged are: loss, val_loss"):
+    with pytest.raises(ValueError, match=r"'val_accuracy' is not logged.*Logged are: loss, val_loss"):
         run([ModelCheckpoint(tmp_path, monitor="val_accuracy")], losses([1, 2]))
 
 

@@ -1,5 +1,6 @@
 """The event, the base class, the dispatcher and the history."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LazyLogs
-from elegy.errors import CallbackError
+from elegy.errors import NonFiniteError
 
 
 def event(**fields):
@@ -137,14 +138,43 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"Odd.batch_hooks_read is 'everything'"):
             CallbackList([Odd()])
 
-    def test_a_raising_hook_is_named(self):
-        class Bad(Callback):
-            def on_epoch_end(self, event):
-                raise KeyError("lost")
+    @pytest.mark.parametrize("method", ["on_epoch_end", "on_train_begin", "on_train_end", "before_end", "meet"])
+    def test_what_a_hook_raises_keeps_its_type_and_says_where(self, method):
+        error = KeyError("lost")
 
-        with pytest.raises(CallbackError, match=r"Bad.on_epoch_end raised KeyError: 'lost'") as caught:
-            CallbackList([Bad()]).emit("on_epoch_end", event())
-        assert isinstance(caught.value.__cause__, KeyError)
+        def fail(self, event):
+            raise error
+
+        hook = {"before_end": "on_train_end", "meet": "on_train_begin"}.get(method, method)
+        with pytest.raises(KeyError, match="lost") as caught:
+            CallbackList([type("Bad", (Callback,), {method: fail})()]).emit(hook, event(step=7))
+        assert caught.value is error
+        when = "" if method == "meet" else ", after training step 7"
+        assert error.__notes__ == [f"Raised in the callback method Bad.{method}{when}."]
+
+    @pytest.mark.parametrize("method", ["state_dict", "load_state_dict"])
+    def test_a_state_that_fails_says_whose_it_is(self, method):
+        def fail(self, *state):
+            raise KeyError("wait")
+
+        callbacks = CallbackList([type("Bad", (Callback,), {method: fail})()])
+        callbacks.emit("on_train_begin", event())
+        with pytest.raises(KeyError) as caught:
+            callbacks.state_dict() if method == "state_dict" else callbacks.load_state_dict({"Bad": {}})
+        assert caught.value.__notes__ == [f"Raised in the callback method Bad.{method}."]
+
+    @pytest.mark.parametrize(
+        "error",
+        [NonFiniteError("nan"), dataclasses.make_dataclass("Frozen", ["code"], bases=(Exception,), frozen=True)(3)],
+    )
+    def test_an_error_of_the_step_and_one_that_takes_no_notes_are_raised_as_they_are(self, error):
+        def fail(self, event):
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            CallbackList([type("Bad", (Callback,), {"on_epoch_end": fail})()]).emit("on_epoch_end", event())
+        assert caught.value is error
+        assert not hasattr(error, "__notes__")
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
     def test_exits_pass_through(self, error):
@@ -168,10 +198,19 @@ class TestErrors:
                     raise self.error
 
         callbacks = CallbackList([End(OSError("disk")), End(None), End(ValueError("later"))])
-        with pytest.raises(CallbackError, match=r"End.on_train_end raised OSError: disk") as caught:
+        with pytest.raises(OSError, match="disk") as caught:
             callbacks.emit("on_train_end", event())
         assert len(heard) == 3
-        assert caught.value.__notes__ == ["afterwards End.on_train_end raised ValueError: later"]
+        assert caught.value.__notes__[1:] == ["Afterwards End.on_train_end raised ValueError: later."]
+
+    @pytest.mark.parametrize("hook", ["on_train_end", "on_test_end", "on_predict_end"])
+    def test_what_the_end_raises_does_not_hide_what_ended_the_run(self, hook):
+        def fail(self, event):
+            raise OSError("disk")
+
+        first = KeyboardInterrupt()
+        CallbackList([type("End", (Callback,), {hook: fail})()]).emit(hook, event(), first)
+        assert first.__notes__ == [f"Afterwards End.{hook} raised OSError: disk."]
 
     def test_all_are_told_before_any_hears_the_end(self):
         heard = []
@@ -187,10 +226,10 @@ class TestErrors:
             def on_train_end(self, event):
                 heard.append((self.name, "end", event.ended))
 
-        with pytest.raises(CallbackError, match=r"End.on_train_end raised OSError: disk") as caught:
+        with pytest.raises(OSError, match="disk") as caught:
             CallbackList([End("a"), End("b")]).emit("on_train_end", Event(None, "train", 0, 0, ended="finished"))
         assert heard == [(name, when, "finished") for when in ("before", "end") for name in "ab"]
-        assert caught.value.__notes__ == ["afterwards End.on_train_end raised OSError: disk"]
+        assert caught.value.__notes__[1:] == ["Afterwards End.before_end raised OSError: disk."]
 
 
 class TestStateReaders:

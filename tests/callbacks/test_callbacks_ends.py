@@ -16,7 +16,7 @@ from boring_modules import assert_same_bits, host
 import elegy as eg
 from elegy.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, TerminateOnNaN, model_checkpoint
 from elegy.checkpoint import find_checkpoints
-from elegy.errors import CallbackError, CheckpointError
+from elegy.errors import CheckpointError
 
 X = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
 Y = (3 * X + 1).astype(np.float32)
@@ -82,7 +82,7 @@ def test_a_failing_save_of_the_end_is_told_and_files_are_closed(tmp_path, monkey
 
     log = CSVLogger(tmp_path / "log.csv")
     monkeypatch.setattr(eg.Trainer, "save", full)
-    with pytest.raises(CallbackError, match=r"ModelCheckpoint.on_train_end raised OSError: no space left"):
+    with pytest.raises(OSError, match="no space left"):
         fit([log, ModelCheckpoint(tmp_path / "saved", every=eg.Every(epochs=9))], epochs=2)
     assert log._file is None
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
@@ -120,7 +120,7 @@ def test_a_lost_state_is_not_saved_where_the_run_was_cut(tmp_path, act, options,
     trainer = make()
     saving = ModelCheckpoint(tmp_path, every=eg.Every(steps=4), **options)
     callbacks = [At(7, act), TerminateOnNaN(), saving]
-    with pytest.raises(CallbackError, match="ZeroDivisionError") if act is fail else contextlib.nullcontext():
+    with pytest.raises(ZeroDivisionError) if act is fail else contextlib.nullcontext():
         trainer.fit(batches(), steps_per_epoch=50, epochs=1, verbose=0, callbacks=callbacks)
     assert trainer.step == 7
     assert names(tmp_path) == [saved]
@@ -228,7 +228,7 @@ def test_two_savers_of_one_address_are_refused(tmp_path):
         (tmp_path / "run", f"file://{tmp_path}/run"),
         (f"file://{tmp_path}/link", f"local://{tmp_path}/run"),
     ]:
-        with pytest.raises(CallbackError, match="two ModelCheckpoints save into"):
+        with pytest.raises(ValueError, match="two ModelCheckpoints save into"):
             fit([ModelCheckpoint(one), ModelCheckpoint(other, "loss")])
     fit([ModelCheckpoint(tmp_path / "run"), ModelCheckpoint(f"file://{tmp_path}/other")])
     assert names(tmp_path / "run") == names(tmp_path / "other") == ["step_00000004"]

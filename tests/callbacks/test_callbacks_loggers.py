@@ -12,7 +12,6 @@ import pytest
 from fake_run import FakeState, FakeTrainer, run
 
 from elegy.callbacks import CallbackList, CSVLogger, Event, LazyLogs, TensorBoard, behind
-from elegy.errors import CallbackError
 from elegy.types import Every
 
 
@@ -116,7 +115,7 @@ class TestCSVLogger:
 
     def test_an_unwritable_file_is_found_at_the_beginning(self, tmp_path):
         trainer = FakeTrainer()
-        with pytest.raises(CallbackError, match=r"CSVLogger.on_train_begin raised IsADirectoryError"):
+        with pytest.raises(IsADirectoryError, match="directory"):
             run([CSVLogger(tmp_path)], [{"loss": 1.0}], trainer=trainer)
         assert trainer.step == 0
 
@@ -146,7 +145,7 @@ def test_what_a_run_could_not_write_does_not_come_back(tmp_path, make, ended):
         with pytest.warns(UserWarning, match="the run failed, and its last logs could not be written: the device is"):
             callbacks.emit("on_train_end", end)
     else:
-        with pytest.raises(CallbackError, match="on_train_end raised ZeroDivisionError: the device is gone"):
+        with pytest.raises(ZeroDivisionError, match="the device is gone"):
             callbacks.emit("on_train_end", end)
     assert written() == [(1, 1.0), (2, 2.0)]
     callback.state_dict()

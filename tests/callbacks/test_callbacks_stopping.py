@@ -18,7 +18,6 @@ from elegy.callbacks import (
     PeriodicCallback,
     TerminateOnNaN,
 )
-from elegy.errors import CallbackError
 from elegy.types import Every
 
 NAN, INF = math.nan, math.inf
@@ -139,7 +138,7 @@ class TestEarlyStopping:
     )
     def test_missing_monitor(self, logs, monitor, message):
         trainer = FakeTrainer()
-        with pytest.raises(CallbackError, match=rf"EarlyStopping.on_epoch_end raised ValueError: .*{message}"):
+        with pytest.raises(ValueError, match=message):
             run([EarlyStopping(monitor)], [logs] * 3, trainer=trainer)
         assert trainer.step == 4
 
@@ -148,8 +147,7 @@ class TestEarlyStopping:
     )
     def test_a_validation_value_needs_a_validation(self, tmp_path, make):
         trainer, callback = FakeTrainer(), make(tmp_path)
-        message = rf"{type(callback).__name__}.on_train_begin raised ValueError: .*'val_loss' will not.*'loss'"
-        with pytest.raises(CallbackError, match=message):
+        with pytest.raises(ValueError, match=r"'val_loss' will not.*'loss'"):
             run([callback], [{"loss": 1.0}] * 3, trainer=trainer)
         assert trainer.step == 0
 

@@ -8,7 +8,6 @@ from test_callbacks_loggers import read_records
 
 import elegy as eg
 from elegy.callbacks import Callback, ModelCheckpoint, TensorBoard
-from elegy.errors import CallbackError
 
 rng = np.random.default_rng(3)
 X = rng.normal(size=(50, 6)).astype(np.float32)
@@ -51,7 +50,7 @@ def test_tensorboard_shows_no_step_twice_after_a_crash(tmp_path):
         whole, cut = tmp_path / f"whole{every}", tmp_path / f"cut{every}"
         fit(callbacks(whole, every))
         for epoch in (1, 3):
-            with pytest.raises(CallbackError):
+            with pytest.raises(ZeroDivisionError):
                 fit([*callbacks(cut, every), Crash(epoch)])
         fit(callbacks(cut, every))
         for part in ("train", "validation"):

@@ -16,7 +16,7 @@ from boring_modules import High, host, regression
 import elegy as eg
 from elegy.callbacks import Callback, ModelCheckpoint
 from elegy.checkpoint import find_checkpoints, store
-from elegy.errors import CallbackError, CheckpointError, CheckpointFormatError
+from elegy.errors import CheckpointError, CheckpointFormatError
 
 SIZE, BATCH, STEPS = 22, 4, 6
 
@@ -143,14 +143,14 @@ def test_the_directory_of_another_run_is_refused(tmp_path):
     fit(make(), epochs=3, callbacks=[ModelCheckpoint(tmp_path, save_top_k=-1)])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = make(seed=1)
-    with pytest.raises(CallbackError, match=r"begins at step 0.*of another run.*step_00000006, .*step_00000018"):
+    with pytest.raises(CheckpointError, match=r"begins at step 0.*of another run.*step_00000006, .*step_00000018"):
         fit(other, callbacks=[ModelCheckpoint(tmp_path)])
     assert other.step == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     with pytest.raises(CheckpointError, match="seed was 42, now it is 1"):
         fit(other, callbacks=[ModelCheckpoint(tmp_path)], resume="auto")
     # An earlier checkpoint of a run goes on elsewhere: what came after it would be resumed from.
-    with pytest.raises(CallbackError, match=r"begins at step 6, .*step_00000012, step_00000018"):
+    with pytest.raises(CheckpointError, match=r"begins at step 6, .*step_00000012, step_00000018"):
         fit(make(), callbacks=[ModelCheckpoint(tmp_path)], resume=tmp_path / "step_00000006")
     goes_on = make()
     fit(goes_on, epochs=4, callbacks=[ModelCheckpoint(tmp_path, save_top_k=-1)], resume="auto")
@@ -174,7 +174,6 @@ def test_a_directory_that_vanishes_during_the_run(tmp_path):
         checkpoint.directory.write_text("")
 
     trainer = make()
-    message = r"ModelCheckpoint.on_train_end raised CheckpointError: .*could not be written"
-    with pytest.raises(CallbackError, match=message):
+    with pytest.raises(CheckpointError, match="could not be written"):
         fit(trainer, callbacks=[At(8, vanish), checkpoint])
     assert (trainer.step, trainer.epoch) == (12, 2)

@@ -17,7 +17,7 @@ from boring_modules import High, regression
 import elegy as eg
 from elegy.callbacks import Callback, ModelCheckpoint
 from elegy.checkpoint import checkpoint_step, find_checkpoints, is_intact, store
-from elegy.errors import CallbackError, CheckpointError, NonFiniteError
+from elegy.errors import CheckpointError, NonFiniteError
 
 SIZE, BATCH, EPOCHS, STEPS = 22, 4, 3, 6
 
@@ -245,7 +245,7 @@ def ending():
 
 @pytest.mark.parametrize(
     ("data", "callbacks", "error"),
-    [(lambda: iter(endless()), [Broken], CallbackError), (ending, [], RuntimeError)],
+    [(lambda: iter(endless()), [Broken], RuntimeError), (ending, [], RuntimeError)],
     ids=["callback", "data"],
 )
 def test_a_failed_run_is_saved_on_request(tmp_path, data, callbacks, error):
@@ -284,7 +284,7 @@ def test_a_save_that_fails_in_the_background_is_raised_at_the_end(tmp_path, monk
     monkeypatch.setattr(store, "write", full)
     checkpoint = ModelCheckpoint(tmp_path)
     trainer = make()
-    with pytest.raises(CallbackError, match=r"ModelCheckpoint.on_train_end raised CheckpointError: no space left"):
+    with pytest.raises(CheckpointError, match=r"no space left"):
         fit(trainer, callbacks=[checkpoint])
     assert trainer.epoch == EPOCHS
     assert checkpoint.last_path == tmp_path / "step_00000012"
@@ -297,7 +297,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next(tmp_path, 
 
     monkeypatch.setattr(store, "write", full)
     trainer = make()
-    with pytest.raises(CallbackError, match=r"ModelCheckpoint.on_epoch_end raised CheckpointError: no space left"):
+    with pytest.raises(CheckpointError, match=r"no space left"):
         fit(trainer, callbacks=[ModelCheckpoint(tmp_path)])
     assert trainer.epoch == 2
 
@@ -310,7 +310,7 @@ def test_an_emergency_that_cannot_be_saved_hides_nothing(tmp_path, monkeypatch):
     callbacks = [ModelCheckpoint(tmp_path, every=eg.Every(epochs=9), save_on_exception=True), Broken()]
     with (
         pytest.warns(UserWarning, match="could not be saved where it stopped: no space left"),
-        pytest.raises(CallbackError, match=r"Broken.on_train_batch_end raised RuntimeError: broken"),
+        pytest.raises(RuntimeError, match=r"broken"),
     ):
         fit(make(), callbacks=callbacks)
 

@@ -25,7 +25,6 @@ from boring_modules import (
 )
 
 import elegy as eg
-from elegy.errors import CallbackError
 
 X, Y = regression(22)
 HOOKS = (
@@ -178,7 +177,7 @@ def test_a_callback_cannot_train_the_trainer_that_is_being_fitted(method):
             getattr(event.trainer, method)(X, Y)
 
     trainer = trainer_of(High)
-    with pytest.raises(CallbackError, match=rf"on_epoch_end raised RuntimeError: {method} was called while fit.*runs"):
+    with pytest.raises(RuntimeError, match=rf"^{method} was called while fit.*runs"):
         fit(trainer, epochs=3, callbacks=[Nested()])
     assert (trainer.step, trainer.epoch) == (3, 1)
     getattr(trainer, method)(X, Y)  # after the run it may
