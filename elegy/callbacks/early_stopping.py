@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
@@ -22,9 +26,11 @@ class EarlyStopping(Callback):
         patience: how many epochs in a row may pass without an improvement before training stops.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
         baseline: a value to beat; epochs that do not beat it use up patience.
-        restore_best_weights: whether the state ends with the parameters and batch statistics of the best epoch.
-            Step counter, optimizer and keys go on as they are. A run that a signal or an exception ends keeps its
-            last weights, with which it can be resumed.
+        restore_best_weights: whether the run ends with the state of the best epoch: for a `val_` name the state that
+            was validated, otherwise that at the epoch's end. All of its fields are restored, so that `evaluate` gives
+            `best` again, except what counts steps or draws random numbers: `trainer.step`, `trainer.epoch`, the keys
+            and Optax's `count` fields go on. The best state stays on the devices beside the running one. A run that a
+            signal or an exception ends keeps its last state, with which it can be resumed.
         start_from_epoch: how many epochs of the run to wait before looking.
         verbose: 1 to print why training stopped and what was restored.
 
@@ -35,14 +41,17 @@ class EarlyStopping(Callback):
         stopped_epoch: the index of the epoch after which training was stopped, or None.
 
     Raises:
-        ValueError: for an unknown mode, or a negative patience; when a run without validation begins and a `val_` name
-            is monitored; at the first epoch's end, when the monitored name is not logged (the message lists those that
-            are).
+        ValueError: If the mode is unknown or the patience negative; at the beginning of a run without validation
+            if a `val_` name is monitored; at the end of the first epoch if the monitored name is not logged (the
+            message lists the names that are).
 
     Example:
         >>> EarlyStopping(monitor="val_accuracy", patience=3, restore_best_weights=True)
         EarlyStopping(monitor='val_accuracy', mode='max', patience=3)
     """
+
+    # Its batch hook reads the state while it is validated, which does not change it.
+    batch_hooks_read: Literal["logs"] = "logs"
 
     def __init__(
         self,
@@ -75,8 +84,9 @@ class EarlyStopping(Callback):
         self.stopped_epoch: int | None = None
         self.wait = 0
         self._first_epoch = first_epoch
-        self._best_step: int | None = None  # the state of this step has the best weights
-        self._best_weights: tuple[Any, Any] | None = None
+        self._best_step: int | None = None  # the state of this step is the best
+        self._best_state: Any = None
+        self._validated: Any = None  # the state of the validation after which no epoch has ended yet
         self._looked: int | None = None  # the index of the last epoch that was looked at
         self._before = self._found()
 
@@ -91,7 +101,7 @@ class EarlyStopping(Callback):
 
     def _go_back_to(self, found: dict[str, Any]) -> None:
         if found["best_epoch"] != self.best_epoch:
-            self._best_step, self._best_weights = found["best_step"], None
+            self._best_step, self._best_state = found["best_step"], None
         self.best, self.best_epoch = found["best"], found["best_epoch"]
         self.stopped_epoch, self.wait = found["stopped_epoch"], found["wait"]
 
@@ -101,19 +111,33 @@ class EarlyStopping(Callback):
         self._reset(event.epoch)
         self._trainer = event.trainer
 
-    def on_epoch_begin(self, event: Event) -> None:
-        """Keeps the weights of a resumed run that are the best so far."""
-        if self.restore_best_weights and self._best_weights is None and self._best_step == event.step:
-            self._keep_weights(event)
+    def listens(self, hook: str) -> bool:
+        """Test hooks only where the state that is validated may have to be restored."""
+        validated = self.restore_best_weights and self.monitor.name.startswith("val_")
+        return super().listens(hook) and (validated or not hook.startswith("on_test"))
 
-    def _keep_weights(self, event: Event) -> None:
-        # Not the whole state: the optimizer's share of it is the largest.
-        state = event.trainer.state
-        self._best_weights = (state.get_params(), state.get_batch_stats())
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The first batch of a validation."""
+        return (0,) if self._trainer is not None and self._validated is None else ()
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Keeps the state of a resumed run if it is the best so far."""
+        if self.restore_best_weights and self._best_state is None and self._best_step == event.step:
+            self._best_state = event.trainer.state
+
+    def on_test_begin(self, event: Event) -> None:
+        """Forgets the last validation."""
+        self._validated = None
+
+    def on_test_batch_end(self, event: Event) -> None:
+        """Notes the state that is validated: a callback may have assigned it for the validation only."""
+        if self._trainer is not None and self._validated is None:
+            self._validated = event.trainer.state
 
     def on_epoch_end(self, event: Event) -> None:
         """Compares the epoch with the best, and stops when patience is used up."""
-        value = self.monitor.value(event)
+        value, validated = self.monitor.value(event), self._validated
+        self._validated = None
         if value is None or event.epoch < self._first_epoch + self.start_from_epoch:
             return
         if self._looked == event.epoch:  # the run was cut inside of it and resumed: now it ends as a whole
@@ -123,7 +147,7 @@ class EarlyStopping(Callback):
         if self.monitor.better(value, self.best):
             self.best, self.best_epoch, self._best_step = value, event.epoch, event.step
             if self.restore_best_weights:
-                self._keep_weights(event)
+                self._best_state = event.trainer.state if validated is None else validated
             if self.baseline is None or self.monitor.better(value, self.baseline):
                 self.wait = 0
             return
@@ -136,23 +160,23 @@ class EarlyStopping(Callback):
                 print(f"EarlyStopping: {self.monitor.name} has not improved since {self._best()}")
 
     def on_train_end(self, event: Event) -> None:
-        """Puts the best weights back, where asked to."""
-        self._trainer = None
+        """Restores the best state, if asked to."""
+        self._trainer = self._validated = None
+        best, self._best_state = self._best_state, None
         if not self.restore_best_weights or self.best is None or event.ended in ("interrupted", "failed"):
             return
-        if self._best_step == event.step:  # they are there
-            self._best_weights = None
+        current = event.trainer.state
+        if best is current or (best is None and self._best_step == event.step):
             return
-        if self._best_weights is None:
+        if best is None:
             warnings.warn(
                 f"EarlyStopping cannot restore {self._best()}: the run was resumed after it, and a checkpoint holds "
                 "the last weights only. `ModelCheckpoint(monitor=...)` keeps the best.",
                 stacklevel=2,
             )
             return
-        params, batch_stats = self._best_weights
-        event.trainer.state = event.trainer.state.set_params(params).set_batch_stats(batch_stats)
-        self._best_step, self._best_weights = event.step, None
+        event.trainer.state = _going_on(best, current)
+        self._best_step = event.step
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
 
@@ -162,7 +186,7 @@ class EarlyStopping(Callback):
         return f"epoch {self.best_epoch + 1} ({self.monitor.name} {self.best:.6g})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best value and the patience used; the best weights themselves are not in it."""
+        """Returns the best value and the patience used; the best state itself is not in it."""
         own = {"first_epoch": self._first_epoch, "looked": self._looked, "before": dict(self._before)}
         return {**self._found(), **own}
 
@@ -173,3 +197,17 @@ class EarlyStopping(Callback):
         self._first_epoch, self._looked, self._before = state["first_epoch"], state["looked"], dict(state["before"])
         if still and self._trainer is not None:
             self._trainer.stop_training = True
+
+
+def _going_on(best: Any, current: Any) -> Any:
+    """The best state with the key and the optimizer's counters and keys of the current one.
+
+    Otherwise more training would draw the same random numbers again, and schedules would lag behind the steps.
+    """
+
+    def choose(path: Any, old: Any, new: Any) -> Any:
+        is_key = isinstance(old, jax.Array) and jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
+        return new if is_key or getattr(path[-1], "name", None) in ("count", "rng_key") else old
+
+    optimizer = jax.tree_util.tree_map_with_path(choose, best.optimizer, current.optimizer)
+    return best.replace(key=current.key, optimizer=optimizer)

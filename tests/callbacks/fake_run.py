@@ -10,25 +10,20 @@ from elegy.checkpoint.manifest import METADATA
 @dataclasses.dataclass(frozen=True)
 class FakeState:
     params: object
-    batch_stats: object
-    counter: int = 0
+    own: object = None
+    key: int = 0
+    optimizer: object = None
 
     def get_params(self):
         return self.params
 
-    def get_batch_stats(self):
-        return self.batch_stats
-
-    def set_params(self, params):
-        return dataclasses.replace(self, params=params)
-
-    def set_batch_stats(self, batch_stats):
-        return dataclasses.replace(self, batch_stats=batch_stats)
+    def replace(self, **fields):
+        return dataclasses.replace(self, **fields)
 
 
 class FakeTrainer:
     def __init__(self):
-        self.state = FakeState("p0", "s0")
+        self.state = FakeState("p0")
         self.stop_training = False
         self.step = 0
         self.epoch = 0
@@ -95,9 +90,7 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
                 trainer.step += 1
                 done += 1
                 step = trainer.step
-                trainer.state = dataclasses.replace(
-                    trainer.state, params=f"p{step}", batch_stats=f"s{step}", counter=step
-                )
+                trainer.state = FakeState(f"p{step}", f"own{step}", step)
                 emit("on_train_batch_end", epoch, batch, lazy())
                 if trainer.stop_training:
                     break

@@ -5,7 +5,7 @@ import math
 import warnings
 
 import pytest
-from fake_run import FakeTrainer, run
+from fake_run import FakeState, FakeTrainer, run
 
 from elegy.callbacks import (
     HOOKS,
@@ -94,11 +94,11 @@ class TestEarlyStopping:
         assert callback.best_epoch == best_epoch
 
     @pytest.mark.parametrize("values", [[3, 1, 2], [3, 1, 2, 2, 2]])
-    def test_restores_weights_and_nothing_else(self, values):
+    def test_restores_the_state_but_for_its_key(self, values):
         trainer = run([EarlyStopping(patience=2, restore_best_weights=True)], losses(values))
         steps = 4 * min(len(values), 4)
-        state = trainer.state
-        assert (state.params, state.batch_stats, state.counter) == ("p8", "s8", steps)
+        assert trainer.state == FakeState("p8", "own8", key=steps)
+        assert trainer.step == steps
 
     def test_leaves_the_state_alone_unless_asked(self):
         assert run([EarlyStopping(patience=9)], losses([3, 1, 2])).state.params == "p12"
