@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import jax
@@ -44,6 +45,7 @@ class StateBuffer:
         self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
         self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
+        self._refusal: str | None = None
 
     @classmethod
     def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
@@ -89,8 +91,23 @@ class StateBuffer:
             self._logical = self.strategy.collect_state(self._placed())
         return self._logical
 
+    @contextlib.contextmanager
+    def refusing(self, message: str | None) -> Iterator[None]:
+        """Inside of the block `set` raises a RuntimeError with this message; with None it is allowed."""
+        before, self._refusal = self._refusal, message
+        try:
+            yield
+        finally:
+            self._refusal = before
+
     def set(self, state: Any) -> None:
-        """Takes a state from outside; it stays valid there."""
+        """Takes a state from outside; it stays valid there.
+
+        Raises:
+            RuntimeError: inside of a `refusing` block.
+        """
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
         self._moved = self._foreign = None
         self._uses += 1

@@ -10,6 +10,7 @@ import jax
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.interrupt import handle_interrupts
 from elegy.engine.executor import Executor
+from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
@@ -68,12 +69,12 @@ def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyL
 def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[str, float]:
     """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs."""
     executor = trainer._executor
-    buffer = trainer._buffer.fork()
-    executor.reset(buffer, "test")
     logs: Mapping[str, float] = {}
     failure: BaseException | None = None
-    _emit(trainer, callbacks, "on_test_begin", "test", feeder)
     try:
+        _emit(trainer, callbacks, "on_test_begin", "test", feeder)
+        buffer = trainer._buffer.fork()  # after the hooks, which may assign the state to evaluate
+        executor.reset(buffer, "test")
         for chunk in feeder.chunks(buffer, None, None):
             out = executor.run("test", buffer, chunk, trainer.epoch)
             for k in callbacks.batches_heard("test", trainer.step, 0, chunk.sizes):
@@ -92,11 +93,13 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
 def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
     executor = trainer._executor
-    buffer = trainer._buffer.lend()  # who iterates may train in between
+    buffer: StateBuffer | None = None
     waiting: list[tuple[PyTree, Chunk]] = []
     failure: BaseException | None = None
-    _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
     try:
+        _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
+        # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
+        buffer = trainer._buffer.lend()
         for chunk in feeder.chunks(buffer, None, None):
             _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=chunk.first)
             waiting.append((executor.predict(buffer, chunk), chunk))
@@ -114,7 +117,8 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
         failure = error
         raise
     finally:
-        buffer.give_back()
+        if buffer is not None:
+            buffer.give_back()
         _emit(trainer, callbacks, "on_predict_end", "predict", feeder, failure)
 
 
@@ -149,4 +153,9 @@ def _emit(
             batch_size=feeder.batch_size,
             **what,
         )
-        callbacks.emit(hook, event, failure)
+        refusal = (
+            f"the state was assigned in {hook}, but all batches of one pass run with the same state: assign it in "
+            f"on_{phase}_begin, and assign the old one again in on_{phase}_end."
+        )
+        with trainer._buffer.refusing(refusal if "_batch_" in hook else None):
+            callbacks.emit(hook, event, failure)
