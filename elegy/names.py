@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def snake_case(name: str) -> str:
@@ -66,3 +67,50 @@ def path_name(path: Any) -> str:
         ['a/0', 'a/1']
     """
     return jax.tree_util.keystr(path, simple=True, separator="/") or "(root)"
+
+
+def array_name(value: Any, shape: Sequence[object] | None = None) -> str:
+    """An array's dtype and shape as JAX writes them, the type of anything else.
+
+    Args:
+        value: an array, a `jax.ShapeDtypeStruct`, a Python number, or any object.
+        shape: what to write in the place of the array's own shape.
+
+    Example:
+        >>> array_name(np.zeros((2, 3), np.float32)), array_name(True), array_name("x")
+        ('float32[2,3]', 'bool[]', 'a str')
+    """
+    if isinstance(value, (bool, int, float, complex)):
+        value = np.empty((), jax.dtypes.canonicalize_dtype(np.result_type(value)))
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        return type_name(value)
+    return f"{value.dtype}[{','.join(map(str, value.shape if shape is None else shape))}]"
+
+
+def type_name(value: Any) -> str:
+    """The type of a value, with its article.
+
+    Example:
+        >>> type_name([1]), type_name(1), type_name(None)
+        ('a list', 'an int', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def differences(before: Any, after: Any) -> list[str]:
+    """What differs in paths, shapes and dtypes between the leaves of two trees.
+
+    Example:
+        >>> differences({"a": np.zeros(2, int), "b": 1.0}, {"a": np.zeros(3, int), "c": 1.0})
+        ['b is gone (it was float32[])', 'c is new (float32[])', 'a was int64[2], now it is int64[3]']
+    """
+    old, new = (
+        {path_name(path): array_name(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (before, after)
+    )
+    found = [f"{name} is gone (it was {old[name]})" for name in old if name not in new]
+    found += [f"{name} is new ({new[name]})" for name in new if name not in old]
+    return found + [
+        f"{name} was {old[name]}, now it is {new[name]}" for name in old if name in new and old[name] != new[name]
+    ]

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from elegy.errors import FrozenError
+from elegy.names import array_name
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def _check_static(cls: type, name: str, value: Any) -> None:
 
 def _short(value: Any) -> str:
     if isinstance(value, (jax.Array, np.ndarray)) or hasattr(value, "aval"):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+        return array_name(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {_short(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import ModuleType
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import elegy as eg
 from elegy import errors
 from elegy.lazy import EXTRAS, is_instance_of, require
-from elegy.names import name_of, path_name, snake_case, unique_names
+from elegy.names import array_name, name_of, path_name, snake_case, unique_names
 
 # names
 
@@ -182,3 +184,10 @@ def test_errors_are_of_the_builtin_kinds_too(error, kinds):
     assert issubclass(error, (errors.ElegyError, *kinds))
     for kind in kinds:
         assert issubclass(error, kind)
+
+
+def test_arrays_are_written_as_jax_writes_them():
+    for leaf in (jnp.zeros((2, 3), jnp.bfloat16), jnp.zeros((), bool), jax.random.key(0)):
+        assert array_name(leaf) == str(jax.typeof(leaf))
+    assert [array_name(v) for v in (1, 1.5, np.zeros(2))] == ["int32[]", "float32[]", "float64[2]"]
+    assert [array_name(v) for v in ([1], None)] == ["a list", "None"]

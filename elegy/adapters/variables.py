@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.types import PyTree
 
 
@@ -54,23 +54,19 @@ def _match(name: str, own: PyTree, given: PyTree, problems: list[str]) -> PyTree
     for path, leaf in jax.tree_util.tree_leaves_with_path(own):
         where = path_name(path)
         if where not in values:
-            problems.append(f"{name}/{where}: missing; the module has {_kind(leaf)}")
+            problems.append(f"{name}/{where}: missing; the module has {array_name(leaf)}")
             continue
         value = values.pop(where)
         if jnp.shape(value) != leaf.shape or not _same_kind(value, leaf):
-            problems.append(f"{name}/{where}: given {_kind(value)}, but the module has {_kind(leaf)}")
+            problems.append(f"{name}/{where}: given {array_name(value)}, but the module has {array_name(leaf)}")
         leaves.append(jnp.asarray(value))
-    problems.extend(f"{name}/{where}: unexpected {_kind(leaf)}" for where, leaf in values.items())
+    problems.extend(f"{name}/{where}: unexpected {array_name(leaf)}" for where, leaf in values.items())
     return own if len(problems) > before else jax.tree.unflatten(jax.tree.structure(own), leaves)
 
 
 def _same_kind(value: Any, leaf: Any) -> bool:
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_, jax.dtypes.prng_key)
     return any(jax.dtypes.issubdtype(_dtype(value), k) and jax.dtypes.issubdtype(leaf.dtype, k) for k in kinds)
-
-
-def _kind(leaf: Any) -> str:
-    return f"{_dtype(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
 
 
 def _dtype(leaf: Any) -> Any:

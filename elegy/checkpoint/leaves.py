@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from elegy.errors import CheckpointError
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.types import PyTree
 
 Kind = Literal["jax", "numpy", "numpy_scalar", "key", "python"]
@@ -77,7 +77,7 @@ class Leaf:
         if self.kind == "python":
             return f"Python {self.dtype}"
         what = "random key" if self.kind == "key" else "array"
-        return f"{what} {self.dtype}[{','.join(map(str, self.shape))}]"
+        return f"{what} {array_name(self)}"
 
 
 def describe(value: Any) -> Leaf:

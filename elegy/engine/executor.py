@@ -21,7 +21,7 @@ from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.masking import can_mask
-from elegy.names import path_name
+from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
@@ -193,9 +193,10 @@ class Executor:
             return  # of another state, or with a mask
         if len(seen) >= 2 and phase not in self._warned:
             self._warned.add(phase)
+            changes = "; ".join(differences(seen[0], batch)) or "its containers are of other types"
             warnings.warn(
                 f"the {phase} step is compiled again, for the {_ordinal(len(seen) + 1)} form of batch: "
-                f"{difference(seen[0], batch)}. Every new shape or dtype costs a compilation; give all batches one.",
+                f"{changes}. Every new shape or dtype costs a compilation; give all batches one.",
                 stacklevel=2,
             )
         seen.append(batch)
@@ -318,20 +319,6 @@ def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
     if chunk.mask is None:
         return None
     return jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
-
-
-def difference(first: PyTree, second: PyTree) -> str:
-    """Names what differs between the structures of two batches."""
-    old = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(first)}
-    new = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(second)}
-    if old.keys() != new.keys():
-        return f"its arrays were {', '.join(old)}, now they are {', '.join(new)}"
-    changes = (
-        f"{name} was {a.dtype}{list(a.shape)}, now it is {b.dtype}{list(b.shape)}"
-        for (name, a), b in zip(old.items(), new.values(), strict=True)
-        if (a.shape, a.dtype) != (b.shape, b.dtype)
-    )
-    return "; ".join(changes) or "its containers are of other types"
 
 
 def _ordinal(n: int) -> str:

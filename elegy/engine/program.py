@@ -17,7 +17,7 @@ from elegy.errors import StepError
 from elegy.loading.chunks import bytes_of
 from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
-from elegy.names import path_name
+from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
 from elegy.types import PyTree
@@ -246,15 +246,7 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
     """
     if type(after) is not type(before):
         raise StepError(f"{who} returned another class: {type(after).__name__} in place of {type(before).__name__}.")
-    old = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(before)}
-    new = {path_name(p): v for p, v in jax.tree_util.tree_leaves_with_path(after)}
-    wrong = [f"{name} is gone (it was {_kind(old[name])})" for name in old if name not in new]
-    wrong += [f"{name} is new ({_kind(new[name])})" for name in new if name not in old]
-    wrong += [
-        f"{name} was {_kind(old[name])}, now it is {_kind(new[name])}"
-        for name in old
-        if name in new and _kind(old[name]) != _kind(new[name])
-    ]
+    wrong = differences(before, after)
     if not wrong and not _alike(before, after):
         fields = [
             name
@@ -273,11 +265,3 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
 def _alike(before: PyTree, after: PyTree) -> bool:
     old: object = jax.tree.structure(before)
     return old == jax.tree.structure(after)
-
-
-def _kind(leaf: Any) -> str:
-    if isinstance(leaf, (bool, int, float, complex)):
-        leaf = jax.ShapeDtypeStruct((), jnp.result_type(leaf))
-    if not hasattr(leaf, "dtype"):
-        return f"a {type(leaf).__name__}"
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

@@ -15,7 +15,7 @@ import numpy as np
 from elegy.data import pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
 from elegy.loading.chunks import BatchLayout, Chunk, resized, structure
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.strategies import Strategy
 from elegy.types import Batch
 
@@ -42,7 +42,7 @@ def first_of_share(read: Callable[[], Batch], what: str) -> Batch:
     """
     batch = together(read, f"reading the first batch of {what}")
     form = ", ".join(
-        f"{path_name(path) or 'inputs'}: {leaf.dtype}{['rows', *leaf.shape[1:]]}".replace("'", "")
+        f"{path_name(path) or 'inputs'}: {array_name(leaf, ('rows', *leaf.shape[1:]))}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(structure(batch))
     )
     forms = gather(np.uint32(zlib.crc32(f"{jax.tree.structure(batch)} {form}".encode())))

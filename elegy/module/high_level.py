@@ -13,6 +13,7 @@ from elegy.data.batch import rows, unpack
 from elegy.errors import MissingMethodError, StepError
 from elegy.module.levels import overrides
 from elegy.module.logs import Entry
+from elegy.names import array_name
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
@@ -115,22 +116,16 @@ _TAKEN_FOR_AN_ARRAY = (TypeError, IndexError, AttributeError)
 def _about_container(inputs: PyTree) -> str:
     kind = type(inputs).__name__
     if isinstance(inputs, Mapping):
-        found = ", ".join(f"{name}: {_brief(value)}" for name, value in inputs.items())
+        found = ", ".join(f"{name}: {array_name(value)}" for name, value in inputs.items())
         spread = "A dict is spread over the parameters of the module's call where all keys are names of parameters"
     else:
-        found = ", ".join(map(_brief, inputs))
+        found = ", ".join(map(array_name, inputs))
         spread = "A tuple is spread over the parameters of the module's call where it takes that many"
     return (
         f"The inputs are a {kind} of {len(inputs)} ({found}). {spread}; everything else is passed as one argument. If "
         "labels are among the inputs, pass them as an argument of their own, `fit(x, y)`; validation data is a tuple, "
         "`(x, y)`, and so is each batch that an iterable yields."
     )
-
-
-def _brief(value: Any) -> str:
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    return type(value).__name__
 
 
 def missing(module: Any, phase: str) -> MissingMethodError:

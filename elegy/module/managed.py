@@ -20,6 +20,7 @@ from elegy.module import high_level
 from elegy.module.finite import Verdict, judge, keep, keep_state
 from elegy.module.levels import level_of
 from elegy.module.logs import Entry, drain
+from elegy.names import array_name, type_name
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
@@ -325,12 +326,9 @@ def describe(value: Any) -> str:
         >>> describe((1, None)), describe(jnp.zeros(3))
         ('a tuple of 2 (int, None)', 'an array float32[3]')
     """
-    if value is None:
-        return "None"
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"an array {value.dtype}[{','.join(map(str, value.shape))}]"
+        return f"an array {array_name(value)}"
     if isinstance(value, tuple):
         inner = ", ".join("None" if v is None else type(v).__name__ for v in value)
         return f"a tuple of {len(value)} ({inner})"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return type_name(value)

@@ -17,7 +17,7 @@ from elegy.checkpoint.address import local_path
 from elegy.checkpoint.mounted import replace_file
 from elegy.errors import CheckpointError
 from elegy.lazy import require
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.strategies.strategy import struct_of, to_host
 from elegy.types import PyTree
 
@@ -145,7 +145,7 @@ def _batch_structs(inputs: PyTree) -> PyTree:
     structs = jax.tree.map(struct_of, inputs)
     named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(structs)}
     if not named or any(not leaf.shape for leaf in named.values()):
-        found = ", ".join(f"{name}: {leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items())
+        found = ", ".join(f"{name}: {array_name(leaf)}" for name, leaf in named.items())
         raise CheckpointError(
             f"the inputs to export must be arrays with one row an example, but they are {found or 'no arrays'}."
         )

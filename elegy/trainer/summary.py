@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from elegy.module.layers import Row
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.types import PyTree
 
 _WIDTH = 120
@@ -36,7 +36,7 @@ def summarize(trainer: Any, inputs: PyTree, *, depth: int = 2) -> str:
         >>> trainer = eg.Trainer((lambda key, x: {"w": jnp.zeros((3, 2))}, lambda params, x: x @ params["w"]))
         >>> print(summarize(trainer, jax.ShapeDtypeStruct((8, 3), jnp.float32)))
         ┌───...
-        │ (root) │ FunctionalModule │ float32[8, 2] │ 6 (24 B) │ ...
+        │ (root) │ FunctionalModule │ float32[8,2] │ 6 (24 B) │ ...
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
@@ -92,12 +92,12 @@ def show(outputs: Any) -> str:
 
     Example:
         >>> show({"x": jax.ShapeDtypeStruct((2, 3), "float32"), "d": "Normal"}), show(None)
-        ('{x: float32[2, 3], d: Normal}', '')
+        ('{x: float32[2,3], d: Normal}', '')
     """
     if outputs is None:
         return ""
     if isinstance(outputs, jax.ShapeDtypeStruct):
-        return f"{outputs.dtype}[{', '.join(map(str, outputs.shape))}]"
+        return array_name(outputs)
     if isinstance(outputs, Mapping):
         return "{" + ", ".join(f"{name}: {show(item)}" for name, item in outputs.items()) + "}"
     if isinstance(outputs, list):

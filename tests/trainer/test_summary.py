@@ -71,11 +71,11 @@ def table(module, depth=2, variables=None):
 def test_linen():
     found = table(Linen())
     assert found == {
-        "(root)": ["Linen", "{y: float32[8, 3], p: (Distribution, None)}", "", ""],
-        "block": ["LinenBlock", "float32[8, 4]", "", ""],
-        "block/Dense_0": ["Dense", "float32[8, 4]", "24 (96 B)", ""],
-        "block/BatchNorm_0": ["BatchNorm", "float32[8, 4]", "8 (32 B)", "8 (32 B)"],
-        "head": ["Dense", "float32[8, 3]", "15 (60 B)", ""],
+        "(root)": ["Linen", "{y: float32[8,3], p: (Distribution, None)}", "", ""],
+        "block": ["LinenBlock", "float32[8,4]", "", ""],
+        "block/Dense_0": ["Dense", "float32[8,4]", "24 (96 B)", ""],
+        "block/BatchNorm_0": ["BatchNorm", "float32[8,4]", "8 (32 B)", "8 (32 B)"],
+        "head": ["Dense", "float32[8,3]", "15 (60 B)", ""],
         "Total": ["", "", "47 (188 B)", "8 (32 B)"],
     }
 
@@ -93,7 +93,7 @@ def test_nnx_lists_are_no_layers():
     model = NNX(nnx.Rngs(0))
     found = table(model)
     assert list(found) == ["(root)", "block", "block/layers/0", "block/layers/1", "head", "dropout", "Total"]
-    assert found["block/layers/1"] == ["BatchNorm", "float32[8, 4]", "8 (32 B)", "8 (32 B)"]
+    assert found["block/layers/1"] == ["BatchNorm", "float32[8,4]", "8 (32 B)", "8 (32 B)"]
     assert found["Total"][2] == "47 (188 B)"
     assert type(model.head) is nnx.Linear
 
@@ -101,17 +101,17 @@ def test_nnx_lists_are_no_layers():
 def test_equinox_shapes_are_those_of_the_batch():
     found = table(eqx.nn.MLP(5, 3, 4, 1, key=jax.random.key(0)))
     assert found == {
-        "(root)": ["MLP", "float32[8, 3]", "", ""],
-        "layers/0": ["Linear", "float32[8, 4]", "24 (96 B)", ""],
-        "layers/1": ["Linear", "float32[8, 3]", "15 (60 B)", ""],
+        "(root)": ["MLP", "float32[8,3]", "", ""],
+        "layers/0": ["Linear", "float32[8,4]", "24 (96 B)", ""],
+        "layers/1": ["Linear", "float32[8,3]", "15 (60 B)", ""],
         "Total": ["", "", "39 (156 B)", "0"],
     }
 
 
 def test_haiku():
     found = table(hk.transform_with_state(haiku))
-    assert found["mlp/linear_0"] == ["Linear", "float32[8, 4]", "24 (96 B)", ""]
-    assert found["batch_norm"][:3] == ["BatchNorm", "float32[8, 4]", "8 (32 B)"]
+    assert found["mlp/linear_0"] == ["Linear", "float32[8,4]", "24 (96 B)", ""]
+    assert found["batch_norm"][:3] == ["BatchNorm", "float32[8,4]", "8 (32 B)"]
     assert found["linear"][2] == "15 (60 B)"
     assert found["Total"][2] == "67 (268 B)"
 
@@ -129,7 +129,7 @@ class Managed(eg.ElegyModule):
         (Managed(), ["Managed", "", "", "3 (12 B)"]),
         (
             (lambda key, x: {"w": jnp.zeros((5, 3), jnp.bfloat16)}, lambda p, x: x.astype(jnp.bfloat16) @ p["w"]),
-            ["FunctionalModule", "bfloat16[8, 3]", "15 (30 B)", ""],
+            ["FunctionalModule", "bfloat16[8,3]", "15 (30 B)", ""],
         ),
     ],
 )

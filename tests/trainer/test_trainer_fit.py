@@ -531,7 +531,7 @@ def test_every_new_form_of_batch_beyond_two_is_warned_of_once():
     trainer = trainer_of(Managed)
     batches = [(X[:n], Y[:n]) for n in (8, 7, 6, 5)]
     with pytest.warns(
-        UserWarning, match=r"train step is compiled again, for the third form of batch: .*\[8, 3\].*\[6, 3\]"
+        UserWarning, match=r"train step is compiled again, for the third form of batch: .*\[8,3\].*\[6,3\]"
     ) as caught:
         trainer.fit(batches, verbose=0)
     assert len(caught) == 1
@@ -551,7 +551,7 @@ def test_dtypes_that_an_iterable_brings_are_warned_of_after_arrays_of_any_size()
     for size in (8, 7, 5):
         fit(trainer, 1, batch_size=size)
     batches = [(X[:4].astype(dtype), Y[:4]) for dtype in (np.float32, np.float16, np.int32, np.int8)]
-    with pytest.warns(UserWarning, match=r"third form of batch: 0 was float32\[4, 3\], now it is int32") as caught:
+    with pytest.warns(UserWarning, match=r"third form of batch: 0 was float32\[4,3\], now it is int32") as caught:
         trainer.fit(batches, verbose=0)
     assert len(caught) == 1
 
