@@ -1,6 +1,6 @@
-"""Needs `pip install --no-deps treex==0.6.9 treeo==0.0.9`, which no extra can say: their requirements are old."""
+"""Modules of treex, which `scripts/install_needs.sh treex` installs: its requirements exclude current versions."""
 
-import importlib.util
+import functools
 import subprocess
 import sys
 
@@ -15,26 +15,34 @@ import pytest
 import elegy as eg
 from elegy.adapters import TreexModule, load_treex
 
-if importlib.util.find_spec("treex") is None or importlib.util.find_spec("treeo") is None:
-    pytest.skip("treex is not installed", allow_module_level=True)
-
-tx = load_treex()
+pytestmark = pytest.mark.needs(library="treex")
 
 KEY, STEP = jax.random.key(0), jax.random.key(1)
 X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 
 
-class Net(tx.Module):
-    layers: list[tx.Linear]  # treeo finds modules in a list by the annotation
+@functools.cache
+def net_class():
+    """Made when a test runs, so that collecting the tests needs no treex."""
+    tx = load_treex()
 
-    def __init__(self, rate=0.0):
-        super().__init__()
-        self.layers = [tx.Linear(4), tx.Linear(2)]
-        self.norm = tx.BatchNorm(momentum=0.9)
-        self.dropout = tx.Dropout(rate)
+    class Net(tx.Module):
+        layers: list[tx.Linear]  # treeo finds modules in a list by the annotation
 
-    def __call__(self, x):
-        return self.layers[1](self.dropout(jnp.tanh(self.norm(self.layers[0](x)))))
+        def __init__(self, rate=0.0):
+            super().__init__()
+            self.layers = [tx.Linear(4), tx.Linear(2)]
+            self.norm = tx.BatchNorm(momentum=0.9)
+            self.dropout = tx.Dropout(rate)
+
+        def __call__(self, x):
+            return self.layers[1](self.dropout(jnp.tanh(self.norm(self.layers[0](x)))))
+
+    return Net
+
+
+def net(rate=0.0):
+    return net_class()(rate)
 
 
 def arrays(tree):
@@ -50,7 +58,7 @@ def own_call(module, x, training):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_apply_is_the_librarys_own(training):
-    state = TreexModule(Net()).init(KEY, X)
+    state = TreexModule(net()).init(KEY, X)
     assert jax.tree.map(jnp.shape, state.params["layers"]) == {
         "0": {"bias": (4,), "kernel": (3, 4)},
         "1": {"bias": (2,), "kernel": (4, 2)},
@@ -64,7 +72,7 @@ def test_apply_is_the_librarys_own(training):
 
 
 def test_dropout_is_on_in_training_only():
-    state = TreexModule(tx.Dropout(0.5)).init(KEY, X)
+    state = TreexModule(load_treex().Dropout(0.5)).init(KEY, X)
     one, two = (np.asarray(state.apply(key, X, True)[0]) for key in (KEY, STEP))
     assert (one == 0).any()
     assert not np.array_equal(one, two)
@@ -72,7 +80,7 @@ def test_dropout_is_on_in_training_only():
 
 
 def test_frozen_parameters_are_not_trained():
-    module = Net()
+    module = net()
     module.layers[0] = module.layers[0].freeze()
     state = TreexModule(module).init(KEY, X)
     assert list(state.params["layers"]) == ["1"]
@@ -81,9 +89,9 @@ def test_frozen_parameters_are_not_trained():
 
 def test_an_initialised_module_keeps_its_values():
     with flax.config.temp_flip_flag("return_frozendict", True):
-        module = Net().init(STEP, X)
+        module = net().init(STEP, X)
     expected = arrays(module.parameters())
-    for state in (TreexModule(module).init(KEY, X), TreexModule(Net(), variables=module).init(KEY, X)):
+    for state in (TreexModule(module).init(KEY, X), TreexModule(net(), variables=module).init(KEY, X)):
         for a, b in zip(arrays(state.params), expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -91,22 +99,22 @@ def test_an_initialised_module_keeps_its_values():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: tx.MLP([5, 2]),
-        lambda: tx.Sequential(tx.Linear(4), jax.nn.relu, tx.LayerNorm(), tx.Linear(2)),
-        lambda: tx.FlaxModule(nn.Dense(2)),
-        lambda: Net(0.2),
+        lambda tx: tx.MLP([5, 2]),
+        lambda tx: tx.Sequential(tx.Linear(4), jax.nn.relu, tx.LayerNorm(), tx.Linear(2)),
+        lambda tx: tx.FlaxModule(nn.Dense(2)),
+        lambda tx: net(0.2),
     ],
 )
 def test_training_lowers_the_loss(make):
     y = X[:, :2] * 2 + 1
-    trainer = eg.Trainer(make(), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05))
+    trainer = eg.Trainer(make(load_treex()), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05))
     losses = trainer.fit(X, y, batch_size=8, epochs=40, verbose=0).history["loss"]
     assert losses[-1] < losses[0] / 2
 
 
 def test_training_is_the_bare_loops():
     y = X[:, :2]
-    module = TreexModule(Net())
+    module = TreexModule(net())
     trainer = eg.Trainer(module, loss=eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.05))
     trainer.init_on_batch(X, y)
     reference = trainer.state.to_module()
@@ -127,10 +135,11 @@ def test_training_is_the_bare_loops():
 
 
 def test_other_objects_and_variables_are_refused():
+    tx = load_treex()
     with pytest.raises(TypeError, match=r"needs a treex\.Module"):
         TreexModule(lambda x: x)
     with pytest.raises(ValueError, match="no values yet"):
-        TreexModule(Net()).to_module()
+        TreexModule(net()).to_module()
     with flax.config.temp_flip_flag("return_frozendict", True):
         other = tx.Linear(5).init(KEY, X)
     with pytest.raises(ValueError, match=r"params/kernel: given float32\[3,5\], but the module has float32\[3,2\]"):

@@ -220,7 +220,6 @@ def test_a_trainer_with_callbacks_can_be_pickled_after_a_run(tmp_path):
 
 
 def test_two_savers_of_one_address_are_refused(tmp_path):
-    pytest.importorskip("fsspec")
     (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
     for one, other in [
         ("memory://ends/run", "memory:///ends/run"),

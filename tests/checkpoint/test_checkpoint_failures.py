@@ -145,13 +145,12 @@ def test_a_name_of_another_step_or_a_link_to_a_checkpoint_is_not_moved(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["best", "step_00000012", "step_00000013"]
 
 
-@pytest.mark.skipif(os.sep == "\\", reason="the backslash is a separator here")
 @pytest.mark.parametrize("call", [lambda path: save(path, tree(1), {}), restore, find_checkpoints, is_intact])
-@pytest.mark.parametrize("name", ["a\\b", "a\\b/step_00000001"])
-def test_a_backslash_in_a_path_is_refused(tmp_path, call, name):
-    with pytest.raises(CheckpointError, match="must not hold a backslash"):
-        call(tmp_path / name)
-    assert os.listdir(tmp_path) == []
+def test_a_backslash_in_a_path_is_refused(tmp_path, call):
+    for name in ("a\\b", "a\\b/step_00000001") if os.sep == "/" else ():  # elsewhere it separates directories
+        with pytest.raises(CheckpointError, match="must not hold a backslash"):
+            call(tmp_path / name)
+        assert os.listdir(tmp_path) == []
 
 
 def test_an_empty_or_broken_checkpoint_is_replaced(tmp_path):

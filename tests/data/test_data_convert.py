@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pandas
 import pytest
 
 from elegy.data.convert import as_arrays, as_batch
@@ -79,7 +80,6 @@ def test_lists_of_arrays_are_trees():
 
 
 def test_pandas_tables_become_arrays():
-    pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
     np.testing.assert_array_equal(as_arrays(table), [[1, 3], [2, 4]])
     np.testing.assert_array_equal(as_arrays(table["a"]), [1, 2])

@@ -4,10 +4,15 @@ import itertools
 import subprocess
 import sys
 
+import flax
 import jax
 import jax.numpy as jnp
+import jax_metrics as jm
+import metrax
 import numpy as np
 import pytest
+from clu import metrics as clu
+from flax import nnx
 
 from elegy.losses.function import as_loss
 from elegy.metrics import LossesAndMetrics
@@ -45,8 +50,6 @@ def over_batches(metrics, **arrays):
 
 
 def test_clu_classes_and_collections():
-    clu = pytest.importorskip("clu.metrics")
-
     Both = clu.Collection.create(accuracy=clu.Accuracy, height=clu.Average.from_output("preds"))
     arrays = {"target": LABELS, "preds": LOGITS}
     expected = Both.single_from_model_output(logits=LOGITS, labels=LABELS, preds=LOGITS).compute()
@@ -60,22 +63,18 @@ def test_clu_classes_and_collections():
 
 
 def test_clu_leaves_out_rows_of_weight_zero():
-    clu = pytest.importorskip("clu.metrics")
     weight = (np.arange(N) % 3 > 0).astype("f4")
     logs = over_batches(clu.Accuracy, target=LABELS, preds=LOGITS, sample_weight=weight)
     np.testing.assert_allclose(logs["accuracy"], (LOGITS.argmax(-1) == LABELS)[weight > 0].mean(), rtol=1e-6)
 
 
 def test_clu_labels_of_any_integer_type():
-    clu = pytest.importorskip("clu.metrics")
     logs = over_batches(clu.Accuracy, target=LABELS.astype("uint8"), preds=LOGITS)
     np.testing.assert_allclose(logs["accuracy"], (LOGITS.argmax(-1) == LABELS).mean(), rtol=1e-6)
 
 
 def test_weighted_metrics_of_the_clu_protocol():
     """What metrax does: `sample_weights` by name, no `**kwargs`, fractional counts."""
-    clu = pytest.importorskip("clu.metrics")
-    flax = pytest.importorskip("flax")
 
     @flax.struct.dataclass
     class MSE(clu.Average):
@@ -92,7 +91,6 @@ def test_weighted_metrics_of_the_clu_protocol():
 
 
 def test_metrax():
-    metrax = pytest.importorskip("metrax")
     weight = RNG.uniform(size=N).astype("f4")
     logs = over_batches([metrax.MSE, metrax.RMSE], target=TARGET, preds=PREDS, sample_weight=weight)
     mse = np.average((PREDS - TARGET) ** 2, weights=weight)
@@ -102,14 +100,12 @@ def test_metrax():
 
 
 def test_clu_states_without_a_fixed_structure():
-    clu = pytest.importorskip("clu.metrics")
     collecting = clu.CollectingMetric.from_outputs(("preds",))
     with pytest.raises(TypeError, match=r"changes the structure of its state.*elegy.metrics.AUC"):
         LossesAndMetrics(None, collecting).batch_updates(preds=jnp.ones(3))
 
 
 def test_nnx():
-    nnx = pytest.importorskip("flax.nnx")
     metric = nnx.MultiMetric(
         accuracy=nnx.metrics.Accuracy(), mean=nnx.metrics.Average("inputs"), spread=nnx.metrics.Welford("inputs")
     )
@@ -136,7 +132,6 @@ def test_nnx():
 
 
 def test_nnx_masks():
-    nnx = pytest.importorskip("flax.nnx")
     mask = np.arange(N) % 3 > 0
     logs = over_batches(nnx.metrics.Accuracy(), target=LABELS, preds=LOGITS, mask=mask)
     np.testing.assert_allclose(logs["accuracy"], (LOGITS.argmax(-1) == LABELS)[mask].mean(), rtol=1e-6)
@@ -145,8 +140,6 @@ def test_nnx_masks():
 
 
 def test_nnx_states_that_do_not_say_how_they_merge():
-    nnx = pytest.importorskip("flax.nnx")
-
     class Largest(nnx.Metric):
         def __init__(self):
             self.value = nnx.metrics.MetricState(jnp.zeros(()))
@@ -157,7 +150,6 @@ def test_nnx_states_that_do_not_say_how_they_merge():
 
 
 def test_jax_metrics():
-    jm = pytest.importorskip("jax_metrics")
     arrays = {"target": LABELS, "preds": LOGITS, "values": PREDS}
     logs = over_batches([jm.metrics.Accuracy(num_classes=C), jm.metrics.Mean()], **arrays)
     assert list(logs) == ["accuracy", "mean"]
