@@ -9,8 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from elegy import adapters, callbacks, checkpoint, data, distributed, losses, metrics, regularizers, strategies
-    from elegy.callbacks import Callback, History
+    from elegy import (
+        adapters,
+        callbacks,
+        checkpoint,
+        data,
+        distributed,
+        errors,
+        loggers,
+        losses,
+        metrics,
+        regularizers,
+        strategies,
+    )
+    from elegy.callbacks import Callback, Event, History
     from elegy.checkpoint import load
     from elegy.module import ElegyModule
     from elegy.optimizer import Optimizer
@@ -24,6 +36,7 @@ __version__ = "0.9.0"
 __all__ = [
     "Callback",
     "ElegyModule",
+    "Event",
     "Every",
     "History",
     "Model",
@@ -37,8 +50,10 @@ __all__ = [
     "checkpoint",
     "data",
     "distributed",
+    "errors",
     "field",
     "load",
+    "loggers",
     "losses",
     "metrics",
     "mutable",
@@ -50,7 +65,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "callbacks": ("Callback", "History"),
+    "callbacks": ("Callback", "Event", "History"),
     "checkpoint": ("load",),
     "module": ("ElegyModule",),
     "optimizer": ("Optimizer",),

@@ -23,6 +23,7 @@ FLOORS = {
     "engine": 6,
     "module": 5,
     "callbacks": 4,
+    "loggers": 4,
     "metrics": 4,
     "optimizer": 4,
     "regularizers": 4,
@@ -45,6 +46,7 @@ FORBIDDEN = [
     ("module", "callbacks"),
     ("module", "loading"),
     ("engine", "callbacks"),
+    ("callbacks", "loggers"),
 ]
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -1,7 +1,11 @@
-"""Callbacks: what watches a run."""
+"""Callbacks: objects whose hooks are called during a run."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from elegy.callbacks.callback import HOOKS, Callback
-from elegy.callbacks.csv_logger import CSVLogger
 from elegy.callbacks.dispatcher import CallbackList
 from elegy.callbacks.early_stopping import EarlyStopping
 from elegy.callbacks.event import Event
@@ -12,8 +16,10 @@ from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
 from elegy.callbacks.nan import TerminateOnNaN
-from elegy.callbacks.tensorboard import TensorBoard
 from elegy.lazy_logs import LazyLogs
+
+if TYPE_CHECKING:
+    from elegy.loggers import CSVLogger, TensorBoard
 
 __all__ = [
     "HOOKS",
@@ -32,3 +38,10 @@ __all__ = [
     "TerminateOnNaN",
     "handle_interrupts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Finds the loggers, which are callbacks, too. They derive from this package, so it cannot import them first."""
+    if name in ("CSVLogger", "TensorBoard"):
+        return getattr(importlib.import_module("elegy.loggers"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from elegy.callbacks import Callback, Event
-from elegy.callbacks.behind import Behind
+from elegy.callbacks.deferred_logs import DeferredLogReader
 
 # Showing the logs reads them, and reading waits for the device.
 _REFRESH_SECONDS = 0.25
@@ -46,7 +46,7 @@ class ProgressBar(Callback):
         self._began = self._refreshed = time.perf_counter()
         self._bar: tqdm | None = None
         self._batches = 0
-        self._behind = Behind(_REFRESH_SECONDS)
+        self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._unopened: Event | None = None
 
     def listens(self, hook: str) -> bool:
@@ -67,7 +67,7 @@ class ProgressBar(Callback):
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the epoch's bar, once the last epoch's values are shown."""
         self._began = time.perf_counter()
-        if self._behind.holds:
+        if self._reader.pending:
             self._unopened = event
         else:
             self._open(_epoch(event), event)
@@ -81,7 +81,7 @@ class ProgressBar(Callback):
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
         self._catch_up()
         title, seconds = f"{_epoch(event)}  step {event.step}", time.perf_counter() - self._began
-        self._behind.do(lambda: self._finish(title, event.logs, seconds), event.logs)
+        self._reader.defer(lambda: self._finish(title, event.logs, seconds), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown; leaves a bar that the run did not complete as it is."""
@@ -149,7 +149,7 @@ class ProgressBar(Callback):
         self._batches = done
 
     def _catch_up(self) -> None:
-        self._behind.catch_up()
+        self._reader.flush()
         event, self._unopened = self._unopened, None
         if event is not None:
             self._open(_epoch(event), event)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from elegy.callbacks.behind import Behind
+from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.types import Every
@@ -66,14 +66,14 @@ class CSVLogger(PeriodicCallback):
         self._resumed: int | None = None  # the step of the checkpoint from which the run goes on
         self._trainer: Any = None
         self._epoch_row: tuple[int, int] | None = None  # of the last epoch that ended: its index, that of its row
-        self._behind = Behind(_SECONDS)
+        self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Makes sure that the file can be written."""
         super().on_train_begin(event)
         self._columns, self._rows, self._epoch_row, self._resumed = [], 0, None, None
         self._trainer = event.trainer
-        self._behind.clear()
+        self._reader.clear()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a"):
             pass
@@ -84,29 +84,29 @@ class CSVLogger(PeriodicCallback):
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row when due."""
         if self.due(event):
-            self._behind.do(lambda: self._write(event), event.logs)
+            self._reader.defer(lambda: self._write(event), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's row."""
         if self.due(event):
-            self._behind.do(lambda: self._write(event), event.logs)
+            self._reader.defer(lambda: self._write(event), event.logs)
         elif self.every.unit != "epochs" and event.validates:
-            self._behind.do(lambda: self._write_validated(event), event.logs)
+            self._reader.defer(lambda: self._write_validated(event), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the file."""
         self._step, self._trainer = event.step, None
-        self._behind.end(event, self._close)
+        self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
         """Completes the file; returns its columns and how far it is."""
-        self._behind.catch_up()
+        self._reader.flush()
         step = self._step if self._trainer is None else self._trainer.step
         return {"columns": list(self._columns), "rows": self._rows, "epoch_row": self._epoch_row, "step": step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps the rows that the file had then, and those of the same step that came after the checkpoint."""
-        self._behind.catch_up()  # a run that goes back has put rows off that are none any more
+        self._reader.flush()  # a run that goes back has put rows off that are none any more
         self._close()
         self._columns, self._rows, self._resumed = list(state["columns"]), state["rows"], state.get("step")
         self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None

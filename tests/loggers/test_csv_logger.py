@@ -1,17 +1,15 @@
-"""CSVLogger and TensorBoard."""
+"""CSVLogger, and what it has in common with TensorBoard."""
 
 import csv
 import json
 import math
-import struct
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_run import FakeState, FakeTrainer, run
+from event_files import read_events
+from fake_run import FakeTrainer, run
 
-from elegy.callbacks import CallbackList, CSVLogger, Event, LazyLogs, TensorBoard, behind
+from elegy.callbacks import CallbackList, CSVLogger, Event, LazyLogs, TensorBoard, deferred_logs
 from elegy.types import Every
 
 
@@ -59,7 +57,7 @@ class TestCSVLogger:
     @pytest.mark.parametrize(("seconds", "late"), [(0.9, 1), (1.1, 0)])
     def test_what_is_written_survives_a_crash(self, tmp_path, monkeypatch, seconds, late):
         now = [0.0]
-        monkeypatch.setattr(behind.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(deferred_logs.time, "monotonic", lambda: now[0])
         path = tmp_path / "log.csv"
         logger = CSVLogger(path)
         logger.on_train_begin(Event(None, "train", step=0, epoch=0))
@@ -169,100 +167,3 @@ def at_step(step):
     trainer = FakeTrainer()
     trainer.step = step
     return trainer
-
-
-def read_records(directory):
-    """The records of TensorBoard's files: a length, its checksum, that many bytes, their checksum."""
-    from tensorboardX.proto.event_pb2 import Event as Record
-
-    for path in sorted(directory.glob("events.*")):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            yield Record.FromString(data[at + 12 : at + 12 + length])
-            at += 12 + length + 4
-
-
-def read_events(directory):
-    """The values in TensorBoard's files."""
-    found = {}
-    for record in read_records(directory):
-        for value in record.summary.value:
-            content = value.histo if value.HasField("histo") else value.simple_value
-            found.setdefault(value.tag, []).append((record.step, content))
-    return found
-
-
-class TestTensorBoard:
-    def test_epochs(self, tmp_path):
-        run([TensorBoard(tmp_path)], [{"loss": 0.5}, {"loss": 0.25, "val_loss": 2.0}, {"loss": 4.0}])
-        assert read_events(tmp_path / "train") == {"epoch_loss": [(4, 0.5), (8, 0.25), (12, 4.0)]}
-        assert read_events(tmp_path / "validation") == {"epoch_loss": [(8, 2.0)]}
-
-    def test_with_a_checkpoint_the_files_are_complete(self, tmp_path):
-        callback = TensorBoard(tmp_path)
-        callback.on_train_begin(Event(None, "train", step=0, epoch=0))
-        reads = []
-        for epoch in range(3):
-            logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0}, ready=lambda: False)
-            callback.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
-        assert reads == [0]
-        assert callback.state_dict() == {"step": 2}
-        assert reads == [0, 1, 2]
-        callback.on_train_end(Event(None, "train", step=3, epoch=2))
-
-    def test_steps_read_only_when_due(self, tmp_path):
-        reads = []
-        run(
-            [TensorBoard(tmp_path, every=Every(steps=3))],
-            [{"loss": 0.5}, {"loss": 0.25}],
-            batch_logs=lambda step: {"loss": float(step)},
-            reads=reads,
-        )
-        assert reads == [3, 6]
-        assert read_events(tmp_path / "train") == {
-            "batch_loss": [(3, 3.0), (6, 6.0)],
-            "epoch_loss": [(4, 0.5), (8, 0.25)],
-        }
-
-    def test_every_second_epoch(self, tmp_path):
-        run([TensorBoard(tmp_path, every=Every(epochs=2))], [{"loss": 1.0}, {"loss": 2.0}, {"loss": 3.0}])
-        assert read_events(tmp_path / "train") == {"epoch_loss": [(8, 2.0)]}
-
-    def test_histograms(self, tmp_path):
-        params = {
-            "w": jnp.arange(6, dtype=jnp.bfloat16),
-            "broken": jnp.array([1.0, jnp.nan]),
-            "lost": jnp.array([jnp.nan]),
-            "key": jax.random.key(0),
-            "n": 3 * jnp.ones((), int),
-        }
-        trainer = FakeTrainer()
-        trainer.state = FakeState(params, None)
-        callback = TensorBoard(tmp_path, histograms=True)
-        callback.on_train_begin(Event(trainer, "train", step=0, epoch=0))
-        callback.on_epoch_end(Event(trainer, "train", step=5, epoch=0, logs={}))
-        callback.on_train_end(Event(trainer, "train", step=5, epoch=0))
-        found = read_events(tmp_path / "train")
-        assert sorted(found) == ["params/broken", "params/w"]
-        ((step, histogram),) = found["params/w"]
-        assert (step, histogram.num, histogram.sum, histogram.min, histogram.max) == (5, 6, 15, 0, 5)
-        assert found["params/broken"][0][1].num == 1
-
-    def test_the_files_are_closed_when_the_run_fails(self, tmp_path):
-        callback = TensorBoard(tmp_path)
-        with pytest.raises(ZeroDivisionError):
-            run([callback], [{"loss": 1.0}], batch_logs=None, steps=4, trainer=Failing())
-        assert callback._writers == {}
-
-    def test_fuses(self, tmp_path):
-        assert CallbackList([TensorBoard(tmp_path, every=Every(steps=1))]).state_readers() == ()
-
-
-class Failing(FakeTrainer):
-    @property
-    def state(self):
-        raise ZeroDivisionError
-
-    @state.setter
-    def state(self, value): ...

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.callbacks.behind import Behind
+from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.distributed import collect, is_first
@@ -66,14 +66,14 @@ class TensorBoard(PeriodicCallback):
         self._purge_step: int | None = None  # what the files hold from this step on counts no more
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
-        self._behind = Behind(_SECONDS)
+        self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Opens the writer."""
         super().on_train_begin(event)
         self._step, self._epoch, self._purge_step = event.step, event.epoch, None
         self._trainer = event.trainer
-        self._behind.clear()
+        self._reader.clear()
         if not is_first():
             return
         self._library = require("tensorboardX", "the TensorBoard callback")
@@ -89,13 +89,13 @@ class TensorBoard(PeriodicCallback):
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values when due."""
         if self.due(event):
-            self._behind.do(lambda: self._write("batch", event), event.logs)
+            self._reader.defer(lambda: self._write("batch", event), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Writes the epoch's values."""
         if self.every.unit == "epochs" and not self.due(event):
             return
-        self._behind.do(lambda: self._write("epoch", event), event.logs)
+        self._reader.defer(lambda: self._write("epoch", event), event.logs)
         if self.histograms:
             self._write_histograms(event)
         if time.monotonic() - self._flushed >= _SECONDS:
@@ -106,18 +106,18 @@ class TensorBoard(PeriodicCallback):
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the files."""
         self._trainer = None
-        self._behind.end(event, self._close)
+        self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
         """Writes what was put off; returns up to which step a run that resumes does not write again."""
-        self._behind.catch_up()
+        self._reader.flush()
         # Of an epoch that has ended the record may still be to come: callbacks before this one save, too.
         ended = self._trainer is not None and self._trainer.epoch > self._epoch
         return {"step": self._trainer.step if ended else self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hides what was written after the checkpoint: the run comes there again."""
-        self._behind.catch_up()
+        self._reader.flush()
         self._step = state["step"]
         self._purge_step = self._step + 1
         for writer in self._writers.values():
