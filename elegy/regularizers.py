@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.loss import Loss
+from elegy.losses.numbers import at_least_float32, squared_magnitude
 from elegy.losses.reduction import Reduction, reduce_terms
 from elegy.pytree import static_field
 
@@ -67,7 +68,7 @@ class Regularizer(Loss):
 
 
 class L1L2(Regularizer):
-    r"""The penalty `l1 * sum(|p|) + l2 * sum(p ** 2)` over all parameters.
+    """The penalty `l1 * sum(|p|) + l2 * sum(|p| ** 2)` over all parameters, real or complex.
 
     Args:
         l1: the factor of the absolute values.
@@ -94,11 +95,11 @@ class L1L2(Regularizer):
         for leaf in map(jnp.asarray, jax.tree.leaves(parameters)):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 continue
-            leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            leaf = leaf.astype(at_least_float32(leaf.dtype))
             if self.l1:
                 total += self.l1 * jnp.sum(jnp.abs(leaf))
             if self.l2:
-                total += self.l2 * jnp.sum(jnp.square(leaf))
+                total += self.l2 * jnp.sum(squared_magnitude(leaf))
         return total
 
 
@@ -127,7 +128,7 @@ class L1(L1L2):
 
 
 class L2(L1L2):
-    """The penalty `l * sum(p ** 2)` over all parameters.
+    """The penalty `l * sum(|p| ** 2)` over all parameters.
 
     Args:
         l: the factor.

@@ -83,3 +83,15 @@ def test_a_regularizer_returns_a_scalar():
 def test_missing_parameters_are_named():
     with pytest.raises(TypeError, match="needs 'parameters'"):
         L1()(preds=jnp.ones(2))
+
+
+def test_complex_parameters():
+    z = np.array([3.0 + 4.0j, -2.0j, 1.0])
+    parameters = {"z": jnp.asarray(z, jnp.complex64), "w": jnp.array([-2.0])}
+    for regularizer, expected in ((L1(1.0), np.abs(z).sum() + 2), (L2(1.0), (np.abs(z) ** 2).sum() + 4)):
+        value = regularizer(parameters=parameters)
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # JAX's gradient of a real function of z is conj(d/dx + i d/dy): that of |z|² is 2 conj(z).
+    grads = jax.grad(lambda z: L2(1.0)(parameters=z))(parameters["z"])
+    np.testing.assert_allclose(grads, 2 * np.conj(z), rtol=1e-6)

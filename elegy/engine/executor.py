@@ -16,7 +16,7 @@ from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.engine.program import CompiledPhase, Program, check_unchanged
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.engine.step_results import PlainStepResults, StepResults
-from elegy.loading.chunks import Chunk
+from elegy.loading.chunks import Chunk, resized
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
@@ -134,6 +134,16 @@ class Executor:
                 lambda module, given: high_level.apply(module, jax.random.key(0), given, training)[0],
                 buffer.struct,
                 inputs,
+            )
+        return self._outputs[key]
+
+    def predicted(self, buffer: StateBuffer, inputs: PyTree, rows: int) -> PyTree:
+        """The structure of what the prediction step computes from inputs of this structure, with this many rows."""
+        inputs = resized(inputs, rows)
+        key = ("pred", _key(buffer.struct), batch_key(inputs))
+        if key not in self._outputs:
+            self._outputs[key] = jax.eval_shape(
+                lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs
             )
         return self._outputs[key]
 

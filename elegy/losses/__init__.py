@@ -7,7 +7,7 @@ from elegy.losses.huber import Huber, huber
 from elegy.losses.loss import Loss
 from elegy.losses.mean_absolute_error import MeanAbsoluteError, mean_absolute_error
 from elegy.losses.mean_absolute_percentage_error import MeanAbsolutePercentageError, mean_absolute_percentage_error
-from elegy.losses.mean_squared_error import MeanSquaredError, mean_squared_error
+from elegy.losses.mean_squared_error import MeanSquaredError, MeanSquareError, mean_squared_error
 from elegy.losses.mean_squared_logarithmic_error import MeanSquaredLogarithmicError, mean_squared_logarithmic_error
 from elegy.losses.reduction import Reduction
 
@@ -20,6 +20,7 @@ __all__ = [
     "Loss",
     "MeanAbsoluteError",
     "MeanAbsolutePercentageError",
+    "MeanSquareError",
     "MeanSquaredError",
     "MeanSquaredLogarithmicError",
     "Reduction",

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from elegy.losses.loss import Loss
-from elegy.losses.shapes import match_shapes
+from elegy.losses.shapes import match_real
 from elegy.pytree import static_field
 
 _EPSILON = 1e-7
@@ -35,7 +35,7 @@ def cosine_similarity(target: Any, preds: Any, axis: int = -1) -> jax.Array:
         >>> cosine_similarity(jnp.array([[2.0, 0.0]]), jnp.array([[3.0, 0.0]]))
         Array([-1.], dtype=float32)
     """
-    target, preds = match_shapes(target, preds, "CosineSimilarity")
+    target, preds = match_real(target, preds, "CosineSimilarity")
     return -optax.cosine_similarity(preds, target, epsilon=_EPSILON, axis=axis)
 
 

@@ -11,7 +11,8 @@ import optax
 
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
-from elegy.losses.shapes import check_array, match_shapes, mean_over_features
+from elegy.losses.numbers import at_least_float32, check_real
+from elegy.losses.shapes import check_array, match_real, mean_over_features
 from elegy.pytree import static_field
 
 _EPSILON = 1e-7
@@ -43,16 +44,17 @@ def cross_entropy(
 
     Raises:
         ValueError: when the shapes do not fit.
-        TypeError: when class indices are not integers.
+        TypeError: if class indices are not integers, or an array is complex.
 
     Example:
         >>> cross_entropy(jnp.array([1]), jnp.array([[0.0, 0.0]]))
         Array([0.6931472], dtype=float32)
     """
     target, preds = jnp.asarray(target), jnp.asarray(preds)
-    preds = preds.astype(jnp.promote_types(preds.dtype, jnp.float32))
+    check_real("CrossEntropy", target=target, preds=preds)
+    preds = preds.astype(at_least_float32(preds.dtype))
     if binary:
-        target, preds = match_shapes(target, preds, "CrossEntropy(binary=True)")
+        target, preds = match_real(target, preds, "CrossEntropy(binary=True)")
         return _binary(target, preds, from_logits, label_smoothing)
 
     target = _drop_index_axis(target, preds)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import EXAMPLES, Loss
-from elegy.losses.shapes import makes_outer
+from elegy.losses.shapes import array_shape, makes_outer
 from elegy.names import name_of
 from elegy.pytree import Static, static_field
 
@@ -70,7 +70,9 @@ class FunctionLoss(Loss):
         if not {"target", "preds"} <= examples.keys():
             return
         target, preds = examples["target"], examples["preds"]
-        known, shapes = self.function.outer, (getattr(target, "shape", None), getattr(preds, "shape", None))
+        known, shapes = self.function.outer, (array_shape(target), array_shape(preds))
+        if None in shapes:
+            return
         if shapes not in known:
             known[shapes] = makes_outer(lambda examples: self.call(**{**kwargs, **examples}), examples)
         if known[shapes]:

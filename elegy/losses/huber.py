@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from elegy.losses.loss import Loss
@@ -13,7 +14,9 @@ from elegy.pytree import static_field
 
 
 def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
-    """Computes the Huber loss, quadratic up to `delta` and linear beyond, averaged over the last axis.
+    """Computes the Huber loss of the distance `|preds - target|`, averaged over the last axis.
+
+    It is quadratic up to `delta` and linear beyond. The numbers may be complex.
 
     See https://en.wikipedia.org/wiki/Huber_loss.
 
@@ -34,7 +37,10 @@ def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
         Array([1.5], dtype=float32)
     """
     target, preds = match_shapes(target, preds, "Huber")
-    return mean_over_features(optax.huber_loss(preds, target, delta=delta))
+    error = preds - target
+    if jnp.issubdtype(error.dtype, jnp.complexfloating):
+        error = jnp.abs(error)
+    return mean_over_features(optax.huber_loss(error, delta=delta))
 
 
 class Huber(Loss):

@@ -12,7 +12,7 @@ from elegy.losses.shapes import match_shapes, mean_over_features
 
 
 def mean_absolute_error(target: Any, preds: Any) -> jax.Array:
-    """Computes `mean(|preds - target|)` over the last axis.
+    """Computes `mean(|preds - target|)` over the last axis, of real or complex numbers.
 
     Args:
         target: `(B, ..., D)`.

@@ -14,7 +14,8 @@ _EPSILON = 1e-7
 
 
 def mean_absolute_percentage_error(target: Any, preds: Any) -> jax.Array:
-    """Computes `100 * mean(|preds - target| / max(|target|, 1e-7))` over the last axis.
+    """Computes `100 * mean(|preds - target| / max(|target|, 1e-7))` over the last axis, of real or
+    complex numbers.
 
     Args:
         target: `(B, ..., D)`.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import optax
 
 from elegy.losses.loss import Loss
+from elegy.losses.numbers import squared_magnitude
 from elegy.losses.shapes import match_shapes, mean_over_features
 
 
 def mean_squared_error(target: Any, preds: Any) -> jax.Array:
-    """Computes `mean((preds - target) ** 2)` over the last axis.
+    """Computes `mean(|preds - target| ** 2)` over the last axis, of real or complex numbers.
 
     Args:
         target: `(B, ..., D)`.
@@ -30,7 +30,7 @@ def mean_squared_error(target: Any, preds: Any) -> jax.Array:
         Array([5.], dtype=float32)
     """
     target, preds = match_shapes(target, preds, "MeanSquaredError")
-    return mean_over_features(optax.squared_error(preds, target))
+    return mean_over_features(squared_magnitude(preds - target))
 
 
 class MeanSquaredError(Loss):
@@ -58,3 +58,6 @@ class MeanSquaredError(Loss):
             ValueError: when the shapes differ.
         """
         return mean_squared_error(target, preds)
+
+
+MeanSquareError = MeanSquaredError

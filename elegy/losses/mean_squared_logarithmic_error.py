@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.loss import Loss
-from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.losses.shapes import match_real, mean_over_features
 
 
 def mean_squared_logarithmic_error(target: Any, preds: Any) -> jax.Array:
@@ -28,7 +28,7 @@ def mean_squared_logarithmic_error(target: Any, preds: Any) -> jax.Array:
         >>> mean_squared_logarithmic_error(jnp.zeros((1, 1)), jnp.array([[jnp.e - 1.0]]))
         Array([1.], dtype=float32)
     """
-    target, preds = match_shapes(target, preds, "MeanSquaredLogarithmicError")
+    target, preds = match_real(target, preds, "MeanSquaredLogarithmicError")
     difference = jnp.log1p(jnp.maximum(preds, 0.0)) - jnp.log1p(jnp.maximum(target, 0.0))
     return mean_over_features(jnp.square(difference))
 

@@ -9,29 +9,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elegy.losses.numbers import check_real
+
 
 class Reduction(enum.Enum):
-    """How the values `l` of a loss, with weights `w`, become one number.
+    """How the values `l` of a loss or a metric, with weights `w`, become one number.
 
     - `MEAN` (the default): `sum(w * l) / sum(w)`, with `w` broadcast to the shape of `l`.
     - `SUM_OVER_BATCH_SIZE`: `sum(w * l)` divided by the number of values that belong to real examples.
     - `SUM`: `sum(w * l)`.
-    - `NONE`: no reduction, `w * l`.
+    - `NONE`: no reduction, `w * l`; for losses that are called by hand.
+
+    `weighted_mean`, `sum_over_batch_size`, `sum` and `none` are other names of the same members.
 
     Example:
-        >>> Reduction("sum") is Reduction.SUM
-        True
+        >>> Reduction("sum") is Reduction.SUM, Reduction("weighted_mean") is Reduction.MEAN
+        (True, True)
     """
 
     MEAN = "mean"
     SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
     SUM = "sum"
     NONE = "none"
+    weighted_mean = MEAN
+    sum_over_batch_size = SUM_OVER_BATCH_SIZE
+    sum = SUM
+    none = NONE
 
     @classmethod
     def _missing_(cls, value: object) -> Reduction:
+        if value == "weighted_mean":
+            return cls.MEAN
         names = ", ".join(repr(member.value) for member in cls)
-        raise ValueError(f"{value!r} is no reduction. Use a member of elegy.losses.Reduction, or one of {names}.")
+        raise ValueError(f"{value!r} is not a reduction. Use a member of elegy.losses.Reduction, or one of {names}.")
 
 
 def safe_divide(numerator: Any, denominator: Any) -> jax.Array:
@@ -130,12 +140,17 @@ def reduce_terms(
     Returns:
         Two float32 scalars; the denominator is None for `SUM`.
 
+    Raises:
+        TypeError: if the values are complex.
+
     Example:
         >>> values, weight = jnp.array([1.0, 3.0]), jnp.array([1.0, 3.0])
         >>> [x.item() for x in reduce_terms(values, Reduction.MEAN, sample_weight=weight)]
         [10.0, 4.0]
     """
-    values = jnp.asarray(values).astype(jnp.float32)
+    values = jnp.asarray(values)
+    check_real("a loss or metric", values=values)
+    values = values.astype(jnp.float32)
     if values.ndim == 0:
         if reduction is Reduction.SUM:
             return values, None

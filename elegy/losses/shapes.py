@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from elegy.data.mixing import rows_meet, with_rows
+from elegy.losses.numbers import at_least_float32, check_real
 
 
 def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
-    """Makes target and predictions arrays of one shape, in the predictions' dtype, at least float32.
+    """Makes target and predictions arrays of one shape and one dtype, at least float32.
 
     `(B,)` against `(B, 1)` is meant as the same thing: broadcast, it would silently become `(B, B)`.
 
@@ -23,7 +23,7 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
         what: how messages call the caller.
 
     Returns:
-        `(target, preds)`, floating.
+        `(target, preds)`, floating or complex.
 
     Raises:
         ValueError: when the shapes differ otherwise.
@@ -45,8 +45,39 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
             f"{what}: target has shape {given[0]} and preds {given[1]}. They must have the same shape "
             "(one trailing axis of size 1 may be missing)."
         )
-    dtype = jnp.promote_types(preds.dtype, jnp.float32)
+    dtype = at_least_float32(target.dtype, preds.dtype)
     return target.astype(dtype), preds.astype(dtype)
+
+
+def match_real(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
+    """Does what `match_shapes` does, for losses and metrics of real numbers.
+
+    Args:
+        target: ground truth.
+        preds: predictions.
+        what: how messages call the caller.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if one of them is complex.
+    """
+    matched = match_shapes(target, preds, what)
+    check_real(what, target=jnp.asarray(target), preds=jnp.asarray(preds))
+    return matched
+
+
+def array_shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a `jax.ShapeDtypeStruct`, and None for anything else.
+
+    Outputs may be objects, such as distributions, whose `shape` is a method or missing: a check of shapes that gets
+    None does not apply.
+
+    Example:
+        >>> array_shape(jnp.zeros((2, 3))), array_shape([1.0]), array_shape({"a": jnp.zeros(2)})
+        ((2, 3), None, None)
+    """
+    shape = getattr(value, "shape", None)
+    return shape if isinstance(shape, tuple) and hasattr(value, "dtype") else None
 
 
 def check_array(value: Any, name: str, what: str) -> None:
@@ -58,7 +89,8 @@ def check_array(value: Any, name: str, what: str) -> None:
         what: how messages call the caller.
 
     Raises:
-        TypeError: for a dict, or a tuple or list of arrays; it names `index_into`.
+        TypeError: for a dict, or a tuple or list of arrays, with a hint at `index_into`; for an object that cannot be
+            converted to an array.
 
     Example:
         >>> check_array({"logits": jnp.zeros(3)}, "preds", "CrossEntropy")
@@ -67,14 +99,26 @@ def check_array(value: Any, name: str, what: str) -> None:
     """
     if isinstance(value, Mapping):
         found, key = f"a dict with the keys {', '.join(map(repr, value))}", repr(next(iter(value), "..."))
-    elif isinstance(value, (tuple, list)) and any(np.ndim(part) for part in value if hasattr(part, "shape")):
+    elif isinstance(value, (tuple, list)) and any(array_shape(part) for part in value):
         found, key = f"a {type(value).__name__} of {len(value)}", "0"
     else:
+        if array_shape(value) is None:
+            _check_convertible(value, name, what)
         return
     raise TypeError(
         f"{what}: {name} is {found}, not one array. Choose the part that is meant: "
         f"`{what}(...).index_into({name}={key})`."
     )
+
+
+def _check_convertible(value: Any, name: str, what: str) -> None:
+    try:
+        jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{what}: {name} is a {type(value).__name__}, not an array. Write a function that computes one value for "
+            "each example from it, for example `loss=lambda target, preds: -preds.log_prob(target)` for a distribution."
+        ) from error
 
 
 def mean_over_features(values: jax.Array) -> jax.Array:
@@ -98,7 +142,8 @@ def makes_outer(function: Callable[[dict[str, Any]], Any], examples: dict[str, A
         examples: all that has one row an example, `target` and `preds` among it.
 
     Returns:
-        False, too, for a function that cannot be traced: one of NumPy.
+        False, too, where it cannot be decided: for a function that cannot be traced (one of NumPy), and for a target or
+        predictions that are not one array.
 
     Example:
         >>> examples = {"target": jnp.zeros(3), "preds": jnp.zeros((3, 1))}
@@ -108,9 +153,9 @@ def makes_outer(function: Callable[[dict[str, Any]], Any], examples: dict[str, A
         False
     """
     pair = {name: examples[name] for name in ("target", "preds")}
-    if not all(hasattr(one, "shape") for one in pair.values()):
+    target, preds = map(array_shape, pair.values())
+    if target is None or preds is None:
         return False
-    target, preds = (tuple(one.shape) for one in pair.values())
     if target != (*preds, 1) and preds != (*target, 1):
         return False
     try:

@@ -1,5 +1,6 @@
 """Metrics: recipes with an immutable state that merges over batches, devices and hosts."""
 
+from elegy.losses.reduction import Reduction
 from elegy.metrics.accuracy import Accuracy
 from elegy.metrics.auc import AUC
 from elegy.metrics.confusion_matrix import ConfusionMatrix
@@ -16,13 +17,15 @@ from elegy.metrics.pair_mean import (
     BinaryCrossEntropy,
     BinaryCrossentropy,
     MeanAbsoluteError,
+    MeanSquaredError,
     MeanSquareError,
+    RootMeanSquaredError,
     RootMeanSquareError,
 )
 from elegy.metrics.perplexity import Perplexity
 from elegy.metrics.precision_recall import F1, FBeta, Precision, Recall
 from elegy.metrics.r2 import R2
-from elegy.metrics.reduce import Mean, Reduce, Reduction, Sum
+from elegy.metrics.reduce import Mean, Reduce, Sum
 
 __all__ = [
     "AUC",
@@ -45,6 +48,7 @@ __all__ = [
     "Mean",
     "MeanAbsoluteError",
     "MeanSquareError",
+    "MeanSquaredError",
     "Metric",
     "Metrics",
     "Perplexity",
@@ -53,5 +57,6 @@ __all__ = [
     "Reduce",
     "Reduction",
     "RootMeanSquareError",
+    "RootMeanSquaredError",
     "Sum",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.losses.reduction import safe_divide, total_weight
-from elegy.losses.shapes import match_shapes
+from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
 from elegy.pytree import field, static_field
 
@@ -69,7 +69,7 @@ class AUC(Metric):
         Raises:
             ValueError: when the shapes do not fit.
         """
-        target, preds = match_shapes(target, preds, "AUC")
+        target, preds = match_real(target, preds, "AUC")
         scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)
         weight = total_weight(sample_weight, mask, scores.shape)
         weight = jnp.ones(scores.shape, jnp.float32) if weight is None else weight
@@ -88,10 +88,14 @@ class AUC(Metric):
         )
 
     def compute(self) -> jax.Array:
-        """Returns the area, a scalar; 0 without positives or, for `ROC`, negatives; NaN after a NaN prediction."""
-        positives = safe_divide(self.positives, jnp.sum(self.positives))
+        """Returns the area, a scalar.
+
+        NaN where it is not defined: without positives and, for `ROC`, without negatives. NaN, too, after a NaN
+        prediction.
+        """
+        positives = self.positives / jnp.sum(self.positives)
         if self.curve == "ROC":
-            negatives = safe_divide(self.negatives, jnp.sum(self.negatives))
+            negatives = self.negatives / jnp.sum(self.negatives)
             below = jnp.cumsum(negatives) - negatives
             return jnp.sum(positives * (below + 0.5 * negatives))
         found = jnp.cumsum(self.positives[::-1])[::-1]

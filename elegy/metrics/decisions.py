@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.losses.labels import widen_integers
+from elegy.losses.numbers import check_real
 from elegy.losses.reduction import safe_divide, total_weight
-from elegy.losses.shapes import match_shapes
+from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
 from elegy.pytree import static_field
 
@@ -163,6 +164,7 @@ class DecisionMetric(Metric):
             ValueError: when the shapes do not fit.
         """
         target, preds = jnp.asarray(target), jnp.asarray(preds)
+        check_real(type(self).__name__, target=target, preds=preds)
         mode = self.mode_of(target, preds)
         if mode is DataType.MULTICLASS:
             return mode, self._count_classes(target, preds, sample_weight, mask)
@@ -219,7 +221,7 @@ class DecisionMetric(Metric):
         Raises:
             ValueError: when the shapes differ.
         """
-        target, preds = match_shapes(target, preds, type(self).__name__)
+        target, preds = match_real(target, preds, type(self).__name__)
         return target > 0.5, preds > self.threshold
 
     def averaged(self, numerator: Any, denominator: Any, occurs: Any, support: Any) -> jax.Array:

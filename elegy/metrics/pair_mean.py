@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from elegy.losses.cross_entropy import cross_entropy
 from elegy.losses.mean_absolute_error import mean_absolute_error
 from elegy.losses.mean_squared_error import mean_squared_error
-from elegy.losses.shapes import match_shapes, mean_over_features
+from elegy.losses.shapes import match_real, mean_over_features
 from elegy.metrics.reduce import Accumulator
 from elegy.pytree import static_field
 
@@ -74,7 +74,7 @@ class MeanAbsoluteError(PairMean):
 
 
 class MeanSquareError(PairMean):
-    """Mean of `(preds - target) ** 2`.
+    """Mean of `|preds - target| ** 2`.
 
     Args:
         name: see `Metric`.
@@ -135,7 +135,7 @@ class BinaryAccuracy(PairMean):
             target: 0 or 1, `(B, ...)`.
             preds: the same shape.
         """
-        target, preds = match_shapes(target, preds, "BinaryAccuracy")
+        target, preds = match_real(target, preds, "BinaryAccuracy")
         return mean_over_features(((preds > self.threshold) == (target > 0.5)).astype(jnp.float32))
 
 
@@ -166,5 +166,7 @@ class BinaryCrossEntropy(PairMean):
 
 
 BinaryCrossentropy = BinaryCrossEntropy
+MeanSquaredError = MeanSquareError
+RootMeanSquaredError = RootMeanSquareError
 MAE = MeanAbsoluteError
 MSE = MeanSquareError

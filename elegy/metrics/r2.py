@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.reduction import safe_divide, total_weight
-from elegy.losses.shapes import match_shapes
+from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
 from elegy.pytree import field, static_field
 
@@ -69,7 +69,7 @@ class R2(Metric):
         Raises:
             ValueError: when the shapes do not fit.
         """
-        target, preds = match_shapes(target, preds, "R2")
+        target, preds = match_real(target, preds, "R2")
         outputs = target.shape[-1] if target.ndim > 1 else 1
         if outputs != self.num_outputs:
             raise ValueError(f"R2: the last axis of {target.shape} has {outputs} outputs; pass num_outputs={outputs}.")

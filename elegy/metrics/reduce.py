@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
-from elegy.losses.reduction import safe_divide, total_weight, weighted_sum
+from elegy.losses.numbers import check_real
+from elegy.losses.reduction import Reduction, safe_divide, total_weight, weighted_sum
 from elegy.metrics.metric import Metric
 from elegy.pytree import field, static_field
-
-
-class Reduction(enum.Enum):
-    """How a `Reduce` metric combines values `v` with weights `w`.
-
-    - `sum`: `sum(w * v)`.
-    - `sum_over_batch_size`: `sum(w * v)` divided by the number of values of real examples.
-    - `weighted_mean`: `sum(w * v) / sum(w)`.
-
-    Example:
-        >>> Reduction("sum") is Reduction.sum
-        True
-    """
-
-    sum = "sum"
-    sum_over_batch_size = "sum_over_batch_size"
-    weighted_mean = "weighted_mean"
-
-    @classmethod
-    def _missing_(cls, value: object) -> Reduction:
-        names = ", ".join(repr(member.value) for member in cls)
-        raise ValueError(f"{value!r} is no reduction of a metric. Use one of {names}.")
 
 
 class Accumulator(Metric):
@@ -59,12 +37,12 @@ class Accumulator(Metric):
     def __post_init__(self) -> None:
         """Sets the state to zero."""
         super().__post_init__()
-        count = None if self.reduces_by() is Reduction.sum else jnp.zeros((), self.dtype)
+        count = None if self.reduces_by() is Reduction.SUM else jnp.zeros((), self.dtype)
         vars(self).update(total=jnp.zeros((), self.dtype), count=count)
 
     def reduces_by(self) -> Reduction:
         """Which formula `accumulate` and `compute` follow."""
-        return Reduction.weighted_mean
+        return Reduction.MEAN
 
     def accumulate(self, values: Any, sample_weight: Any = None, mask: Any = None) -> Self:
         """Returns the metric with values added.
@@ -75,14 +53,17 @@ class Accumulator(Metric):
             mask: `(B,)` bool: which examples are real.
 
         Raises:
-            ValueError: when the weights do not fit the values.
+            ValueError: if the weights do not fit the values.
+            TypeError: if the values are complex.
         """
-        values = jnp.asarray(values).astype(self.dtype)
+        values = jnp.asarray(values)
+        check_real(f"the metric {self.name!r}", values=values)
+        values = values.astype(self.dtype)
         weight = total_weight(sample_weight, mask, values.shape)
         total = self.total + weighted_sum(values, weight).astype(self.dtype)
         if self.count is None:
             return self.replace(total=total)
-        if self.reduces_by() is Reduction.sum_over_batch_size:
+        if self.reduces_by() is Reduction.SUM_OVER_BATCH_SIZE:
             weight = total_weight(None, mask, values.shape)
         count = jnp.asarray(math.prod(values.shape) if weight is None else jnp.sum(weight), self.dtype)
         return self.replace(total=total, count=self.count + count)
@@ -96,9 +77,12 @@ class Reduce(Accumulator):
     """Reduces the argument `values`.
 
     Args:
-        reduction: a `Reduction` or its value.
+        reduction: a `Reduction` or its value, not `NONE`.
         name: see `Metric`.
         dtype: the dtype of the state.
+
+    Raises:
+        ValueError: if the reduction is not known, or `NONE`.
 
     Example:
         >>> metric = Reduce("sum_over_batch_size")
@@ -111,6 +95,8 @@ class Reduce(Accumulator):
     def __post_init__(self) -> None:
         """Looks up the reduction."""
         vars(self).update(reduction=Reduction(self.reduction))
+        if self.reduction is Reduction.NONE:
+            raise ValueError("Reduction.NONE reduces nothing, but a metric is one number: use MEAN or another one.")
         super().__post_init__()
 
     def reduces_by(self) -> Reduction:
@@ -147,7 +133,7 @@ class Mean(Reduce):
         9.0
     """
 
-    reduction: Reduction = static_field(default=Reduction.weighted_mean, init=False)
+    reduction: Reduction = static_field(default=Reduction.MEAN, init=False)
 
 
 class Sum(Reduce):
@@ -162,4 +148,4 @@ class Sum(Reduce):
         7.0
     """
 
-    reduction: Reduction = static_field(default=Reduction.sum, init=False)
+    reduction: Reduction = static_field(default=Reduction.SUM, init=False)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.interrupt import handle_interrupts
-from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
+from elegy.module.levels import level_of
 from elegy.trainer import persistence, rollback
 from elegy.trainer.feeder import Feeder
+from elegy.trainer.outputs import join, with_structure
 from elegy.trainer.run import Run
 from elegy.types import PyTree
 
@@ -90,8 +93,24 @@ def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[s
     return logs
 
 
+def predict_all(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> PyTree:
+    """Predicts all of the data and joins the outputs of the batches."""
+    outputs, structures = zip(*_predictions(trainer, feeder, callbacks), strict=True)
+    rows = sum(count for _, count in structures)
+    return join(outputs, output_structure(trainer, structures[0][0], rows))
+
+
 def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
+    with contextlib.closing(_predictions(trainer, feeder, callbacks)) as predictions:
+        for outputs, _ in predictions:
+            yield outputs
+
+
+def _predictions(
+    trainer: Any, feeder: Feeder, callbacks: CallbackList
+) -> Generator[tuple[PyTree, tuple[PyTree, int]], None, None]:
+    """Yields the outputs of each batch, with the structure of its inputs and its number of rows."""
     executor = trainer._executor
     buffer: StateBuffer | None = None
     waiting: list[tuple[PyTree, Chunk]] = []
@@ -108,9 +127,9 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
                     _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=batch)
                 _emit(trainer, callbacks, "on_predict_batch_end", "predict", feeder, batch=batch)
             if len(waiting) > 1:  # the device works on the next chunk while this one is copied
-                yield from _outputs(executor, *waiting.pop(0))
+                yield from _outputs(trainer, *waiting.pop(0))
         while waiting:
-            yield from _outputs(executor, *waiting.pop(0))
+            yield from _outputs(trainer, *waiting.pop(0))
     except GeneratorExit:  # whoever iterates has seen enough
         raise
     except BaseException as error:
@@ -122,16 +141,25 @@ def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[P
         _emit(trainer, callbacks, "on_predict_end", "predict", feeder, failure)
 
 
-def _outputs(executor: Executor, outputs: PyTree, chunk: Chunk) -> Iterator[PyTree]:
+def _outputs(trainer: Any, outputs: PyTree, chunk: Chunk) -> Iterator[tuple[PyTree, tuple[PyTree, int]]]:
     """The outputs of each batch of a chunk, without padding."""
-    host = executor.strategy.collect_outputs(outputs)
+    host = trainer.strategy.collect_outputs(outputs)
     single = chunk.kind == "single"
     masks = None if chunk.mask is None else chunk.mask[None] if single else chunk.mask
     for k in range(chunk.count):
         one = host if single else jax.tree.map(lambda leaf, k=k: leaf[k], host)
         if masks is not None and not masks[k].all():
             one = jax.tree.map(lambda leaf, mask=masks[k]: leaf[mask], one)
-        yield one
+        rows = chunk.sizes[k]
+        yield with_structure(one, output_structure(trainer, chunk.batch, rows)), (chunk.batch, rows)
+
+
+def output_structure(trainer: Any, inputs: PyTree, rows: int) -> Callable[[], PyTree] | None:
+    """Makes the structure of the outputs for a number of rows; None at the core level, whose step is never traced."""
+    executor, buffer = trainer._executor, trainer._buffer
+    if level_of(buffer.cls, "pred") == "core":
+        return None
+    return functools.partial(executor.predicted, buffer, inputs, rows)
 
 
 def _emit(

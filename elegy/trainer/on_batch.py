@@ -6,14 +6,15 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from elegy.data import as_batch, pack, unpack
+from elegy.data import as_batch, pack, rows, unpack
 from elegy.data.batch import size_of
 from elegy.data.convert import copied
 from elegy.data.sources import refuse_non_arrays
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
-from elegy.trainer import checks
+from elegy.trainer import checks, loops
 from elegy.trainer.nonfinite import check_level
+from elegy.trainer.outputs import with_structure
 from elegy.types import Batch, PyTree
 
 
@@ -88,7 +89,9 @@ class OnBatch:
         inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
         size_of(inputs)
         buffer = self._ready("pred", pack(inputs)).fork()
-        return self.strategy.collect_outputs(self._executor.predict(buffer, self._chunk(inputs)))
+        chunk = self._chunk(inputs)
+        outputs = self.strategy.collect_outputs(self._executor.predict(buffer, chunk))
+        return with_structure(outputs, loops.output_structure(self, chunk.batch, rows(inputs)))
 
     def _ready(self: Any, phase: Any, batch: Batch) -> StateBuffer:
         """The state for a step on one batch."""

@@ -28,7 +28,6 @@ from elegy.trainer.feeder import Feeder
 from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import Policy, Watch, check_level
 from elegy.trainer.on_batch import OnBatch
-from elegy.trainer.outputs import join
 from elegy.trainer.pending import PendingLoads
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.report import Report, module_name
@@ -332,9 +331,7 @@ class Trainer(OnBatch, Files, Report):
         Raises:
             ValueError: when the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
-        return join(
-            list(self.predict_iter(inputs, batch_size=batch_size, steps=steps, callbacks=callbacks, verbose=verbose))
-        )
+        return loops.predict_all(self, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
 
     def predict_iter(
         self,
@@ -346,6 +343,9 @@ class Trainer(OnBatch, Files, Report):
         verbose: Literal[0, 1, 2] = 0,
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
+        return loops.predict(self, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
+
+    def _predictor(self, inputs: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any) -> tuple[Any, Any]:
         listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         feeder = Feeder(
             self._executor,
@@ -358,7 +358,7 @@ class Trainer(OnBatch, Files, Report):
             once=True,
         )
         self._prepare(feeder)
-        return loops.predict(self, feeder, listeners)
+        return feeder, listeners
 
     def _bars(self, verbose: int) -> tuple[Callback, ...]:
         if verbose not in (0, 1, 2):

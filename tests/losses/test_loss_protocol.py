@@ -136,7 +136,7 @@ def test_reduction_none_is_no_scalar():
 
 
 def test_unknown_reduction():
-    with pytest.raises(ValueError, match=r"'avg' is no reduction.*'mean'"):
+    with pytest.raises(ValueError, match=r"'avg' is not a reduction.*'mean'"):
         Identity(reduction="avg")
 
 

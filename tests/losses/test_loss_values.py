@@ -117,3 +117,43 @@ def test_names_and_aliases():
     assert losses.CrossEntropy().name == "cross_entropy"
     assert losses.MeanAbsolutePercentageError().name == "mean_absolute_percentage_error"
     assert all(hasattr(losses, name) for name in losses.__all__)
+
+
+Z_TARGET, Z_PREDS = (RNG.normal(size=(7, 3)) + 1j * RNG.normal(size=(7, 3)) for _ in range(2))
+Z_DISTANCE = np.abs(Z_PREDS - Z_TARGET)
+COMPLEX = {
+    "mse": (losses.MeanSquaredError(), (Z_DISTANCE**2).mean()),
+    "mae": (losses.MeanAbsoluteError(), Z_DISTANCE.mean()),
+    "mape": (losses.MeanAbsolutePercentageError(), 100 * (Z_DISTANCE / np.abs(Z_TARGET)).mean()),
+    "huber": (losses.Huber(0.4), np_huber(0, Z_DISTANCE, 0.4).mean()),
+}
+
+
+@pytest.mark.parametrize("case", COMPLEX)
+def test_distances_of_complex_numbers(case):
+    loss, expected = COMPLEX[case]
+    target, preds = Z_TARGET.astype("c8"), Z_PREDS.astype("c8")
+    value = loss(target=target, preds=preds)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    # Real predictions of a complex target: the imaginary part of the target counts.
+    real = loss(target=target, preds=preds.real)
+    np.testing.assert_allclose(real, loss(target=target, preds=preds.real.astype("c8")), rtol=1e-6)
+    # The gradient by the real and the imaginary part, against the same loss of two real arrays.
+    grads = jax.grad(lambda re, im: loss(target=target, preds=re + 1j * im), argnums=(0, 1))(preds.real, preds.imag)
+    step = 1e-3
+    moved = loss(target=target, preds=preds - step * (grads[0] + 1j * grads[1]))
+    np.testing.assert_allclose(value - moved, step * sum(jnp.sum(g**2) for g in grads), rtol=0.1)
+
+
+@pytest.mark.parametrize("loss", [losses.CosineSimilarity(), losses.CrossEntropy(), losses.CrossEntropy(binary=True)])
+def test_complex_numbers_are_refused_where_they_mean_nothing(loss):
+    with pytest.raises(TypeError, match="is defined for real numbers, but preds is complex64"):
+        loss(target=jnp.zeros((2, 3)), preds=jnp.zeros((2, 3), jnp.complex64))
+    with pytest.raises(TypeError, match="but values is complex64"):
+        losses.FunctionLoss(lambda target, preds: preds - target)(target=jnp.zeros(2), preds=jnp.zeros(2) * 1j)
+
+
+def test_distributions_and_other_objects_are_named():
+    with pytest.raises(TypeError, match=r"MeanSquaredError: preds is a Normal, not an array.*log_prob"):
+        losses.MeanSquaredError()(target=jnp.zeros(2), preds=type("Normal", (), {"shape": lambda self: ()})())

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.exceptions
 import sklearn.metrics
 from scipy.special import expit, log_softmax
 
+import elegy as eg
 from elegy import metrics
 from elegy.metrics import AUC, R2, BinaryAccuracy, BinaryCrossEntropy, Mean, Perplexity, Reduce, Sum
 
@@ -67,12 +69,13 @@ def test_python_scalars():
 def test_no_data_is_zero():
     assert Mean().compute() == 0.0
     assert Perplexity().compute() == 1.0
-    assert AUC().compute() == 0.0
 
 
 def test_reduction_errors():
-    with pytest.raises(ValueError, match=r"'mean' is no reduction of a metric. Use one of 'sum'"):
-        Reduce("mean")
+    with pytest.raises(ValueError, match=r"'max' is not a reduction. Use a member of"):
+        Reduce("max")
+    with pytest.raises(ValueError, match="NONE reduces nothing"):
+        Reduce("none")
     with pytest.raises(ValueError, match="sample_weight has shape"):
         Mean().update(values=jnp.ones((4, 3)), sample_weight=jnp.ones(3))
 
@@ -195,6 +198,23 @@ def test_auc_of_weight_zero_and_nan():
 
 
 @pytest.mark.parametrize("label", [0, 1])
+def test_roc_auc_of_one_class_is_not_defined(label):
+    labels, scores = np.full(4, label), np.array([0.2, 0.8, 0.4, 0.6], "f4")
+    with pytest.warns(sklearn.exceptions.UndefinedMetricWarning):
+        assert np.isnan(sklearn.metrics.roc_auc_score(labels, scores))
+    one_class = AUC().update(target=labels, preds=scores)
+    assert np.isnan(one_class.compute())
+    assert one_class.update(target=1 - labels, preds=scores).compute() == 0.5
+    assert np.isnan(AUC().compute())
+
+
+def test_average_precision_of_one_class():
+    scores = np.array([0.2, 0.8], "f4")
+    assert AUC(curve="PR").update(target=np.ones(2), preds=scores).compute() == 1.0
+    assert np.isnan(AUC(curve="PR").update(target=np.zeros(2), preds=scores).compute())  # recall is 0 / 0
+
+
+@pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"from_logits": True}, {"curve": "PR"}], ids=str)
 def test_auc_of_a_nan_that_counts(options, label):
     labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.8, 0.4, 0.6], "f4")
@@ -246,3 +266,15 @@ def test_perplexity_of_narrow_labels(dtype, classes, ignore):
 def test_perplexity_ignores_an_index_out_of_range():
     labels = jnp.array([[0, 1, -100]])
     assert Perplexity(ignore_index=-100).update(target=labels, preds=jnp.zeros((1, 3, 4))).compute() == pytest.approx(4)
+
+
+def test_either_spelling_works_in_both_places():
+    assert eg.losses.Reduction is eg.metrics.Reduction
+    assert eg.metrics.Reduction("mean") is eg.metrics.Reduction.weighted_mean is eg.losses.Reduction("weighted_mean")
+    assert Reduce(eg.losses.Reduction.SUM).update(values=jnp.array([1.0, 2.0])).compute() == 3.0
+    loss = eg.losses.MeanSquareError(reduction=eg.metrics.Reduction.sum)
+    assert loss(target=jnp.zeros(2), preds=jnp.array([1.0, 2.0])) == 5.0
+    for name in ("MeanSquareError", "MeanSquaredError"):
+        metric = getattr(eg.metrics, name)().update(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0]))
+        assert metric.compute() == 5.0
+    assert eg.metrics.RootMeanSquaredError is eg.metrics.RootMeanSquareError

@@ -287,3 +287,54 @@ def test_without_loss_and_metrics_a_module_evaluates_what_it_logs_itself(level, 
 def test_without_labels_a_metric_of_the_outputs_is_enough(strategy):
     trainer = trainer_of(High, loss=None, metrics={"mean": lambda preds: jnp.mean(preds)}, strategy=strategy)
     assert list(trainer.evaluate(X, verbose=0)) == ["mean"]
+
+
+@jax.tree_util.register_pytree_node_class
+class Gaussian:
+    """As a distribution of NumPyro: `shape` is a method, and the batch shape lies beside the arrays."""
+
+    def __init__(self, mean, deviation):
+        self.mean, self.deviation = mean, deviation
+        self.batch_shape = jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(deviation))
+
+    def shape(self):
+        return self.batch_shape
+
+    def log_prob(self, x):
+        return -0.5 * jnp.square((x - self.mean) / self.deviation) - jnp.log(self.deviation) - 0.5 * np.log(2 * np.pi)
+
+    def tree_flatten(self):
+        return (self.mean, self.deviation), self.batch_shape
+
+    @classmethod
+    def tree_unflatten(cls, batch_shape, children):
+        made = object.__new__(cls)
+        made.mean, made.deviation, made.batch_shape = *children, batch_shape
+        return made
+
+
+@pytest.mark.parametrize("strategy", ["jit", "data_parallel", "eager"])
+@pytest.mark.parametrize("rows", [16, 48, 50])
+def test_outputs_may_be_distributions(strategy, rows):
+    params = {"w": jnp.linspace(-1.0, 1.0, X.shape[1])}
+    network = (lambda key, x: params), (lambda params, x: Gaussian(x @ params["w"], jnp.full((1,), 2.0)))
+    target = Y[:, 0]
+    trainer = eg.Trainer(
+        network,
+        loss=lambda target, preds: -preds.log_prob(target),
+        metrics={"mae": lambda target, preds: abs(target - preds.mean)},
+        optimizer=TX,
+        strategy=strategy,
+    )
+    trainer.fit(X, target, batch_size=16, epochs=1, verbose=0)
+    found = trainer.predict(X[:rows], batch_size=16)
+    w = np.asarray(trainer.state.params["w"])
+    np.testing.assert_allclose(found.mean, X[:rows] @ w, **CLOSE)
+    assert found.shape() == (rows,)
+    assert found.deviation.shape == (1,)
+    assert [one.shape() for one in trainer.predict_iter(X[:24], batch_size=16)] == [(16,), (8,)]
+    assert trainer.predict_on_batch(X[:16]).shape() == (16,)
+    values = trainer.evaluate(X[:rows], target[:rows], batch_size=16, verbose=0)
+    error = target[:rows] - X[:rows] @ w
+    np.testing.assert_allclose(values["loss"], np.mean(error**2) / 8 + np.log(2 * np.sqrt(2 * np.pi)), **CLOSE)
+    np.testing.assert_allclose(values["mae"], np.mean(np.abs(error)), **CLOSE)

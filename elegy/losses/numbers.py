@@ -1,0 +1,54 @@
+"""The dtypes that losses and metrics compute in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def at_least_float32(*dtypes: Any) -> Any:
+    """The floating or complex dtype that holds all of the dtypes, float32 or wider.
+
+    Example:
+        >>> at_least_float32(jnp.bfloat16, jnp.int8).name, at_least_float32(jnp.complex64).name
+        ('float32', 'complex64')
+    """
+    return jnp.result_type(*dtypes, jnp.float32)
+
+
+def check_real(what: str, **arrays: jax.Array) -> None:
+    """Checks that arrays are not complex.
+
+    Args:
+        what: how messages call the caller.
+        **arrays: the arrays by name.
+
+    Raises:
+        TypeError: if an array is complex.
+
+    Example:
+        >>> check_real("Accuracy", preds=jnp.zeros(2, jnp.complex64))
+        Traceback (most recent call last):
+        TypeError: Accuracy is defined for real numbers, but preds is complex64...
+    """
+    for name, array in arrays.items():
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{what} is defined for real numbers, but {name} is {array.dtype}. Take the real part or the absolute "
+                "value first. The losses MeanSquaredError, MeanAbsoluteError, MeanAbsolutePercentageError and Huber "
+                "take complex numbers: they measure the distance |preds - target|."
+            )
+
+
+def squared_magnitude(array: jax.Array) -> jax.Array:
+    """`|x| ** 2`, real; differentiable at 0, where `|x|` is not.
+
+    Example:
+        >>> squared_magnitude(jnp.array([3.0 + 4.0j, -2.0])).tolist()
+        [25.0, 4.0]
+    """
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return jnp.square(array.real) + jnp.square(array.imag)
+    return jnp.square(array)
