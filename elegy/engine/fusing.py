@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
-
 _WORK = {"cpu": 2e9}
 _WORK_ELSEWHERE = 1e12
 """Floating-point operations that one execution should hold: enough to hide the cost of dispatching it."""
@@ -38,46 +36,53 @@ def steps_per_execution(closed: Any, platform: str) -> int:
 def work(closed: Any) -> tuple[float, bool]:
     """Counts the floating-point operations of a traced function, and tells whether it has convolutions.
 
-    Products count two operations for each multiplication and addition, everything else one for each element
-    it writes. A loop whose length is unknown counts once.
+    Products and convolutions, known by their dimension numbers, count two operations for each multiplication and
+    addition, everything else one for each element it writes. A loop whose length is unknown counts once.
+
+    Args:
+        closed: what `jax.make_jaxpr` returns.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> work(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 3)), jnp.ones((3, 4))))
         (48.0, False)
     """
-    jaxpr: Jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
     total, convolves = 0.0, False
-    for equation in jaxpr.eqns:
-        inner = [value for parameter in equation.params.values() for value in _jaxprs(parameter)]
-        name = equation.primitive.name
-        written = sum(math.prod(_shape(out)) for out in equation.outvars)
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = _shape(equation.invars[0])
-            total += 2.0 * written * math.prod(shape[i] for i in contracted)
-        elif name == "conv_general_dilated":
-            kernel = _shape(equation.invars[1])
-            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2.0 * written * math.prod(kernel) / max(features, 1)
-            convolves = True
-        elif not inner:
-            total += written
-        times = equation.params.get("length", 1) if name == "scan" else 1
+    for equation in closed.eqns:
+        parameters = equation.params
+        inner = [body for value in parameters.values() for body in _bodies(value)]
+        if not inner:
+            flops, has = _operations(equation)
+            total, convolves = total + flops, convolves or has
+        length = parameters.get("length")
         for body in inner:
             flops, has = work(body)
-            total += times * flops
+            total += flops * (length if isinstance(length, int) else 1)
             convolves |= has
     return total, convolves
 
 
+def _bodies(value: Any) -> list[Any]:
+    """The traced functions among the values of an equation's parameter."""
+    return [one for one in (value if isinstance(value, (tuple, list)) else [value]) if hasattr(one, "eqns")]
+
+
+def _operations(equation: Any) -> tuple[float, bool]:
+    """What one equation computes; dimension numbers of an unknown form count nothing more than what is written."""
+    written = float(sum(math.prod(_shape(out)) for out in equation.outvars))
+    numbers = equation.params.get("dimension_numbers")
+    try:
+        if hasattr(numbers, "rhs_spec"):
+            kernel = _shape(equation.invars[1])
+            return 2.0 * written * math.prod(kernel) / max(kernel[numbers.rhs_spec[0]], 1), True
+        if type(numbers) is tuple:
+            (contracted, _), _ = numbers
+            shape = _shape(equation.invars[0])
+            return 2.0 * written * math.prod(shape[axis] for axis in contracted), False
+    except (TypeError, ValueError, IndexError):
+        pass
+    return written, False
+
+
 def _shape(variable: Any) -> tuple[int, ...]:
     return getattr(variable.aval, "shape", ())
-
-
-def _jaxprs(parameter: Any) -> list[Any]:
-    if isinstance(parameter, (ClosedJaxpr, Jaxpr)):
-        return [parameter]
-    if isinstance(parameter, (tuple, list)):
-        return [item for item in parameter if isinstance(item, (ClosedJaxpr, Jaxpr))]
-    return []
