@@ -12,6 +12,10 @@ import tempfile
 # Before JAX starts: XLA's pool of threads must have room for the collectives of several devices.
 os.environ.setdefault("NPROC", "32")
 
+# GPUs multiply float32 matrices in TF32, TPUs in bfloat16: tests that compare with NumPy to 1e-5 need all of float32.
+# In the environment, for the processes that tests start too.
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
 # In the environment, so that the processes which tests start share it. Each worker of a test run has one of its own,
 # because JAX writes entries in place: another worker might read half of one.
 if "ELEGY_TESTS_CACHE" not in os.environ:

@@ -107,8 +107,8 @@ def from_stored(leaf: Leaf, stored: Any, target: Any) -> Any:
         stored = _no_keys(leaf) if stored is None else stored
         if place is not None and not place.is_fully_addressable:
             stored = _put(stored, place)
-        value = jax.random.wrap_key_data(stored, impl=leaf.impl)
-        return value if target is None else _put(value, place)
+        key = jax.random.wrap_key_data(stored, impl=leaf.impl)
+        return key if target is None else _put(key, place)
     value = np.zeros(leaf.shape, jax.numpy.dtype(leaf.dtype)) if stored is None else stored
     if isinstance(target, (jax.Array, jax.ShapeDtypeStruct)):
         return _put(value, place)
