@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from markdown_blocks import python_blocks, run_blocks
@@ -24,9 +25,12 @@ def test_the_three_levels_run_and_learn(capsys):
 def test_the_commands_are_those_that_ci_runs():
     commands = re.findall(r"```bash\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert commands == [
+        'pip install "elegy[flax]>=0.9"',
         'pip install -e ".[examples]" && python examples/quickstart.py',
         'pip install -e ".[test]" && pytest',
     ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert {"flax", "haiku", "equinox"} <= extras.keys()
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for part in ('-e ".[test]"', "pytest", "python examples/quickstart.py", "ruff check", "ruff format", "mypy"):
         assert part in ci
