@@ -285,7 +285,7 @@ class Executor:
     ) -> PlainStepResults:
         state = buffer.get()
         name = f"{phase}_step"
-        verdict = None
+        check = None
         if level_of(type(state), phase) == "core":
             args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
             logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
@@ -293,7 +293,7 @@ class Executor:
             check_unchanged(state, after, f"{type(state).__name__}.{name}")
         else:
             if phase == "train" and self.guard:
-                logs, verdict, after = managed.guarded_train(
+                logs, check, after = managed.guarded_train(
                     state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy
                 )
             elif phase == "train":
@@ -305,7 +305,7 @@ class Executor:
             check_unchanged(before, now, f"{type(state).__name__}'s {phase} step")
         self._check_logs(phase, list(logs))
         buffer.set(after)
-        return PlainStepResults(logs, verdict)
+        return PlainStepResults(logs, check)
 
 
 class _Init:

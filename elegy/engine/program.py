@@ -24,7 +24,7 @@ from elegy.types import PyTree
 
 CompiledPhase = Literal["train", "test", "pred"]
 
-VERDICT = "verdict"
+FINITE_CHECK = "finite_check"
 """Where an execution's logs hold what the guard found."""
 
 _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
@@ -43,7 +43,7 @@ class Program:
         state: the state's structure, as one replica sees it; its log accumulators are made if missing.
         batch: the batch's structure, likewise.
         mask: the mask's structure, or `None` where no row is padding.
-        guard: whether a training step that is not finite keeps the old state; its verdict comes with the logs.
+        guard: whether a training step that is not finite keeps the old state; its check comes with the logs.
 
     Attributes:
         state: the structure of the state with its log accumulators.
@@ -71,7 +71,7 @@ class Program:
         without_logs = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
-            state = state.replace(_logs=prepare(state._logs, phase, out[1]._logs.pending))
+            state = state.replace(_logs=prepare(state._logs, phase, out[1]._logs.pending, state.losses_and_metrics))
             state = state.replace(_logs=jax.tree.map(abstract, state._logs))
         self.state = state
         run, out_tree = jaxpr_as_fun(closed), jax.tree.structure(out)
@@ -83,13 +83,13 @@ class Program:
             after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
             if phase == "pred":
                 return extra, jax.tree.map(_strong_like, after, state)
-            examples, verdict = extra
-            keep = functools.partial(finite.keep, verdict)
+            examples, check = extra
+            keep = functools.partial(finite.keep, check)
             logs, after = drain(after, phase, examples, strategy.combine_metrics, keep)
             check_unchanged(state, after, f"{type(state).__name__}'s {phase} step")
             packed = _pack(logs, self.log_names)
-            if verdict is not None:
-                packed[VERDICT] = verdict
+            if check is not None:
+                packed[FINITE_CHECK] = check
             return packed, jax.tree.map(_strong_like, after, state)
 
         self.log_names: list[tuple[str, str, int]] = []

@@ -1,4 +1,4 @@
-"""What steps returned: their logs and the guard's verdicts, on the device until somebody reads them."""
+"""What steps returned: their logs and the guard's finite checks, on the device until somebody reads them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.engine.program import VERDICT, Program
+from elegy.engine.program import FINITE_CHECK, Program
 from elegy.lazy_logs import LazyLogs
-from elegy.module.finite import Verdict
+from elegy.module.finite import FiniteCheck
 from elegy.types import PyTree
 
 
@@ -29,12 +29,12 @@ class StepResults:
     def _ready(self) -> bool:
         return self._host is not None or _computed(self._packed)
 
-    def verdicts(self) -> list[Verdict]:
+    def finite_checks(self) -> list[FiniteCheck]:
         """What the guard found in each step; waits for them."""
-        found = jax.device_get(self._packed[VERDICT])
+        found = jax.device_get(self._packed[FINITE_CHECK])
         if self.count is None:
             return [found]
-        return [Verdict(found.bad[k], found.loss[k]) for k in range(self.count)]
+        return [FiniteCheck(found.bad[k], found.loss[k]) for k in range(self.count)]
 
     def _row(self, k: int) -> dict[str, Any]:
         if self._host is None:
@@ -45,14 +45,14 @@ class StepResults:
 class PlainStepResults:
     """The logs of one step that was called as it is."""
 
-    __slots__ = ("_logs", "_verdict")
+    __slots__ = ("_check", "_logs")
 
-    def __init__(self, logs: Any, verdict: Verdict | None = None):
-        self._logs, self._verdict = logs, verdict
+    def __init__(self, logs: Any, check: FiniteCheck | None = None):
+        self._logs, self._check = logs, check
 
-    def verdicts(self) -> list[Verdict]:
+    def finite_checks(self) -> list[FiniteCheck]:
         """What the guard found."""
-        return [jax.device_get(self._verdict)]
+        return [jax.device_get(self._check)]
 
     def logs(self, k: int) -> LazyLogs:
         """The logs as the step returned them."""

@@ -26,10 +26,10 @@ class LossTerms(Metric):
 
     def reset(self) -> Self:
         """Returns the losses without data."""
-        zero = jnp.zeros((), self.dtype)
+        # An array of its own for each: a compiled step that reuses the buffers of its state can take a buffer once.
         return self.replace(
-            numerators=tuple(zero for _ in self.numerators),
-            denominators=tuple(None if d is None else zero for d in self.denominators),
+            numerators=tuple(jnp.zeros((), self.dtype) for _ in self.numerators),
+            denominators=tuple(None if d is None else jnp.zeros((), self.dtype) for d in self.denominators),
         )
 
     def add(self, terms: Iterable[tuple[jax.Array, jax.Array | None]]) -> Self:
@@ -48,6 +48,14 @@ class LossTerms(Metric):
                 for old, new in zip(self.denominators, denominators, strict=True)
             ),
         )
+
+    def scale(self, factor: Any) -> Self:
+        """Returns the losses multiplied by a factor.
+
+        Args:
+            factor: a scalar.
+        """
+        return self.replace(numerators=tuple((factor * n).astype(self.dtype) for n in self.numerators))
 
     def merge(self, other: Self) -> Self:
         """Returns the losses of both data.

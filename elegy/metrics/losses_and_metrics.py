@@ -147,6 +147,15 @@ class LossesAndMetrics(Metric):
         parts: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
         return sum((part.total_loss(sum_over_replicas) for part in parts), jnp.zeros((), self.dtype))
 
+    def scale_losses(self, factor: Any) -> Self:
+        """Returns the state with every loss multiplied by a factor.
+
+        Args:
+            factor: a scalar.
+        """
+        parts = {part: getattr(self, part) for part in ("losses", "aux_losses")}
+        return self.replace(**{part: state.scale(factor) for part, state in parts.items() if state is not None})
+
     def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
         """Returns the loss of a batch, and the state with the batch merged into it.
 

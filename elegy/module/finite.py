@@ -12,7 +12,7 @@ from elegy.pytree import Pytree, field
 from elegy.types import PyTree
 
 
-class Verdict(Pytree):
+class FiniteCheck(Pytree):
     """What the check of one step found.
 
     Args:
@@ -29,7 +29,7 @@ class Verdict(Pytree):
         return ~self.bad[0]
 
 
-def judge(loss: jax.Array, grads: PyTree) -> Verdict:
+def check_finite(loss: jax.Array, grads: PyTree) -> FiniteCheck:
     """Looks for NaN and infinity.
 
     Args:
@@ -37,32 +37,39 @@ def judge(loss: jax.Array, grads: PyTree) -> Verdict:
         grads: the gradients of the whole batch.
 
     Example:
-        >>> verdict = judge(jnp.float32(1), {"a": jnp.ones(2), "b": jnp.array([1, jnp.nan])})
-        >>> verdict.bad.tolist()
+        >>> check = check_finite(jnp.float32(1), {"a": jnp.ones(2), "b": jnp.array([1, jnp.nan])})
+        >>> check.bad.tolist()
         [True, False, True]
     """
-    # NaN and infinity survive `max`, which the CPU computes in less than half the time of `all` over booleans.
-    leaves = [~jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0)) for leaf in jax.tree.leaves(grads)]
+    leaves = [~jnp.isfinite(_largest(leaf)) for leaf in jax.tree.leaves(grads)]
     some = jnp.any(jnp.stack([~jnp.isfinite(loss), *leaves]))
-    return Verdict(jnp.stack([some, *leaves]), jnp.asarray(loss, jnp.float32))
+    return FiniteCheck(jnp.stack([some, *leaves]), jnp.asarray(loss, jnp.float32))
 
 
-def keep(verdict: Verdict | None, after: Any, before: Any) -> Any:
+def _largest(leaf: jax.Array) -> jax.Array:
+    """The largest absolute value; of a complex array, over its real and imaginary parts, whose modulus may overflow."""
+    if jnp.iscomplexobj(leaf):
+        return jnp.maximum(_largest(leaf.real), _largest(leaf.imag))
+    # NaN and infinity survive `max`, which the CPU computes in less than half the time of `all` over booleans.
+    return jnp.max(jnp.abs(leaf), initial=0)
+
+
+def keep(check: FiniteCheck | None, after: Any, before: Any) -> Any:
     """The new values of a step that is finite, otherwise the old ones.
 
     Args:
-        verdict: what was found; `None` for a step that was not checked.
+        check: what was found; `None` for a step that was not checked.
         after: a tree of the values after the step.
         before: the same before it.
     """
-    if verdict is None or _forms(after) != _forms(before):  # a step that changes the state's form is told so later
+    if check is None or _forms(after) != _forms(before):  # a step that changes the state's form is told so later
         return after
-    return jax.tree.map(lambda new, old: new if new is old else jnp.where(verdict.finite, new, old), after, before)
+    return jax.tree.map(lambda new, old: new if new is old else jnp.where(check.finite, new, old), after, before)
 
 
-def keep_state(verdict: Verdict | None, after: Any, before: Any) -> Any:
+def keep_state(check: FiniteCheck | None, after: Any, before: Any) -> Any:
     """As `keep`, for the state of a step; the key moves on and the pending logs stay in any case."""
-    kept = keep(verdict, after.replace(_logs=LogBook()), before.replace(_logs=LogBook()))
+    kept = keep(check, after.replace(_logs=LogBook()), before.replace(_logs=LogBook()))
     return kept.replace(_logs=after._logs, key=after.key)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elegy.data.batch import rows, unpack
+from elegy.data.batch import unpack
 from elegy.errors import MissingMethodError, StepError
+from elegy.module.context import StepContext, moved_fields
 from elegy.module.levels import overrides
 from elegy.module.logs import Entry
 from elegy.names import array_name
-from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
 _FIELD = "losses_and_metrics"
@@ -27,47 +27,60 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
         return module.init(key, inputs)
 
 
-def train_objective(
-    module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array, strategy: Strategy
-) -> tuple[jax.Array, Any]:
-    """This replica's part of the total loss; summed over the replicas it is the loss of the whole batch.
+def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Any]:
+    """Computes the losses of a batch: the default `managed_train_step`.
 
     Returns:
-        `(total, module)`: `float32[]`, without the losses added by `add_loss`; the module with pending logs.
+        `(loss, module)`: the loss of the whole batch, the same on every replica, with the terms of `add_loss`; the
+        module with pending logs.
 
     Raises:
-        StepError: when there is nothing to minimise.
+        StepError: if there is nothing to minimise.
     """
-    state, updates = _run(module, key, batch, mask, examples, training=True)
+    context = module._step or StepContext.of(batch)
+    state, updates = _run(module, key, batch, context, training=True)
+    pending = state._logs.pending
+    added = [entry.value for entry in pending if entry.adds]
     if updates is None or updates.losses is None:
-        if not any(entry.kind == "loss" for entry in state._logs.pending):
+        if not added:
             raise StepError(
                 f"{type(module).__name__} has no loss to train with: pass one, "
                 "`Trainer(module, loss=elegy.losses.CrossEntropy(), ...)`, or override `managed_train_step`."
             )
-        return jnp.zeros((), jnp.float32), state
-    return updates.total_loss(strategy.sum), state
+        part = jnp.zeros((), jnp.float32)
+    else:
+        part = updates.total_loss(context.strategy.sum)
+    # A replica's scalars count by its share of the examples: summed over the replicas that is their mean.
+    part = part + context.share * sum(added)
+    # The derivative of a sum over replicas is the sum of the replicas' derivatives, so whatever a step makes of this
+    # loss, its gradient is that of the whole batch.
+    loss = context.strategy.sum(part) + context.probe
+    pending = tuple(entry.replace(counted=True) if entry.adds else entry for entry in pending)
+    state = state.replace(_logs=state._logs.replace(pending=pending))
+    if state._step is not None:
+        state = state.replace(_step=state._step.replace(part=part, loss=loss))
+    return loss, state
 
 
-def test(module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array) -> Any:
-    """Evaluates losses and metrics on one batch; returns the module with pending logs."""
-    return _run(module, key, batch, mask, examples, training=False)[0]
+def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
+    """Evaluates losses and metrics on a batch: the default `managed_test_step`.
+
+    Raises:
+        StepError: if there is nothing to evaluate.
+    """
+    state = _run(module, key, batch, module._step or StepContext.of(batch), training=False)[0]
+    if not state._logs.pending:
+        raise StepError(
+            f"{type(module).__name__} has nothing to evaluate: it has neither a loss nor metrics and logs nothing. "
+            "Pass some, `Trainer(module, metrics=elegy.metrics.Accuracy(), ...)`, or override `managed_test_step`; "
+            "`predict` computes the outputs."
+        )
+    return state
 
 
 def pred(module: Any, key: jax.Array, inputs: PyTree) -> tuple[PyTree, Any]:
     """Applies the module to inputs, outside of training."""
     return apply(module, key, inputs, training=False)
-
-
-def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Any]:
-    """The default managed training step: `(loss, module)` for one replica that sees the whole batch."""
-    examples = jnp.asarray(rows(batch), jnp.float32)
-    return train_objective(module, key, batch, None, examples, Strategy())
-
-
-def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
-    """The default managed evaluation step."""
-    return test(module, key, batch, None, jnp.asarray(rows(batch), jnp.float32))
 
 
 def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
@@ -150,25 +163,25 @@ def runs_apply(module: Any) -> bool:
     return overrides(type(module), "apply")
 
 
-def _run(
-    module: Any, key: jax.Array, batch: Batch, mask: Array | None, examples: jax.Array, *, training: bool
-) -> tuple[Any, Any]:
+def _run(module: Any, key: jax.Array, batch: Batch, context: StepContext, *, training: bool) -> tuple[Any, Any]:
     if not runs_apply(module):
         raise missing(module, "train" if training else "test")
     inputs, target, sample_weight = unpack(batch)
     preds, state = apply(module, key, inputs, training)
+    if state._step is not None:
+        averaged = (*state._step.averaged, *moved_fields(module, state))
+        state = state.replace(_step=state._step.replace(averaged=tuple(dict.fromkeys(averaged))))
     updates = None
     if module.losses_and_metrics is not None:
-        weight = sample_weight if mask is None else masked_weight(sample_weight, mask)
         updates = module.losses_and_metrics.batch_updates(
             inputs=inputs,
             target=target,
             preds=preds,
-            sample_weight=weight,
-            mask=mask,
+            sample_weight=sample_weight if context.mask is None else masked_weight(sample_weight, context.mask),
+            mask=context.mask,
             parameters=state.get_params(),
             batch_stats=state.get_batch_stats(),
-            examples=examples,
+            examples=context.examples,
         )
         book = state._logs
         state = state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending)))

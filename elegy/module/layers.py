@@ -13,7 +13,7 @@ from elegy.module.levels import overrides
 from elegy.names import path_name
 from elegy.types import PyTree
 
-_NOT_STATE = ("key", "params", "optimizer", "losses_and_metrics", "_logs")
+_NOT_STATE = ("key", "params", "optimizer", "losses_and_metrics", "_logs", "_step")
 
 
 @dataclasses.dataclass(frozen=True)

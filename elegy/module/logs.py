@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -70,32 +71,87 @@ class ScalarLog(Pytree):
         return type(self).empty(self.reduce)
 
 
-class Entry(Pytree):
-    """One thing that a step reported with `log` or `add_loss`.
+class TermsLog(Pytree):
+    """The epoch's value of the losses within a total: numerators and denominators are summed, then divided.
 
     Args:
-        value: a scalar, or the updates of a metric.
+        terms: the losses.
+    """
+
+    terms: LossesAndMetrics
+    reduce: Literal["losses"] = static_field(default="losses")
+
+    def aggregate(self) -> Self:
+        """Combines replicas, stacked on a leading axis."""
+        return self.replace(terms=self.terms.aggregate())
+
+    def merge(self, later: TermsLog) -> Self:
+        """Combines this with what came after it."""
+        return self.replace(terms=self.terms.merge(later.terms))
+
+    def compute(self) -> jax.Array:
+        """The sum of the losses, a scalar."""
+        return self.terms.compute()["loss"]
+
+    def reset(self) -> Self:
+        """The accumulator before the first step."""
+        return self.replace(terms=self.terms.reset())
+
+
+class Entry(Pytree):
+    """One thing that a step reported with `log` or `add_loss`, or the driver for it.
+
+    Args:
+        value: a scalar; the updates of a metric; for `"total"` also losses alone.
         name: the name in the logs.
-        kind: `"scalar"`, `"loss"` (a scalar that is part of the total) or `"metric"`.
-        reduce: how a scalar combines over steps.
+        kind: `"scalar"`; `"loss"`, a scalar that is part of the total; `"metric"`; or `"total"`, a summand of the total
+            that the driver logs for a step which returned another loss than its losses and metrics show.
+        reduce: how a scalar combines over steps; `"losses"` for losses.
+        counted: whether the loss that the step returned contains this one.
     """
 
     value: Any
     name: str = static_field()
-    kind: Literal["scalar", "loss", "metric"] = static_field(default="scalar")
-    reduce: Reduce = static_field(default="mean")
+    kind: Literal["scalar", "loss", "metric", "total"] = static_field(default="scalar")
+    reduce: Reduce | Literal["losses"] = static_field(default="mean")
+    counted: bool = static_field(default=False)
+
+    @property
+    def adds(self) -> bool:
+        """Whether this is a loss that has to be added to the one that the step returned."""
+        return self.kind == "loss" and not self.counted
 
     def updates(self, examples: jax.Array) -> Any:
         """The entry as something with `aggregate`."""
-        return self.value if self.kind == "metric" else ScalarLog.of(self.value, examples, self.reduce)
+        if self.kind == "metric":
+            return self.value
+        return TermsLog(self.value) if self.reduce == "losses" else ScalarLog.of(self.value, examples, self.reduce)
+
+
+def empty_log(reduce: Reduce | Literal["losses"], losses: LossesAndMetrics | None) -> ScalarLog | TermsLog:
+    """The accumulator of an entry before the first step.
+
+    Args:
+        reduce: the entry's `reduce`.
+        losses: the losses and metrics of the module; needed for `"losses"`.
+    """
+    if reduce != "losses":
+        return ScalarLog.empty(reduce)
+    assert losses is not None
+    return TermsLog(losses_alone(losses).reset())
+
+
+def losses_alone(losses: LossesAndMetrics) -> LossesAndMetrics:
+    """Losses and metrics without the metrics."""
+    return losses.replace(metrics=None, aux_metrics=None)
 
 
 class LogBook(Pytree):
     """The logs of a module: what the running step has reported, and the epoch's accumulators for each phase."""
 
     pending: tuple[Entry, ...] = field(default=())
-    train: dict[str, ScalarLog] | None = field(default=None)
-    test: dict[str, ScalarLog] | None = field(default=None)
+    train: dict[str, ScalarLog | TermsLog] | None = field(default=None)
+    test: dict[str, ScalarLog | TermsLog] | None = field(default=None)
 
     def add(self, entry: Entry) -> Self:
         """Returns a book with one more pending entry."""
@@ -110,18 +166,53 @@ class LogBook(Pytree):
         return self.replace(pending=(), **zero)
 
 
+def pending_losses(book: LogBook) -> list[LossesAndMetrics]:
+    """The updates of losses that a step reported, without their metrics."""
+    updates = [entry.value for entry in book.pending if entry.kind == "metric"]
+    found = [update for update in updates if isinstance(update, LossesAndMetrics)]
+    return [losses_alone(update) for update in found if update.losses is not None]
+
+
+def log_total(
+    book: LogBook,
+    loss: jax.Array,
+    losses: list[LossesAndMetrics],
+    factor: jax.Array,
+    sum_over_replicas: Callable[[jax.Array], jax.Array],
+) -> LogBook:
+    """Logs the loss that a step returned, where it is not the sum of the losses that it reported.
+
+    The loss is split into `factor` times the reported losses, whose numerators and denominators are summed over the
+    epoch, and the rest, which is averaged over the epoch by examples.
+
+    Args:
+        book: the book of the step.
+        loss: what the step returned on this replica.
+        losses: the losses that the default step reported, if it ran.
+        factor: the derivative of the loss by the reported losses.
+        sum_over_replicas: sums an array over the replicas.
+    """
+    entries = []
+    if losses:
+        terms = functools.reduce(lambda a, b: a.merge(b), losses)
+        loss = loss - factor * sum_over_replicas(terms.total_loss(sum_over_replicas))
+        entries.append(Entry(terms.scale_losses(factor), "loss", "total", "losses"))
+    return book.replace(pending=(Entry(loss, "loss", "total"), *entries, *book.pending))
+
+
 def scalar_names(pending: tuple[Entry, ...]) -> list[str]:
     """The unique names of the pending scalars, in order."""
     return unique_names(e.name for e in pending if e.kind != "metric")
 
 
-def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...]) -> LogBook:
+def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...], losses: LossesAndMetrics | None = None) -> LogBook:
     """Makes the accumulators of a phase for the entries that its step reports.
 
     Args:
         book: the book of the module.
         phase: `"train"` or `"test"`.
         pending: what one step of the phase reported, traced or abstract.
+        losses: the losses and metrics of the module.
 
     Raises:
         StepError: when the phase has accumulators already, of other names or reductions.
@@ -131,7 +222,7 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...]) -> LogBook:
     wanted = {name: entry.reduce for name, entry in zip(names, scalars, strict=True)}
     have = getattr(book, phase)
     if have is None:
-        return book.replace(**{phase: {name: ScalarLog.empty(reduce) for name, reduce in wanted.items()}})
+        return book.replace(**{phase: {name: empty_log(reduce, losses) for name, reduce in wanted.items()}})
     known = {name: log.reduce for name, log in have.items()}
     if known != wanted:
         raise logs_changed(phase, _listed(known), _listed(wanted))
@@ -174,31 +265,37 @@ def drain(
         StepError: when the logs' names change, or a metric was logged under a field that is none.
     """
     pending = module._logs.pending
-    book = prepare(module._logs, phase, pending).replace(pending=())
+    own_total = any(entry.kind == "total" for entry in pending)
+    book = prepare(module._logs, phase, pending, module.losses_and_metrics).replace(pending=())
     updates = combine(tuple(entry.updates(examples) for entry in pending))
     accumulators = dict(getattr(book, phase))
     names = iter(scalar_names(pending))
     fields: dict[str, Metric] = {}
+    for entry, update in zip(pending, updates, strict=True):
+        if entry.kind == "metric":
+            held = fields.get(entry.name, getattr(module, entry.name))
+            fields[entry.name] = keep(held.merge(update), held)
+    shown = dict(fields)
     total: list[jax.Array] = []
     losses: list[tuple[str, Any]] = []
     rest: list[tuple[str, Any]] = []
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            held = fields.get(entry.name, getattr(module, entry.name))
-            merged = keep(held.merge(update), held)
-            fields[entry.name] = merged
-            values = _metric_values(entry.name, merged)
-            if isinstance(merged, LossesAndMetrics) and "loss" in values:
-                total.append(values.pop("loss"))
+            metric = shown.pop(entry.name, None)  # what was logged twice into one field has one value
+            values = {} if metric is None else _metric_values(entry.name, metric)
+            if isinstance(metric, LossesAndMetrics) and "loss" in values:
+                value = values.pop("loss")
+                total += [] if own_total else [value]
             rest.extend(values.items())
             continue
         name = next(names)
         accumulators[name] = keep(accumulators[name].merge(update), accumulators[name])
         value = accumulators[name].compute()
-        if entry.kind == "loss":
+        if entry.kind == "total" or (entry.kind == "loss" and not (own_total and entry.counted)):
             total.append(value)
+        if entry.kind == "loss":
             losses.append((entry.name, value))
-        else:
+        elif entry.kind == "scalar":
             rest.append((entry.name, value))
     head = [("loss", sum(total[1:], total[0]))] if total else []
     rows = [*head, *(row for row in losses if row[0] != "loss"), *rest]

@@ -7,24 +7,22 @@ strategy; a Trainer's runner calls them with its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.data.batch import rows
 from elegy.errors import StepError
-from elegy.module import high_level
-from elegy.module.finite import Verdict, judge, keep, keep_state
-from elegy.module.levels import level_of
-from elegy.module.logs import Entry, drain
+from elegy.metrics import LossesAndMetrics
+from elegy.module.context import LOCAL, StepContext, average_moved
+from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state
+from elegy.module.gradients import conjugate, optimizer_arguments
+from elegy.module.logs import drain, log_total, pending_losses
 from elegy.names import array_name, type_name
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
-
-LOCAL = Strategy()
 
 _PHASES = ("train", "test", "pred")
 
@@ -52,105 +50,86 @@ def forward_train(
     mask: Array | None,
     strategy: Strategy,
     guard: bool = False,
-) -> tuple[tuple[jax.Array, Verdict | None], Any]:
-    """One step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
+) -> tuple[tuple[jax.Array, FiniteCheck | None], Any]:
+    """Runs one step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
 
     Args:
         module: the state.
         batch: the rows of this replica.
         batch_idx: index of the batch in the epoch.
         epoch_idx: index of the epoch.
-        mask: `bool[rows]`, false where a row is padding; `None` where all are real.
+        mask: `bool[rows]`, False where a row is padding; None where all are real.
         strategy: how replicas combine.
-        guard: whether to keep the old state, but for its key, where the loss or the gradients are not finite.
+        guard: whether to keep the old state, except for its key, if the loss or a gradient is not finite.
 
     Returns:
-        `((examples, verdict), module)`: the number of real examples, `float32[]`, and what the guard found, `None`
+        `((examples, check), module)`: the number of real examples, `float32[]`, and what the guard found, None
         without one; the new state with pending logs.
 
     Raises:
-        StepError: when there is no optimizer, or the user's step returned the wrong thing.
+        StepError: if there is no optimizer, or the user's step returned the wrong thing.
     """
     if module.optimizer is None:
         raise StepError(
             f"{type(module).__name__} has no optimizer, so it cannot train: pass one, "
             "`Trainer(module, ..., optimizer=optax.adam(1e-3))`, or override `train_step`."
         )
-    examples = count_examples(batch, mask)
+    context = StepContext.of(batch, mask, strategy)
     state_key, step_key = split_key(module, "train", strategy)
-    share = examples / jnp.maximum(strategy.sum(examples), 1.0)
     params = module.get_params()
 
-    def objective(params: PyTree) -> tuple[jax.Array, Any]:
-        start = module.set_params(strategy.use_params(params))
-        total: jax.Array | float
-        if level_of(type(module), "train") == "high":
-            total, state = high_level.train_objective(start, step_key, batch, mask, examples, strategy)
-        else:
-            out = start.managed_train_step(step_key, batch, batch_idx, epoch_idx)
-            loss, state = check_train_output(module, out, "managed_train_step")
-            book = state._logs
-            state = state.replace(_logs=book.replace(pending=(Entry(loss, "loss", "loss"), *book.pending)))
-            total = 0.0
-        # A replica's scalar losses count by its share of the examples: summed over replicas that is their mean.
-        added = sum((entry.value for entry in state._logs.pending if entry.kind == "loss"), 0.0)
-        return total + share * added, state
+    def objective(params: PyTree, probe: jax.Array | float = 0.0) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
+        start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
+        out = start.managed_train_step(step_key, batch, batch_idx, epoch_idx)
+        loss, state = check_train_output(module, out, "managed_train_step")
+        added = sum((entry.value for entry in state._logs.pending if entry.adds), 0.0)
+        if is_default_loss(out[0], state):
+            return state._step.part + context.share * added, (None, state)
+        return context.share * (loss + added), (loss, state)
 
-    (total, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    grads = strategy.sum(grads)
-    value = strategy.sum(total)
-    value_fn = _value_fn(lambda params: objective(params)[0], strategy)
-    new_params, optimizer = module.optimizer.update(grads, params, value=value, grad=grads, value_fn=value_fn)
+    differentiate = jax.value_and_grad(objective, (0, 1), has_aux=True)
+    (total, (loss, state)), (grads, factor) = differentiate(params, jnp.float32(0.0))
+    value, grads = strategy.sum(total), conjugate(strategy.sum(grads))
+    if loss is not None:
+        losses = reported_losses(state)
+        state = state.replace(_logs=log_total(state._logs, loss, losses, strategy.sum(factor), strategy.sum))
+    averaged, state = _take_context(state)
+    extra = optimizer_arguments(lambda params: objective(params)[0], strategy)
+    new_params, optimizer = module.optimizer.update(grads, params, value=value, grad=grads, **extra)
     state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
-    state = mean_batch_stats(module, state, examples, strategy, "train")
+    state = mean_statistics(module, state, averaged, context.examples, strategy)
     if not guard:
-        return (examples, None), state
-    verdict = judge(value, grads)
-    return (examples, verdict), keep_state(verdict, state, module)
+        return (context.examples, None), state
+    check = check_finite(value, grads)
+    return (context.examples, check), keep_state(check, state, module)
 
 
-def _value_fn(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> Callable[[PyTree], jax.Array]:
-    """The loss of the whole batch as a function of the parameters, for optimizers that search along a line.
+def reported_losses(state: Any) -> list[LossesAndMetrics]:
+    """What the default step reported, if it ran."""
+    ran = state._step is not None and state._step.loss is not None
+    return pending_losses(state._logs) if ran else []
 
-    Its gradient is stated, because to differentiate a sum over replicas is to sum once more.
-    """
 
-    @jax.custom_vjp
-    def value(params: PyTree) -> jax.Array:
-        return strategy.sum(objective(params))
-
-    def forward(params: PyTree) -> tuple[jax.Array, PyTree]:
-        return strategy.sum(jax.value_and_grad(objective)(params))
-
-    def backward(grads: PyTree, by: jax.Array) -> tuple[PyTree]:
-        return (jax.tree.map(lambda leaf: (by * leaf).astype(leaf.dtype), grads),)
-
-    value.defvjp(forward, backward)
-    return value
+def is_default_loss(loss: Any, state: Any) -> bool:
+    """Whether a step returned the loss of the default step as it was, together with the losses that make it up."""
+    return state._step is not None and loss is state._step.loss and len(reported_losses(state)) <= 1
 
 
 def forward_test(
     module: Any, batch: Batch, batch_idx: jax.Array | int, mask: Array | None, strategy: Strategy
 ) -> tuple[jax.Array, Any]:
-    """One step of evaluation, up to its logs. Arguments and result as in `forward_train`.
+    """Runs one step of evaluation, up to its logs. Arguments and result as in `forward_train`.
 
     Raises:
-        StepError: when there is nothing to evaluate, or the user's step returned the wrong thing.
+        StepError: if there is nothing to evaluate, or the user's step returned the wrong thing.
     """
-    examples = count_examples(batch, mask)
+    context = StepContext.of(batch, mask, strategy)
     state_key, step_key = split_key(module, "test", strategy)
-    if level_of(type(module), "test") == "high":
-        state = high_level.test(module, step_key, batch, mask, examples)
-        if not state._logs.pending:
-            raise StepError(
-                f"{type(module).__name__} has nothing to evaluate: it has neither a loss nor metrics and logs nothing. "
-                "Pass some, `Trainer(module, metrics=elegy.metrics.Accuracy(), ...)`, or override `managed_test_step`; "
-                "`predict` computes the outputs."
-            )
-    else:
-        out = module.managed_test_step(step_key, batch, batch_idx)
-        state = check_state(module, out, "managed_test_step")
-    return examples, mean_batch_stats(module, state.replace(key=state_key), examples, strategy, "test")
+    out = module.replace(_step=context).managed_test_step(step_key, batch, batch_idx)
+    state = check_state(module, out, "managed_test_step")
+    averaged, state = _take_context(state)
+    state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
+    return context.examples, state
 
 
 def train(
@@ -168,12 +147,12 @@ def train(
 
 def guarded_train(
     module: Any, batch: Batch, batch_idx: int, epoch_idx: int, mask: Array | None, strategy: Strategy
-) -> tuple[dict[str, jax.Array], Verdict, Any]:
-    """As `train`, with the guard: `(logs, verdict, module)`."""
-    (examples, verdict), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, guard=True)
-    assert verdict is not None
-    logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, verdict))
-    return logs, verdict, state
+) -> tuple[dict[str, jax.Array], FiniteCheck, Any]:
+    """As `train`, with the guard: `(logs, check, module)`."""
+    (examples, check), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, guard=True)
+    assert check is not None
+    logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, check))
+    return logs, check, state
 
 
 def test(
@@ -214,45 +193,28 @@ def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, j
     return state_key, strategy.fold_key(jax.random.fold_in(module.key, _PHASES.index(phase)))
 
 
-def count_examples(batch: Batch, mask: Array | None) -> jax.Array:
-    """The number of real examples of a batch, `float32[]`."""
-    if mask is None:
-        return jnp.asarray(rows(batch), jnp.float32)
-    return jnp.sum(mask, dtype=jnp.float32)
+def _take_context(state: Any) -> tuple[tuple[str, ...], Any]:
+    """Removes the context from a state; with it go the names of the fields that `apply` changed."""
+    return state._step.averaged if state._step is not None else (), state.replace(_step=None)
 
 
-def mean_batch_stats(module: Any, state: Any, examples: jax.Array, strategy: Strategy, phase: Any) -> Any:
-    """The batch statistics of the replicas, averaged by their examples; those that a step left alone stay.
+def mean_statistics(module: Any, state: Any, fields: Iterable[str], examples: jax.Array, strategy: Strategy) -> Any:
+    """Averages batch statistics over the replicas, weighted by their examples; what a step left alone stays.
 
-    At the high level every other field that the call of the module changed counts as such: each replica has computed it
-    from its own rows.
+    Args:
+        module: the state before the step.
+        state: the state after it.
+        fields: the names of other fields that `apply` changed: each replica computed them from its own rows.
+        examples: the number of real examples of this replica.
+        strategy: how replicas combine.
     """
     given = state.get_batch_stats()
-    stats = _mean_moved(module.get_batch_stats(), given, examples, strategy)
+    stats = average_moved(module.get_batch_stats(), given, examples, strategy)
     state = state if stats is given else state.set_batch_stats(stats)
-    if not strategy.axis_env or level_of(type(module), phase) != "high":
+    if not strategy.axis_env:
         return state
-    done = {id(leaf) for leaf in jax.tree.leaves((state.get_params(), state.get_batch_stats()))}
-    fields = {name: getattr(state, name) for name in type(state).__dataclass_fields__ if name not in _DRIVEN}
-    fields = {name: value for name, value in fields.items() if done.isdisjoint(map(id, jax.tree.leaves(value)))}
-    before = {name: getattr(module, name) for name in fields}
-    means = _mean_moved(before, fields, examples, strategy)
-    return state if means is fields else state.replace(**means)
-
-
-_DRIVEN = frozenset({"key", "params", "batch_stats", "optimizer", "losses_and_metrics", "_logs"})
-"""Fields that the driver itself keeps the same on all replicas."""
-
-
-def _mean_moved(before: PyTree, after: PyTree, examples: jax.Array, strategy: Strategy) -> PyTree:
-    leaves, treedef = jax.tree.flatten(after)
-    known = {id(leaf) for leaf in jax.tree.leaves(before)}
-    moved = [i for i, leaf in enumerate(leaves) if id(leaf) not in known]
-    if not moved:
-        return after
-    for i, leaf in zip(moved, strategy.mean([leaves[i] for i in moved], examples), strict=True):
-        leaves[i] = leaf
-    return jax.tree.unflatten(treedef, leaves)
+    before, after = ({name: getattr(one, name) for name in fields} for one in (module, state))
+    return state.replace(**average_moved(before, after, examples, strategy))
 
 
 def check_state(module: Any, state: Any, method: str) -> Any:
@@ -284,13 +246,18 @@ def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, A
     """Checks `(loss, module)`.
 
     Raises:
-        StepError: when the loss is no scalar, or something else was returned.
+        StepError: if the loss is not a real scalar, or something else was returned.
     """
     loss, state = check_pair(module, out, method, "(loss, module)")
     if not isinstance(loss, (jax.Array, float, int)) or jnp.shape(loss) != ():
         raise StepError(
             f"the loss that {type(module).__name__}.{method} returned is not a scalar: {describe(loss)}. "
             "Reduce it first, for example with `jnp.mean`."
+        )
+    if jnp.iscomplexobj(loss):
+        raise StepError(
+            f"the loss that {type(module).__name__}.{method} returned is complex ({describe(loss)}), and complex "
+            "numbers have no order: there is no minimum. Return a real one, for example with `jnp.real` or `jnp.abs`."
         )
     return jnp.asarray(loss), state
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elegy.metrics import LossesAndMetrics, Metric
 from elegy.module import high_level, layers, managed
+from elegy.module.context import StepContext
 from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
 from elegy.optimizer import Optimizer
@@ -58,6 +59,7 @@ class ElegyModule(Pytree):
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
+    _step: StepContext | None = field(default=None, kw_only=True, repr=False)
 
     # Core level
 

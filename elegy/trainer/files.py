@@ -141,7 +141,7 @@ class Files:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        executor = Executor(strategy, saved["_watch"].guards)
+        executor = Executor(strategy, saved["_monitor"].guards)
         self.__dict__.update(saved, _run=None, _executor=executor, _buffer=StateBuffer(strategy, state))
 
     def export(self: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:

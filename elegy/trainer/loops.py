@@ -30,7 +30,7 @@ def fit(run: Run) -> None:
     stops ends at once: an epoch that was not finished, or not validated, leaves no record, but can be resumed.
     """
     trainer = run.trainer
-    trainer._watch.begin()
+    trainer._monitor.begin()
     ended, failure = None, None
     with handle_interrupts(trainer) as interrupts:
         run.interrupts = interrupts

@@ -10,7 +10,7 @@ import jax
 
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
-from elegy.module.finite import Verdict
+from elegy.module.finite import FiniteCheck
 from elegy.module.levels import level_of
 from elegy.names import path_name
 
@@ -19,13 +19,13 @@ logger = logging.getLogger("elegy")
 Policy = Literal["ignore", "raise", "skip", "rollback"]
 
 DELAY = 16
-"""How many executions old the verdicts are that are read while steps run: by then nobody has to wait for them."""
+"""How many executions old the finite checks are that are read while steps run: by then nobody has to wait for them."""
 
 _MOST_LEAVES = 5
 
 
-class Watch:
-    """Reads the verdicts of the guarded steps, some executions behind the device.
+class NonFiniteMonitor:
+    """Reads the finite checks of the guarded steps, some executions behind the device.
 
     Args:
         policy: what to do about a step that is not finite.
@@ -54,7 +54,7 @@ class Watch:
         self.count()
         self._error, self._told = None, False
 
-    def saw(self, rows: Any, step: int, epoch: int, buffer: StateBuffer) -> None:
+    def record(self, rows: Any, step: int, epoch: int, buffer: StateBuffer) -> None:
         """Takes note of an execution.
 
         Args:
@@ -75,7 +75,7 @@ class Watch:
         """Reads what is left; waits for the device.
 
         Raises:
-            NonFiniteError: as `saw`.
+            NonFiniteError: as `record`.
         """
         self.count()
         self._complain()
@@ -94,10 +94,10 @@ class Watch:
 
     def _read(self) -> None:
         rows, step, epoch, state = self._pending.popleft()
-        for number, verdict in enumerate(rows.verdicts(), step + 1):
-            if verdict.bad[0]:
+        for number, check in enumerate(rows.finite_checks(), step + 1):
+            if check.bad[0]:
                 self.skipped += 1
-                self._note(describe(verdict, number, epoch, state))
+                self._note(describe(check, number, epoch, state))
 
     def _note(self, message: str) -> None:
         if self.policy == "skip":
@@ -129,17 +129,17 @@ def check_level(policy: Policy, buffer: StateBuffer) -> None:
         )
 
 
-def describe(verdict: Verdict, step: int, epoch: int, state: Any) -> str:
+def describe(check: FiniteCheck, step: int, epoch: int, state: Any) -> str:
     """Says what was not finite in a step.
 
     Args:
-        verdict: what the guard found.
+        check: what the guard found.
         step: the number of the step, from 1.
         epoch: the epoch's index.
         state: the structure of the state.
     """
     params = jax.tree_util.tree_leaves_with_path(state.get_params())
-    bad = [path_name(path) for (path, _), wrong in zip(params, verdict.bad[1:], strict=True) if wrong]
+    bad = [path_name(path) for (path, _), wrong in zip(params, check.bad[1:], strict=True) if wrong]
     more = f" and {len(bad) - _MOST_LEAVES} more" if len(bad) > _MOST_LEAVES else ""
     where = f"the gradients of {', '.join(bad[:_MOST_LEAVES])}{more} hold NaN or infinity" if bad else "no gradient is"
-    return f"step {step}, in epoch {epoch + 1}, is not finite: the loss is {float(verdict.loss)}, {where}."
+    return f"step {step}, in epoch {epoch + 1}, is not finite: the loss is {float(check.loss)}, {where}."

@@ -68,10 +68,10 @@ class OnBatch:
         check_level(self.nonfinite, self._buffer)
         out = self._executor.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
         self.step += 1
-        if self._watch.guards:
-            self._watch.saw(out, self.step - 1, self.epoch, self._buffer)
+        if self._monitor.guards:
+            self._monitor.record(out, self.step - 1, self.epoch, self._buffer)
             if self.nonfinite != "skip":
-                self._watch.settle()
+                self._monitor.settle()
         return out.logs(0)
 
     def test_on_batch(

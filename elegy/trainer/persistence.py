@@ -17,7 +17,7 @@ from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import is_first, together
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import sharing, with_all_places, with_own_place
-from elegy.module.logs import LogBook, ScalarLog
+from elegy.module.logs import LogBook, empty_log
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
 from elegy.types import PyTree
@@ -42,7 +42,7 @@ def contents(trainer: Any) -> tuple[PyTree, dict[str, Any]]:
             "that every step is an execution of its own."
         )
     if trainer.nonfinite != "skip":
-        trainer._watch.settle()
+        trainer._monitor.settle()
     state = trainer.state
     logs = state._logs
     metadata = {
@@ -137,14 +137,14 @@ def load(
     trainer has not run.
     """
     books = {
-        phase: {name: ScalarLog.empty(reduce) for name, reduce in names.items()}
+        phase: {name: empty_log(reduce, trainer.state.losses_and_metrics) for name, reduce in names.items()}
         for phase, names in metadata["logs"].items()
     }
     target = trainer.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
     state, _ = store.restore(path, target, strict=strict)
     trainer._buffer.set(state)
     trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
-    trainer._watch.skipped = metadata["skipped_steps"]
+    trainer._monitor.skipped = metadata["skipped_steps"]
     trainer.history.load_state_dict(metadata["history"])
     trainer._record = with_own_place(metadata["run"])
 

@@ -18,7 +18,7 @@ class Report:
     @property
     def nonfinite(self: Any) -> Policy:
         """What happens at a step whose loss or gradients are not finite."""
-        return self._watch.policy
+        return self._monitor.policy
 
     @property
     def skipped_steps(self: Any) -> int:
@@ -26,7 +26,7 @@ class Report:
 
         They count in `trainer.step`. Asking waits for the steps that still run.
         """
-        return self._watch.count()
+        return self._monitor.count()
 
     def summary(self: Any, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.

@@ -54,7 +54,7 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
     trainer = run.trainer
     if trainer.nonfinite != "rollback":
         raise error
-    trainer._watch.begin()
+    trainer._monitor.begin()
     path = _newest(run.callbacks)
     if path is None:
         error.add_note("There is no checkpoint to go back to yet.")

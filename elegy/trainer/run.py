@@ -54,7 +54,7 @@ class Before:
             "_buffer": trainer._buffer.fork(),
             **{name: getattr(trainer, name) for name in names},
         }
-        self._skipped = trainer._watch.skipped
+        self._skipped = trainer._monitor.skipped
 
     def forget(self) -> None:
         """Lets go of the old state: a step is done."""
@@ -66,7 +66,7 @@ class Before:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if error is not None and self._attributes and self._attributes["_buffer"].readable():
             self._trainer.__dict__.update(self._attributes)
-            self._trainer._watch.skipped = self._skipped
+            self._trainer._monitor.skipped = self._skipped
 
 
 class Run:
@@ -212,8 +212,8 @@ class Run:
                         sizes, self.ahead = chunk.sizes, chunk.count
                         self.before.forget()
                         self.steps += chunk.count
-                    if trainer._watch.guards:
-                        trainer._watch.saw(out, trainer.step, trainer.epoch, buffer)
+                    if trainer._monitor.guards:
+                        trainer._monitor.record(out, trainer.step, trainer.epoch, buffer)
                     for k in heard:
                         self._count(chunk.sizes[done : k + 1])
                         done = k + 1
@@ -230,7 +230,7 @@ class Run:
         finally:
             chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
         if trainer.nonfinite in ("raise", "rollback"):
-            trainer._watch.settle()
+            trainer._monitor.settle()
         self.epoch_ended = not stopped or feeder.exhausted(self.cursor)
         return self.logs
 

@@ -26,7 +26,7 @@ from elegy.trainer import checks, loops, persistence, rollback
 from elegy.trainer.execution import fuse_with
 from elegy.trainer.feeder import Feeder
 from elegy.trainer.files import Files
-from elegy.trainer.nonfinite import Policy, Watch, check_level
+from elegy.trainer.nonfinite import NonFiniteMonitor, Policy, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.pending import PendingLoads
 from elegy.trainer.progress import ProgressBar
@@ -98,8 +98,8 @@ class Trainer(OnBatch, Files, Report):
         self.epoch = 0
         self.stop_training = False
         self.interrupted: int | None = None
-        self._watch = Watch(nonfinite)
-        self._executor = Executor(resolve_strategy(strategy), self._watch.guards)
+        self._monitor = NonFiniteMonitor(nonfinite)
+        self._executor = Executor(resolve_strategy(strategy), self._monitor.guards)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
         self._initialized = state.key is not None
@@ -140,7 +140,7 @@ class Trainer(OnBatch, Files, Report):
         """
         if self._run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        executor = Executor(resolve_strategy(strategy), self._watch.guards)
+        executor = Executor(resolve_strategy(strategy), self._monitor.guards)
         self._buffer = self._buffer.moved(executor.strategy, place=self._initialized)
         self._executor = executor
 

@@ -1,0 +1,62 @@
+"""What an optimizer is given: gradients that point downhill, and the loss as a function of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from elegy.strategies.strategy import Strategy
+from elegy.types import PyTree
+
+
+def conjugate(grads: PyTree) -> PyTree:
+    """Turns what `jax.grad` returns into what an optimizer subtracts: complex leaves are conjugated, real ones stay.
+
+    For a real function of a complex `z = x + iy`, `jax.grad` returns `df/dx - i df/dy`; the direction of steepest
+    ascent is `df/dx + i df/dy`.
+
+    Args:
+        grads: gradients, a tree of arrays.
+
+    Example:
+        >>> conjugate({"z": jnp.complex64(1 - 2j), "x": jnp.float32(3)})
+        {'z': Array(1.+2.j, dtype=complex64), 'x': Array(3., dtype=float32)}
+    """
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, grads)
+
+
+def optimizer_arguments(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> dict[str, Callable[..., Any]]:
+    """Makes the functions that some Optax transformations ask for as extra arguments of their `update`.
+
+    Args:
+        objective: this replica's part of the loss as a function of the parameters.
+        strategy: how replicas combine.
+
+    Returns:
+        `value_fn` (line searches) and `obj_fn` (`optax.contrib.sophia`): the loss of the whole batch, to be
+        differentiated in any mode with JAX's conventions; `grad_fn` (`optax.contrib.sam` in opaque mode): its
+        gradients, conjugated, as a function of the parameters and the number of an inner step.
+    """
+
+    @jax.custom_jvp
+    def value(params: PyTree) -> jax.Array:
+        return strategy.sum(objective(params))
+
+    @value.defjvp
+    def value_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[jax.Array, jax.Array]:
+        # The transpose of a sum over replicas would sum once more; a product with the summed gradient does not.
+        out, grads = strategy.sum(jax.value_and_grad(objective)(*primals))
+        products = jax.tree.map(lambda grad, tangent: jnp.real(jnp.sum(grad * tangent)), grads, tangents[0])
+        return out, sum(jax.tree.leaves(products), jnp.zeros((), out.dtype)).astype(out.dtype)
+
+    def value_fn(params: PyTree, grad_fn: Any = None, obj_fn: Any = None) -> jax.Array:
+        # Optax's line searches raise for extra arguments that `value_fn` does not name.
+        return value(params)
+
+    def grad_fn(params: PyTree, step: Any = None) -> PyTree:
+        return conjugate(strategy.sum(jax.grad(objective)(params)))
+
+    return {"value_fn": value_fn, "grad_fn": grad_fn, "obj_fn": value_fn}
