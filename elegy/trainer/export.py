@@ -89,8 +89,8 @@ def export_saved_model(state: Any, path: str | Path, inputs: PyTree) -> None:
         inputs: as for `export`.
 
     Raises:
-        CheckpointError: when the step cannot be converted.
-        ImportError: when TensorFlow is not installed.
+        CheckpointError: if the step cannot be converted, or TensorFlow is too old to read what JAX writes.
+        ImportError: if TensorFlow is not installed.
     """
     tf = require("tensorflow", "exporting a SavedModel")
     jax2tf = require("jax.experimental.jax2tf", "exporting a SavedModel")
@@ -103,11 +103,29 @@ def export_saved_model(state: Any, path: str | Path, inputs: PyTree) -> None:
     try:
         converted = jax2tf.convert(prediction(state), polymorphic_shapes=[polymorphic], with_gradient=False)
         module.f = tf.function(converted, autograph=False, input_signature=[signature])
+        _check_readable(tf, module.f, structs)
         tf.saved_model.save(module, os.fspath(local_path(path)))
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{type(state).__name__}'s prediction step cannot be exported as a SavedModel: {error}"
         ) from error
+
+
+def _check_readable(tf: Any, function: Any, structs: PyTree) -> None:
+    """Runs the converted function on one row of zeros: TensorFlow first reads the program of JAX when it runs it."""
+    try:
+        function(jax.tree.map(lambda leaf: tf.zeros((1, *leaf.shape[1:]), leaf.dtype.name), structs))
+    except tf.errors.OpError as error:
+        # Other errors, such as a program for a GPU that TensorFlow does not see here, say nothing of the machine that
+        # will load the SavedModel.
+        if "deserialize" in str(error):
+            raise CheckpointError(
+                f"TensorFlow {tf.__version__} cannot read what JAX {jax.__version__} exports: its version of StableHLO "
+                "is older. Install a newer TensorFlow, or export with an older JAX (JAX 0.10.2 works with TensorFlow "
+                "2.21). `trainer.export` needs no TensorFlow."
+            ) from error
 
 
 def prediction(state: Any) -> Callable[[PyTree], PyTree]:
