@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.loggers.places import release, reserve, take
 from elegy.types import Every
 
 _SECONDS = 1.0
 
 
 class CSVLogger(PeriodicCallback):
-    """Writes the logs to a CSV file, a row at a time; what is written survives a crash.
+    """Writes the logs to a CSV file, one row at a time. Written rows survive a crash.
 
-    Rows that come less than a second apart are written up to eight rows late, so that the device need not wait for
-    them; with a checkpoint and at the end of the run the file is complete.
+    Rows that come less than a second apart are written up to eight rows late, so that the device does not wait for
+    them. The file is complete whenever a checkpoint is saved, and at the end of the run.
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
-    later gets a column then: the file is rewritten, and earlier rows are empty there. A run that resumes from a
-    checkpoint, or goes back to one, goes on with its file, less the rows that came after that checkpoint and the row
-    of an epoch that was stopped inside and now ends as a whole.
+    later gets a new column: the file is rewritten, and the earlier rows are empty there.
+
+    No run writes into the rows of another one. If `log.csv` has rows, a new run writes to `log_1.csv`, the next to
+    `log_2.csv`, and a warning says so. The same object goes on with its file if its trainer trains on. A run that
+    resumes from a checkpoint, or goes back to one, goes on with its file, too: rows that came after that checkpoint
+    are deleted, and so is the row of an epoch that was stopped inside and is completed now.
 
     Args:
-        filename: the file; its directory is made where missing.
-        separator: what stands between values.
-        append: whether to keep the rows of an existing file.
-        every: when to write a row. Otherwise than with epochs, rows hold the epoch's running values, and an epoch
-            with validation gets one more at its end.
+        filename: the file. Missing directories are made.
+        separator: the character between values.
+        append: True to add the rows of a new run to an existing file.
+        every: when to write a row. With an interval other than epochs, rows hold the running values of the epoch,
+            and an epoch with a validation gets one more row at its end.
+
+    Attributes:
+        path: the file of the running or last run.
 
     Raises:
-        TypeError: when `every` is no `Every`.
-        OSError: at the run's beginning, when the file cannot be written.
+        TypeError: If `every` is not an `Every`.
+        OSError: At the beginning of the run, if the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -56,30 +66,60 @@ class CSVLogger(PeriodicCallback):
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False, every: Every = EVERY_EPOCH
     ):
         super().__init__(every)
-        self.path = Path(filename)
+        self.path = self._asked = Path(filename)
         self.separator = separator
         self.append = append
         self._columns: list[str] = []
         self._file: IO[str] | None = None
-        self._rows = 0  # of the rows
+        self._has_place = False  # whether `path` is known to be the file of this run
+        self._rows = 0  # the rows of this run's file that are kept
         self._step = 0  # at which the last run ended
         self._resumed: int | None = None  # the step of the checkpoint from which the run goes on
         self._trainer: Any = None
-        self._epoch_row: tuple[int, int] | None = None  # of the last epoch that ended: its index, that of its row
+        self._epoch_row: tuple[int, int] | None = None  # the index of the last epoch that ended, and of its row
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
-        """Makes sure that the file can be written."""
+        """Goes on with the file of the last run if its trainer trains on."""
         super().on_train_begin(event)
+        trains_on = self._has_place and 0 < self._step <= event.step and self.path.exists()
         self._columns, self._rows, self._epoch_row, self._resumed = [], 0, None, None
         self._trainer = event.trainer
         self._reader.clear()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a"):
-            pass
         if self.append:
+            self.path = self._asked
+        if self.append or trains_on:
+            self._use(self.path)
             self._columns, rows = self._read()
             self._rows = len(rows)
+        else:
+            self._has_place = False  # until it is known whether the run resumes
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Makes sure, before the first step, that the file can be written."""
+        super().on_epoch_begin(event)
+        self._take_place()
+
+    def _take_place(self) -> None:
+        if not self._has_place:
+            self._asked.parent.mkdir(parents=True, exist_ok=True)
+            self._use(take(_numbered(self._asked), self._is_free))
+
+    def _use(self, path: Path) -> None:
+        self.path, self._has_place = path, True
+        reserve(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+
+    def _is_free(self, path: Path) -> bool:
+        """True if the file is missing, empty, or has nothing but the header of a run that wrote no row."""
+        try:
+            with path.open("rb") as file:
+                lines = [*itertools.islice(file, 2)]
+        except FileNotFoundError:
+            return True
+        return not lines or (len(lines) == 1 and lines[0].startswith(f"epoch{self.separator}step".encode()))
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row when due."""
@@ -96,18 +136,32 @@ class CSVLogger(PeriodicCallback):
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the file."""
         self._step, self._trainer = event.step, None
+        if self._has_place:
+            release(self.path)
         self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Completes the file; returns its columns and how far it is."""
+        """Completes the file; returns its name, its columns and the number of its rows."""
         self._reader.flush()
-        step = self._step if self._trainer is None else self._trainer.step
-        return {"columns": list(self._columns), "rows": self._rows, "epoch_row": self._epoch_row, "step": step}
+        if self._trainer is not None:
+            self._take_place()
+        return {
+            "file": self.path.name,
+            "columns": list(self._columns),
+            "rows": self._rows,
+            "epoch_row": self._epoch_row,
+            "step": self._step if self._trainer is None else self._trainer.step,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keeps the rows that the file had then, and those of the same step that came after the checkpoint."""
-        self._reader.flush()  # a run that goes back has put rows off that are none any more
+        """Goes on with the file: keeps the rows that it had, and those of the same step that came afterwards."""
+        self._reader.flush()  # a run that goes back has deferred rows of which some will be deleted
         self._close()
+        if not self._has_place:
+            name = state.get("file", self._asked.name)
+            if not re.fullmatch(rf"{re.escape(self._asked.stem)}(_\d+)?{re.escape(self._asked.suffix)}", name):
+                return  # The run wrote elsewhere: what is here is another run's.
+            self._use(self._asked.with_name(name))
         self._columns, self._rows, self._resumed = list(state["columns"]), state["rows"], state.get("step")
         self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None
 
@@ -129,6 +183,7 @@ class CSVLogger(PeriodicCallback):
         """The open file, whose header has every column of `row`."""
         if self._file is not None and all(name in self._columns for name in row):
             return self._file
+        self._take_place()
         rows = self._kept()
         if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
             # The run was stopped inside of this epoch and resumed, and the epoch has not ended after all.
@@ -176,3 +231,10 @@ class CSVLogger(PeriodicCallback):
         file, self._file = self._file, None  # first: a full disk refuses
         if file is not None:
             file.close()
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """`log.csv`, `log_1.csv`, `log_2.csv`, ..."""
+    yield path
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.stem}_{number}{path.suffix}")

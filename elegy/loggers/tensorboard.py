@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.distributed import collect, is_first
 from elegy.lazy import require
+from elegy.loggers.places import release, reserve, take
 from elegy.names import path_name
 from elegy.types import Every
 
@@ -29,19 +32,26 @@ _FILES = itertools.count(1)
 class TensorBoard(PeriodicCallback):
     """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
 
-    A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch; validation names
-    lose their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps. After a
-    run was resumed, or went back to a checkpoint, TensorBoard no longer shows what the files hold past that checkpoint.
+    A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch. Validation names lose
+    their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps.
+
+    No run writes into the curves of another one. If `log_dir` has some, a new run writes to `log_dir/run_1`, the next
+    to `log_dir/run_2`, and a warning says so; TensorBoard shows them side by side. The same object goes on with its
+    directory if its trainer trains on. A run that resumes from a checkpoint, or goes back to one, goes on with its
+    directory, too; TensorBoard no longer shows what the files hold past that checkpoint.
 
     Args:
         log_dir: the directory.
-        every: when to write. Otherwise than with epochs, the epoch's running values are written when due, and the
-            epoch's values at its end.
-        histograms: whether to write a histogram of every parameter array with the epoch's values.
+        every: when to write. With an interval other than epochs, the running values of the epoch are written when due,
+            and the values of the epoch at its end.
+        histograms: True to write a histogram of every parameter array with the values of the epoch.
+
+    Attributes:
+        path: the directory of the running or last run.
 
     Raises:
-        TypeError: when `every` is no `Every`.
-        ImportError: at the run's beginning, when tensorboardX is not installed.
+        TypeError: If `every` is not an `Every`.
+        ImportError: At the beginning of the run, if tensorboardX is not installed.
 
     Example:
         >>> TensorBoard("logs", every=Every(steps=100)).every
@@ -53,24 +63,28 @@ class TensorBoard(PeriodicCallback):
 
     def __init__(self, log_dir: str | os.PathLike[str] = "logs", every: Every = EVERY_EPOCH, histograms: bool = False):
         super().__init__(every)
-        self.log_dir = Path(log_dir)
+        self.log_dir = self.path = Path(log_dir)
         self.histograms = histograms
         # Parameters that are divided over processes are read by all of them together.
         self.first_process_only = not histograms
         self._library: Any = None
         self._record: Any = None
         self._session: Any = None
+        self._has_place = False  # whether `path` is known to be the directory of this run
         self._step = 0  # of the last record
         self._epoch = 0  # that runs
         self._trainer: Any = None
-        self._purge_step: int | None = None  # what the files hold from this step on counts no more
+        self._purge_step: int | None = None  # records from this step on are no longer shown
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
-        """Opens the writer."""
+        """Goes on with the directory of the last run if its trainer trains on."""
         super().on_train_begin(event)
+        self._has_place = self._has_place and 0 < self._step <= event.step
+        if self._has_place:
+            reserve(self.path)
         self._step, self._epoch, self._purge_step = event.step, event.epoch, None
         self._trainer = event.trainer
         self._reader.clear()
@@ -79,12 +93,13 @@ class TensorBoard(PeriodicCallback):
         self._library = require("tensorboardX", "the TensorBoard callback")
         self._record = require("tensorboardX.proto.summary_pb2", "the TensorBoard callback").Summary
         self._session = require("tensorboardX.proto.event_pb2", "the TensorBoard callback")
-        self._writer("train")
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Knows which epoch runs."""
+        """Opens the file of the training before the first step."""
         super().on_epoch_begin(event)
         self._epoch = event.epoch
+        if is_first():
+            self._writer("train")
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values when due."""
@@ -106,32 +121,46 @@ class TensorBoard(PeriodicCallback):
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the files."""
         self._trainer = None
+        if self._has_place:
+            release(self.path)
         self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Writes what was put off; returns up to which step a run that resumes does not write again."""
+        """Does the deferred writes; returns the run's directory, and up to which step it is written."""
         self._reader.flush()
         # Of an epoch that has ended the record may still be to come: callbacks before this one save, too.
         ended = self._trainer is not None and self._trainer.epoch > self._epoch
-        return {"step": self._trainer.step if ended else self._step}
+        run = "" if self.path == self.log_dir else self.path.name
+        return {"log_dir": self.log_dir.name, "run": run, "step": self._trainer.step if ended else self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hides what was written after the checkpoint: the run comes there again."""
+        """Goes on with the directory, and hides the records that come after the checkpoint."""
         self._reader.flush()
+        if not self._has_place:
+            run = state.get("run", "")
+            if state.get("log_dir", self.log_dir.name) != self.log_dir.name or not re.fullmatch(r"(run_\d+)?", run):
+                return  # The run wrote elsewhere: what is here is another run's.
+            self._use(self.log_dir / run)
         self._step = state["step"]
         self._purge_step = self._step + 1
         for writer in self._writers.values():
             self._purge(writer)
+
+    def _use(self, path: Path) -> None:
+        self.path, self._has_place = path, True
+        reserve(path)
 
     def _close(self) -> None:
         while self._writers:
             self._writers.popitem()[1].close()
 
     def _writer(self, name: str) -> Any:
+        if not self._has_place:
+            self._use(take(_numbered(self.log_dir), _is_free))
         if name not in self._writers:
             # The library names files by the second: one of a run that is resumed at once would replace the last.
             suffix = f".{os.getpid()}.{next(_FILES):04d}"
-            writer = self._library.SummaryWriter(logdir=str(self.log_dir / name), filename_suffix=suffix)
+            writer = self._library.SummaryWriter(logdir=str(self.path / name), filename_suffix=suffix)
             self._writers[name] = writer
             if self._purge_step is not None:
                 self._purge(writer)
@@ -165,3 +194,15 @@ class TensorBoard(PeriodicCallback):
             finite = values[np.isfinite(values)]  # a histogram has no bin for NaN
             if finite.size:
                 self._writer("train").add_histogram(f"params/{path_name(path)}", finite, event.step)
+
+
+def _is_free(path: Path) -> bool:
+    """True if the directory holds no records of a run."""
+    return not any(path.glob("train/events.out.tfevents.*")) and not any(path.glob("validation/events.out.tfevents.*"))
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """`logs`, `logs/run_1`, `logs/run_2`, ..."""
+    yield path
+    for number in itertools.count(1):
+        yield path / f"run_{number}"

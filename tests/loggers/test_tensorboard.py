@@ -32,7 +32,7 @@ class TestTensorBoard:
             logs = LazyLogs(lambda epoch=epoch: reads.append(epoch) or {"loss": 1.0}, ready=lambda: False)
             callback.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
         assert reads == [0]
-        assert callback.state_dict() == {"step": 2}
+        assert callback.state_dict() == {"log_dir": tmp_path.name, "run": "", "step": 2}
         assert reads == [0, 1, 2]
         callback.on_train_end(Event(None, "train", step=3, epoch=2))
 
