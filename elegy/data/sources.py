@@ -114,13 +114,15 @@ def as_source(
     *,
     class_weight: Mapping[int, float] | None = None,
     what: str = "fit",
+    known: Any = None,
 ) -> ArraySource | IterableSource:
     """Tells what a user's data is.
 
     With labels or weights, `inputs` are inputs. Alone they are inputs too when they are an array or a tree of
     arrays; a list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs. Otherwise they
     give batches: an iterable (a data loader, a dataset, a list of tuples), an iterator (used up as it goes), a
-    sequence with `__len__` and `__getitem__`, or a function without arguments that returns an iterator.
+    sequence with `__len__` and `__getitem__`, or a function without arguments that returns an iterator. A list whose
+    items are all of the tree that is `known` gives batches too.
 
     Args:
         inputs: a tree of arrays of shape (rows, ...), or an iterable of batches.
@@ -128,6 +130,7 @@ def as_source(
         sample_weight: an array of shape (rows,).
         class_weight: weights by class, multiplied into the sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
+        known: the tree structure of the module's inputs, where it is known from earlier batches.
 
     Raises:
         TypeError: when `inputs` are a string, a number or nothing, a leaf is no array of numbers, or labels come with
@@ -148,7 +151,8 @@ def as_source(
                 f"{name} were given to {what} beside inputs that are a {type(inputs).__name__} of batches. Let "
                 "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
             )
-    if _gives_batches(inputs) or (labels is None and sample_weight is None and _is_list_of_tuples(inputs)):
+    alone = labels is None and sample_weight is None
+    if _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
         return IterableSource(inputs, class_weight=weights, what=what)
     refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
     where = "validation " if what == "validation" else ""
@@ -205,6 +209,16 @@ def _is_list_of_tuples(inputs: Any) -> bool:
     """A list of `(inputs, labels)` tuples can only be meant as batches: a list of several inputs holds arrays."""
     return (
         type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
+    )
+
+
+def _is_list_of(inputs: Any, known: Any) -> bool:
+    """Whether each item of a list of arrays, or of trees of arrays, is the inputs of a batch."""
+    return (
+        type(inputs) is list
+        and len(inputs) > 0
+        and known is not None
+        and all(holds_arrays(item) and jax.tree.structure(item) == known for item in inputs)
     )
 
 

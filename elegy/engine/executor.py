@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -31,6 +31,9 @@ IN_FLIGHT_BYTES = 64 * 2**20
 _MANY = 32
 """So many executions in flight are not counted: their batches are small."""
 
+MANY_SHAPES = 8
+"""Batches that a user brings may have this many shapes (buckets, short last batches) before a warning."""
+
 
 class Executor:
     """Holds what is compiled for one strategy, and moves states with it.
@@ -44,7 +47,7 @@ class Executor:
         self.strategy, self.guard = strategy, guard
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
-        self._recent: dict[str, tuple[int, PyTree, bool, Program]] = {}
+        self._recent: dict[str, tuple[int, dict[int, tuple[PyTree, bool, Program]]]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
         self._last_reset: tuple[int | None, Any] = (None, None)
         self._masks: dict[Any, bool] = {}
@@ -122,7 +125,8 @@ class Executor:
         """Whether short batches of this structure may be filled up and masked: see `elegy.module.masking`."""
         key = (phase, _key(buffer.struct), batch_key(batch))
         if key not in self._masks:
-            self._masks[key] = can_mask(buffer.struct, phase, batch)
+            with self._about_shapes(phase, batch):
+                self._masks[key] = can_mask(buffer.struct, phase, batch)
         return self._masks[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
@@ -157,18 +161,24 @@ class Executor:
             strategy = self.strategy
             if rows(batch) % strategy.replicas:
                 strategy = strategy.undivided
-            program = self._trace(phase, strategy, buffer, batch, mask)
+            with self._about_shapes(phase, batch):
+                program = self._trace(phase, strategy, buffer, batch, mask)
             if phase == "pred" and not program.rowwise:
                 # What has no row an example is computed from the whole batch.
                 program = self._trace(phase, strategy.undivided, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
-        self._recent[phase] = (buffer.version, batch, mask is not None, program)
+        version, recent = self._recent.get(phase, (None, {}))
+        if version != buffer.version or len(recent) > MANY_SHAPES:
+            recent = {}
+        recent[id(batch)] = (batch, mask is not None, program)
+        self._recent[phase] = (buffer.version, recent)
         return program
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
-        """The last step's program if this one is of its form, known by identity: the question comes every step."""
-        version, batch, masked, program = self._recent.get(phase, (None, None, None, None))
+        """The program of a structure that came before, looked up by identity: the question comes every step."""
+        version, recent = self._recent.get(phase, (None, {}))
+        batch, masked, program = recent.get(id(chunk.batch), (None, None, None))
         if version != buffer.version or batch is not chunk.batch:
             return None
         if phase == "pred":
@@ -181,6 +191,19 @@ class Executor:
         local = strategy.local_struct
         return Program(phase, strategy, buffer.struct, local(batch, "batch"), local(mask, "batch"), self.guard)
 
+    @contextlib.contextmanager
+    def _about_shapes(self, phase: str, batch: PyTree) -> Iterator[None]:
+        """Adds to an error in a step how this batch differs from the first."""
+        seen = self._seen[phase]
+        try:
+            yield
+            if not seen and self.takes_batches.get(phase):
+                seen.append(batch)
+        except Exception as error:
+            if seen and (changes := "; ".join(differences(seen[0], batch))):
+                error.add_note(f"This batch differs from the first: {changes}.")
+            raise
+
     def _accumulate(self, program: Program, buffer: StateBuffer) -> None:
         """Adds the log accumulators that the first step of a phase turned out to need."""
         if getattr(buffer.struct._logs, program.phase) is not None:
@@ -191,7 +214,7 @@ class Executor:
         )
 
     def _count_trace(self, phase: str, batch: PyTree) -> None:
-        """Counts a trace; the third form of batches that somebody brought is one too many (full, short, and what?).
+        """Counts a trace, and warns once a phase when the batches that a user brings have many shapes.
 
         The batches that the trainer cuts from arrays have the sizes that were asked for.
         """
@@ -201,12 +224,12 @@ class Executor:
         seen = self._seen[phase]
         if any(batch_key(batch) == batch_key(other) for other in seen):
             return  # of another state, or with a mask
-        if len(seen) >= 2 and phase not in self._warned:
+        if len(seen) == MANY_SHAPES and phase not in self._warned:
             self._warned.add(phase)
             changes = "; ".join(differences(seen[0], batch)) or "its containers are of other types"
             warnings.warn(
-                f"the {phase} step is compiled again, for the {_ordinal(len(seen) + 1)} form of batch: "
-                f"{changes}. Every new shape or dtype costs a compilation; give all batches one.",
+                f"the {phase} step is compiled for the {len(seen) + 1}th shape of batch: {changes}. Every new shape or "
+                "dtype costs a compilation. Pad the examples to a few lengths (buckets), and keep one number of rows.",
                 stacklevel=2,
             )
         seen.append(batch)
@@ -218,7 +241,8 @@ class Executor:
         program = self._same(phase, buffer, chunk)
         if program is None:
             if not self.compiles(buffer.cls, phase):
-                return self._run_plain(phase, buffer, chunk, epoch)
+                with self._about_shapes(phase, chunk.batch):
+                    return self._run_plain(phase, buffer, chunk, epoch)
             program = self.program(phase, buffer, chunk.batch, _one_mask(chunk))
             self._accumulate(program, buffer)
             self._check_logs(phase, [name for name, _, _ in program.log_names])
@@ -234,7 +258,8 @@ class Executor:
             outputs = self._execute(program, buffer, chunk, 0)
         else:
             state = buffer.get()
-            out = state.pred_step(chunk.data, chunk.first)
+            with self._about_shapes("pred", chunk.batch):
+                out = state.pred_step(chunk.data, chunk.first)
             outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
             buffer.set(state)
         return outputs
@@ -329,10 +354,6 @@ def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
     if chunk.mask is None:
         return None
     return jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
-
-
-def _ordinal(n: int) -> str:
-    return {2: "second", 3: "third"}.get(n, f"{n}th")
 
 
 def batch_key(batch: PyTree) -> Any:

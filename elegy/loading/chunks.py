@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -153,35 +153,50 @@ def array_chunks(
         yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full + offset)
 
 
-def iterable_chunks(batches: Iterable[Batch], form: BatchLayout, strategy: Strategy, first: int = 0) -> Iterator[Chunk]:
+def iterable_chunks(
+    batches: Iterable[Batch], layout_of: Callable[[PyTree], BatchLayout], strategy: Strategy, first: int = 0
+) -> Iterator[Chunk]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
+
+    Batches may have several shapes, such as buckets of sequences by length. Each bucket (example shapes and dtypes)
+    has a layout of its own: a short batch is padded to the largest batch that its bucket has had.
 
     Args:
         batches: the batches, leaves arrays.
-        form: the form that the phase wants; a short batch is filled up to the rows of the first.
+        layout_of: gives the layout for the structure of a bucket's first batch; `steps` is the same for all.
         strategy: how data is placed.
         first: the index of the first batch.
     """
+    layouts: dict[Any, BatchLayout] = {}
+    full: dict[Any, int] = {}
+    structs: dict[Any, PyTree] = {}  # one object a shape, by which the executor knows the program
     waiting: list[tuple[Batch, int]] = []
-    shape: Any = None
-    full: int | None = None
+    layout, shape = BatchLayout(), None
     for batch in batches:
         size = rows(batch)
-        full = full or form.rows(size)
-        if form.masked and size < full:
-            batch = pad_rows(batch, full)
-        this = structure(batch)
-        if this != shape:
+        leaves, treedef = jax.tree.flatten(batch)
+        bucket = treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+        if bucket not in layouts:
+            layouts[bucket], full[bucket] = layout_of(structure(batch)), 0
+        layout_here = layouts[bucket]
+        count = size
+        if layout_here.masked:
+            count = full[bucket] = max(full[bucket], layout_here.rows(size))
+            batch = pad_rows(batch, count) if size < count else batch
+        if (bucket, count) not in structs:
+            structs[bucket, count] = structure(batch)
+        this = structs[bucket, count]
+        if this is not shape:
             if waiting:
-                yield _stack(waiting, shape, first, form, strategy)
+                yield _stack(waiting, shape, first, layout, strategy)
                 first, waiting = first + len(waiting), []
-            shape = this
+            layout, shape = layout_here, this
         waiting.append((batch, size))
-        if len(waiting) == form.steps:
-            yield _stack(waiting, shape, first, form, strategy)
+        if len(waiting) == layout.steps:
+            yield _stack(waiting, shape, first, layout, strategy)
             first, waiting = first + len(waiting), []
     if waiting:
-        yield _stack(waiting, shape, first, form, strategy)
+        yield _stack(waiting, shape, first, layout, strategy)
 
 
 def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: BatchLayout, strategy: Strategy) -> Chunk:

@@ -15,8 +15,9 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
 from elegy.module import high_level
 from elegy.module.levels import level_of
-from elegy.names import path_name
+from elegy.names import differences
 from elegy.strategies import Sharded
+from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree
 
 
@@ -243,24 +244,44 @@ def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: P
         )
 
 
-def same_form(first: PyTree, batch: Batch, number: int) -> None:
-    """Checks that a later batch has the tree and the example shapes of the first.
+def same_structure(first: PyTree, batch: Batch, number: int) -> None:
+    """Checks that a later batch is the same tree as the first; shapes and dtypes may differ.
 
     Args:
         first: the structure of the first batch.
-        batch: a later one.
-        number: its number, from 0.
+        batch: a later batch.
+        number: the index of the later batch, from 0.
 
     Raises:
-        ValueError: naming the paths that differ.
+        ValueError: if the trees differ; the message shows both.
     """
     old: object = jax.tree.structure(first)
     new: object = jax.tree.structure(batch)
     if old != new:
-        raise ValueError(f"batch {number} has the structure {new}, but the first batch has {old}.")
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(batch), strict=True):
-        if a.shape[1:] != b.shape[1:]:
-            raise ValueError(
-                f"batch {number}: the array {path_name(path)} has the shape {tuple(b.shape)}, but in the first batch "
-                f"it is {tuple(a.shape)}. Only the number of rows may differ; pad examples to one shape."
-            )
+        raise ValueError(
+            f"batch {number} has the structure {new}, but the first batch has {old}. Arrays may change their shape "
+            "from batch to batch, but not the dict, list or tuple that holds them: yield every batch in the same form."
+        )
+
+
+def same_shapes(first: PyTree, batch: Batch, number: int) -> None:
+    """Checks that a later batch differs from the first in the number of rows alone.
+
+    Args:
+        first: the structure of the first batch.
+        batch: a later batch of the same tree.
+        number: the index of the later batch, from 0.
+
+    Raises:
+        ValueError: if the shape of an example or a dtype differs; the message names the array.
+    """
+
+    def examples(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], struct_of(leaf).dtype), tree)
+
+    if changes := differences(examples(first), examples(batch)):
+        raise ValueError(
+            f"the examples of batch {number} have another shape or dtype than those of the first batch: "
+            f"{'; '.join(changes)}. Several processes join their batches into one, so only the number of rows may "
+            "differ: pad the examples to one shape."
+        )

@@ -229,6 +229,10 @@ class Feeder:
         assert self._pass is not None
         batches = self._pass if self._placed_at else itertools.chain([self._first], self._pass)
         self._pass, self._placed_at = None, False
+
+        def layout_of(batch: PyTree) -> BatchLayout:
+            return dataclasses.replace(form, masked=form.masked and self.executor.can_mask(self.phase, buffer, batch))
+
         if self._joins:
             given = itertools.islice(self._checked(batches, buffer.cls, start.batches), limit)
             return joined_chunks(
@@ -236,7 +240,7 @@ class Feeder:
             )
         return iterable_chunks(
             itertools.islice(self._checked(batches, buffer.cls, start.batches), limit),
-            form,
+            layout_of,
             self.executor.strategy,
             start.batches,
         )
@@ -269,7 +273,9 @@ class Feeder:
             if number:
                 self._check_values(batch, number)
             if level_of(cls, self.phase) != "core":
-                checks.same_form(first, batch, number)
+                checks.same_structure(first, batch, number)
+            if self._joins:
+                checks.same_shapes(first, batch, number)
             yield self._for_step(batch, cls)
 
     def _check_values(self, batch: Batch, number: int) -> None:

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from elegy.data import as_batch, pack, rows, unpack
 from elegy.data.batch import size_of
 from elegy.data.convert import copied
@@ -102,6 +104,8 @@ class OnBatch:
         if self._executor.compiles(buffer.cls, phase):
             self._executor.program(phase, buffer, structure(unpack(batch)[0] if phase == "pred" else batch), None)
         self._adopt(buffer)
+        if phase != "pred":
+            self._input_tree = jax.tree.structure(unpack(batch)[0])
         return self._buffer
 
     def _chunk(self: Any, batch: Batch) -> Chunk:

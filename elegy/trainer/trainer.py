@@ -13,7 +13,7 @@ import jax
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.checkpoint import store
-from elegy.data import as_source, as_validation_source, split
+from elegy.data import as_source, as_validation_source, split, unpack
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
@@ -58,7 +58,7 @@ class Trainer(OnBatch, Files, Report):
             `sys.exit(128 + trainer.interrupted)`.
 
     Raises:
-        TypeError: when the module, the optimizer or a callback is none, or the seed no integer.
+        TypeError: if an argument has the wrong type.
         ValueError: for an unknown strategy.
 
     Example:
@@ -109,6 +109,7 @@ class Trainer(OnBatch, Files, Report):
         self._pending = PendingLoads()
         self._run: Run | None = None
         self._record: dict[str, Any] | None = None
+        self._input_tree: Any = None  # the tree of the inputs last trained or evaluated with
 
     @property
     def state(self) -> ElegyModule:
@@ -134,8 +135,7 @@ class Trainer(OnBatch, Files, Report):
             strategy: a name or a `Strategy`.
 
         Raises:
-            ValueError: for an unknown strategy, or one that does not fit the state; the trainer stays as it was.
-            TypeError: for what is no strategy.
+            ValueError, TypeError: if it is not a strategy, or does not fit the state; the trainer stays as it was.
             RuntimeError: when a callback calls it during `fit`.
         """
         if self._run is not None:
@@ -204,8 +204,7 @@ class Trainer(OnBatch, Files, Report):
             The `History` of this call, which is `trainer.history` too.
 
         Raises:
-            ValueError: for bad data or arguments; the message says which.
-            TypeError: likewise.
+            ValueError, TypeError: for bad data or arguments; the message says which.
             RuntimeError: when a callback calls it during `fit`.
             StepError: when a step returns the wrong thing.
             Exception: what a callback raises, of its own type, with a note that names the callback and the hook.
@@ -350,7 +349,7 @@ class Trainer(OnBatch, Files, Report):
         feeder = Feeder(
             self._executor,
             "pred",
-            as_source(inputs, what="predict"),
+            as_source(inputs, what="predict", known=self._input_tree),
             batch_size=batch_size,
             limit=checks.positive("steps", steps, optional=True),
             what="predict",
@@ -374,17 +373,17 @@ class Trainer(OnBatch, Files, Report):
                 check_level(self.nonfinite, self._buffer)
             else:
                 checks.can_run(self._buffer, feeder.phase)
-        traced = buffer = self._planned(feeders[0].first_batch())
+        first = feeders[0].first_batch()
+        traced = buffer = self._planned(first)
         for feeder in feeders:
             feeder.check_labels(buffer)
             traced = feeder.prepare(traced)
         self._adopt(buffer)
+        self._input_tree = self._input_tree if feeders[0].phase == "pred" else jax.tree.structure(unpack(first)[0])
 
     def _planned(self, batch: Batch) -> StateBuffer:
         """The state; where there is none yet, one that is made when it is needed."""
-        if self._initialized:
-            return self._buffer
-        return self._first_state(batch)
+        return self._buffer if self._initialized else self._first_state(batch)
 
     def _first_state(self, batch: Batch) -> StateBuffer:
         """A first state made from one batch; the same in every process."""
