@@ -10,7 +10,7 @@ import pytest
 from boring_modules import High, assert_same_bits, host, regression, trainer_of
 
 import elegy as eg
-from elegy.trainer import executor
+from elegy.engine import executor
 
 X, Y = regression(80)
 BYTES = 8 * (X.shape[1] + Y[0].size) * 4  # of a batch
