@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from elegy.jaxprs import bodies
+
 _WORK = {"cpu": 2e9}
 _WORK_ELSEWHERE = 1e12
 """Floating-point operations that one execution should hold: enough to hide the cost of dispatching it."""
@@ -49,22 +51,16 @@ def work(closed: Any) -> tuple[float, bool]:
     """
     total, convolves = 0.0, False
     for equation in closed.eqns:
-        parameters = equation.params
-        inner = [body for value in parameters.values() for body in _bodies(value)]
+        inner = bodies(equation)
         if not inner:
             flops, has = _operations(equation)
             total, convolves = total + flops, convolves or has
-        length = parameters.get("length")
+        length = equation.params.get("length")
         for body in inner:
             flops, has = work(body)
             total += flops * (length if isinstance(length, int) else 1)
             convolves |= has
     return total, convolves
-
-
-def _bodies(value: Any) -> list[Any]:
-    """The traced functions among the values of an equation's parameter."""
-    return [one for one in (value if isinstance(value, (tuple, list)) else [value]) if hasattr(one, "eqns")]
 
 
 def _operations(equation: Any) -> tuple[float, bool]:

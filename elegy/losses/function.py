@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,19 +11,19 @@ import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import EXAMPLES, Loss
-from elegy.losses.shapes import array_shape, makes_outer
+from elegy.losses.shapes import array_shape, pairs_rows
 from elegy.names import name_of
 from elegy.pytree import Static, static_field
 
 
 class _Function(Static[Callable[..., Any]]):
-    """A function, and by the shapes of target and predictions whether it compares every example with every other."""
+    """A function, and by the shapes of target and predictions what `pairs_rows` found."""
 
-    __slots__ = ("outer",)
+    __slots__ = ("pairs",)
 
     def __init__(self, value: Callable[..., Any]):
         super().__init__(value)
-        self.outer: dict[Any, bool] = {}
+        self.pairs: dict[Any, str | None] = {}
 
 
 class FunctionLoss(Loss):
@@ -65,31 +66,37 @@ class FunctionLoss(Loss):
         """Calls the function with those of the arguments that it names."""
         return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
 
-    def _check_outer(self, kwargs: dict[str, Any]) -> None:
+    def _check_pairs(self, kwargs: dict[str, Any]) -> None:
         examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}
         if not {"target", "preds"} <= examples.keys():
             return
         target, preds = examples["target"], examples["preds"]
-        known, shapes = self.function.outer, (array_shape(target), array_shape(preds))
+        known, shapes = self.function.pairs, (array_shape(target), array_shape(preds))
         if None in shapes:
             return
+        message = (
+            f"the function {self.name!r} broadcasts target of shape {shapes[0]} and preds of shape {shapes[1]}, which "
+            "compares every example with every other. Give both the same shape, for example by "
+            "`target.reshape(preds.shape)`"
+        )
         if shapes not in known:
-            known[shapes] = makes_outer(lambda examples: self.call(**{**kwargs, **examples}), examples)
-        if known[shapes]:
-            raise ValueError(
-                f"the function {self.name!r} broadcasts target of shape {target.shape} and preds of shape "
-                f"{preds.shape}, which compares every example with every other. Give both the same shape, for example "
-                "by `target.reshape(preds.shape)`; so it is, too, if that is what you mean."
-            )
+            known[shapes] = pairs_rows(lambda examples: self.call(**{**kwargs, **examples}), examples)
+            if known[shapes] == "inside":
+                warnings.warn(f"{message}, unless pairs are what you mean.", stacklevel=2)
+        if known[shapes] == "output":
+            raise ValueError(f"{message}: a loss or metric returns a value for each example, not for each pair.")
 
     def values(self, **kwargs: Any) -> jax.Array:
         """The function's output as an array.
 
         Raises:
             TypeError: when the function requires something that is not available, or returns no array.
-            ValueError: when `(B,)` is compared with `(B, 1)`, which makes `(B, B)`.
+            ValueError: if it is `(B, B)`, made of `(B,)` and `(B, 1)` by broadcasting.
+
+        Warns:
+            UserWarning: if such an array is reduced on the way.
         """
-        self._check_outer(kwargs)
+        self._check_pairs(kwargs)
         output = self.call(**kwargs)
         if isinstance(output, (tuple, list, dict)) or output is None:
             raise TypeError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from elegy.data.mixing import rows_meet, with_rows
+from elegy.jaxprs import equations
 from elegy.losses.numbers import at_least_float32, check_real
 
 
@@ -131,42 +132,57 @@ def mean_over_features(values: jax.Array) -> jax.Array:
     return values.mean(axis=-1) if values.ndim > 1 else values
 
 
-def makes_outer(function: Callable[[dict[str, Any]], Any], examples: dict[str, Any]) -> bool:
-    """Whether a function falls into a trap of broadcasting: `(B,)` against `(B, 1)` makes `(B, B)`.
+def pairs_rows(
+    function: Callable[[dict[str, Any]], Any], examples: dict[str, Any]
+) -> Literal["output", "inside"] | None:
+    """Whether a function broadcasts `(B,)` and `(B, 1)` to `(B, B)`, which compares every example with every other.
 
-    Where the shapes of target and predictions differ by one axis of size 1, the function is traced, and what it makes
-    on its way looked at: the trap is an array with examples along two axes.
+    Where the shapes of target and predictions differ by one axis of size 1 and broadcast, the function is traced with
+    other numbers of rows for the two. A function that matches them by rows cannot be; one that broadcasts makes an
+    array with the rows of both.
 
     Args:
         function: of a dict as `examples`.
         examples: all that has one row an example, `target` and `preds` among it.
 
     Returns:
-        False, too, where it cannot be decided: for a function that cannot be traced (one of NumPy), and for a target or
-        predictions that are not one array.
+        `"output"` if the array is what the function returns, `"inside"` if it is reduced on the way. None, too, for a
+        function that cannot be traced: one of NumPy.
 
     Example:
         >>> examples = {"target": jnp.zeros(3), "preds": jnp.zeros((3, 1))}
-        >>> makes_outer(lambda x: jnp.mean((x["target"] - x["preds"]) ** 2), examples)
-        True
-        >>> makes_outer(lambda x: jnp.mean((x["target"] - x["preds"][:, 0]) ** 2), examples)
-        False
+        >>> pairs_rows(lambda x: jnp.mean((x["target"] - x["preds"]) ** 2), examples)
+        'inside'
+        >>> pairs_rows(lambda x: jnp.mean((x["target"] - x["preds"][:, 0]) ** 2), examples)
     """
-    pair = {name: examples[name] for name in ("target", "preds")}
-    target, preds = map(array_shape, pair.values())
-    if target is None or preds is None:
-        return False
-    if target != (*preds, 1) and preds != (*target, 1):
-        return False
-    try:
-        outer = jnp.broadcast_shapes(target, preds)
-    except ValueError:  # they do not broadcast
-        return False
+    pair = {name: array_shape(examples[name]) for name in ("target", "preds")}
+    if None in pair.values():
+        return None
+    short, long = sorted(pair, key=lambda name: len(pair[name] or ()))
+    shape = tuple(pair[short] or ())
+    if pair[long] != (*shape, 1) or len(set(shape)) != 1 or shape[0] == 1:
+        return None  # they do not broadcast, or to one of the two shapes
+    first, *rest = range(101, 102 + len(shape))  # numbers that nothing else has
+    last = rest[-1]
+    for rows in (first, rest[0]):
+        given = jax.tree.map(functools.partial(_resized, count=shape[0], rows=rows), examples)
+        given[short] = jax.ShapeDtypeStruct(tuple(rest), given[short].dtype)
+        given[long] = jax.ShapeDtypeStruct((first, *rest[:-1], 1), given[long].dtype)
+        try:
+            traced, output = jax.make_jaxpr(function, return_shape=True)(given)
+        except Exception:  # it is the user's
+            continue
+        if any({first, last} <= {*leaf.shape} for leaf in jax.tree.leaves(output)):
+            return "output"
+        made = (var for equation in equations(traced) for var in equation.outvars)
+        if any({first, last} <= {*getattr(var.aval, "shape", ())} for var in made):
+            return "inside"
+    return None
 
-    def longer(one: Any) -> jax.ShapeDtypeStruct:
-        """Along a second axis, too, where one that is as long by chance makes the shapes broadcast."""
-        return jax.ShapeDtypeStruct(tuple(n + (n == count) for n in one.shape), one.dtype)
 
-    count = target[0]
-    more = {**with_rows(examples, count, count + 1), **{name: longer(one) for name, one in pair.items()}}
-    return outer not in (target, preds) and rows_meet(function, examples, more)
+def _resized(leaf: Any, count: int, rows: int) -> Any:
+    shape = array_shape(leaf)
+    if shape is None:
+        return leaf
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct((rows, *shape[1:]) if shape[:1] == (count,) else shape, dtype)

@@ -38,13 +38,28 @@ def test_examples_by_columns_are_no_examples_by_examples(count):
 
 
 @pytest.mark.parametrize("count", [2, 4, 32])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_trap_is_found_for_every_number_of_rows(count, compiled):
+def test_the_trap_is_found_for_every_number_of_rows_and_beside_weights(count):
     loss = FunctionLoss(lambda target, preds, sample_weight: sample_weight * jnp.abs(target - preds).mean(-1))
-    call = jax.jit(lambda t, p, w: loss(target=t, preds=p, sample_weight=w)) if compiled else loss
-    arguments = (jnp.ones(count), jnp.ones((count, 1)), jnp.ones(count))
-    with pytest.raises(ValueError, match="compares every example with every other"):
-        call(*arguments) if compiled else call(arguments[0], arguments[1], sample_weight=arguments[2])
+    with pytest.warns(UserWarning, match="compares every example with every other"):
+        jax.jit(lambda t, p, w: loss(target=t, preds=p, sample_weight=w))(
+            jnp.ones(count), jnp.ones((count, 1)), jnp.ones(count)
+        )
+
+
+def cox(target, preds):
+    """Ranks within the predictions and within the labels, each with explicit axes."""
+    later = target[None, :] >= target[:, None]
+    return jnp.mean(jnp.where(later, jax.nn.softplus(preds - preds.T), 0.0))
+
+
+def means(target, preds):
+    return (preds.mean() - target.mean()) ** 2
+
+
+@pytest.mark.parametrize("function", [cox, means])
+def test_pairs_within_predictions_or_labels_are_meant(function):
+    target, preds = rng.normal(size=8).astype("f4"), rng.normal(size=(8, 1)).astype("f4")
+    np.testing.assert_allclose(FunctionLoss(function)(target=target, preds=preds), function(target, preds), rtol=1e-6)
 
 
 def test_functions_of_numpy():

@@ -328,12 +328,17 @@ def test_function_errors(function, message):
 @pytest.mark.parametrize(
     ("target", "preds"), [((4,), (4, 1)), ((4, 1), (4,)), ((3, 3), (3, 3, 1))], ids=["labels", "outputs", "steps"]
 )
-@pytest.mark.parametrize("reduced", [lambda v: v, jnp.mean, jax.jit(jnp.mean), lambda v: v.mean(-1)])
-def test_a_function_that_compares_every_example_with_every_other(target, preds, reduced):
-    with pytest.raises(ValueError, match=r"'f' broadcasts target of shape .* and preds of shape .*reshape"):
-        FunctionLoss(lambda target, preds: reduced((target - preds) ** 2), name="f")(
-            target=jnp.ones(target), preds=jnp.ones(preds)
-        )
+def test_a_function_that_compares_every_example_with_every_other(target, preds):
+    target, preds = (np.random.default_rng(0).normal(size=shape).astype("f4") for shape in (target, preds))
+    message = r"'f' broadcasts target of shape .* and preds of shape .*reshape"
+    with pytest.raises(ValueError, match=message):
+        FunctionLoss(lambda target, preds: (target - preds) ** 2, name="f")(target=target, preds=preds)
+    for reduced in (jnp.mean, jax.jit(jnp.mean), lambda values: values.mean(-1)):
+        loss = FunctionLoss(lambda target, preds, by=reduced: by((target - preds) ** 2), name="f")
+        with pytest.warns(UserWarning, match=message):  # pairs may be meant, as in an energy distance
+            value = loss(target=target, preds=preds)
+        np.testing.assert_allclose(value, np.mean((target - preds) ** 2), rtol=1e-6)
+        assert loss(target=target, preds=preds) == value  # warned of once
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""What was traced, walked without knowing the names of JAX's primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def bodies(equation: Any) -> list[Any]:
+    """The traced functions that an equation calls: bodies of loops, branches, functions compiled by themselves.
+
+    Args:
+        equation: an equation of what `jax.make_jaxpr` returns.
+    """
+    values = equation.params.values()
+    listed = (value if isinstance(value, (tuple, list)) else [value] for value in values)
+    return [one for some in listed for one in some if hasattr(one, "eqns")]
+
+
+def equations(traced: Any) -> Iterator[Any]:
+    """The equations of a traced function, and those of the functions that they call.
+
+    Args:
+        traced: what `jax.make_jaxpr` returns.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> traced = jax.make_jaxpr(jax.jit(lambda x: jnp.sin(x) * 2))(1.0)
+        >>> [str(equation.primitive) for equation in equations(traced)][1:]
+        ['sin', 'mul']
+    """
+    for equation in traced.eqns:
+        yield equation
+        for body in bodies(equation):
+            yield from equations(body)
