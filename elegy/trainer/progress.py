@@ -1,33 +1,39 @@
-"""What `verbose` shows: a bar in a terminal, a line an epoch elsewhere."""
+"""What `verbose` shows: a bar while an epoch runs, and a line for each that has ended."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
-
-from tqdm import tqdm
+from typing import Any, Literal
 
 from elegy.callbacks import Callback, Event
 from elegy.callbacks.deferred_logs import DeferredLogReader
+from elegy.names import unique_names
 
 # Showing the logs reads them, and reading waits for the device.
 _REFRESH_SECONDS = 0.25
 
+_FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
+
+_SPARE = 9
+"""Without a width tqdm formats a bar of 10 characters. One is enough."""
+
 
 class ProgressBar(Callback):
-    """Shows how a run goes on.
+    """Shows the progress of a run.
 
-    In a terminal there is a bar an epoch, on the standard error; its logs are read a few times a second, never once a
-    step. Elsewhere, and with `verbose=2`, a plain line an epoch is printed. `evaluate` and `predict` are shown alike;
-    a validation within `fit` is not, its values stand in the epoch's line.
+    In a terminal and in a notebook there is a bar while an epoch runs; its logs are read a few times a second, never
+    once a step. A plain line with all values takes its place when the epoch has ended. Elsewhere, and with
+    `verbose=2`, only the lines are printed. `evaluate` and `predict` are shown in the same way; a validation within
+    `fit` is not, its values are in the line of the epoch. If there is only one loss, its own name is left out, because
+    `loss` has the same value.
 
     Args:
-        verbose: 0 for silence, 1 for a bar in a terminal and lines elsewhere, 2 for lines.
+        verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and lines; 2 shows lines only.
 
     Raises:
-        ValueError: for another `verbose`.
+        ValueError: If `verbose` has another value.
 
     Example:
         >>> progress = ProgressBar(verbose=2)
@@ -40,11 +46,12 @@ class ProgressBar(Callback):
 
     def __init__(self, verbose: int = 1):
         if verbose not in (0, 1, 2):
-            raise ValueError(f"verbose={verbose!r}: it must be 0 (silent), 1 (a bar in a terminal) or 2 (lines).")
+            raise ValueError(f"verbose={verbose!r}: it must be 0 (silent), 1 (bars and lines) or 2 (lines).")
         self.verbose = int(verbose)
         self._in_fit = False
         self._began = self._refreshed = time.perf_counter()
-        self._bar: tqdm | None = None
+        self._bar: Any = None  # a tqdm
+        self._repeated: frozenset[str] = frozenset()  # names of logs that have the value of `loss`
         self._batches = 0
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._unopened: Event | None = None
@@ -54,15 +61,16 @@ class ProgressBar(Callback):
         return self.verbose > 0 and super().listens(hook) and (hook != "on_train_batch_end" or self._shows_bars())
 
     def _shows_bars(self) -> bool:
-        return self.verbose == 1 and sys.stderr.isatty()
+        return self.verbose == 1 and (sys.stderr.isatty() or _in_notebook())
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last of an execution: the bar moves as the device does."""
         return range(len(sizes) - 1, len(sizes))
 
     def on_train_begin(self, event: Event) -> None:
-        """Mutes the validations to come."""
+        """Notes that evaluations are validations from now on, which are not shown."""
         self._in_fit = True
+        self._repeated = _repeated(event.trainer)
 
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the epoch's bar, once the last epoch's values are shown."""
@@ -94,7 +102,7 @@ class ProgressBar(Callback):
     def on_test_begin(self, event: Event) -> None:
         """Opens a bar for `evaluate`."""
         if not self._in_fit:
-            self._began = time.perf_counter()
+            self._began, self._repeated = time.perf_counter(), _repeated(event.trainer)
             self._open("evaluate", event)
 
     def on_test_batch_end(self, event: Event) -> None:
@@ -128,13 +136,17 @@ class ProgressBar(Callback):
         self._refreshed = time.perf_counter()
         self._batches = 0
         if self._shows_bars():
+            from tqdm.auto import tqdm  # here, because it looks for a notebook when it is imported
+
             self._bar = tqdm(
                 total=event.steps,
                 desc=title,
+                bar_format=None if event.steps is None else _FORMAT,
                 unit="batch",
                 file=sys.stderr,
                 mininterval=_REFRESH_SECONDS,
                 dynamic_ncols=True,
+                leave=False,
             )
 
     def _advance(self, event: Event) -> None:
@@ -143,7 +155,7 @@ class ProgressBar(Callback):
         if self._bar is not None:
             now = time.perf_counter()
             if now - self._refreshed >= _REFRESH_SECONDS:
-                self._bar.set_postfix(_texts(event.logs), refresh=False)
+                self._bar.set_postfix(self._fitting(self._texts(event.logs)), refresh=False)
                 self._refreshed = time.perf_counter()
             self._bar.update(done - self._batches)
         self._batches = done
@@ -154,23 +166,73 @@ class ProgressBar(Callback):
         if event is not None:
             self._open(_epoch(event), event)
 
-    def _finish(self, title: str, logs: Mapping[str, float], seconds: float) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix(_texts(logs), refresh=True)
-            self._close()
-            return
-        values = [f"{name} {text}" for name, text in _texts(logs).items()]
-        print("  ".join([title, *values, f"{seconds:.1f}s"]), flush=True)
+    def _fitting(self, texts: dict[str, str]) -> dict[str, str]:
+        """The first of the values, as many as the width of the terminal has room for: tqdm would cut them off."""
+        columns = None if _in_notebook() else self._bar.ncols
+        if columns is None:
+            return texts
+        total = self._bar.total
+        longest = self._bar.format_meter(
+            total or 99999,
+            total,
+            3599,
+            prefix=self._bar.desc,
+            unit=self._bar.unit,
+            rate=9999.99,
+            bar_format=self._bar.bar_format,
+        )
+        room = columns - len(longest) + (_SPARE if total else 0)
+        fitting = {}
+        for name, text in texts.items():
+            room -= len(f", {name}={text}")
+            if room < 0:
+                break
+            fitting[name] = text
+        return fitting
 
-    def _close(self) -> None:
+    def _finish(self, title: str, logs: Mapping[str, float], seconds: float) -> None:
+        values = [f"{name} {text}" for name, text in self._texts(logs).items()]
+        line = "  ".join([title, *values, f"{seconds:.1f}s"])
+        in_terminal = self._bar is not None and not _in_notebook()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        print(line, file=sys.stderr if in_terminal else None, flush=True)
+
+    def _close(self) -> None:
+        """Closes a bar whose epoch did not end; it stays visible."""
+        if self._bar is not None:
+            self._bar.leave = True
+            self._bar.close()
+            self._bar = None
+
+    def _texts(self, logs: Mapping[str, float]) -> dict[str, str]:
+        return {
+            name: f"{value:.4g}"
+            for name, value in logs.items()
+            if name not in self._repeated or f"{value:.4g}" != f"{logs[_total(name)]:.4g}"
+        }
 
 
 def _epoch(event: Event) -> str:
     return f"epoch {event.epoch + 1}" + (f"/{event.epochs}" if event.epochs is not None else "")
 
 
-def _texts(logs: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4g}" for name, value in logs.items()}
+def _total(name: str) -> str:
+    return "val_loss" if name.startswith("val_") else "loss"
+
+
+def _repeated(trainer: Any) -> frozenset[str]:
+    """The names under which the logs show the only loss once more."""
+    parts = None if trainer is None else trainer._buffer.form.losses_and_metrics
+    losses = [] if parts is None else [name for part in (parts.losses, parts.aux_losses) if part for name in part.names]
+    if len(losses) != 1:
+        return frozenset()
+    _, name = unique_names(("loss", *losses))
+    return frozenset((name, f"val_{name}"))
+
+
+def _in_notebook() -> bool:
+    """True in the kernel of a notebook, which shows bars although its streams are not terminals."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config

@@ -193,7 +193,7 @@ class Trainer(OnBatch, Files, Report):
             validation_steps: how many validation batches to see.
             validation_freq: validate every so many epochs.
             callbacks: callbacks of this call, after the trainer's own.
-            verbose: 0 is silent, 1 a progress bar (lines where the output is no terminal), 2 lines.
+            verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and a line an epoch; 2 shows lines only.
             steps_per_execution: how many steps run in one execution; `"auto"` decides by the step's work.
             resume: a checkpoint, or a directory of them, from which to go on at the very next step; `"auto"` is
                 the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. `epochs`,

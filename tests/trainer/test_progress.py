@@ -1,11 +1,24 @@
 """What a run prints."""
 
+import contextlib
+import fcntl
 import io
+import itertools
+import os
+import pty
 import re
+import struct
+import sys
+import termios
 from types import SimpleNamespace
 
+import flax.linen as nn
+import numpy as np
+import optax
 import pytest
+import tqdm.auto  # before any test pretends to run in a notebook
 
+import elegy as eg
 from elegy.callbacks import CallbackList, Event, LazyLogs
 from elegy.trainer import progress
 from elegy.trainer.progress import ProgressBar
@@ -20,7 +33,7 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     stream = Terminal()
     # Not sys.stderr itself, which pytest sets anew before the test's body.
-    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream, modules=sys.modules))
     return stream
 
 
@@ -101,15 +114,86 @@ def test_lines_in_a_terminal_when_asked(terminal, capsys):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_bar_in_a_terminal(terminal, capsys, known):
+def test_a_bar_in_a_terminal_and_a_line_in_its_place(terminal, capsys, known):
     fit(ProgressBar(), known=known)
     assert capsys.readouterr().out == ""
-    text = terminal.getvalue()
-    assert text.count("\n") == 2
-    last = text.splitlines()[-1].split("\r")[-1]
-    assert "epoch 2/2" in last
-    assert ("6/6" if known else "6batch") in last
-    assert "loss=0.1235, val_loss=1.235e+04" in last
+    lines = [line.split("\r") for line in terminal.getvalue().strip("\n").split("\n")]
+    assert len(lines) == 2
+    assert any(part.startswith("epoch 2/2") and ("0/6" if known else "0batch") in part for part in lines[1])
+    assert re.fullmatch(r"epoch 2/2  step 12  loss 0.1235  val_loss 1.235e\+04  [\d.]+s", lines[1][-1])
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("logs", [{"loss": 1 / 3, "accuracy": 2 / 3}, {f"metric_{k}": k / 7 for k in range(20)}])
+def test_a_bar_fits_the_terminal_and_the_line_has_all_values(monkeypatch, columns, logs):
+    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0)
+    monkeypatch.setattr("tqdm.std.time", itertools.count(0, 0.1).__next__)
+    reader, writer = pty.openpty()
+    os.set_blocking(reader, False)
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream, modules=sys.modules))
+        callbacks = CallbackList([ProgressBar()])
+        event = {"trainer": None, "phase": "train", "step": 0, "epoch": 0, "epochs": 9, "steps": 500}
+        callbacks.emit("on_epoch_begin", Event(**event))
+        for batch in (3, 250, 499):
+            callbacks.emit("on_train_batch_end", Event(**event, batch=batch, logs=logs))
+        values = logs | {f"val_{name}": value for name, value in logs.items()}
+        callbacks.emit("on_epoch_end", Event(**event, logs=values))
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(reader, 4096):
+                text += part
+    os.close(reader)
+    bars, line = text.decode().strip().rsplit("\r", 1)
+    shown = [bar for bar in bars.split("\r") if "/500" in bar]
+    assert all(len(bar) < columns for bar in shown)
+    names = list(logs)[: 2 if len(logs) == 2 else columns // 40]
+    assert all(f"{name}={logs[name]:.4g}" in shown[-1] for name in names)
+    assert re.search(r"=[\d.e-]+$", shown[-1])  # whole values
+    assert line.split("  ")[2:-1] == [f"{name} {value:.4g}" for name, value in values.items()]
+
+
+def test_a_notebook_has_bars(monkeypatch, capsys):
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    made = []
+    monkeypatch.setattr(tqdm.auto, "tqdm", lambda **kwargs: made.append(kwargs) or tqdm.tqdm(**kwargs))
+    fit(ProgressBar())
+    assert [kwargs["desc"] for kwargs in made] == ["epoch 1/2", "epoch 2/2"]
+    out, err = capsys.readouterr()
+    assert "0/6" in err
+    assert len(out.splitlines()) == 2  # on the standard error they would be red
+    shell.config = {}  # IPython in a terminal or a script
+    fit(ProgressBar())
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("losses", "names"),
+    [
+        (eg.losses.MeanSquaredError(), ["loss", "mean_absolute_error"]),
+        (eg.losses.MeanSquaredError(name="loss"), ["loss", "mean_absolute_error"]),
+        (
+            [eg.losses.MeanSquaredError(), eg.losses.Huber()],
+            ["loss", "mean_squared_error", "huber", "mean_absolute_error"],
+        ),
+    ],
+)
+def test_the_only_loss_is_shown_once(capsys, losses, names):
+    x = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
+    trainer = eg.Trainer(nn.Dense(1), losses, eg.metrics.MeanAbsoluteError(), optax.sgd(0.1))
+    history = trainer.fit(x, x, validation_data=(x, x), verbose=2).history
+    values = trainer.evaluate(x, x)
+    fitted, evaluated = (
+        re.findall(r"  ([a-z_0-9]+) (?=[\d.e-]+  )", line) for line in capsys.readouterr().out.split("\n")[:2]
+    )
+    assert fitted == ["step", *names, *(f"val_{name}" for name in names)]
+    assert evaluated == names
+    assert len(values) == len(history) // 2 == len(names) + (len(names) == 2)
+    if len(names) == 2:
+        (own,) = values.keys() - set(names)
+        assert history[own] == history["loss"]
 
 
 def test_a_bar_reads_by_the_clock(terminal, clock):
@@ -137,16 +221,18 @@ def test_short_epochs_show_their_values_while_the_next_one_runs(terminal, capsys
     for epoch, line in enumerate(lines):
         last = line.split("\r")[-1]
         assert f"epoch {epoch + 1}" in last
-        assert re.search(rf"loss[= ]{epoch}\b", last)
+        assert re.search(rf"loss {epoch}\b", last)
 
 
-def test_several_steps_in_one_event(terminal):
+def test_several_steps_in_one_event(terminal, clock):
     callbacks = CallbackList([ProgressBar()])
     callbacks.emit("on_epoch_begin", Event(None, "train", step=0, epoch=0, steps=8))
     for batch in (3, 7):
+        clock[0] += 1
         callbacks.emit("on_train_batch_end", Event(None, "train", step=batch + 1, epoch=0, batch=batch, steps=8))
     callbacks.emit("on_epoch_end", Event(None, "train", step=8, epoch=0, steps=8))
-    assert "8/8" in terminal.getvalue().split("\r")[-1]
+    assert callbacks.listens("on_train_batch_end")
+    assert callbacks._callbacks[0]._batches == 8
 
 
 def test_a_bar_of_a_run_that_breaks_off_is_closed(terminal):
@@ -178,9 +264,9 @@ def test_evaluate_and_predict_in_lines(capsys, name, line):
 @pytest.mark.parametrize(("name", "title"), [("test", "evaluate"), ("predict", "predict")])
 def test_evaluate_and_predict_in_a_terminal(terminal, name, title):
     phases(name)
-    last = terminal.getvalue().split("\r")[-1]
-    assert last.startswith(title)
-    assert "3/3" in last
+    bar, last = (terminal.getvalue().split("\r")[k] for k in (1, -1))
+    assert bar.startswith(f"{title} 0/3")
+    assert last.startswith(f"{title}  3 batches")
 
 
 @pytest.mark.parametrize("verbose", [3, -1, "loud"])
