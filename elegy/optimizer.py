@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import jax
 import optax
 
 from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import PyTree
+
+
+class LookaheadPair(NamedTuple):
+    """The state of an optimizer that keeps a second set of parameters, as `optax.lookahead` does.
+
+    Attributes:
+        inner: the transformation's state.
+        slow: the slow parameters, which Optax recommends for evaluation; those of the module are the fast ones.
+    """
+
+    inner: PyTree
+    slow: PyTree
 
 
 class Optimizer(Pytree):
@@ -17,10 +28,11 @@ class Optimizer(Pytree):
 
     Args:
         tx: an `optax.GradientTransformation` (several are chained with `optax.chain`).
-        state: the transformation's state, `None` before `init`.
+        state: the transformation's state, None before `init`; a `LookaheadPair` if the transformation takes its
+            parameters as `optax.LookaheadParams`.
 
     Raises:
-        TypeError: when `tx` has no `init` and `update`.
+        TypeError: if `tx` has no `init` and `update`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,18 +60,22 @@ class Optimizer(Pytree):
         return self._tx.value
 
     def init(self, params: PyTree) -> Self:
-        """Returns the optimizer with a fresh state for `params` (a pytree of float arrays)."""
+        """Returns the optimizer with a fresh state for `params` (a pytree of float or complex arrays)."""
+        pair = optax.LookaheadParams.init_synced(params)
+        if _takes_pairs(self.tx, pair):
+            return self.replace(state=LookaheadPair(self.tx.init(pair), params))
         return self.replace(state=self.tx.init(params))
 
     def update(self, grads: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, Self]:
         """Takes one step.
 
         Args:
-            grads: gradients, of the structure and shapes of `params`.
+            grads: gradients, of the structure and shapes of `params`; those of complex parameters are conjugated, so
+                that the parameters move against them.
             params: the parameters; their dtypes are kept.
-            **extra: what a `GradientTransformationExtraArgs` asks for (`value`, ...); what it does not take is left
-                out. A training step passes `value`, the loss of the whole batch, `grad`, and `value_fn`, that loss as
-                a function of the parameters.
+            **extra: what a `GradientTransformationExtraArgs` asks for; what it does not take is left out. A training
+                step passes `value`, the loss of the whole batch; `grad`, the gradients; `value_fn` and `obj_fn`, that
+                loss as a function of the parameters; `grad_fn`, the gradients as a function of the parameters.
 
         Returns:
             `(new_params, new_optimizer)`.
@@ -69,18 +85,57 @@ class Optimizer(Pytree):
         """
         if self.state is None:
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
-        # MultiSteps hands extra arguments on, but is no GradientTransformationExtraArgs.
-        tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
-        updates, state = tx.update(grads, self.state, params, **_accepted(tx.update, extra))
+        if isinstance(self.state, LookaheadPair):
+            fast_and_slow = optax.LookaheadParams(params, self.state.slow)
+            updates, inner = self._updates(grads, self.state.inner, fast_and_slow, extra)
+            fast, slow = optax.apply_updates(fast_and_slow, updates)
+            return fast, self.replace(state=LookaheadPair(inner, slow))
+        updates, state = self._updates(grads, self.state, params, extra)
         return optax.apply_updates(params, updates), self.replace(state=state)
 
+    def _updates(self, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]) -> tuple[Any, PyTree]:
+        # MultiSteps hands extra arguments on, but is no GradientTransformationExtraArgs.
+        tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
+        while True:
+            try:
+                return tx.update(grads, state, params, **extra)
+            except TypeError as error:
+                # Not every GradientTransformationExtraArgs takes all: `optax.contrib.sam` has named ones. Within a
+                # chain its signature cannot be seen.
+                refused = {name for name in extra if f"unexpected keyword argument '{name}'" in str(error)}
+                if not refused:
+                    raise
+                extra = {name: value for name, value in extra.items() if name not in refused}
 
-def _accepted(update: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Those of the extra arguments that a function takes: not every `GradientTransformationExtraArgs` takes any."""
-    parameters = inspect.signature(update).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return extra
-    return {name: value for name, value in extra.items() if name in parameters}
+    def check_gradients(self) -> None:
+        """Checks that the transformation takes the gradient of a batch, which is what a training step gives it.
+
+        Raises:
+            TypeError: if it takes gradients of single examples.
+        """
+        if _holds(self.state, optax.contrib.DifferentiallyPrivateAggregateState):
+            raise TypeError(
+                "optax.contrib.differentially_private_aggregate (and optax.contrib.dpsgd, which contains it) takes the "
+                "gradient of each example, but a high-level or managed step computes that of the whole batch. Write "
+                "`train_step` (core level), with the gradients of `jax.vmap(jax.grad(loss), (None, 0))`."
+            )
+
+
+def _holds(state: PyTree, kind: type) -> bool:
+    """Whether a state contains one of a transformation's kind."""
+
+    def matches(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    return any(map(matches, jax.tree.leaves(state, is_leaf=matches)))
+
+
+def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) -> bool:
+    """Whether a transformation contains `optax.lookahead`, whose parameters are pairs."""
+    try:
+        return _holds(jax.eval_shape(tx.init, pair), optax.LookaheadState)
+    except Exception:  # a transformation for parameters of one structure takes no pairs of them
+        return False
 
 
 def as_optimizer(optimizer: Any) -> Optimizer:
@@ -93,4 +148,4 @@ def as_optimizer(optimizer: Any) -> Optimizer:
     return optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
 
 
-__all__ = ["Optimizer", "as_optimizer"]
+__all__ = ["LookaheadPair", "Optimizer", "as_optimizer"]

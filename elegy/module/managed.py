@@ -39,6 +39,7 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     state = check_state(module, module.managed_init_step(init_key, batch), "managed_init_step")
     if state.optimizer is not None:
         state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+        state.optimizer.check_gradients()
     return state.replace(key=state_key).reset_step()
 
 

@@ -25,6 +25,9 @@ OPTIMIZERS = {
     "sam": lambda: optax.contrib.sam(optax.sgd(0.1), optax.chain(optax.contrib.normalize(), optax.sgd(0.05))),
     "lbfgs": optax.lbfgs,
     "backtracking": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+    "opaque sam": lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05), opaque_mode=True),
+    "sophia": lambda: optax.contrib.sophia(0.05, update_interval=2),
+    "lookahead": lambda: optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5),
     "several steps": lambda: optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.3), 2),
 }
 
@@ -39,6 +42,8 @@ STRATEGIES = {
 def bare(optimizer, params):
     """The loop of Optax's own guides."""
     tx = OPTIMIZERS[optimizer]()
+    pairs = optimizer == "lookahead"
+    params = optax.LookaheadParams.init_synced(params) if pairs else params
     state = tx.init(params)
 
     @jax.jit
@@ -46,21 +51,25 @@ def bare(optimizer, params):
         def loss(params):
             return jnp.mean(squares(params, x, y))
 
-        value, grads = jax.value_and_grad(loss)(params)
-        extra = {} if optimizer == "sam" else {"value": value, "grad": grads, "value_fn": loss}
+        value, grads = jax.value_and_grad(loss)(params.fast if pairs else params)
+        extra = {"value": value, "grad": grads, "value_fn": loss}
+        asked = {"sam": {}, "sophia": {"obj_fn": loss}, "opaque sam": {"grad_fn": jax.grad(lambda p, _: loss(p))}}
+        extra = {} if pairs else asked.get(optimizer, extra)
         updates, state = tx.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state
 
     for _ in range(EPOCHS):
         for start in range(0, len(X), 8):
             params, state = step(params, state, X[start : start + 8], Y[start : start + 8])
-    return params
+    return params.fast if pairs else params
 
 
 SPREAD = ("eager", "data_parallel", "fsdp")
-PAIRS = [(optimizer, "jit") for optimizer in OPTIMIZERS]
-PAIRS += [(optimizer, SPREAD[i % 3]) for i, optimizer in enumerate(OPTIMIZERS)]
+WRAPPERS = ("opaque sam", "sophia", "lookahead")  # tests/module/test_module_optax.py compares them on one device
+PAIRS = [(optimizer, "jit") for optimizer in OPTIMIZERS if optimizer not in WRAPPERS]
+PAIRS += [(optimizer, SPREAD[i % 3]) for i, (optimizer, _) in enumerate(PAIRS)]
 PAIRS += [("backtracking", strategy) for strategy in SPREAD if ("backtracking", strategy) not in PAIRS]
+PAIRS += [(optimizer, "data_parallel") for optimizer in WRAPPERS] + [("opaque sam", "fsdp"), ("lookahead", "fsdp")]
 
 
 @pytest.mark.parametrize(("optimizer", "strategy"), PAIRS)
