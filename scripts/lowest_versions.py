@@ -1,0 +1,15 @@
+"""Prints the lowest version of each library that pyproject.toml allows, as constraints for pip.
+
+The benchmarks' own libraries are left out.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+groups = {"core": project["dependencies"], **project["optional-dependencies"]}
+for name, requirements in groups.items():
+    if name != "bench":
+        print(*(requirement.replace(">=", "==") for requirement in requirements if ">=" in requirement), sep="\n")
