@@ -59,10 +59,13 @@ class Callback:
         """Called once, at the end of `fit`, also when the run fails."""
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Called before the first batch of an epoch."""
+        """Called before the first batch of an epoch, and before the next one where a resumed run goes on inside it."""
 
     def on_epoch_end(self, event: Event) -> None:
-        """Called after an epoch and its validation, with the logs of both."""
+        """Called once for each epoch, after its last batch and its validation, with the logs of both.
+
+        A run that stops inside of an epoch does not call it; the resumed run that trains the rest does.
+        """
 
     def on_train_batch_begin(self, event: Event) -> None:
         """Called before a training step."""

@@ -87,23 +87,6 @@ class EarlyStopping(Callback):
         self._best_step: int | None = None  # the state of this step is the best
         self._best_state: Any = None
         self._validated: Any = None  # the state of the validation after which no epoch has ended yet
-        self._looked: int | None = None  # the index of the last epoch that was looked at
-        self._before = self._found()
-
-    def _found(self) -> dict[str, Any]:
-        return {
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "best_step": self._best_step,
-            "stopped_epoch": self.stopped_epoch,
-            "wait": self.wait,
-        }
-
-    def _go_back_to(self, found: dict[str, Any]) -> None:
-        if found["best_epoch"] != self.best_epoch:
-            self._best_step, self._best_state = found["best_step"], None
-        self.best, self.best_epoch = found["best"], found["best_epoch"]
-        self.stopped_epoch, self.wait = found["stopped_epoch"], found["wait"]
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
@@ -140,9 +123,6 @@ class EarlyStopping(Callback):
         self._validated = None
         if value is None or event.epoch < self._first_epoch + self.start_from_epoch:
             return
-        if self._looked == event.epoch:  # the run was cut inside of it and resumed: now it ends as a whole
-            self._go_back_to(self._before)
-        self._looked, self._before = event.epoch, self._found()
         self.wait += 1
         if self.monitor.better(value, self.best):
             self.best, self.best_epoch, self._best_step = value, event.epoch, event.step
@@ -151,9 +131,8 @@ class EarlyStopping(Callback):
             if self.baseline is None or self.monitor.better(value, self.baseline):
                 self.wait = 0
             return
-        # One epoch alone cannot show that nothing improves, nor can a part of one.
-        whole = event.trainer.epoch > event.epoch
-        if self.wait >= self.patience and event.epoch > self._first_epoch and whole:
+        # One epoch alone cannot show that nothing improves.
+        if self.wait >= self.patience and event.epoch > self._first_epoch:
             self.stopped_epoch = event.epoch
             event.trainer.stop_training = True
             if self.verbose:
@@ -187,14 +166,23 @@ class EarlyStopping(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value and the patience used; the best state itself is not in it."""
-        own = {"first_epoch": self._first_epoch, "looked": self._looked, "before": dict(self._before)}
-        return {**self._found(), **own}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_step": self._best_step,
+            "stopped_epoch": self.stopped_epoch,
+            "wait": self.wait,
+            "first_epoch": self._first_epoch,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on counting where the run was; one that had stopped ends at once, if patience is still used up."""
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
-        self._go_back_to({**state, "stopped_epoch": state["stopped_epoch"] if still else None})
-        self._first_epoch, self._looked, self._before = state["first_epoch"], state["looked"], dict(state["before"])
+        if state["best_epoch"] != self.best_epoch:
+            self._best_step, self._best_state = state["best_step"], None
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.stopped_epoch, self.wait = state["stopped_epoch"] if still else None, state["wait"]
+        self._first_epoch = state["first_epoch"]
         if still and self._trainer is not None:
             self._trainer.stop_training = True
 

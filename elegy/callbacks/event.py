@@ -16,7 +16,7 @@ class Event:
             `trainer.stop_training = True` ends the run after the running step.
         phase: what runs; inside of `fit`, validation is `"test"`.
         step: completed training steps, over the trainer's life.
-        epoch: index of the running epoch (of the last one, at the train's end), over the trainer's life.
+        epoch: index of the running epoch (of the last one, at the end of `fit`), over the trainer's life.
         batch: index of the batch in its epoch; None outside of the batch hooks.
         logs: log names and floats. Batch hooks see the running values of the epoch, `on_epoch_end` those of the
             whole epoch and, with the prefix `val_`, of its validation, `on_train_end` those after the run's last step.
@@ -29,6 +29,8 @@ class Event:
         validates: whether the run has validation data, be it not for every epoch.
         ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
             `"finished"`; None before.
+        resumed: in `on_epoch_begin`, whether batches of the epoch were trained before: by the run that was cut, or
+            before this one went back to a checkpoint.
 
     Example:
         >>> Event(trainer=None, phase="train", step=10, epoch=0, batch=9, logs={"loss": 0.5}).logs["loss"]
@@ -48,3 +50,4 @@ class Event:
     seconds: float = 0.0
     validates: bool = False
     ended: Literal["finished", "interrupted", "failed"] | None = None
+    resumed: bool = False

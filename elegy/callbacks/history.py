@@ -13,10 +13,11 @@ class History(Callback):
     """Keeps every epoch's logs. `Trainer.fit` adds one and returns it.
 
     An epoch's values are read when the next epoch ends, when the run does, or when somebody asks for them, so that
-    the device need not stand still between epochs.
+    the device need not stand still between epochs. A run that stops inside of an epoch leaves the running values of
+    that epoch as the last entry, without validation; a resumed run replaces it when the epoch ends.
 
     Attributes:
-        epoch: the indices of the epochs that ended.
+        epoch: the index of the epoch of each entry.
 
     Example:
         >>> history = History()
@@ -31,6 +32,7 @@ class History(Callback):
         self._history: dict[str, list[float]] = {}
         self._last: list[str] = []
         self._unread: Mapping[str, float] = {}
+        self._running: int | None = None  # the epoch that has begun and not ended
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -51,9 +53,19 @@ class History(Callback):
     def on_train_begin(self, event: Event) -> None:
         """Starts an empty record."""
         self.epoch, self._history, self._last, self._unread = [], {}, [], {}
+        self._running = None
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Notes which epoch runs."""
+        self._running = event.epoch
 
     def on_epoch_end(self, event: Event) -> None:
-        """Adds the epoch's values; they take the place of those of its beginning, if a run resumed inside of it."""
+        """Adds the epoch's values."""
+        self._running = None
+        self._add(event)
+
+    def _add(self, event: Event) -> None:
+        """Adds an entry; it replaces that of the same epoch from a run that was cut inside of it."""
         self._read()
         if self.epoch and self.epoch[-1] == event.epoch:
             self.epoch.pop()
@@ -63,7 +75,9 @@ class History(Callback):
         self._unread = event.logs
 
     def on_train_end(self, event: Event) -> None:
-        """Reads the last epoch's values."""
+        """Adds the running values of an epoch that was cut, and reads the last entry."""
+        if self._running is not None and event.ended != "failed" and event.logs:
+            self._add(event)
         self._read()
 
     def state_dict(self) -> dict[str, Any]:

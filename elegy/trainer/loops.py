@@ -26,8 +26,9 @@ from elegy.types import PyTree
 def fit(run: Run) -> None:
     """Trains: epochs of chunks of steps, each epoch followed by its validation.
 
-    A run that a callback stops inside of an epoch still ends that epoch, validation included. One that Ctrl-C
-    stops ends at once: an epoch that was not finished, or not validated, leaves no record, but can be resumed.
+    A run that stops inside of an epoch (`max_steps`, `max_time`, `stop_training`, a signal) neither validates that
+    epoch nor ends it: `on_epoch_end` is called when a resumed run has trained the rest of it. A signal ends the run
+    before a validation, too.
     """
     trainer = run.trainer
     trainer._monitor.begin()
@@ -38,25 +39,26 @@ def fit(run: Run) -> None:
             run.emit("on_train_begin")
             persistence.tell_resumed(run)
             while run.going_on():
-                run.emit("on_epoch_begin")
+                run.emit("on_epoch_begin", resumed=run.cursor.batches > 0)
                 try:
                     logs = run.epoch()
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
                 validation = run.validation_feeder()
-                if interrupts.interrupted and (validation is not None or not run.epoch_ended):
+                if not run.epoch_ended or (interrupts.interrupted and validation is not None):
                     break
                 if validation is not None:
                     logs = _joined(logs, evaluate(trainer, validation, run.callbacks))
                 run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
+            run.warn_without_validation()
         except BaseException as error:  # a KeyboardInterrupt that a callback or the data raised is no end either
             ended = interrupts.ending if interrupts.interrupted else "failed"
             failure = error
             raise
         finally:
             trainer.interrupted = interrupts.signal
-            epoch = max(trainer.epoch - 1, 0)
+            epoch = trainer.epoch if run.cursor.batches else max(trainer.epoch - 1, 0)
             ended = ended or interrupts.ending
             run.emit("on_train_end", epoch=epoch, logs=run.logs, ended=ended, failure=failure)
             trainer.interrupted = interrupts.signal  # which may have come while the end was being saved

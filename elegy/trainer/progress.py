@@ -55,6 +55,7 @@ class ProgressBar(Callback):
         self._batches = 0
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._unopened: Event | None = None
+        self._running: Event | None = None  # the begin of an epoch that has not ended
 
     def listens(self, hook: str) -> bool:
         """Nothing is listened to with `verbose=0`, no training batches where lines are printed."""
@@ -74,7 +75,7 @@ class ProgressBar(Callback):
 
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the epoch's bar, once the last epoch's values are shown."""
-        self._began = time.perf_counter()
+        self._began, self._running = time.perf_counter(), event
         if self._reader.pending:
             self._unopened = event
         else:
@@ -88,14 +89,19 @@ class ProgressBar(Callback):
     def on_epoch_end(self, event: Event) -> None:
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
         self._catch_up()
+        self._running = None
         title, seconds = f"{_epoch(event)}  step {event.step}", time.perf_counter() - self._began
         self._reader.defer(lambda: self._finish(title, event.logs, seconds), event.logs)
 
     def on_train_end(self, event: Event) -> None:
-        """Shows what is still to be shown; leaves a bar that the run did not complete as it is."""
+        """Shows what is still to be shown, the running values of an epoch that the run did not finish among it."""
         self._in_fit = False
+        running, self._running = self._running, None
         try:
             self._catch_up()
+            if running is not None and event.ended != "failed" and event.step > running.step:
+                title = f"{_epoch(running)} (not finished)  step {event.step}"
+                self._finish(title, event.logs, time.perf_counter() - self._began)
         finally:
             self._close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -143,6 +144,7 @@ class Run:
         batch: int | None = None,
         logs: Any = None,
         ended: Any = None,
+        resumed: bool = False,
         failure: BaseException | None = None,
     ) -> None:
         """Tells the callbacks; an event that nobody hears is not made."""
@@ -162,6 +164,7 @@ class Run:
             seconds=self.seconds,
             validates=self.plan.validation is not None,
             ended=ended,
+            resumed=resumed,
         )
         self.callbacks.emit(hook, event, failure)
 
@@ -235,17 +238,22 @@ class Run:
         return self.logs
 
     def end_epoch(self) -> int:
-        """The epoch is over and validated; an epoch that was stopped inside is still the one to go on with.
+        """Counts an epoch that saw all of its data and was validated; returns its index."""
+        self.trainer.epoch += 1
+        self.cursor = Cursor()
+        self.feeder.end()
+        return self.trainer.epoch - 1
 
-        Returns:
-            Its index.
-        """
-        index = self.trainer.epoch
-        if self.epoch_ended:
-            self.trainer.epoch += 1
-            self.cursor = Cursor()
-            self.feeder.end()
-        return index
+    def warn_without_validation(self) -> None:
+        """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
+        trainer, plan = self.trainer, self.plan
+        endless = self.feeder.steps is None and self.cursor.batches > 0 and trainer.epoch == self.first_epoch
+        if endless and plan.validation is not None and not trainer.stop_training:
+            warnings.warn(
+                "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
+                "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
+                stacklevel=4,
+            )
 
     def _count(self, sizes: tuple[int, ...]) -> None:
         examples = sum(sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from boring_modules import Core, High, Managed, Spy, assert_same_bits, bare_loop, host, network, regression, trainer_of
 
 import elegy as eg
+from elegy.callbacks import LambdaCallback, ModelCheckpoint
 
 X, Y = regression(22)
 LEVELS = pytest.mark.parametrize(
@@ -17,7 +20,7 @@ LEVELS = pytest.mark.parametrize(
 
 
 def fit(trainer, **kwargs):
-    return trainer.fit(X, Y, verbose=0, **{"batch_size": 8, **kwargs})
+    return trainer.fit(X, Y, **{"batch_size": 8, "verbose": 0, **kwargs})
 
 
 def zeros(state):
@@ -123,3 +126,103 @@ def test_a_swap_is_undone_if_another_begin_hook_fails(phase, run):
     with pytest.raises(ZeroDivisionError):
         run_pass(trainer, run, [Swap(), Spy(f"on_{phase}_begin", fail)])
     assert trainer.state is before
+
+
+# the ends of epochs
+
+
+class Ends(eg.Callback):
+    """Notes the ends of epochs, and changes the parameters depending on how many there were."""
+
+    def __init__(self):
+        self.ends, self.begins, self.validations, self.count = [], [], [], 0
+
+    def on_epoch_begin(self, event):
+        self.begins.append((event.epoch, event.step, event.resumed))
+
+    def on_epoch_end(self, event):
+        self.ends.append((event.epoch, event.step))
+        self.count += 1
+        state, factor = event.trainer.state, 0.5 if self.count % 2 else 1.5
+        event.trainer.state = state.replace(params=jax.tree.map(lambda leaf: factor * leaf, state.params))
+
+    def on_test_end(self, event):
+        self.validations.append(event.step)
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def stop_at(step, how):
+    def stop(event):
+        if event.step == step and how == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        event.trainer.stop_training = event.trainer.stop_training or (event.step == step and how == "stop")
+
+    return LambdaCallback(on_train_batch_end=stop)
+
+
+def length_unknown():
+    x, y = regression(24)
+    return ((x[i : i + 8], y[i : i + 8]) for i in range(0, 24, 8))
+
+
+@pytest.mark.parametrize(
+    ("how", "step", "ends"),
+    [("max_steps", 1, 0), ("max_steps", 3, 1), ("max_steps", 5, 1), ("stop", 4, 1), ("stop", 6, 2), ("signal", 5, 1)],
+)
+@pytest.mark.filterwarnings("ignore:nothing was validated")
+@pytest.mark.parametrize("data", [(X, Y), (length_unknown,)], ids=["arrays", "length unknown"])
+def test_an_epoch_ends_once_however_the_run_was_cut(tmp_path, data, how, step, ends):
+    def run(callbacks, **kwargs):
+        trainer = trainer_of(High)
+        if len(data) == 2:
+            kwargs["batch_size"] = 8
+        callbacks = [*callbacks, ModelCheckpoint(tmp_path)] if callbacks[1:] else callbacks
+        trainer.fit(*data, epochs=3, validation_data=(X, Y), callbacks=callbacks, verbose=0, **kwargs)
+        return trainer
+
+    whole, first, second = Ends(), Ends(), Ends()
+    expected = run([whole])
+    cut = run([first, stop_at(step, how)], **({"max_steps": step} if how == "max_steps" else {}))
+    resumed = run([second, LambdaCallback()], resume="auto")
+    assert cut.step == step
+    if len(data) == 1 and step % 3 == 0:
+        ends -= 1  # nobody knows yet that the pass was over
+    assert first.ends == [(0, 3), (1, 6)][:ends]
+    assert first.ends + second.ends == whole.ends == [(0, 3), (1, 6), (2, 9)]
+    assert first.validations + second.validations == [3, 6, 9]
+    assert second.begins[0] == (ends, step, step != 3 * ends)
+    assert resumed.history.history == expected.history.history
+    assert_same_bits(host(resumed.state), host(expected.state))
+
+
+@pytest.mark.parametrize("how", ["max_steps", "stop", "signal"])
+def test_a_cut_epoch_leaves_its_running_values_in_the_history_and_on_the_screen(capsys, how):
+    logs, last = {}, []
+    spies = [
+        LambdaCallback(on_train_batch_end=lambda event: logs.update({event.step: event.logs["loss"]})),
+        LambdaCallback(on_train_end=lambda event: last.append((event.epoch, event.step, event.logs["loss"]))),
+    ]
+    options = {"epochs": 3, "validation_data": (X, Y), "verbose": 2}
+    history = fit(
+        trainer_of(High), callbacks=[*spies, stop_at(5, how)], **options, max_steps=5 if how == "max_steps" else None
+    )
+    assert history.epoch == [0, 1]
+    assert history.history["loss"] == [logs[3], logs[5]]
+    assert len(history.history["val_loss"]) == 1
+    assert last == [(1, 5, logs[5])]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  loss")[0] for line in lines] == ["epoch 1/3  step 3", "epoch 2/3 (not finished)  step 5"]
+
+
+def test_a_stream_that_never_was_validated_is_warned_of():
+    def stream():
+        while True:
+            yield X[:8], Y[:8]
+
+    with pytest.warns(UserWarning, match="nothing was validated.*steps_per_epoch"):
+        trainer_of(High).fit(stream, max_steps=4, validation_data=(X, Y), verbose=0)
