@@ -37,6 +37,7 @@ FLOORS = {
     "errors": 1,
     "types": 1,
     "names": 1,
+    "flat": 1,
     "lazy": 1,
     "jaxprs": 1,
     "lazy_logs": 1,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from elegy.adapters.arguments import call_arguments, takes
 from elegy.adapters.variables import join_floats, match_variables, split_floats
 from elegy.data.batch import rows
+from elegy.flat import eval_shape
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
 from elegy.names import path_name
@@ -117,7 +118,7 @@ class EquinoxModule(ElegyModule):
             module = _recording(eqx.nn.inference_mode(state._combined()), (), calls, batch)
             state._call(module, key, inputs, False)
 
-        jax.eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
+        eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
         root = (type(self._source.value).__name__, outputs)
         return calls.rows(root, state.params, state.arrays, state.batch_stats, state.counters)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments
 from elegy.adapters.variables import match_variables, nest, paths
+from elegy.flat import eval_shape
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
 from elegy.pytree import Static, field, static_field
@@ -128,7 +129,7 @@ class NNXModule(ElegyModule):
                 _record(layer, path, calls)
             nnx.capture(functools.partial(_call, key=key, training=False), nnx.Intermediate)(module, inputs)
 
-        jax.eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
+        eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
         root = (type(self._source.value).__name__, outputs)
         return calls.rows(root, state.params, state.batch_stats, state.variables)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from elegy.flat import make_jaxpr
 from elegy.types import PyTree
 
 
@@ -94,7 +95,7 @@ def with_rows(examples: PyTree, count: int, rows: int) -> PyTree:
 
 
 def _traced(function: Callable[..., Any], *arguments: tuple[Any, ...]) -> list[Any]:
-    return [jax.make_jaxpr(function)(*given) for given in arguments]
+    return [make_jaxpr(function, *given)[0] for given in arguments]
 
 
 def _nested(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:

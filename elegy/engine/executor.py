@@ -16,6 +16,7 @@ from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.engine.program import CompiledPhase, Program, check_unchanged
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.engine.step_results import PlainStepResults, StepResults
+from elegy.flat import eval_shape, make_jaxpr
 from elegy.loading.chunks import Chunk, resized
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
@@ -72,7 +73,7 @@ class Executor:
         if not self.strategy.compiles:
             return StateBuffer(self.strategy, strong(managed.init(module, key, batch)))
         make = self.strategy.compile_init(_Init(module))
-        struct = self.strategy.local_struct(jax.eval_shape(make, key, batch), "state")
+        struct = self.strategy.local_struct(eval_shape(make, key, batch), "state")
         return StateBuffer.planned(self.strategy, module, struct, lambda: make(key, batch))
 
     def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
@@ -102,7 +103,7 @@ class Executor:
                 check_unchanged(state, after, f"{type(state).__name__}.reset_step")
                 return after
 
-            closed = jax.make_jaxpr(reset)(struct)
+            closed, _ = make_jaxpr(reset, struct)
             treedef = jax.tree.structure(struct)
             ins, outs = closed.jaxpr.invars, closed.jaxpr.outvars
             changed = [i for i in range(len(ins)) if outs[i] is not ins[i]]
@@ -134,7 +135,7 @@ class Executor:
         key = (phase, _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
             training = phase == "train"
-            self._outputs[key] = jax.eval_shape(
+            self._outputs[key] = eval_shape(
                 lambda module, given: high_level.apply(module, jax.random.key(0), given, training)[0],
                 buffer.struct,
                 inputs,
@@ -146,7 +147,7 @@ class Executor:
         inputs = resized(inputs, rows)
         key = ("pred", _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
-            self._outputs[key] = jax.eval_shape(
+            self._outputs[key] = eval_shape(
                 lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs
             )
         return self._outputs[key]

@@ -14,6 +14,7 @@ from elegy.data import rows
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError
+from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
 from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
@@ -102,7 +103,7 @@ class Program:
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
 
     def _trace(self, function: Callable, *args: Any) -> tuple[Any, Any]:
-        return jax.make_jaxpr(function, axis_env=self.strategy.axis_env or None, return_shape=True)(*args)
+        return make_jaxpr(function, *args, axis_env=self.strategy.axis_env)
 
     def _step(self, changed: Sequence, constant: Sequence, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple:
         state: list[Any] = [None] * (len(self.changed) + len(self.constant))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.data.mixing import mixes_rows
+from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.names import name_of
@@ -167,7 +168,7 @@ class Loss(Pytree):
             batch_size: the number of rows.
             **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
         """
-        shape = jax.eval_shape(lambda available: self.values(**available), kwargs).shape
+        shape = eval_shape(lambda available: self.values(**available), kwargs).shape
         if not shape or shape[0] != batch_size:
             return False
         examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from elegy.flat import eval_shape
 from elegy.module.levels import overrides
 from elegy.names import path_name
 from elegy.types import PyTree
@@ -131,7 +132,7 @@ def initialised(module: Any, inputs: PyTree) -> Any:
     """
     if jax.tree.leaves(module.get_params()) or not overrides(type(module), "init"):
         return structs(module)
-    return jax.eval_shape(lambda key, inputs: module.init(key, inputs), jax.random.key(0), structs(inputs))
+    return eval_shape(lambda key, inputs: module.init(key, inputs), jax.random.key(0), structs(inputs))
 
 
 def run_apply(state: Any, inputs: PyTree) -> Any:
@@ -147,7 +148,7 @@ def run_apply(state: Any, inputs: PyTree) -> Any:
         # Outputs leave as an outline: a distribution object is no pytree and could not be returned.
         found.append(outline(state.apply(key, inputs, False)[0]))
 
-    jax.eval_shape(run, state, jax.random.key(0), structs(inputs))
+    eval_shape(run, state, jax.random.key(0), structs(inputs))
     return found[-1]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from elegy.data.batch import rows, unpack
 from elegy.data.mixing import mixes_rows
+from elegy.flat import eval_shape
 from elegy.module import high_level
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook
@@ -40,7 +41,7 @@ def can_mask(module: Any, phase: Literal["train", "test", "pred"], batch: Batch)
         moved.append(_moved(module, state))
         return preds, state
 
-    preds, state = jax.eval_shape(outputs, module, inputs)
+    preds, state = eval_shape(outputs, module, inputs)
     if any(moved) or mixes_rows(lambda module, inputs: outputs(module, inputs)[0], module, inputs, count):
         return False
     if phase == "pred":
@@ -55,7 +56,7 @@ def can_mask(module: Any, phase: Literal["train", "test", "pred"], batch: Batch)
         inputs=inputs,
         target=target,
         preds=preds,
-        sample_weight=jax.eval_shape(high_level.masked_weight, sample_weight, mask),
+        sample_weight=eval_shape(high_level.masked_weight, sample_weight, mask),
         mask=mask,
         examples=jax.ShapeDtypeStruct((), np.dtype("float32")),
         parameters=state.get_params(),

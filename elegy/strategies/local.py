@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from elegy.strategies.init import InitKernel, copied_to
 from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
@@ -62,7 +63,13 @@ class Jit(Strategy):
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles `init` for the device."""
         place = self._sharding()
-        return jax.jit(init, out_shardings=place, compiler_options=_options(place, once=True))
+        return InitKernel(
+            init,
+            lambda state: jax.tree.map(lambda leaf: place, state),
+            put=copied_to,
+            place=lambda arguments: arguments,
+            options=_options(place, once=True),
+        )
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
         """Starts the transfer to the device; NumPy arrays are left to the step, which transfers cheaper.

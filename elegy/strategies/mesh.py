@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elegy.distributed import collect
 from elegy.names import path_name
+from elegy.strategies.init import InitKernel, copied_to
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
 from elegy.strategies.portable import reduced
@@ -105,16 +106,14 @@ class MeshStrategy(Strategy):
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles `init` so that every device makes its own part of the state, and no device all of it."""
 
-        def placed(*args: Any) -> PyTree:
-            shardings = self.state_shardings(jax.eval_shape(init, *args))
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
-            if self.processes > 1 and not traced:
-                args = self.place(args, "whole")
-            # Within another function it is not this one that is compiled.
-            options = None if traced else compiler_options(self.mesh.devices.flat[0].platform, once=True)
-            return jax.jit(init, out_shardings=shardings, compiler_options=options)(*args)
-
-        return placed
+        spread = self.mesh.is_multi_process
+        return InitKernel(
+            init,
+            self.state_shardings,
+            put=_put_everywhere if spread else copied_to,
+            place=(lambda arguments: self.place(arguments, "whole")) if spread else (lambda arguments: arguments),
+            options=compiler_options(self.mesh.devices.flat[0].platform, once=True),
+        )
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
         """Divides rows over the data axes; every device receives all of a value of kind `"whole"`."""

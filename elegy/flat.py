@@ -1,0 +1,123 @@
+"""Tracing functions of trees without leaving the trees in JAX's caches.
+
+JAX keeps the tree definitions of the arguments and the results of what it traces in caches that outlive the function.
+A tree definition holds the static parts of a state: the user's module, optimizer and losses, and the arrays that those
+hold. So the trees are flattened here, and JAX sees dicts of arrays by path.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from elegy.names import path_name
+from elegy.types import PyTree
+
+Flat = OrderedDict[str, Any]
+"""Arrays by path, in the order of the leaves of a tree; JAX sorts a plain dict."""
+
+
+class FlatFunction:
+    """A function of trees as a function from one flat dict of arrays to another.
+
+    Args:
+        function: takes and returns trees.
+        args: its arguments: arrays or `jax.ShapeDtypeStruct`; their structure is what the flat function takes.
+
+    Attributes:
+        out_tree: the tree definition of what the function returned at its last call.
+
+    Example:
+        >>> function = FlatFunction(lambda state, x: {"y": state["w"] * x}, ({"w": 2}, 3))
+        >>> dict(function.flatten(({"w": 4}, 5)))
+        {'state/w': 4, 'x': 5}
+        >>> function.unflatten(function(function.flatten(({"w": 4}, 5))))
+        {'y': 20}
+    """
+
+    def __init__(self, function: Callable[..., PyTree], args: Sequence[PyTree]):
+        self._function = function
+        self.__name__ = getattr(function, "__name__", type(function).__name__)  # in profiles and messages
+        found, self._in_tree = jax.tree_util.tree_flatten_with_path(tuple(args))
+        roots = _parameters(function, len(args))
+        self._names = _unique(
+            "/".join((roots[path[0].idx], *([path_name(path[1:])] if path[1:] else []))) for path, _ in found
+        )
+        self.out_tree: Any = None
+
+    def flatten(self, args: Sequence[PyTree]) -> Flat:
+        """Arguments of the same structure as the flat function takes them."""
+        return OrderedDict(zip(self._names, jax.tree.leaves(tuple(args)), strict=True))
+
+    def __call__(self, arrays: Flat) -> Flat:
+        """Calls the function."""
+        out = self._function(*jax.tree.unflatten(self._in_tree, arrays.values()))
+        found, self.out_tree = jax.tree_util.tree_flatten_with_path(out)
+        names = _unique(path_name(path) for path, _ in found)
+        return OrderedDict(zip(names, (leaf for _, leaf in found), strict=True))
+
+    def unflatten(self, arrays: Flat) -> PyTree:
+        """What the function returned, from what the flat function returned."""
+        return jax.tree.unflatten(self.out_tree, arrays.values())
+
+
+def eval_shape(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """Traces a function: as `jax.eval_shape`.
+
+    Args:
+        function: takes and returns trees.
+        *args: arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        What it returns, with `jax.ShapeDtypeStruct` for arrays.
+
+    Example:
+        >>> eval_shape(lambda x: (x, x.sum()), jax.ShapeDtypeStruct((2,), "float32"))[1]
+        ShapeDtypeStruct(shape=(), dtype=float32)
+    """
+    flat = FlatFunction(function, args)
+    return flat.unflatten(jax.eval_shape(flat, flat.flatten(args)))
+
+
+def make_jaxpr(
+    function: Callable[..., PyTree], *args: PyTree, axis_env: Sequence[tuple[str, int]] = ()
+) -> tuple[Any, PyTree]:
+    """Traces a function: as `jax.make_jaxpr` with `return_shape=True`.
+
+    Args:
+        function: takes and returns trees.
+        *args: arrays or `jax.ShapeDtypeStruct`.
+        axis_env: names and sizes of the axes that the function refers to.
+
+    Returns:
+        `(closed, out)`: the closed jaxpr, whose variables are the leaves of the arguments and of the result in their
+        order; the result with `jax.ShapeDtypeStruct` for arrays.
+    """
+    flat = FlatFunction(function, args)
+    trace = jax.make_jaxpr(flat, axis_env=axis_env or None, return_shape=True)
+    closed, out = trace(flat.flatten(args))
+    return closed, flat.unflatten(out)
+
+
+def _parameters(function: Callable[..., Any], count: int) -> list[str]:
+    """The names of the first parameters of a function, for JAX's messages about its arguments."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # a builtin without a signature
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [*names, *(f"argument_{i}" for i in range(len(names), count))]
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """Tells apart leaves whose paths are written alike, such as those of `{"a/b": 1, "a": {"b": 2}}`."""
+    taken: dict[str, None] = {}
+    for name in names:
+        while name in taken:
+            name += "'"
+        taken[name] = None
+    return list(taken)

@@ -1,0 +1,105 @@
+"""The first state, made where a strategy wants it to lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import Literal, jaxpr_as_fun
+
+from elegy.flat import make_jaxpr
+from elegy.strategies.strategy import struct_of
+from elegy.types import PyTree
+
+Put = Callable[[Any, Any], jax.Array]
+
+
+class InitKernel:
+    """Calls `init(*args) -> state`, traced once; every leaf of the state comes to lie where its sharding says.
+
+    Leaves that `init` returns as they are given, because training starts from them, are copied to their places: they
+    are no part of what is compiled, and no device holds more of them than its part. The rest is compiled.
+
+    Args:
+        init: makes the state.
+        shardings: takes the state's structure and returns the sharding of each leaf.
+        put: copies an array that is given to a sharding.
+        place: puts all other arguments where the compiled function takes them.
+        options: compiler options.
+    """
+
+    def __init__(
+        self,
+        init: Callable[..., PyTree],
+        shardings: Callable[[PyTree], PyTree],
+        *,
+        put: Put,
+        place: Callable[[list[Any]], list[Any]],
+        options: Mapping[str, Any],
+    ):
+        self._init, self._find_shardings = init, shardings
+        self._put, self._place, self._options = put, place, dict(options)
+        self._closed: Any = None
+
+    def __call__(self, *args: Any) -> PyTree:
+        """Makes the state; later calls take arguments of the structure of the first."""
+        if self._closed is None:
+            self._trace(args)
+        leaves = jax.tree.leaves(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            # Within another function it is not this one that is compiled, and there is nothing to copy yet.
+            out = jax.jit(jaxpr_as_fun(self._closed), out_shardings=self._shardings)(*leaves)
+            return jax.tree.unflatten(self._treedef, out)
+        given = self._given(leaves)
+        out = [self._put(given[i], place) if i in given else None for i, place in enumerate(self._shardings)]
+        computed = [i for i in range(len(out)) if i not in given]
+        for i, leaf in zip(computed, self._compute(computed, leaves), strict=True):
+            out[i] = leaf
+        return jax.tree.unflatten(self._treedef, out)
+
+    def _trace(self, args: tuple[Any, ...]) -> None:
+        self._closed, struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
+        self._treedef = jax.tree.structure(struct)
+        self._shardings = jax.tree.leaves(self._find_shardings(struct))
+
+    def _given(self, leaves: list[Any]) -> dict[int, Any]:
+        """The leaves of the state, by position, that are arguments or arrays that the function holds."""
+        jaxpr = self._closed.jaxpr
+        values = dict(zip(jaxpr.invars, leaves, strict=True))
+        values |= dict(zip(jaxpr.constvars, self._closed.consts, strict=True))
+        found = {}
+        for i, var in enumerate(jaxpr.outvars):
+            value = var.val if isinstance(var, Literal) else values.get(var)
+            if isinstance(value, (jax.Array, np.ndarray)):
+                found[i] = value
+        return found
+
+    def _compute(self, computed: list[int], leaves: list[Any]) -> list[jax.Array]:
+        if not computed:
+            return []
+        jaxpr, function = self._closed.jaxpr, jaxpr_as_fun(self._closed)
+        read = {id(var) for equation in jaxpr.eqns for var in equation.invars}
+        read |= {id(jaxpr.outvars[i]) for i in computed}
+        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
+
+        def init_step(arguments: list[Any]) -> list[Any]:
+            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may lie on other devices
+            for i, value in zip(needed, arguments, strict=True):
+                filled[i] = value
+            out = function(*filled)
+            return [out[i] for i in computed]
+
+        shardings = [self._shardings[i] for i in computed]
+        compiled = jax.jit(init_step, out_shardings=shardings, compiler_options=self._options)
+        return compiled(self._place([leaves[i] for i in needed]))
+
+
+def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A copy of an array, which its owner may delete."""
+    return jax.device_put(leaf, sharding, may_alias=False)
+
+
+def _abstract(leaf: Any) -> Any:
+    return struct_of(leaf) if hasattr(leaf, "dtype") else leaf

@@ -1,0 +1,137 @@
+"""What a trainer holds while it lives, and that a dropped one frees all of it, as a loop by hand does."""
+
+import gc
+import weakref
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from haiku import Linear
+
+import elegy as eg
+
+WIDTH = 1237
+"""The length of an axis that no other test has."""
+
+X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+Y = X.sum(1, keepdims=True)
+
+
+def arrays():
+    """How many arrays with the axis are on the devices."""
+    return sum(WIDTH in array.shape for array in jax.live_arrays())
+
+
+class Box:
+    """Something of the user's that holds arrays and that JAX cannot look into."""
+
+    def __init__(self):
+        self.table = jnp.ones((3, WIDTH))
+
+
+class Own(eg.ElegyModule):
+    box: eg.Static = eg.static_field()
+
+    def init(self, key, inputs):
+        return self.replace(params={"w": jnp.zeros((WIDTH, 1))})
+
+    def apply(self, key, inputs, training):
+        return inputs @ self.box.value.table @ self.params["w"], self
+
+
+class Wide(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.Dense(WIDTH)(x))
+
+
+def equinox_module():
+    keys = jax.random.split(jax.random.key(0))
+    return eqx.nn.Sequential([eqx.nn.Linear(3, WIDTH, key=keys[0]), eqx.nn.Linear(WIDTH, 1, key=keys[1])])
+
+
+def nnx_module():
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(nnx.Linear(3, WIDTH, rngs=rngs), nnx.Linear(WIDTH, 1, rngs=rngs))
+
+
+def linen(box):
+    module = Wide()
+    return {"module": module, "variables": module.init(jax.random.key(0), X)}
+
+
+def haiku(box):
+    module = hk.transform(lambda x: Linear(1)(x @ box.table))
+    return {"module": module, "variables": module.init(jax.random.key(0), X)}
+
+
+def functions(box):
+    def init(key):
+        return {"w": jnp.zeros((WIDTH, 1))}
+
+    def apply(params, x):
+        return x @ box.table @ params["w"]
+
+    return {"module": (init, apply), "variables": {"w": jnp.ones((WIDTH, 1))}}
+
+
+def optimizer(box):
+    def scale(updates, state, params=None):
+        return jax.tree.map(lambda u: u * box.table[0, 0], updates), state
+
+    tx = optax.chain(optax.sgd(0.1), optax.GradientTransformation(lambda params: optax.EmptyState(), scale))
+    return {"module": Wide(), "optimizer": tx}
+
+
+MAKERS = {
+    "linen": linen,
+    "nnx": lambda box: {"module": nnx_module()},
+    "equinox": lambda box: {"module": equinox_module()},
+    "equinox variables": lambda box: {"module": equinox_module(), "variables": equinox_module()},
+    "haiku": haiku,
+    "functions": functions,
+    "a static field": lambda box: {"module": Own(eg.Static(box))},
+    "optimizer": optimizer,
+    "loss": lambda box: {"module": Wide(), "loss": lambda target, preds: (target - preds) ** 2 * box.table[0, 0]},
+    "metric": lambda box: {"module": Wide(), "metrics": lambda target, preds: target * box.table[0, 0]},
+}
+
+
+def use(box, make, **kwargs):
+    given = {"loss": eg.losses.MeanSquaredError(), "optimizer": optax.sgd(0.1), **make(box), **kwargs}
+    trainer = eg.Trainer(**given)
+    trainer.summary(X, return_repr=True)
+    trainer.fit(X, Y, batch_size=4, validation_data=(X, Y), verbose=0)
+    trainer.predict(X, batch_size=4)
+    trainer.train_on_batch(X, Y)
+    return weakref.ref(trainer)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_dropped_trainer_frees_all_that_it_held(kind):
+    gc.collect()
+    before, box = arrays(), Box()
+    dropped = [use(box, MAKERS[kind]), weakref.ref(box)]
+    del box
+    gc.collect()
+    assert [one() for one in dropped] == [None, None]
+    assert arrays() == before
+
+
+@pytest.mark.parametrize("strategy", ["eager", "data_parallel", "fsdp"])
+def test_a_dropped_trainer_frees_all_that_it_held_under_every_strategy(strategy):
+    gc.collect()
+    before, box = arrays(), Box()
+    use(box, MAKERS["a static field"], strategy=strategy)
+    use(box, MAKERS["linen"], strategy=strategy)
+    seen = weakref.ref(box)
+    del box
+    gc.collect()
+    assert seen() is None
+    assert arrays() == before
