@@ -1,4 +1,4 @@
-"""From a source to chunks: what one execution is given."""
+"""Groups batches into chunks, one per compiled call."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """The form in which a phase wants its batches.
+    """How the batches of a phase are grouped, padded and kept.
 
     Args:
         steps: how many batches go into one execution.
@@ -91,7 +91,7 @@ def array_chunks(
     source: ArraySource,
     plan: EpochPlan,
     order: np.ndarray | None,
-    form: BatchLayout,
+    layout: BatchLayout,
     strategy: Strategy,
     placed: PyTree | None,
     limit: int,
@@ -103,37 +103,37 @@ def array_chunks(
         source: the arrays.
         plan: the batches of the epoch.
         order: the epoch's permutation; `None` for the data's own order.
-        form: the form that the phase wants.
+        layout: how batches are grouped and padded.
         strategy: how data is placed.
         placed: the arrays on the device, for resident data.
         limit: how many batches to give.
         offset: how many batches of the epoch came before.
     """
     short = 0 < limit == plan.steps and plan.last_size < plan.batch_size
-    full = limit - 1 if short and not form.masked else limit
-    count_rows = form.rows(plan.batch_size)
+    full = limit - 1 if short and not layout.masked else limit
+    count_rows = layout.rows(plan.batch_size)
     one = resized(structure(source.batch), count_rows)
 
     def chunk(first: int) -> Chunk:
-        count = min(form.steps, full - first)
-        if form.steps == 1 and not form.resident and strategy.processes > 1:
+        count = min(layout.steps, full - first)
+        if layout.steps == 1 and not layout.resident and strategy.processes > 1:
             index, sizes = plan.index_matrix(order, first, 1)
             data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
-            mask = _mask(sizes[0], count_rows) if form.masked else None
+            mask = _mask(sizes[0], count_rows) if layout.masked else None
             return Chunk(data, "single", one, (int(sizes[0]),), first + offset, mask=mask)
-        if form.steps == 1 and not form.resident:
+        if layout.steps == 1 and not layout.resident:
             start, stop = plan.batch_rows(first)
             batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
             if stop - start < count_rows:
                 batch = pad_rows(batch, count_rows)
-            mask = _mask(stop - start, count_rows) if form.masked else None
+            mask = _mask(stop - start, count_rows) if layout.masked else None
             return Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), first + offset, mask=mask)
         index, sizes = plan.index_matrix(order, first, count)
-        mask = np.arange(count_rows) < _filled(sizes, form.steps)[:, None] if form.masked else None
-        index = _filled(_filled(index.T, count_rows).T, form.steps)
-        if form.resident:
+        mask = np.arange(count_rows) < _filled(sizes, layout.steps)[:, None] if layout.masked else None
+        index = _filled(_filled(index.T, count_rows).T, layout.steps)
+        if layout.resident:
             return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
-        whole = count == form.steps and sizes[-1] == count_rows and strategy.processes == 1
+        whole = count == layout.steps and sizes[-1] == count_rows and strategy.processes == 1
         if order is None and whole:  # side by side already
             start, shape = plan.batch_rows(first)[0], (count, count_rows)
             rows_ = source.slice(start, start + count * count_rows)
@@ -142,9 +142,9 @@ def array_chunks(
             data = _gathered(source, index, "chunk", strategy)
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
-    chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, form.steps))
-    large = source.nbytes // source.size * plan.batch_size * form.steps >= PREFETCH_BYTES
-    gathers = source.on_host and not form.resident and order is not None
+    chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, layout.steps))
+    large = source.nbytes // source.size * plan.batch_size * layout.steps >= PREFETCH_BYTES
+    gathers = source.on_host and not layout.resident and order is not None
     ahead = PREFETCH if large and gathers and jax.default_backend() != "cpu" else 0
     yield from prefetch(chunks, ahead)
     if full < limit:
@@ -199,15 +199,17 @@ def iterable_chunks(
         yield _stack(waiting, shape, first, layout, strategy)
 
 
-def _stack(waiting: list[tuple[Batch, int]], shape: PyTree, first: int, form: BatchLayout, strategy: Strategy) -> Chunk:
+def _stack(
+    waiting: list[tuple[Batch, int]], shape: PyTree, first: int, layout: BatchLayout, strategy: Strategy
+) -> Chunk:
     sizes = tuple(size for _, size in waiting)
     count = rows(waiting[0][0])
-    if form.steps == 1:
-        mask = _mask(sizes[0], count) if form.masked else None
+    if layout.steps == 1:
+        mask = _mask(sizes[0], count) if layout.masked else None
         return Chunk(strategy.place(waiting[0][0], "batch"), "single", shape, sizes, first, mask=mask)
-    filled = _filled(np.asarray(sizes), form.steps)
-    mask = np.arange(count) < filled[:, None] if form.masked else None
-    batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (form.steps - len(waiting))
+    filled = _filled(np.asarray(sizes), layout.steps)
+    mask = np.arange(count) < filled[:, None] if layout.masked else None
+    batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (layout.steps - len(waiting))
     data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
     return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, mask=mask)
 

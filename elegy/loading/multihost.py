@@ -12,51 +12,119 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.data import pad_rows, rows, take_rows
+from elegy.data import IterableSource, pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
+from elegy.loading.batch_loader import BEGINNING, Cursor, IterableLoader
 from elegy.loading.chunks import BatchLayout, Chunk, resized, structure
-from elegy.names import array_name, path_name
+from elegy.names import array_name, differences, path_name
 from elegy.strategies import Strategy
-from elegy.types import Batch
+from elegy.strategies.strategy import struct_of
+from elegy.types import Batch, PyTree
 
 _PROCESSES = "processes"
 """Where a saved run holds the places of several processes."""
 
 
-def longest(steps: int | None) -> int | None:
-    """The number of batches of the longest share, where every process knows its own."""
+class MultihostLoader(IterableLoader):
+    """Joins the batches of several processes, each of which brings an iterable of its own.
+
+    The first batch is read in all processes at once, the number of steps is that of the longest share, and a process
+    whose iterable has ended takes part in the batches of the others with rows that do not count.
+
+    Args:
+        source: this process's iterable.
+        finite: whether to refuse batches that hold NaN or infinity.
+        **options: as for `BatchLoader`.
+    """
+
+    def __init__(self, source: IterableSource, finite: bool = False, **options: Any):
+        super().__init__(source, finite, **options)
+        self._steps = _longest(self._steps)
+
+    @property
+    def shared(self) -> bool:
+        """Each process brings batches of its own."""
+        return True
+
+    def first_batch(self) -> Batch:
+        """The first batch of this process's share, read in all processes at once.
+
+        Raises:
+            RuntimeError: if reading failed in another process; where it failed, its own error is raised.
+            ValueError: if the batches of the processes differ in more than the number of rows.
+        """
+        if self._pass is None:
+            batch = together(self._begin, f"reading the first batch of {self.what}")
+            _check_alike(batch, self.what)
+            self._first = batch
+        return self._first
+
+    def chunks(
+        self,
+        layout_of: Callable[[PyTree], BatchLayout],
+        strategy: Strategy,
+        order: np.ndarray | None = None,
+        limit: int | None = None,
+        start: Cursor = BEGINNING,
+    ) -> Iterator[Chunk]:
+        """One pass over the shares of all processes; see `BatchLoader.chunks`."""
+        batches, like = self._batches(limit, start), self.view(self._first)
+        return joined_chunks(batches, like, layout_of(structure(like)), strategy, start.batches)
+
+    def rows_of(self, layout: BatchLayout) -> int:
+        """The rows of a full batch over all processes, padding included."""
+        processes = jax.process_count()
+        return processes * share_rows(layout, int(gather(np.int64(rows(self.first_batch()))).max()), processes)
+
+    def together(self, check: Callable[[], None], doing: str) -> None:
+        """Runs a check of this process's data; raises in every process if it fails in one."""
+        together(check, doing)
+
+    def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
+        """Checks that a later batch differs from the first in the number of rows alone.
+
+        Raises:
+            ValueError: if the tree, the shape of an example or a dtype differs; the message names the array.
+        """
+        super()._check_structure(first, batch, number)
+        if changes := differences(_examples(first), _examples(batch)):
+            raise ValueError(
+                f"the examples of batch {number} have another shape or dtype than those of the first batch: "
+                f"{'; '.join(changes)}. Several processes join their batches into one, so only the number of rows may "
+                "differ: pad the examples to one shape."
+            )
+
+    def _check_rows(self, batch: Batch, number: int) -> None:
+        rows(batch, f"batch {number}: ")  # a share may be empty, a batch not
+
+
+def _examples(batch: Batch) -> PyTree:
+    """The structure of the examples of a batch, without the number of rows."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], struct_of(leaf).dtype), batch)
+
+
+def _longest(steps: int | None) -> int | None:
+    """The number of batches of the longest share; None if a process does not know its own."""
     known = gather(np.int64(-1 if steps is None else steps))
     return None if (known < 0).any() else int(known.max())
 
 
-def first_of_share(read: Callable[[], Batch], what: str) -> Batch:
-    """Reads the first batch of this process's share.
-
-    Args:
-        read: reads it.
-        what: the call, for messages.
-
-    Raises:
-        RuntimeError: when reading failed in another process; where it failed, its own error is raised.
-        ValueError: when the batches of the processes differ in more than the number of rows.
-    """
-    batch = together(read, f"reading the first batch of {what}")
-    form = ", ".join(
+def _check_alike(batch: Batch, what: str) -> None:
+    shapes = ", ".join(
         f"{path_name(path) or 'inputs'}: {array_name(leaf, ('rows', *leaf.shape[1:]))}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(structure(batch))
     )
-    forms = gather(np.uint32(zlib.crc32(f"{jax.tree.structure(batch)} {form}".encode())))
-    if (forms != forms[0]).any():
-        other = int(np.flatnonzero(forms != forms[0])[0])
+    sums = gather(np.uint32(zlib.crc32(f"{jax.tree.structure(batch)} {shapes}".encode())))
+    if (sums != sums[0]).any():
+        other = int(np.flatnonzero(sums != sums[0])[0])
         raise ValueError(
             f"the processes feed {what} batches of different forms: process {other} and process 0 differ in more than "
-            f"the number of rows. In process {jax.process_index()} it is {form}."
+            f"the number of rows. In process {jax.process_index()} it is {shapes}."
         )
-    return batch
 
 
 def joined_chunks(
-    batches: Iterator[Batch], like: Batch, form: BatchLayout, strategy: Strategy, first: int
+    batches: Iterator[Batch], like: Batch, layout: BatchLayout, strategy: Strategy, first: int
 ) -> Iterator[Chunk]:
     """Joins one batch of each process into a global one, until no process has any.
 
@@ -66,7 +134,7 @@ def joined_chunks(
     Args:
         batches: this process's batches.
         like: one of them, perhaps without rows; what this process brings once it has no more.
-        form: the form that the phase wants.
+        layout: how batches are grouped and padded.
         strategy: how data is placed.
         first: the index of the first batch.
 
@@ -79,9 +147,9 @@ def joined_chunks(
         batch, sizes = _read(batches, number)
         if not sizes.any():
             return
-        full = max(full, int(sizes.max())) if form.masked else int(sizes.max())
-        share = share_rows(form, full, len(sizes))
-        yield _joined(filler if batch is None else batch, sizes, share, form, strategy, number)
+        full = max(full, int(sizes.max())) if layout.masked else int(sizes.max())
+        share = share_rows(layout, full, len(sizes))
+        yield _joined(filler if batch is None else batch, sizes, share, layout, strategy, number)
 
 
 def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarray]:
@@ -144,21 +212,21 @@ def agreed(batch: Batch) -> Batch:
     return from_first(_padded(take_rows(batch, min(rows(batch), count)), count))
 
 
-def share_rows(form: BatchLayout, count: int, processes: int) -> int:
+def share_rows(layout: BatchLayout, count: int, processes: int) -> int:
     """How many rows each process brings to a batch of which its own share has `count` examples."""
-    unit = form.multiple // math.gcd(form.multiple, processes) if form.masked else 1
+    unit = layout.multiple // math.gcd(layout.multiple, processes) if layout.masked else 1
     return -(-count // unit) * unit
 
 
-def _joined(batch: Batch, sizes: np.ndarray, share: int, form: BatchLayout, strategy: Strategy, number: int) -> Chunk:
+def _joined(batch: Batch, sizes: np.ndarray, share: int, layout: BatchLayout, strategy: Strategy, number: int) -> Chunk:
     count, total = share * len(sizes), (int(sizes.sum()),)
-    if strategy.shares_evenly(count) and (form.masked or (sizes == share).all()):
+    if strategy.shares_evenly(count) and (layout.masked or (sizes == share).all()):
         data = strategy.place_part(pad_rows(batch, share), "batch", count)
-        mask = (np.arange(share) < sizes[:, None]).ravel() if form.masked else None
+        mask = (np.arange(share) < sizes[:, None]).ravel() if layout.masked else None
         return Chunk(data, "single", resized(structure(batch), count), total, number, mask=mask)
     whole = _whole(batch, sizes)
-    count = form.rows(max(rows(whole), count)) if form.masked else rows(whole)
-    mask = np.arange(count) < rows(whole) if form.masked else None
+    count = layout.rows(max(rows(whole), count)) if layout.masked else rows(whole)
+    mask = np.arange(count) < rows(whole) if layout.masked else None
     data = strategy.place(pad_rows(whole, count), "batch")
     return Chunk(data, "single", resized(structure(whole), count), total, number, mask=mask)
 

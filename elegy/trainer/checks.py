@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
 from elegy.data import ArraySource, check_finite, rows, unpack
+from elegy.engine.executor import Executor
+from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
+from elegy.loading import BatchLoader
 from elegy.module import high_level
 from elegy.module.levels import level_of
-from elegy.names import differences
 from elegy.strategies import Sharded
-from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree
 
 
@@ -134,46 +136,28 @@ def initial_epoch(value: Any, epochs: int) -> None:
         raise ValueError(f"initial_epoch must be an integer of at least 0 and below epochs={epochs}, not {value!r}.")
 
 
-def can_train(buffer: StateBuffer) -> None:
-    """Checks that a module has what its level of training needs.
+def can_run(buffer: StateBuffer, phase: CompiledPhase) -> None:
+    """Checks that a module says how to run a phase and, for training, has an optimizer.
 
     Args:
         buffer: holds the state, or the module that will make it.
+        phase: the phase.
 
     Raises:
-        MissingMethodError: when it does not say how to train.
-        StepError: when it has no optimizer.
-        RuntimeError: when a mesh is set in whose context it cannot be compiled.
+        MissingMethodError: if it does not say how to run the phase.
+        StepError: if it has no optimizer to train with.
+        RuntimeError: if a mesh is set in whose context it cannot be compiled.
     """
-    _check_no_mesh(buffer, "train")
-    level = level_of(buffer.cls, "train")
+    _check_no_mesh(buffer, phase)
+    level = level_of(buffer.cls, phase)
     module = buffer.form
-    if level == "core":
-        return
     if level == "high" and not high_level.runs_apply(module):
-        raise high_level.missing(module, "train")
-    if module.optimizer is None:
+        raise high_level.missing(module, phase)
+    if phase == "train" and level != "core" and module.optimizer is None:
         raise StepError(
             f"{type(module).__name__} has no optimizer, so it cannot train: pass one, "
             "`Trainer(module, ..., optimizer=optax.adam(1e-3))`, or override `train_step`."
         )
-
-
-def can_run(buffer: StateBuffer, phase: Any) -> None:
-    """Checks that a module says how to run a phase.
-
-    Args:
-        buffer: holds the state, or the module that will make it.
-        phase: `"test"` or `"pred"`.
-
-    Raises:
-        MissingMethodError: when it does not.
-        RuntimeError: when a mesh is set in whose context it cannot be compiled.
-    """
-    _check_no_mesh(buffer, phase)
-    module = buffer.form
-    if level_of(buffer.cls, phase) == "high" and not high_level.runs_apply(module):
-        raise high_level.missing(module, phase)
 
 
 def _check_no_mesh(buffer: StateBuffer, phase: Any) -> None:
@@ -228,6 +212,49 @@ def labels(
     module.losses_and_metrics.check(jax.tree.map(np.asarray, target), preds, weight)
 
 
+def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader, executor: Executor) -> None:
+    """Runs the checks of the losses and metrics on labels: all that are in arrays, or those of the first batch.
+
+    Args:
+        buffer: holds the state.
+        phase: the phase.
+        loader: gives the batches; each process looks at those of its own share.
+        executor: traces the outputs.
+
+    Raises:
+        ValueError: if labels do not fit the outputs or a weight is negative.
+        RuntimeError: if those of another process do not.
+    """
+    batch = loader.first_batch()
+
+    def check() -> None:
+        if phase != "pred" and rows(batch):
+            outputs_of = functools.partial(executor.outputs, phase, buffer)
+            whole = loader.source.batch if isinstance(loader.source, ArraySource) else None
+            labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
+
+    loader.together(check, f"the check of the labels of {loader.what}")
+
+
+def validation(source: Any, batch_size: Any, steps: Any) -> tuple[int | None, int | None]:
+    """Checks the numbers of the validation: `(batch_size, steps)`.
+
+    Raises:
+        ValueError: if a number is not positive, or there is no validation data.
+        TypeError: if it is not an integer.
+    """
+    sizes = {
+        "validation_batch_size": positive("validation_batch_size", batch_size, optional=True),
+        "validation_steps": positive("validation_steps", steps, optional=True),
+    }
+    for name, value in sizes.items():
+        if source is None and value is not None:
+            raise ValueError(
+                f"{name}={value}, but there is no validation data: pass validation_data or validation_split."
+            )
+    return sizes["validation_batch_size"], sizes["validation_steps"]
+
+
 def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: PyTree) -> None:
     """The number of classes shows where class indices `(rows,)` or `(rows, 1)` meet outputs `(rows, classes)`."""
     targets, outputs = jax.tree.leaves(target), jax.tree.leaves(preds)
@@ -241,47 +268,4 @@ def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: P
         raise ValueError(
             f"class_weight has the keys {unknown}, but the outputs have {classes} classes: the keys must be in "
             f"0..{classes - 1}."
-        )
-
-
-def same_structure(first: PyTree, batch: Batch, number: int) -> None:
-    """Checks that a later batch is the same tree as the first; shapes and dtypes may differ.
-
-    Args:
-        first: the structure of the first batch.
-        batch: a later batch.
-        number: the index of the later batch, from 0.
-
-    Raises:
-        ValueError: if the trees differ; the message shows both.
-    """
-    old: object = jax.tree.structure(first)
-    new: object = jax.tree.structure(batch)
-    if old != new:
-        raise ValueError(
-            f"batch {number} has the structure {new}, but the first batch has {old}. Arrays may change their shape "
-            "from batch to batch, but not the dict, list or tuple that holds them: yield every batch in the same form."
-        )
-
-
-def same_shapes(first: PyTree, batch: Batch, number: int) -> None:
-    """Checks that a later batch differs from the first in the number of rows alone.
-
-    Args:
-        first: the structure of the first batch.
-        batch: a later batch of the same tree.
-        number: the index of the later batch, from 0.
-
-    Raises:
-        ValueError: if the shape of an example or a dtype differs; the message names the array.
-    """
-
-    def examples(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], struct_of(leaf).dtype), tree)
-
-    if changes := differences(examples(first), examples(batch)):
-        raise ValueError(
-            f"the examples of batch {number} have another shape or dtype than those of the first batch: "
-            f"{'; '.join(changes)}. Several processes join their batches into one, so only the number of rows may "
-            "differ: pad the examples to one shape."
         )

@@ -1,12 +1,228 @@
-"""How many steps run in one execution, as the callbacks of a call allow it."""
+"""How the batches of a loader are executed: decided once a phase, from the program, the loader and the strategy."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
 
 from elegy.callbacks import CallbackList
+from elegy.data import ArraySource, IterableSource, unpack
+from elegy.engine.executor import Executor
+from elegy.engine.program import CompiledPhase, Program
+from elegy.engine.state_buffer import StateBuffer
+from elegy.loading import BatchLoader, Cursor, batch_loader
+from elegy.loading.batch_loader import BEGINNING
+from elegy.loading.chunks import BatchLayout, Chunk, bytes_of, resized, structure
+from elegy.module.levels import level_of
+from elegy.strategies import Strategy
+from elegy.trainer import checks
+from elegy.types import Batch, PyTree
 
 logger = logging.getLogger("elegy")
+
+RESIDENT_BYTES = 256 * 2**20
+"""In-memory data up to this size is kept on the device."""
+
+RESIDENT_BYTES_ON_CPU = 32 * 2**20
+"""The same for the CPU, whose memory is the host's: a second copy of large data costs more than it saves."""
+
+STACK_BYTES = 2 * 2**20
+"""Batches that are gathered on the host make chunks of this size, twice it where they need not be gathered: larger
+ones fall out of the processor's caches."""
+
+OUTPUT_BYTES = 16 * 2**20
+"""The outputs of one execution that predicts have about this size at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionPlan:
+    """How the batches of one loader run in one phase.
+
+    Args:
+        phase: the phase.
+        loader: iterates the batches.
+        layout: how batches are grouped and padded.
+        strategy: places them.
+        state: the structure of the state after a step; None if the phase is not compiled.
+        can_mask: whether short batches of a structure may be padded; batches may have several shapes.
+    """
+
+    phase: CompiledPhase
+    loader: BatchLoader
+    layout: BatchLayout
+    strategy: Strategy
+    state: Any = None
+    can_mask: Callable[[PyTree], bool] = lambda batch: False
+
+    def layout_of(self, batch: PyTree) -> BatchLayout:
+        """The layout of batches of a structure."""
+        return dataclasses.replace(self.layout, masked=self.layout.masked and self.can_mask(batch))
+
+    def chunks(
+        self, order: np.ndarray | None = None, limit: int | None = None, start: Cursor = BEGINNING
+    ) -> Iterator[Chunk]:
+        """One pass over the data; arguments as for `BatchLoader.chunks`."""
+        return self.loader.chunks(self.layout_of, self.strategy, order, limit, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseRequest:
+    """A phase that is to run over the batches of a loader.
+
+    Args:
+        phase: the phase.
+        loader: iterates the batches.
+        fuse: how many steps go into one execution, or `"auto"`.
+    """
+
+    phase: CompiledPhase
+    loader: BatchLoader
+    fuse: int | str
+
+    @classmethod
+    def of(
+        cls,
+        buffer: StateBuffer,
+        phase: CompiledPhase,
+        source: ArraySource | IterableSource,
+        *,
+        fuse: int | str,
+        **options: Any,
+    ) -> PhaseRequest:
+        """Makes the loader of a source for a phase of a module.
+
+        Args:
+            buffer: holds the state, or the module that will make it.
+            phase: the phase.
+            source: arrays or an iterable of batches.
+            fuse: how many steps go into one execution, or `"auto"`.
+            **options: as for `elegy.loading.batch_loader`.
+        """
+        loader = batch_loader(
+            source,
+            processes=buffer.strategy.processes,
+            view=batch_view(buffer.cls, phase),
+            same_structure=level_of(buffer.cls, phase) != "core",
+            **options,
+        )
+        return cls(phase, loader, fuse)
+
+
+def plan_phases(
+    executor: Executor, buffer: StateBuffer, requests: Sequence[PhaseRequest], *, once: bool = False
+) -> list[ExecutionPlan]:
+    """Plans the phases of one call: each is traced with the state as the one before leaves it.
+
+    Args:
+        executor: traces and runs steps.
+        buffer: holds the state, or its structure.
+        requests: the phases.
+        once: whether there is only one pass, so that a copy of the data on the device would not pay.
+
+    Raises:
+        ValueError: if labels do not fit the outputs.
+        StepError: if a step returns the wrong thing.
+    """
+    plans: list[ExecutionPlan] = []
+    traced = buffer
+    for request in requests:
+        checks.loader_labels(buffer, request.phase, request.loader, executor)
+        plans.append(plan_execution(executor, traced, request, once=once))
+        traced = traced if plans[-1].state is None else buffer.outline(plans[-1].state)
+    return plans
+
+
+def plan_execution(executor: Executor, buffer: StateBuffer, request: PhaseRequest, *, once: bool) -> ExecutionPlan:
+    """Decides how the batches of a loader run in a phase, and traces its step, so that mistakes show before anything
+    is compiled. Arguments as for `plan_phases`.
+    """
+    phase, loader, fuse = request.phase, request.loader, request.fuse
+    strategy = executor.strategy
+    if not executor.compiles(buffer.cls, phase):
+        return ExecutionPlan(phase, loader, BatchLayout(), strategy)
+    batch = structure(loader.view(loader.first_batch()))
+    can_mask = functools.partial(executor.can_mask, phase, buffer)
+    plan, replicas, source = loader.plan, strategy.replicas, loader.source
+    uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
+    layout = BatchLayout(masked=uneven and can_mask(batch), multiple=replicas)
+    program = executor.program(phase, buffer, *_structs(batch, layout, loader, phase))
+    steps = _steps(program, loader, fuse)
+    resident = (
+        steps > 1
+        and isinstance(source, ArraySource)
+        and (not source.on_host or (source.nbytes <= _resident_bytes() and not once))
+    )
+    if fuse == "auto" and not resident:
+        most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
+        steps = min(steps, _power_of_two(most / bytes_of(batch)))
+    layout = dataclasses.replace(layout, steps=steps, resident=resident)
+    return ExecutionPlan(phase, loader, layout, strategy, program.state, can_mask)
+
+
+def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:
+    """The structures of a full batch and of its mask, as a step takes them."""
+    count = loader.rows_of(layout)
+    masked = layout.masked and phase != "pred"
+    return resized(batch, count), jax.ShapeDtypeStruct((count,), np.dtype(bool)) if masked else None
+
+
+def _steps(program: Program, loader: BatchLoader, fuse: int | str) -> int:
+    if loader.shared:
+        return 1
+    if isinstance(fuse, int):
+        return fuse
+    if loader.plan is None:
+        return 1
+    steps = min(program.steps_per_execution, 2 ** (loader.plan.steps - 1).bit_length())
+    if program.phase == "pred":
+        steps = min(steps, _power_of_two(OUTPUT_BYTES / bytes_of(program.outputs))) if program.rowwise else 1
+    logger.info("%s: %d steps in one execution", program.phase, steps)
+    return steps
+
+
+def _resident_bytes() -> int:
+    return min(RESIDENT_BYTES, RESIDENT_BYTES_ON_CPU) if jax.default_backend() == "cpu" else RESIDENT_BYTES
+
+
+def _power_of_two(most: float) -> int:
+    return 2 ** int(math.log2(max(most, 1.0)))
+
+
+def batch_view(cls: type, phase: CompiledPhase) -> Callable[[Batch], Batch]:
+    """How a step of a class takes a batch: its inputs alone to predict, and exactly what was given where users
+    unpack it.
+
+    Args:
+        cls: the class of the module.
+        phase: the phase.
+
+    Example:
+        >>> from elegy.module import ElegyModule
+        >>> batch_view(ElegyModule, "pred")(("x", "y"))
+        'x'
+    """
+    if phase == "pred":
+        return _inputs
+    return _given if level_of(cls, phase) == "high" else _unwrapped
+
+
+def _given(batch: Batch) -> Batch:
+    return batch
+
+
+def _inputs(batch: Batch) -> Batch:
+    return unpack(batch)[0]
+
+
+def _unwrapped(batch: Batch) -> Batch:
+    return batch[0] if type(batch) is tuple and len(batch) == 1 else batch
 
 
 def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:

@@ -17,7 +17,7 @@ from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
 from elegy.module.levels import level_of
 from elegy.trainer import persistence, rollback
-from elegy.trainer.feeder import Feeder
+from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.outputs import join, with_structure
 from elegy.trainer.run import Run
 from elegy.types import PyTree
@@ -45,7 +45,7 @@ def fit(run: Run) -> None:
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
-                validation = run.validation_feeder()
+                validation = run.validation_now()
                 if not run.epoch_ended or (interrupts.interrupted and validation is not None):
                     break
                 if validation is not None:
@@ -71,46 +71,46 @@ def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyL
     )
 
 
-def evaluate(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Mapping[str, float]:
+def evaluate(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Mapping[str, float]:
     """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs."""
     executor = trainer._executor
     logs: Mapping[str, float] = {}
     failure: BaseException | None = None
     try:
-        _emit(trainer, callbacks, "on_test_begin", "test", feeder)
+        _emit(trainer, callbacks, "on_test_begin", "test", plan)
         buffer = trainer._buffer.fork()  # after the hooks, which may assign the state to evaluate
         executor.reset(buffer, "test")
-        for chunk in feeder.chunks(buffer, None, None):
+        for chunk in plan.chunks():
             out = executor.run("test", buffer, chunk, trainer.epoch)
             for k in callbacks.batches_heard("test", trainer.step, 0, chunk.sizes):
                 batch = chunk.first + k
-                _emit(trainer, callbacks, "on_test_batch_begin", "test", feeder, batch=batch)
-                _emit(trainer, callbacks, "on_test_batch_end", "test", feeder, batch=batch, logs=out.logs(k))
+                _emit(trainer, callbacks, "on_test_batch_begin", "test", plan, batch=batch)
+                _emit(trainer, callbacks, "on_test_batch_end", "test", plan, batch=batch, logs=out.logs(k))
             logs = out.logs(chunk.count - 1)
     except BaseException as error:
         failure = error
         raise
     finally:
-        _emit(trainer, callbacks, "on_test_end", "test", feeder, failure, logs=logs)
+        _emit(trainer, callbacks, "on_test_end", "test", plan, failure, logs=logs)
     return logs
 
 
-def predict_all(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> PyTree:
+def predict_all(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> PyTree:
     """Predicts all of the data and joins the outputs of the batches."""
-    outputs, structures = zip(*_predictions(trainer, feeder, callbacks), strict=True)
+    outputs, structures = zip(*_predictions(trainer, plan, callbacks), strict=True)
     rows = sum(count for _, count in structures)
     return join(outputs, output_structure(trainer, structures[0][0], rows))
 
 
-def predict(trainer: Any, feeder: Feeder, callbacks: CallbackList) -> Iterator[PyTree]:
+def predict(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
-    with contextlib.closing(_predictions(trainer, feeder, callbacks)) as predictions:
+    with contextlib.closing(_predictions(trainer, plan, callbacks)) as predictions:
         for outputs, _ in predictions:
             yield outputs
 
 
 def _predictions(
-    trainer: Any, feeder: Feeder, callbacks: CallbackList
+    trainer: Any, plan: ExecutionPlan, callbacks: CallbackList
 ) -> Generator[tuple[PyTree, tuple[PyTree, int]], None, None]:
     """Yields the outputs of each batch, with the structure of its inputs and its number of rows."""
     executor = trainer._executor
@@ -118,16 +118,16 @@ def _predictions(
     waiting: list[tuple[PyTree, Chunk]] = []
     failure: BaseException | None = None
     try:
-        _emit(trainer, callbacks, "on_predict_begin", "predict", feeder)
+        _emit(trainer, callbacks, "on_predict_begin", "predict", plan)
         # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
         buffer = trainer._buffer.lend()
-        for chunk in feeder.chunks(buffer, None, None):
-            _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=chunk.first)
+        for chunk in plan.chunks():
+            _emit(trainer, callbacks, "on_predict_batch_begin", "predict", plan, batch=chunk.first)
             waiting.append((executor.predict(buffer, chunk), chunk))
             for batch in range(chunk.first, chunk.first + chunk.count):
                 if batch > chunk.first:
-                    _emit(trainer, callbacks, "on_predict_batch_begin", "predict", feeder, batch=batch)
-                _emit(trainer, callbacks, "on_predict_batch_end", "predict", feeder, batch=batch)
+                    _emit(trainer, callbacks, "on_predict_batch_begin", "predict", plan, batch=batch)
+                _emit(trainer, callbacks, "on_predict_batch_end", "predict", plan, batch=batch)
             if len(waiting) > 1:  # the device works on the next chunk while this one is copied
                 yield from _outputs(trainer, *waiting.pop(0))
         while waiting:
@@ -140,7 +140,7 @@ def _predictions(
     finally:
         if buffer is not None:
             buffer.give_back()
-        _emit(trainer, callbacks, "on_predict_end", "predict", feeder, failure)
+        _emit(trainer, callbacks, "on_predict_end", "predict", plan, failure)
 
 
 def _outputs(trainer: Any, outputs: PyTree, chunk: Chunk) -> Iterator[tuple[PyTree, tuple[PyTree, int]]]:
@@ -169,7 +169,7 @@ def _emit(
     callbacks: CallbackList,
     hook: str,
     phase: Any,
-    feeder: Feeder,
+    plan: ExecutionPlan,
     failure: BaseException | None = None,
     **what: Any,
 ) -> None:
@@ -179,8 +179,8 @@ def _emit(
             phase=phase,
             step=trainer.step,
             epoch=trainer.epoch,
-            steps=feeder.steps,
-            batch_size=feeder.batch_size,
+            steps=plan.loader.steps,
+            batch_size=plan.loader.batch_size,
             **what,
         )
         refusal = (

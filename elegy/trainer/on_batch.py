@@ -66,7 +66,7 @@ class OnBatch:
         """
         checks.not_in_fit(self, "train_on_batch")
         batch = _batch("train_on_batch", inputs, labels, sample_weight)
-        checks.can_train(self._buffer)
+        checks.can_run(self._buffer, "train")
         check_level(self.nonfinite, self._buffer)
         out = self._executor.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
         self.step += 1

@@ -72,7 +72,7 @@ def record(run: Run) -> dict[str, Any]:
     Raises:
         CheckpointError: when the state of the data cannot be had.
     """
-    return _record(run, run.feeder.state(run.cursor.batches))
+    return _record(run, run.loader.state(run.cursor.batches))
 
 
 def last_record(run: Run) -> dict[str, Any]:
@@ -80,27 +80,27 @@ def last_record(run: Run) -> dict[str, Any]:
     try:
         return record(run)
     except CheckpointError:
-        return _record(run, run.feeder.state(run.cursor.batches, own=False))
+        return _record(run, run.loader.state(run.cursor.batches, own=False))
 
 
 def _record(run: Run, data: dict[str, Any] | None) -> dict[str, Any]:
-    feeder = run.feeder
+    loader = run.loader
     return {
         "data": data,
         "validation": _place_of_validation(run),
         "counters": run.state_dict(),
-        "steps_per_execution": 1 if feeder.form is None else feeder.form.steps,
-        "examples": None if feeder.plan is None else feeder.plan.size,
-        "batch_size": feeder.batch_size,
-        "shuffle": run.plan.shuffle,
+        "steps_per_execution": run.training.layout.steps,
+        "examples": None if loader.plan is None else loader.plan.size,
+        "batch_size": loader.batch_size,
+        "shuffle": run.config.shuffle,
         "callbacks": run.callbacks.state_dict(),
     }
 
 
 def _place_of_validation(run: Run) -> dict[str, Any] | None:
     """Where the iterable of the validation stands; of several processes' shares it is not known."""
-    validation = run.plan.validation
-    return None if validation is None or run.trainer.strategy.processes > 1 else validation.state(0, own=False)
+    validation = run.validation
+    return None if validation is None or run.trainer.strategy.processes > 1 else validation.loader.state(0, own=False)
 
 
 def save(
@@ -189,7 +189,7 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
         run: the run.
         found: the checkpoint.
         metadata: what it holds beside the state.
-        epochs: how many epochs the run has from its beginning; `None` where the plan says when it ends.
+        epochs: how many epochs the run has from its beginning; `None` where the configuration says when it ends.
 
     Raises:
         CheckpointError: when the checkpoint is of another run, or does not fit the state.
@@ -197,10 +197,10 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any], epochs: int | N
     load_run(run, found, metadata)
     run.resumed = found.path
     saved = metadata["run"]
-    if saved is not None and run.plan.validation is not None and run.trainer.strategy.processes == 1:
-        run.plan.validation.load_state(saved.get("validation"))
+    if saved is not None and run.validation is not None and run.trainer.strategy.processes == 1:
+        run.validation.loader.load_state(saved.get("validation"))
     if epochs is not None:
-        run.plan = dataclasses.replace(run.plan, epochs=run.first_epoch + epochs)
+        run.config = dataclasses.replace(run.config, epochs=run.first_epoch + epochs)
 
 
 def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
@@ -214,7 +214,7 @@ def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
-        run.feeder.load_state(saved["data"])
+        run.loader.load_state(saved["data"])
         run.callbacks.load_state_dict(saved["callbacks"])
 
 
@@ -242,8 +242,8 @@ def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: objec
     now: dict[str, Any] = {"seed": seed}
     before: dict[str, Any] = {"seed": metadata["seed"]}
     if saved:
-        size = None if run.feeder.plan is None else run.feeder.plan.size
-        now |= {"the number of examples": size, "shuffle": run.plan.shuffle}
+        size = None if run.loader.plan is None else run.loader.plan.size
+        now |= {"the number of examples": size, "shuffle": run.config.shuffle}
         before |= {"the number of examples": saved["examples"], "shuffle": saved["shuffle"]}
         if saved["data"] is not None:
             now["the number of processes that bring batches"] = jax.process_count()

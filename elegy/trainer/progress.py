@@ -242,3 +242,14 @@ def _in_notebook() -> bool:
     """True in the kernel of a notebook, which shows bars although its streams are not terminals."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config
+
+
+def bars(verbose: Any) -> tuple[ProgressBar, ...]:
+    """The progress bar that `verbose` asks for, or none.
+
+    Raises:
+        ValueError: if `verbose` is not 0, 1 or 2.
+    """
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}.")
+    return (ProgressBar(verbose),) if verbose else ()

@@ -17,11 +17,12 @@ from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
-from elegy.trainer.feeder import Cursor, Feeder
+from elegy.loading import Cursor
+from elegy.trainer.execution import ExecutionPlan
 
 
 @dataclasses.dataclass(frozen=True)
-class FitPlan:
+class FitConfig:
     """What a call of `fit` asked for, checked.
 
     Args:
@@ -29,7 +30,6 @@ class FitPlan:
         max_steps: the steps of the run after which it ends.
         max_time: the seconds of the run after which it ends.
         shuffle: whether arrays are shuffled.
-        validation: gives the validation batches.
         validation_freq: validate every so many epochs.
     """
 
@@ -37,7 +37,6 @@ class FitPlan:
     max_steps: int | None = None
     max_time: float | None = None
     shuffle: bool = True
-    validation: Feeder | None = None
     validation_freq: int = 1
 
 
@@ -75,8 +74,9 @@ class Run:
 
     Args:
         trainer: the trainer.
-        feeder: gives the training batches.
-        plan: what was asked for.
+        config: what was asked for.
+        training: how the training batches run.
+        validation: how the validation batches run; None without validation.
         callbacks: who listens.
         before: the way back, until the first step is done.
 
@@ -93,8 +93,18 @@ class Run:
         resumed: the checkpoint from which the run goes on.
     """
 
-    def __init__(self, trainer: Any, feeder: Feeder, plan: FitPlan, callbacks: CallbackList, before: Before):
-        self.trainer, self.feeder, self.plan, self.callbacks = trainer, feeder, plan, callbacks
+    def __init__(
+        self,
+        trainer: Any,
+        config: FitConfig,
+        training: ExecutionPlan,
+        validation: ExecutionPlan | None,
+        callbacks: CallbackList,
+        before: Before,
+    ):
+        self.trainer, self.config, self.callbacks = trainer, config, callbacks
+        self.training, self.validation = training, validation
+        self.loader = training.loader
         self.before = before
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
         self.ahead = 0
@@ -134,7 +144,7 @@ class Run:
 
     def _may_have_ended(self) -> bool:
         """Whether the running epoch may have no step left, so that its logs are needed to end it."""
-        return self.cursor.batches > 0 and (self.feeder.steps is None or self.feeder.exhausted(self.cursor))
+        return self.cursor.batches > 0 and (self.loader.steps is None or self.loader.exhausted(self.cursor))
 
     def emit(
         self,
@@ -157,12 +167,12 @@ class Run:
             epoch=self.trainer.epoch if epoch is None else epoch,
             batch=batch,
             logs=logs if logs is not None else {},
-            epochs=self.plan.epochs,
-            steps=self.feeder.steps,
-            batch_size=self.feeder.batch_size,
+            epochs=self.config.epochs,
+            steps=self.loader.steps,
+            batch_size=self.loader.batch_size,
             examples=self.examples,
             seconds=self.seconds,
-            validates=self.plan.validation is not None,
+            validates=self.validation is not None,
             ended=ended,
             resumed=resumed,
         )
@@ -170,19 +180,19 @@ class Run:
 
     def going_on(self) -> bool:
         """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""
-        if self.trainer.epoch >= self.plan.epochs:
+        if self.trainer.epoch >= self.config.epochs:
             return False
-        return (self.cursor.batches > 0 and self.feeder.exhausted(self.cursor)) or not self.over()
+        return (self.cursor.batches > 0 and self.loader.exhausted(self.cursor)) or not self.over()
 
     def over(self) -> bool:
         """Whether the run ends before the next step."""
-        plan = self.plan
+        config = self.config
         if self.trainer.strategy.processes > 1:
             self.interrupts.agree()
         return (
             self.trainer.stop_training
-            or (plan.max_steps is not None and self.steps >= plan.max_steps)
-            or (plan.max_time is not None and self._time_is_up(plan.max_time))
+            or (config.max_steps is not None and self.steps >= config.max_steps)
+            or (config.max_time is not None and self._time_is_up(config.max_time))
         )
 
     def _time_is_up(self, most: float) -> bool:
@@ -192,11 +202,11 @@ class Run:
 
     def epoch(self) -> Mapping[str, float]:
         """Trains for an epoch, or until the run is over; returns the logs of the last step."""
-        trainer, feeder, plan = self.trainer, self.feeder, self.plan
+        trainer, config = self.trainer, self.config
         executor, buffer = trainer._executor, trainer._buffer
         order = self._order()
-        limit = None if plan.max_steps is None else plan.max_steps - self.steps
-        chunks = feeder.chunks(buffer, order, limit, self.cursor)  # before the reset: an iterable may be exhausted
+        limit = None if config.max_steps is None else config.max_steps - self.steps
+        chunks = self.training.chunks(order, limit, self.cursor)  # before the reset: an iterable may be exhausted
         if not self.cursor.batches:
             executor.reset(buffer, "train")
             self.logs = {}
@@ -234,21 +244,21 @@ class Run:
             chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
         if trainer.nonfinite in ("raise", "rollback"):
             trainer._monitor.settle()
-        self.epoch_ended = not stopped or feeder.exhausted(self.cursor)
+        self.epoch_ended = not stopped or self.loader.exhausted(self.cursor)
         return self.logs
 
     def end_epoch(self) -> int:
         """Counts an epoch that saw all of its data and was validated; returns its index."""
         self.trainer.epoch += 1
         self.cursor = Cursor()
-        self.feeder.end()
+        self.loader.end()
         return self.trainer.epoch - 1
 
     def warn_without_validation(self) -> None:
         """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
-        trainer, plan = self.trainer, self.plan
-        endless = self.feeder.steps is None and self.cursor.batches > 0 and trainer.epoch == self.first_epoch
-        if endless and plan.validation is not None and not trainer.stop_training:
+        trainer = self.trainer
+        endless = self.loader.steps is None and self.cursor.batches > 0 and trainer.epoch == self.first_epoch
+        if endless and self.validation is not None and not trainer.stop_training:
             warnings.warn(
                 "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
                 "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
@@ -264,9 +274,12 @@ class Run:
 
     def _order(self) -> np.ndarray | None:
         """The order in which the epoch sees the examples; `None` for the data's own."""
-        source, seed, epoch = self.feeder.source, self.trainer.seed, self.trainer.epoch
-        if not self.plan.shuffle or not isinstance(source, ArraySource):
+        source, seed, epoch = self.loader.source, self.trainer.seed, self.trainer.epoch
+        if not isinstance(source, ArraySource):
             return None
+        if not self.config.shuffle:
+            # Rows are gathered, which copies them: steps may still read the user's arrays when callbacks hear of them.
+            return np.arange(source.size) if source.on_host else None
         # Whatever was not finite in the plain order of a later epoch must not come back there either.
         earlier = sum(which < epoch for which, _ in self.reorders)
         order = epoch_permutation(seed, epoch, source.size, earlier)
@@ -276,6 +289,6 @@ class Run:
                 order = np.concatenate([order[:start], rest[epoch_permutation(seed, epoch, len(rest), attempt)]])
         return order
 
-    def validation_feeder(self) -> Feeder | None:
-        """Gives the validation batches, if this epoch has a validation."""
-        return self.plan.validation if (self.trainer.epoch + 1) % self.plan.validation_freq == 0 else None
+    def validation_now(self) -> ExecutionPlan | None:
+        """How the validation of this epoch runs; None if it has none."""
+        return self.validation if (self.trainer.epoch + 1) % self.config.validation_freq == 0 else None

@@ -13,7 +13,7 @@ import jax
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.checkpoint import store
-from elegy.data import as_source, as_validation_source, split, unpack
+from elegy.data import ArraySource, as_source, as_validation_source, split, unpack
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
@@ -22,16 +22,14 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loops, persistence, rollback
-from elegy.trainer.execution import fuse_with
-from elegy.trainer.feeder import Feeder
+from elegy.trainer import checks, loops, persistence, progress, rollback
+from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with, plan_phases
 from elegy.trainer.files import Files
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.pending import PendingLoads
-from elegy.trainer.progress import ProgressBar
 from elegy.trainer.report import Report, module_name
-from elegy.trainer.run import Before, FitPlan, Run
+from elegy.trainer.run import Before, FitConfig, Run
 from elegy.types import Batch, PyTree
 
 
@@ -221,8 +219,15 @@ class Trainer(OnBatch, Files, Report):
             checks.finite(source, validation)
         epochs = checks.positive("epochs", epochs)  # type: ignore[assignment]
         checks.initial_epoch(initial_epoch, epochs)
+        config = FitConfig(
+            epochs=epochs,
+            max_steps=checks.positive("max_steps", max_steps, optional=True),
+            max_time=checks.seconds("max_time", max_time),
+            shuffle=shuffle,
+            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
+        )
         history = History()
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
+        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
         asked = checks.fusing(steps_per_execution)
         fuse = fuse_with(listeners, asked, "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
@@ -231,32 +236,42 @@ class Trainer(OnBatch, Files, Report):
             saved = None if found is None else store.read_metadata(found)
             if saved is not None and saved["run"] is not None and fuse == "auto":
                 fuse = saved["run"]["steps_per_execution"]
-            feeder = Feeder(
-                self._executor,
-                "train",
-                source,
-                batch_size=batch_size,
-                limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
-                what="fit",
-                drop_remaining=drop_remaining,
-                fuse=fuse,
-                finite=check_inputs,
-            )
-            plan = FitPlan(
-                epochs=epochs,
-                max_steps=checks.positive("max_steps", max_steps, optional=True),
-                max_time=checks.seconds("max_time", max_time),
-                shuffle=shuffle,
-                validation=feeder.beside(validation, validation_batch_size, validation_steps, asked),
-                validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
-            )
-            self._prepare(feeder, *((plan.validation,) if plan.validation else ()))
+            requests = [
+                PhaseRequest.of(
+                    self._buffer,
+                    "train",
+                    source,
+                    what="fit",
+                    batch_size=batch_size,
+                    limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
+                    fuse=fuse,
+                    drop_remaining=drop_remaining,
+                    finite=check_inputs,
+                )
+            ]
+            size, limit = checks.validation(validation, validation_batch_size, validation_steps)
+            if validation is not None:
+                if size is None and isinstance(validation, ArraySource):
+                    size = requests[0].loader.batch_size
+                requests.append(
+                    PhaseRequest.of(
+                        self._buffer,
+                        "test",
+                        validation,
+                        what="validation",
+                        batch_size=size,
+                        limit=limit,
+                        fuse=asked,
+                        finite=check_inputs,
+                    )
+                )
+            training, *validations = self._prepare(*requests)
             self.stop_training, self.history = False, history
             if initial_epoch:
                 self.epoch = initial_epoch
             else:  # known only now: a restored state that was waiting for its module brings its epoch with it
-                plan = dataclasses.replace(plan, epochs=self.epoch + epochs)
-            run = self._run = Run(self, feeder, plan, listeners, before)
+                config = dataclasses.replace(config, epochs=self.epoch + epochs)
+            run = self._run = Run(self, config, training, validations[0] if validations else None, listeners, before)
             if found is not None and saved is not None:
                 persistence.resume(run, found, saved, epochs if not initial_epoch else None)
             reading.close()
@@ -292,19 +307,14 @@ class Trainer(OnBatch, Files, Report):
         Returns:
             Values by name.
         """
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
-        feeder = Feeder(
-            self._executor,
-            "test",
-            as_source(inputs, labels, sample_weight, what="evaluate"),
-            batch_size=batch_size,
-            limit=checks.positive("steps", steps, optional=True),
-            what="evaluate",
-            fuse=fuse_with(listeners, "auto", "test"),
-            once=True,
+        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
+        source = as_source(inputs, labels, sample_weight, what="evaluate")
+        limit, fuse = checks.positive("steps", steps, optional=True), fuse_with(listeners, "auto", "test")
+        request = PhaseRequest.of(
+            self._buffer, "test", source, what="evaluate", batch_size=batch_size, limit=limit, fuse=fuse
         )
-        self._prepare(feeder)
-        return dict(loops.evaluate(self, feeder, listeners))
+        (plan,) = self._prepare(request, once=True)
+        return dict(loops.evaluate(self, plan, listeners))
 
     def predict(
         self,
@@ -344,42 +354,32 @@ class Trainer(OnBatch, Files, Report):
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         return loops.predict(self, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
 
-    def _predictor(self, inputs: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any) -> tuple[Any, Any]:
-        listeners = CallbackList((*self._bars(verbose), *self.callbacks, *checks.listed(callbacks)))
-        feeder = Feeder(
-            self._executor,
-            "pred",
-            as_source(inputs, what="predict", known=self._input_tree),
-            batch_size=batch_size,
-            limit=checks.positive("steps", steps, optional=True),
-            what="predict",
-            fuse=fuse_with(listeners, "auto", "predict"),
-            once=True,
+    def _predictor(
+        self, inputs: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any
+    ) -> tuple[ExecutionPlan, CallbackList]:
+        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
+        source = as_source(inputs, what="predict", known=self._input_tree)
+        limit, fuse = checks.positive("steps", steps, optional=True), fuse_with(listeners, "auto", "predict")
+        request = PhaseRequest.of(
+            self._buffer, "pred", source, what="predict", batch_size=batch_size, limit=limit, fuse=fuse
         )
-        self._prepare(feeder)
-        return feeder, listeners
+        (plan,) = self._prepare(request, once=True)
+        return plan, listeners
 
-    def _bars(self, verbose: int) -> tuple[Callback, ...]:
-        if verbose not in (0, 1, 2):
-            raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}.")
-        return (ProgressBar(verbose),) if verbose else ()
-
-    def _prepare(self, *feeders: Feeder) -> None:
-        """Traces and checks phases before anything is compiled, then makes the first state if there is none."""
-        for feeder in feeders:
-            self._executor.takes_batches[feeder.phase] = feeder.plan is None
-            if feeder.phase == "train":
-                checks.can_train(self._buffer)
+    def _prepare(self, *requests: PhaseRequest, once: bool = False) -> list[ExecutionPlan]:
+        """Checks and traces phases before anything is compiled, then makes the first state if there is none."""
+        for request in requests:
+            self._executor.takes_batches[request.phase] = request.loader.plan is None
+            checks.can_run(self._buffer, request.phase)
+            if request.phase == "train":
                 check_level(self.nonfinite, self._buffer)
-            else:
-                checks.can_run(self._buffer, feeder.phase)
-        first = feeders[0].first_batch()
-        traced = buffer = self._planned(first)
-        for feeder in feeders:
-            feeder.check_labels(buffer)
-            traced = feeder.prepare(traced)
+        first = requests[0].loader.first_batch()
+        buffer = self._planned(first)
+        plans = plan_phases(self._executor, buffer, requests, once=once)
         self._adopt(buffer)
-        self._input_tree = self._input_tree if feeders[0].phase == "pred" else jax.tree.structure(unpack(first)[0])
+        if requests[0].phase != "pred":
+            self._input_tree = jax.tree.structure(unpack(first)[0])
+        return plans
 
     def _planned(self, batch: Batch) -> StateBuffer:
         """The state; where there is none yet, one that is made when it is needed."""

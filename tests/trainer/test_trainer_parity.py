@@ -21,7 +21,7 @@ from boring_modules import (
 )
 
 import elegy as eg
-from elegy.trainer import feeder
+from elegy.trainer import execution
 
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}  # float32, sums in another order than the reference's
 
@@ -103,7 +103,7 @@ def test_without_shuffling_the_order_is_the_datas(k):
 )
 def test_every_number_of_fused_steps_gives_the_same_bits(level, place, ks, monkeypatch):
     if place == "stacked":
-        monkeypatch.setattr(feeder, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(execution, "RESIDENT_BYTES", 0)
     x, y = regression(45)
     batches = [(x[i : i + 8], y[i : i + 8]) for i in range(0, 45, 8)]
     states, logs = [], []
@@ -121,7 +121,7 @@ def test_every_number_of_fused_steps_gives_the_same_bits(level, place, ks, monke
 
 
 def test_stacked_data_and_iterables_follow_the_bare_loop(monkeypatch):
-    monkeypatch.setattr(feeder, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(execution, "RESIDENT_BYTES", 0)
     data = regression()
     stacked, start = fitted(High, "jit", 4, data)
     assert_close(stacked.state.params, bare_loop(start, *data)[0])

@@ -1,0 +1,305 @@
+"""Batches of one source, pass after pass: how they are iterated, checked and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows
+from elegy.data.batch import named_leaves
+from elegy.loading.chunks import BatchLayout, Chunk, array_chunks, iterable_chunks, structure
+from elegy.strategies import Strategy
+from elegy.types import Batch, PyTree
+
+_ALIGNMENT = 64
+"""Bytes. The CPU backend shares an array that is aligned so, and copies another one, five times slower."""
+
+
+class Cursor(NamedTuple):
+    """How much of a pass is done.
+
+    Args:
+        batches: the number of batches.
+        examples: the number of examples; over arrays, they are the first of the pass's order.
+    """
+
+    batches: int = 0
+    examples: int = 0
+
+
+BEGINNING = Cursor()
+"""Nothing of a pass is done."""
+
+
+def _as_given(batch: Batch) -> Batch:
+    return batch
+
+
+class BatchLoader:
+    """Iterates the batches of one source, pass after pass, and knows where it stands.
+
+    It knows no module and no engine. `ArrayLoader` reads arrays, `IterableLoader` an iterable of batches, and
+    `multihost.MultihostLoader` joins the iterables of several processes.
+
+    Args:
+        limit: the most batches of a pass; None for all.
+        what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
+        view: turns a batch into what the step takes, for example its inputs alone.
+        same_structure: whether every batch must be the same tree as the first; shapes may differ.
+
+    Attributes:
+        source: the source of the batches.
+        plan: the batches of a pass over arrays; None for an iterable.
+    """
+
+    source: ArraySource | IterableSource
+    plan: EpochPlan | None = None
+
+    def __init__(
+        self, *, limit: int | None, what: str, view: Callable[[Batch], Batch] = _as_given, same_structure: bool = True
+    ):
+        self.limit, self.what, self.view, self.same_structure = limit, what, view, same_structure
+
+    @property
+    def steps(self) -> int | None:
+        """The number of batches in a pass; None if it is not known."""
+        raise NotImplementedError
+
+    @property
+    def batch_size(self) -> int | None:
+        """The rows of a full batch; None if they are not known."""
+        return None if self.plan is None else self.plan.batch_size
+
+    def exhausted(self, cursor: Cursor) -> bool:
+        """Whether a pass has no batch left, as far as that is known."""
+        return cursor.batches == self.steps
+
+    def first_batch(self) -> Batch:
+        """The first batch of the next pass, as its source gives it; the pass gives it again."""
+        raise NotImplementedError
+
+    def chunks(
+        self,
+        layout_of: Callable[[PyTree], BatchLayout],
+        strategy: Strategy,
+        order: np.ndarray | None = None,
+        limit: int | None = None,
+        start: Cursor = BEGINNING,
+    ) -> Iterator[Chunk]:
+        """One pass over the data.
+
+        Args:
+            layout_of: from the structure of a batch to how such batches are grouped and padded.
+            strategy: places them.
+            order: `int[size]`, the order of the examples of arrays; None for their own.
+            limit: the most batches to give.
+            start: how much of the pass an interrupted run has seen.
+        """
+        raise NotImplementedError
+
+    def rows_of(self, layout: BatchLayout) -> int:
+        """The rows that the arrays of a full batch have in this layout, padding included."""
+        return layout.rows(rows(self.first_batch()))
+
+    def together(self, check: Callable[[], None], doing: str) -> None:
+        """Runs a check of this process's data; raises in every process if it fails in one."""
+        check()
+
+    @property
+    def shared(self) -> bool:
+        """Whether each process brings batches of its own, which are joined."""
+        return False
+
+    def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
+        """Where an iterable stands, fit for JSON; None for arrays, whose cursor says it all.
+
+        Args:
+            taken: how many batches of the running pass are done.
+            own: whether to ask an iterable that has a state of its own for it; otherwise batches are counted.
+
+        Raises:
+            CheckpointError: if the iterable's own state cannot be had or stored.
+        """
+        return None
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Makes the next pass go on where `state` was taken."""
+
+    def end(self) -> None:
+        """Ends the running pass."""
+
+
+class ArrayLoader(BatchLoader):
+    """Cuts arrays into batches.
+
+    Args:
+        source: the arrays.
+        batch_size: rows of a batch.
+        drop_remaining: whether a short last batch is left out.
+        **options: as for `BatchLoader`.
+    """
+
+    source: ArraySource
+    plan: EpochPlan
+
+    def __init__(self, source: ArraySource, batch_size: int | None, drop_remaining: bool = False, **options: Any):
+        super().__init__(**options)
+        self.source = source
+        self.plan = EpochPlan(source.size, batch_size, drop_remaining, self.limit, self.what)  # type: ignore[arg-type]
+        self._on_device: PyTree = None
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in a pass."""
+        return self.plan.steps
+
+    def exhausted(self, cursor: Cursor) -> bool:
+        """Whether a pass has no batch left."""
+        return self.plan.exhausted(cursor.batches, cursor.examples)
+
+    def first_batch(self) -> Batch:
+        """The first rows of the arrays."""
+        return self.source.slice(*self.plan.batch_rows(0))
+
+    def chunks(
+        self,
+        layout_of: Callable[[PyTree], BatchLayout],
+        strategy: Strategy,
+        order: np.ndarray | None = None,
+        limit: int | None = None,
+        start: Cursor = BEGINNING,
+    ) -> Iterator[Chunk]:
+        """One pass over the arrays; see `BatchLoader.chunks`."""
+        plan, source = self.plan, dataclasses.replace(self.source, batch=self.view(self.source.batch))
+        if self.exhausted(start):
+            return prefetch((), 0)
+        if start.examples:
+            steps = None if plan.limit is None else plan.limit - start.batches
+            plan = dataclasses.replace(plan, limit=steps, done=start.examples)
+        layout = layout_of(structure(self.view(self.first_batch())))
+        if layout.resident and self._on_device is None:
+            # A copy, because on the CPU a placed array may share the memory of the user's.
+            copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
+            self._on_device = strategy.place(copies, "whole")
+        count = plan.steps if limit is None else min(limit, plan.steps)
+        return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches)
+
+
+class IterableLoader(BatchLoader):
+    """Reads an iterable of batches.
+
+    Args:
+        source: the iterable.
+        finite: whether to refuse batches that hold NaN or infinity.
+        **options: as for `BatchLoader`.
+    """
+
+    source: IterableSource
+
+    def __init__(self, source: IterableSource, finite: bool = False, **options: Any):
+        super().__init__(**options)
+        self.source, self.finite = source, finite
+        self._pass: Iterator[Batch] | None = None
+        self._first: Batch | None = None
+        self._resumed = False  # whether the pass was put in its place, so that its first batch is still to come
+        self._steps = None if source.one_shot else source.steps
+
+    @property
+    def steps(self) -> int | None:
+        """The number of batches in a pass; None if it is not known."""
+        return self.limit or self._steps
+
+    def first_batch(self) -> Batch:
+        """The first batch of the next pass; the pass gives it again."""
+        if self._pass is None:
+            self._first = self._begin()
+        return self._first
+
+    def _begin(self) -> Batch:
+        self._pass = self.source.batches(self.limit)
+        first = next(self._pass)
+        self._check_values(first, 0)
+        return first
+
+    def chunks(
+        self,
+        layout_of: Callable[[PyTree], BatchLayout],
+        strategy: Strategy,
+        order: np.ndarray | None = None,
+        limit: int | None = None,
+        start: Cursor = BEGINNING,
+    ) -> Iterator[Chunk]:
+        """One pass over the iterable; see `BatchLoader.chunks`."""
+        return iterable_chunks(self._batches(limit, start), layout_of, strategy, start.batches)
+
+    def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
+        """The batches of the next pass, as the step takes them; the first one is read now."""
+        self.first_batch()
+        assert self._pass is not None
+        batches = self._pass if self._resumed else itertools.chain([self._first], self._pass)
+        self._pass, self._resumed = None, False
+        return itertools.islice(self._checked(batches, start.batches), limit)
+
+    def _checked(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        first = structure(self._first)
+        for number, batch in enumerate(batches, start):
+            if number:
+                self._check_values(batch, number)
+            if self.same_structure:
+                self._check_structure(first, batch, number)
+            yield self.view(batch)
+
+    def _check_values(self, batch: Batch, number: int) -> None:
+        self._check_rows(batch, number)
+        if self.finite:
+            check_finite(batch, f"batch {number}")
+
+    def _check_rows(self, batch: Batch, number: int) -> None:
+        if not rows(batch, f"batch {number}: "):
+            shapes = ", ".join(f"{name} has the shape {tuple(leaf.shape)}" for name, leaf in named_leaves(batch))
+            raise ValueError(
+                f"batch {number} of {self.what} has no rows: {shapes}. Let the iterable leave empty batches "
+                "out, so that each has at least one example."
+            )
+
+    def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
+        """Checks that a later batch is the same tree as the first; shapes and dtypes may differ.
+
+        Raises:
+            ValueError: if the trees differ; the message shows both.
+        """
+        old: object = jax.tree.structure(first)
+        new: object = jax.tree.structure(batch)
+        if old != new:
+            raise ValueError(
+                f"batch {number} has the structure {new}, but the first batch has {old}. Arrays may change their "
+                "shape from batch to batch, but not the dict, list or tuple that holds them: yield every batch in the "
+                "same form."
+            )
+
+    def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
+        """Where the iterable stands; see `BatchLoader.state`."""
+        return self.source.state(taken, own=own)
+
+    def load_state(self, state: Mapping[str, Any] | None) -> None:
+        """Makes the next pass go on where `state` was taken."""
+        if state is not None and self.source.load_state(state):
+            self._pass, self._resumed = self.source.batches(self.limit), True
+
+    def end(self) -> None:
+        """Ends the running pass."""
+        self.source.end()
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A copy that the CPU backend can share as it is."""
+    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
