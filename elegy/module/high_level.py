@@ -63,19 +63,22 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
 
 
 def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
-    """Evaluates losses and metrics on a batch: the default `managed_test_step`.
+    """Evaluates losses and metrics on a batch: the default `managed_test_step`."""
+    return _run(module, key, batch, module._step or StepContext.of(batch), training=False)[0]
+
+
+def check_evaluates(module: Any, state: Any) -> None:
+    """Checks that an evaluation step of a module that runs `apply` reported something.
 
     Raises:
-        StepError: if there is nothing to evaluate.
+        StepError: if it did not.
     """
-    state = _run(module, key, batch, module._step or StepContext.of(batch), training=False)[0]
-    if not state._logs.pending:
+    if runs_apply(module) and not state._logs.pending:
         raise StepError(
             f"{type(module).__name__} has nothing to evaluate: it has neither a loss nor metrics and logs nothing. "
             "Pass some, `Trainer(module, metrics=elegy.metrics.Accuracy(), ...)`, or override `managed_test_step`; "
             "`predict` computes the outputs."
         )
-    return state
 
 
 def pred(module: Any, key: jax.Array, inputs: PyTree) -> tuple[PyTree, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
+from elegy.module import high_level
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state
 from elegy.module.gradients import conjugate, optimizer_arguments
@@ -128,6 +129,7 @@ def forward_test(
     state_key, step_key = split_key(module, "test", strategy)
     out = module.replace(_step=context).managed_test_step(step_key, batch, batch_idx)
     state = check_state(module, out, "managed_test_step")
+    high_level.check_evaluates(module, state)
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
     return context.examples, state
