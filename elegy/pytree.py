@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import inspect
 import operator
 import types
 from collections.abc import Callable, Iterator
@@ -160,7 +161,7 @@ _FIELD_READERS: dict[type, Callable[[], None]] = {}  # JAX keeps every registere
 
 
 class _PytreeMeta(abc.ABCMeta):
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         """Builds an instance: fields are free inside `__init__`, filled from defaults, checked, frozen."""
         tree: Any = object.__new__(cls)  # type: ignore[arg-type]  # a metaclass: cls is a class
         tree.__dict__[_UNLOCKED] = True
@@ -168,6 +169,11 @@ class _PytreeMeta(abc.ABCMeta):
         tree.__dict__.pop(_UNLOCKED, None)
         tree._complete()
         return tree
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The parameters of `__init__`, for editors and `help`: instances do not see it."""
+        return inspect.Signature(list(inspect.signature(cls.__init__).parameters.values())[1:])
 
     def __setattr__(cls, name: str, value: Any) -> None:
         """Notices fields that arrive late: cloudpickle makes an empty class first, then assigns its attributes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -75,3 +76,10 @@ def test_mypy_knows_the_fields_of_a_users_classes(tmp_path, monkeypatch):
     assert said.keys() == expected.keys(), out + err
     for number, text in expected.items():
         assert text in said[number]
+
+
+def test_signatures_are_those_of_the_constructors():
+    huber = inspect.signature(eg.losses.Huber)
+    assert list(huber.parameters) == ["delta", "reduction", "weight", "name"]
+    assert huber.parameters["delta"].default == 1.0
+    assert list(inspect.signature(eg.losses.Huber()).parameters)[:2] == ["target", "preds"]  # of the call
