@@ -9,8 +9,12 @@ import jax
 import numpy as np
 
 from elegy.types import PyTree
+from elegy.waiting import RunInterrupted
 
 T = TypeVar("T")
+
+_FAILED, _LEFT = 1, 2
+"""What a process tells the others of an action: it failed, or a signal ended its wait."""
 
 
 def initialize(
@@ -180,6 +184,7 @@ def together(action: Callable[[], T], what: str) -> T:
 
     Raises:
         RuntimeError: when it failed in another process; where it failed, its own error is raised.
+        RunInterrupted: in all processes, when a signal ended the wait of one of them.
 
     Example:
         >>> together(lambda: 3, "counting")
@@ -189,10 +194,16 @@ def together(action: Callable[[], T], what: str) -> T:
         return action()
     try:
         result = action()
-    except Exception:
-        gather(np.bool_(True))
+    except RunInterrupted:
+        gather(np.int8(_LEFT))
         raise
-    failed = np.flatnonzero(gather(np.bool_(False)))
+    except Exception:
+        gather(np.int8(_FAILED))
+        raise
+    found = gather(np.int8(0))
+    if (found == _LEFT).any():
+        raise RunInterrupted
+    failed = np.flatnonzero(found == _FAILED)
     if failed.size:
         raise RuntimeError(f"{what} failed in process {failed[0]}: its own error says why.")
     return result

@@ -41,6 +41,7 @@ FLOORS = {
     "lazy": 1,
     "jaxprs": 1,
     "lazy_logs": 1,
+    "waiting": 1,
 }
 
 FORBIDDEN = [

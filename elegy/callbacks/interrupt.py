@@ -6,6 +6,7 @@ import itertools
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -13,15 +14,21 @@ from typing import Any, Literal, Self
 
 import jax
 
+from elegy.waiting import current_wait, end_wait, no_wait
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MEETINGS = itertools.count(1)
+
+PATIENCE = 2.0
+"""Seconds that a batch may take to come after the first signal; data that works is not torn out of its next batch."""
 
 
 class Interrupts:
     """The handler of one run: remembers its first signal.
 
-    As a context manager it holds a second Ctrl-C back until the block ends: inside, a step consumes the state's
-    buffers, and its results are not yet where they belong.
+    From the first signal on it looks every two seconds whether the main thread still waits for the same batch, and
+    ends that wait. As a context manager it holds a second Ctrl-C back until the block ends: inside, a step consumes the
+    state's buffers, and its results are not yet where they belong.
 
     Args:
         trainer: the object whose `stop_training` is set.
@@ -40,6 +47,9 @@ class Interrupts:
         self.signal: int | None = None
         self._passed_on = False
         self._holds = self._held_back = False
+        self._wait = 0  # the wait of the main thread when it was looked at last
+        self._looks = False
+        self._lock, self._closed = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
         """From here on a second Ctrl-C waits."""
@@ -71,11 +81,14 @@ class Interrupts:
         from jax.experimental import multihost_utils
 
         if multihost_utils.reached_preemption_sync_point(next(_MEETINGS)):
-            self.signal = signal.SIGTERM
-            self.trainer.stop_training = True
+            self.end()
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Receives a signal."""
+        if self._looks:
+            self._looks = False
+            self._end_long_wait()
+            return
         if (self.interrupted or self._passed_on) and signum == signal.SIGINT:
             if not self._holds:
                 raise KeyboardInterrupt
@@ -87,8 +100,7 @@ class Interrupts:
             self._passed_on = True
             signal.raise_signal(signal.SIGTERM)  # JAX hears it and tells the other processes
         else:
-            self.signal = signum
-            self.trainer.stop_training = True
+            self.end(signum)
         # A stream that is being written to refuses; the message is a courtesy, the stop is not.
         with suppress(RuntimeError, OSError, ValueError):
             print(
@@ -96,6 +108,40 @@ class Interrupts:
                 file=sys.stderr,
                 flush=True,
             )
+        self._wait = current_wait()
+        threading.Thread(target=self._look_again, args=(signum,), name="elegy-interrupt", daemon=True).start()
+
+    def _look_again(self, signum: int) -> None:
+        """Has the handler look from time to time: it runs in the main thread, where a signal ends system calls."""
+        while not self._closed.wait(PATIENCE):
+            with self._lock:
+                installed = signal.getsignal(signum) is self  # another trainer's fit may run inside of this one's data
+                if installed and not self._closed.is_set():
+                    self._looks = True
+                    signal.pthread_kill(threading.main_thread().ident, signum)  # type: ignore[arg-type]
+
+    def _end_long_wait(self) -> None:
+        """Ends a wait in which the main thread was the last time, too."""
+        before, self._wait = self._wait, current_wait()
+        if self._wait and self._wait == before:
+            self.end()
+            end_wait()
+
+    def close(self) -> None:
+        """The run is over: the handler will not be called by this object any more."""
+        with self._lock:
+            self._closed.set()
+        while self._looks:  # that signal is on its way, and must not meet another handler
+            time.sleep(0)
+
+    def end(self, signum: int = signal.SIGTERM) -> None:
+        """Stops the run because of a signal: the first one counts.
+
+        Args:
+            signum: its number.
+        """
+        self.signal = self.signal or signum
+        self.trainer.stop_training = True
 
 
 def _name(signum: int) -> str:
@@ -109,6 +155,8 @@ def _again(signum: int) -> str:
 @contextmanager
 def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
     """While it is open, the first SIGINT (Ctrl-C) or SIGTERM sets `trainer.stop_training`, a second SIGINT raises.
+
+    A wait of the main thread for data that goes on for two seconds after the signal raises `RunInterrupted`.
 
     The handlers that were there before come back at the end. Nothing is done outside of the main thread, where Python
     allows no handlers, and inside of another such block of the same trainer. A signal that is ignored (`nohup`) or
@@ -144,10 +192,12 @@ def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
         if number == signal.SIGTERM and jax.distributed.is_initialized():
             continue
         previous[number] = before
-    for number in previous:
-        signal.signal(number, handler)
-    try:
-        yield handler
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+    with no_wait():  # the block may run inside of code that is waited for, such as data of another trainer
+        for number in previous:
+            signal.signal(number, handler)
+        try:
+            yield handler
+        finally:
+            handler.close()
+            for number, before in previous.items():
+                signal.signal(number, before)

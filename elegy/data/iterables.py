@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from elegy.data.convert import as_batch, copied, is_array_like
-from elegy.data.foreign_state import get_state, set_state
+from elegy.data.foreign_state import get_state, has_state, set_state
 from elegy.data.plan import LIMIT_NAMES, positive_int
 from elegy.data.weights import weigh_classes
 from elegy.types import Batch
+from elegy.waiting import RunInterrupted, Wait
 
 SLOW_SECONDS = 5.0
 """Reading past batches for longer than this is worth a warning."""
@@ -53,6 +54,7 @@ class IterableSource:
         self._running: Iterator | None = None
         self._open = False  # whether the last pass stopped before its iterator ended
         self._resumed: tuple[Iterator, int] | None = None
+        self._left = False  # whether a signal ended the wait for a batch, so that nobody knows how far the iterator is
 
     def __repr__(self) -> str:
         return f"IterableSource({type(self._iterable).__name__}, steps={self.steps}, one_shot={self.one_shot})"
@@ -80,16 +82,16 @@ class IterableSource:
             (iterator, self.taken), goes_on, self._resumed = self._resumed, True, None
         else:
             goes_on, self.taken = self._current is not None, 0
-            iterator = self._iterator()
+            iterator = self._wait(self._iterator)
         self._running, self._open = iterator, True
         while limit is None or self.taken < limit:
             try:
-                item = next(iterator)
+                item = self._wait(iterator.__next__)
             except StopIteration:
                 self._current, self._open = None, False
                 if self.taken or not goes_on:
                     break
-                self._running = iterator = self._iterator()
+                self._running = iterator = self._wait(self._iterator)
                 goes_on, self._open = False, True
                 continue
             self._seen += 1
@@ -101,6 +103,15 @@ class IterableSource:
             raise ValueError(self._no_batch())
         if limit is not None and taken < limit:
             raise ValueError(self._too_short(name, limit, taken))
+
+    def _wait(self, call: Callable[[], Any]) -> Any:
+        """Calls into the iterable, which may take for ever: a signal ends that."""
+        try:
+            with Wait():
+                return call()
+        except RunInterrupted:
+            self._left = True
+            raise
 
     def end(self) -> None:
         """The running pass is over, though nobody asked it for more after its last batch."""
@@ -116,7 +127,8 @@ class IterableSource:
         Args:
             taken: how many batches of the running pass count as seen; 0 between passes. Where more were read, the
                 position is a count of batches whatever the iterable offers.
-            own: whether to ask the iterable for a state of its own.
+            own: whether to ask the iterable for a state of its own. One that a signal stopped while it read a batch
+                is not asked: how far it has got is not known.
 
         Raises:
             CheckpointError: when the iterable's own state cannot be had, or stored.
@@ -129,7 +141,9 @@ class IterableSource:
         state: dict[str, Any] = {"taken": min(taken, self._passed) if over else taken, "seen": self._seen - ahead}
         if over:
             state["over"], taken = True, 0
-        if own and not ahead:
+        if self._left:
+            state["left"] = True
+        elif own and not ahead:
             if self.one_shot:
                 state["iterator"] = get_state(self._iterable if self._current is None else self._current)
             else:
@@ -154,10 +168,13 @@ class IterableSource:
 
         Warns:
             UserWarning: when batches were read to get there and that took long, or the data is an iterator, which
-                nobody can ask whether it stands at its beginning.
+                nobody can ask whether it stands at its beginning; if a state of its own is missing, because a signal
+                ended the run while it read a batch.
         """
         taken, read = state["taken"], self._seen
         own, of_iterable = state.get("iterator"), state.get("iterable")
+        if left := state.get("left", False) and has_state(self._iterable):
+            self._warn_counted(taken)
         if own is None and of_iterable is None and not (state["seen"] if self.one_shot else taken):
             self._seen += state["seen"]
             return False
@@ -184,9 +201,19 @@ class IterableSource:
                 stacklevel=2,
             )
         elif taken and of_iterable is None:
+            if state.get("left") and not left and has_state(iterator):
+                self._warn_counted(taken)
             iterator = self._skipped(iterator, taken)
         self._resumed = (iter(()) if over else iterator, taken)
         return True
+
+    def _warn_counted(self, taken: int) -> None:
+        warnings.warn(
+            f"the interrupted run was stopped while the {type(self._iterable).__name__} given to {self._what} read a "
+            f"batch, so its own state is not in the checkpoint: the first {taken} batches of the pass are read and "
+            "left aside. That is exact if every pass gives the same batches; otherwise resume from an older one.",
+            stacklevel=4,
+        )
 
     def _skipped(self, iterator: Iterator, count: int) -> Iterator:
         iterable = self._iterable

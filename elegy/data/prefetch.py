@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+import jax
+
+from elegy.waiting import RunInterrupted, Wait
 
 T = TypeVar("T")
 
@@ -17,7 +22,8 @@ def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
     """Runs an iterator up to `depth` items ahead, in a thread of its own.
 
     The thread starts with the first item that is asked for. It ends, and is waited for, when the iterator does, or
-    when the returned generator is closed, collected or left by an exception.
+    when the returned generator is closed, collected or left by an exception. A signal that ends `fit` while an item is
+    waited for ends that wait, and does not wait for the thread.
 
     Args:
         iterator: what to run. It must be safe to run in another thread: NumPy work is; a user's iterable may not be.
@@ -48,9 +54,13 @@ def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
         room.put(True)
     thread = threading.Thread(target=_work, args=(iterator, room, ready, stopped), name="elegy-prefetch", daemon=True)
     thread.start()
+    left = False
+    # Of several processes none may leave the others alone: they agree on the step after which all of them stop.
+    wait = contextlib.nullcontext() if jax.distributed.is_initialized() else Wait()
     try:
         while True:
-            kind, value = ready.get()
+            with wait:
+                kind, value = ready.get()
             if kind == _END:
                 return
             if kind == _ERROR:
@@ -61,11 +71,15 @@ def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
             room.put(True)
             yield value
             del value
+    except RunInterrupted:
+        left = True
+        raise
     finally:
         stopped.append(True)
         room.put(False)
-        # A collection may close this generator in the thread itself, or after threads were frozen for good.
-        if thread is not threading.current_thread() and not sys.is_finalizing():
+        # A collection may close this generator in the thread itself, or after threads were frozen for good; a thread
+        # that hangs in a read never ends.
+        if not left and thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
 
 

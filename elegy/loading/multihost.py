@@ -20,9 +20,13 @@ from elegy.names import array_name, differences, path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree
+from elegy.waiting import RunInterrupted
 
 _PROCESSES = "processes"
 """Where a saved run holds the places of several processes."""
+
+_FAILED, _LEFT = -1, -2
+"""In place of the size of a batch: reading it failed, or a signal ended the wait for it."""
 
 
 class MultihostLoader(IterableLoader):
@@ -157,10 +161,15 @@ def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarr
     try:
         batch = next(batches, None)
         size = 0 if batch is None else rows(batch)
+    except RunInterrupted:
+        gather(np.int64(_LEFT))
+        raise
     except Exception:
-        gather(np.int64(-1))
+        gather(np.int64(_FAILED))
         raise
     sizes = gather(np.int64(size))
+    if (sizes == _LEFT).any():
+        raise RunInterrupted
     if (sizes < 0).any():
         failed = int(np.argmax(sizes < 0))
         raise RuntimeError(f"reading batch {number} failed in process {failed}: its own error says why.")

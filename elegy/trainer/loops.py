@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from elegy.callbacks import CallbackList, Event
-from elegy.callbacks.interrupt import handle_interrupts
+from elegy.callbacks.interrupt import Interrupts, handle_interrupts
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
@@ -21,6 +21,7 @@ from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.outputs import join, with_structure
 from elegy.trainer.run import Run
 from elegy.types import PyTree
+from elegy.waiting import RunInterrupted
 
 
 def fit(run: Run) -> None:
@@ -28,7 +29,7 @@ def fit(run: Run) -> None:
 
     A run that stops inside of an epoch (`max_steps`, `max_time`, `stop_training`, a signal) neither validates that
     epoch nor ends it: `on_epoch_end` is called when a resumed run has trained the rest of it. A signal ends the run
-    before a validation, too.
+    before and within a validation, too.
     """
     trainer = run.trainer
     trainer._monitor.begin()
@@ -49,9 +50,11 @@ def fit(run: Run) -> None:
                 if not run.epoch_ended or (interrupts.interrupted and validation is not None):
                     break
                 if validation is not None:
-                    logs = _joined(logs, evaluate(trainer, validation, run.callbacks))
+                    logs = _joined(logs, evaluate(trainer, validation, run.callbacks, interrupts))
                 run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
             run.warn_without_validation()
+        except RunInterrupted:  # by a signal, out of a wait for data or a validation; perhaps in another process
+            interrupts.end()
         except BaseException as error:  # a KeyboardInterrupt that a callback or the data raised is no end either
             ended = interrupts.ending if interrupts.interrupted else "failed"
             failure = error
@@ -71,8 +74,14 @@ def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyL
     )
 
 
-def evaluate(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Mapping[str, float]:
-    """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs."""
+def evaluate(
+    trainer: Any, plan: ExecutionPlan, callbacks: CallbackList, interrupts: Interrupts | None = None
+) -> Mapping[str, float]:
+    """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs.
+
+    Raises:
+        RunInterrupted: in a validation, after a signal.
+    """
     executor = trainer._executor
     logs: Mapping[str, float] = {}
     failure: BaseException | None = None
@@ -87,6 +96,8 @@ def evaluate(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Mapp
                 _emit(trainer, callbacks, "on_test_batch_begin", "test", plan, batch=batch)
                 _emit(trainer, callbacks, "on_test_batch_end", "test", plan, batch=batch, logs=out.logs(k))
             logs = out.logs(chunk.count - 1)
+            if interrupts is not None and interrupts.interrupted:
+                raise RunInterrupted
     except BaseException as error:
         failure = error
         raise

@@ -18,6 +18,7 @@ from elegy.trainer import checks, loops
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.outputs import with_structure
 from elegy.types import Batch, PyTree
+from elegy.waiting import no_wait
 
 
 class OnBatch:
@@ -68,8 +69,10 @@ class OnBatch:
         batch = _batch("train_on_batch", inputs, labels, sample_weight)
         checks.can_run(self._buffer, "train")
         check_level(self.nonfinite, self._buffer)
-        out = self._executor.run("train", self._ready("train", batch), self._chunk(batch), self.epoch)
-        self.step += 1
+        buffer, chunk = self._ready("train", batch), self._chunk(batch)
+        with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
+            out = self._executor.run("train", buffer, chunk, self.epoch)
+            self.step += 1
         if self._monitor.guards:
             self._monitor.record(out, self.step - 1, self.epoch, self._buffer)
             if self.nonfinite != "skip":

@@ -2,11 +2,12 @@
 
 import signal
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from elegy.callbacks import handle_interrupts
+from elegy.callbacks import handle_interrupts, interrupt
 
 
 @pytest.fixture
@@ -128,3 +129,18 @@ def test_a_stream_that_refuses_does_not_stop_the_stop(trainer, monkeypatch):
     with handle_interrupts(trainer):
         ctrl_c()
     assert trainer.stop_training
+
+
+def test_the_handler_looks_again_only_while_it_is_installed(trainer, monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.0005)
+    found = []
+    before = signal.signal(signal.SIGTERM, lambda *_: found.append("the handler from before"))
+    try:
+        for k in range(50):
+            with handle_interrupts(trainer):
+                signal.raise_signal(signal.SIGTERM)
+                time.sleep(0.0005 + k * 1e-5)
+        time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == []

@@ -1,4 +1,5 @@
 import gc
+import signal
 import sys
 import threading
 import traceback
@@ -6,6 +7,7 @@ import traceback
 import pytest
 
 from elegy.data.prefetch import prefetch
+from elegy.waiting import RunInterrupted, end_wait
 
 
 def workers():
@@ -147,3 +149,25 @@ def test_items_are_not_kept_alive():
 def test_a_negative_depth_is_refused():
     with pytest.raises(ValueError, match="must not be negative: -1"):
         prefetch([], -1)
+
+
+def test_a_signal_ends_the_wait_for_an_item_and_does_not_wait_for_the_thread():
+    came = threading.Event()
+
+    def items():
+        yield 1
+        came.wait(60)
+        yield 2
+
+    before = signal.signal(signal.SIGTERM, lambda *_: end_wait())
+    try:
+        ahead = prefetch(items(), depth=2)
+        assert next(ahead) == 1
+        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGTERM)).start()
+        with pytest.raises(RunInterrupted):
+            next(ahead)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    [worker] = workers()  # it still reads
+    came.set()
+    worker.join()

@@ -38,13 +38,13 @@ json.dump(out, open(f"{folder}/result {rank}", "w"))
 """
 
 
-def launch(folder, slow, heartbeat_timeout=100):
+def launch(folder, slow, heartbeat_timeout=100, program=WORKER):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "NPROC": "8"}
-    command = [sys.executable, "-c", WORKER]
+    command = [sys.executable, "-c", program]
     told = [str(port), str(folder), str(slow), str(heartbeat_timeout)]
     return [
         subprocess.Popen([*command, str(rank), *told], env=environment, stderr=subprocess.PIPE) for rank in range(2)
@@ -104,6 +104,38 @@ def test_a_lost_process_ends_the_other_and_a_relaunch_ends_the_run(tmp_path):
     (tmp_path / "whole").mkdir()
     whole, _ = results(tmp_path / "whole", launch(tmp_path / "whole", 0))
     assert whole == first
+
+
+BLOCKED = (
+    WORKER.split("class Slow")[0]
+    + """
+def share():
+    x, y = regression(64)
+    for k in range(8):
+        if (rank, k) == (1, 5):
+            open(folder + "/waits", "w").close()
+            time.sleep(600)
+        yield x[4 * k : 4 * k + 4], y[4 * k : 4 * k + 4]
+
+trainer = eg.Trainer(High(), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1), strategy="data_parallel")
+saver = eg.callbacks.ModelCheckpoint(folder + "/checkpoints")
+trainer.fit(share, epochs=2, verbose=0, callbacks=[saver])
+json.dump([trainer.step, trainer.interrupted], open(f"{folder}/result {rank}", "w"))
+"""
+)
+
+
+def test_a_process_that_waits_for_data_ends_all_of_them_at_the_same_step(tmp_path):
+    processes = launch(tmp_path, 0, program=BLOCKED)
+    try:
+        while not (tmp_path / "waits").exists() and all(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        processes[1].send_signal(signal.SIGINT)
+        assert results(tmp_path, processes) == [[5, signal.SIGTERM]] * 2
+    finally:
+        for process in processes:
+            process.kill()
+    assert (tmp_path / "checkpoints" / "step_00000005").exists()
 
 
 SCRIPT = """

@@ -1,0 +1,92 @@
+"""Waits that a signal may end."""
+
+import signal
+import threading
+
+import pytest
+
+from elegy.waiting import RunInterrupted, Wait, current_wait, end_wait, no_wait
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    before = signal.signal(signal.SIGTERM, lambda *_: end_wait())
+    yield
+    signal.signal(signal.SIGTERM, before)
+    assert not current_wait()
+
+
+def stop():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_ends_a_wait_and_nothing_else():
+    stop()
+    with pytest.raises(RunInterrupted), Wait():
+        stop()
+    stop()
+
+
+def test_every_wait_has_a_number_of_its_own():
+    numbers = [current_wait()]
+    for _ in range(2):
+        with Wait():
+            numbers.append(current_wait())
+            with Wait():
+                numbers.append(current_wait())
+            assert current_wait() == numbers[-2]
+    assert len(set(numbers)) == 5
+    assert numbers[0] == 0
+
+
+@pytest.mark.parametrize("error", [StopIteration, ValueError, KeyboardInterrupt])
+def test_code_that_swallows_the_exception_ends_the_wait_all_the_same(error):
+    def swallow():
+        try:
+            stop()
+        except BaseException:
+            raise error from None
+
+    with pytest.raises(RunInterrupted), Wait():
+        swallow()
+    with pytest.raises(error), Wait():  # the next wait knows nothing of it
+        raise error
+
+
+def test_what_returns_although_it_was_told_to_end_counts():
+    found = []
+    with Wait():
+        try:
+            stop()
+        except RunInterrupted:
+            found.append(1)
+    assert found == [1]
+
+
+def test_within_a_wait_there_may_be_code_that_must_not_be_left():
+    done = []
+    with Wait():
+        with no_wait():
+            stop()
+            done.append(1)
+        with pytest.raises(RunInterrupted), Wait():
+            stop()
+        with no_wait(), pytest.raises(RunInterrupted), Wait():
+            stop()
+    assert done == [1]
+
+
+def test_the_waits_of_another_thread_are_not_the_main_threads():
+    begun, end = threading.Event(), threading.Event()
+
+    def work():
+        with Wait():
+            begun.set()
+            end.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    stop()
+    end.set()
+    thread.join()

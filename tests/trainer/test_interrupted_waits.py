@@ -1,0 +1,188 @@
+"""Signals that come while `fit` waits for a batch: the run ends with the state of the last step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from boring_modules import High, assert_same_bits, host, regression, trainer_of
+
+import elegy as eg
+from elegy.callbacks import LambdaCallback, ModelCheckpoint, interrupt
+
+X, Y = regression(40)
+BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+
+
+def hang(number=signal.SIGTERM):
+    """Waits for ever, as for a dead network; a signal comes soon."""
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    threading.Event().wait(60)
+    raise AssertionError("nobody ended the wait")
+
+
+def blocked(after, number=signal.SIGTERM):
+    """Batches of which the next one after some never comes."""
+    yield from BATCHES[:after]
+    hang(number)
+
+
+def fit(trainer, data, callbacks=(), **kwargs):
+    trainer.fit(data, verbose=0, callbacks=callbacks, **{"epochs": 2, **kwargs})
+    return trainer
+
+
+def saving(tmp_path):
+    return ModelCheckpoint(tmp_path, every=eg.Every(steps=1000))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_batch_that_does_not_come(tmp_path, number):
+    ends = []
+    watch = LambdaCallback(on_train_end=lambda event: ends.append((event.ended, event.step, event.epoch)))
+    cut = fit(trainer_of(High), lambda: blocked(3, number), [watch, saving(tmp_path)])
+    assert (cut.step, cut.epoch, cut.interrupted) == (3, 0, number)
+    assert ends == [("interrupted", 3, 0)]
+    resumed = fit(trainer_of(High), lambda: iter(BATCHES), [saving(tmp_path)], resume="auto")
+    whole = fit(trainer_of(High), lambda: iter(BATCHES))
+    assert resumed.history.history == whole.history.history
+    assert_same_bits(host(resumed.state), host(whole.state))
+
+
+class Anew:
+    """Something to iterate over whose second pass does not begin."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        if self.passes == 2:
+            hang()
+        return iter(BATCHES)
+
+
+def test_a_pass_that_does_not_begin(tmp_path):
+    cut = fit(trainer_of(High), Anew(), [saving(tmp_path)])
+    assert (cut.step, cut.epoch, cut.history.epoch) == (5, 1, [0])
+    resumed = fit(trainer_of(High), BATCHES, [saving(tmp_path)], resume="auto")
+    assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES).state))
+
+
+@pytest.mark.parametrize("stop", [hang, lambda: signal.raise_signal(signal.SIGTERM)], ids=["waits", "runs"])
+def test_a_validation_that_waits_or_runs_is_done_by_the_resumed_run(tmp_path, stop):
+    def validation():
+        for count, batch in enumerate(BATCHES):
+            if count == 2:
+                stop()
+            yield batch
+
+    ends = []
+    watch = LambdaCallback(on_epoch_end=lambda event: ends.append(event.step), on_test_end=lambda event: ends.append(0))
+    cut = trainer_of(High)
+    fit(cut, BATCHES, [watch, saving(tmp_path)], validation_data=validation)
+    assert (cut.step, cut.epoch, ends) == (5, 0, [0])
+    resumed = fit(trainer_of(High), BATCHES, [watch, saving(tmp_path)], validation_data=BATCHES, resume="auto")
+    assert ends == [0, 0, 5, 0, 10]
+    assert resumed.history.history == fit(trainer_of(High), BATCHES, validation_data=BATCHES).history.history
+
+
+def test_data_that_hides_the_interruption_has_not_ended():
+    def swallows():
+        yield from BATCHES[:3]
+        try:
+            hang()
+        except BaseException:
+            return
+
+    trainer = fit(trainer_of(High), swallows)
+    assert (trainer.step, trainer.epoch, trainer.interrupted) == (3, 0, signal.SIGTERM)
+
+
+def test_a_batch_that_comes_soon_is_waited_for(monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 60)
+
+    def slow():
+        yield from BATCHES[:3]
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        yield from BATCHES[3:]
+
+    trainer = fit(trainer_of(High), slow)
+    assert (trainer.step, trainer.interrupted) == (4, signal.SIGTERM)
+
+
+class Stateful:
+    """Batches with a state of their own; a read that is interrupted leaves it somewhere."""
+
+    def __init__(self, hangs_at=None):
+        self.place, self.hangs_at = 0, hangs_at
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.place += 1
+        if self.place - 1 == self.hangs_at:
+            hang()
+        if self.place > len(BATCHES):
+            raise StopIteration
+        return BATCHES[self.place - 1]
+
+    def get_state(self):
+        return self.place
+
+    def set_state(self, place):
+        self.place = place
+
+
+def test_a_state_of_data_that_was_interrupted_is_counted_and_told(tmp_path):
+    cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1)
+    assert cut.step == 3
+    with pytest.warns(UserWarning, match="Stateful given to fit (read a batch|is not known)"):
+        resumed = fit(trainer_of(High), Stateful(), [saving(tmp_path)], epochs=1, resume="auto")
+    assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES, epochs=1).state))
+
+
+def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatch):
+    inner, plain = trainer_of(High), trainer_of(High)
+    for trainer in (inner, plain):
+        trainer.train_on_batch(X[:8], Y[:8])
+    put = inner._buffer.put
+
+    def interrupted_put(positions, leaves):
+        assert not inner._buffer.readable()  # the old state is consumed, and the new one not in its place
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        put(positions, leaves)
+
+    def data():
+        yield BATCHES[0]
+        monkeypatch.setattr(inner._buffer, "put", interrupted_put)
+        inner.train_on_batch(X[:8], Y[:8])
+        hang()
+
+    outer = fit(trainer_of(High), data)
+    plain.train_on_batch(X[:8], Y[:8])
+    assert (outer.step, outer.interrupted, inner.step) == (1, signal.SIGTERM, 2)
+    assert_same_bits(host(inner.state), host(plain.state))
+
+
+def test_the_fit_of_another_trainer_within_the_data_has_its_own_signals():
+    inner = trainer_of(High)
+
+    def data():
+        yield BATCHES[0]
+        inner.fit(lambda: blocked(2), verbose=0)
+        yield BATCHES[1]
+
+    outer = fit(trainer_of(High), data, epochs=1)
+    assert (inner.step, inner.interrupted, outer.step, outer.interrupted) == (2, signal.SIGTERM, 2, None)
