@@ -24,8 +24,13 @@ def patience(monkeypatch):
 
 def hang(number=signal.SIGTERM):
     """Waits for ever, as for a dead network; a signal comes soon."""
-    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-    threading.Event().wait(60)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        threading.Event().wait(60)
+    finally:  # not after the run, whose handler the signal is for
+        timer.cancel()
+        timer.join()
     raise AssertionError("nobody ended the wait")
 
 
@@ -168,7 +173,7 @@ def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatc
         yield BATCHES[0]
         monkeypatch.setattr(inner._buffer, "put", interrupted_put)
         inner.train_on_batch(X[:8], Y[:8])
-        hang()
+        threading.Event().wait(60)
 
     outer = fit(trainer_of(High), data)
     plain.train_on_batch(X[:8], Y[:8])
