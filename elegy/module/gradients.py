@@ -22,8 +22,8 @@ def conjugate(grads: PyTree) -> PyTree:
         grads: gradients, a tree of arrays.
 
     Example:
-        >>> conjugate({"z": jnp.complex64(1 - 2j), "x": jnp.float32(3)})
-        {'z': Array(1.+2.j, dtype=complex64), 'x': Array(3., dtype=float32)}
+        >>> conjugate([jnp.complex64(1 - 2j), jnp.float32(3)])
+        [Array(1.+2.j, dtype=complex64), Array(3., dtype=float32)]
     """
     return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, grads)
 

@@ -18,7 +18,7 @@ from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
 from elegy.module import high_level
 from elegy.module.context import LOCAL, StepContext, average_moved
-from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state
+from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, optimizer_arguments
 from elegy.module.logs import drain, log_total, pending_losses
 from elegy.names import array_name, type_name
@@ -96,14 +96,16 @@ def forward_train(
         losses = reported_losses(state)
         state = state.replace(_logs=log_total(state._logs, loss, losses, strategy.sum(factor), strategy.sum))
     averaged, state = _take_context(state)
+    state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
+    check = check_finite(value, grads) if guard else None
+    state = keep_state(check, state, module)
     extra = optimizer_arguments(lambda params: objective(params)[0], strategy)
-    new_params, optimizer = module.optimizer.update(grads, params, value=value, grad=grads, **extra)
-    state = state.set_params(new_params).replace(optimizer=optimizer, key=state_key)
-    state = mean_statistics(module, state, averaged, context.examples, strategy)
-    if not guard:
-        return (context.examples, None), state
-    check = check_finite(value, grads)
-    return (context.examples, check), keep_state(check, state, module)
+    new_params, optimizer = run_if_finite(
+        check,
+        lambda: module.optimizer.update(grads, params, value=value, grad=grads, **extra),
+        (params, module.optimizer),
+    )
+    return (context.examples, check), state.set_params(new_params).replace(optimizer=optimizer)
 
 
 def reported_losses(state: Any) -> list[LossesAndMetrics]:

@@ -33,7 +33,7 @@ class ElegyModule(Pytree):
 
     Args:
         key: the typed random key of the run; each step splits it.
-        params: what the optimizer moves, a pytree of float arrays.
+        params: what the optimizer moves, a pytree of float or complex arrays.
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
@@ -123,6 +123,15 @@ class ElegyModule(Pytree):
     ) -> tuple[jax.Array, Self]:
         """Computes the loss of one batch; the driver differentiates it with respect to `get_params()`.
 
+        Over several replicas, the scalar that each returns counts by its share of the batch's examples, and gradients
+        are summed: a mean over the replica's examples becomes the mean over the batch, and a term of the parameters
+        counts once.
+
+        The default, also as `super().managed_train_step(...)` in a class with `init` and `apply`, computes the losses
+        and metrics through `apply`. The loss it returns is that of the whole batch, the same on every replica, with what
+        `apply` added by `add_loss`. Whatever is computed of it has the right derivative, and what is returned in its
+        place is logged as `loss`.
+
         Args:
             key: this step's key, one a replica.
             batch: the batch, or this replica's rows of it.
@@ -130,14 +139,24 @@ class ElegyModule(Pytree):
             epoch_idx: index of the epoch, `int32[]`.
 
         Returns:
-            `(loss, module)`: a scalar (a mean over the batch's examples); the module with what the step
-            logged (`log`) and changed (batch statistics, your own fields).
+            `(loss, module)`: a real scalar (a mean over the batch's examples); the module with what the step
+            logged (`log`, `add_loss`) and changed (batch statistics, your own fields).
+
+        Raises:
+            StepError: from the default step, if the module has no loss.
         """
         return high_level.train_step(self, key, batch)
 
     @default_step
     def managed_test_step(self, key: jax.Array, batch: Batch, batch_idx: jax.Array) -> Self:
-        """Evaluates one batch: returns the module with what the step logged."""
+        """Evaluates one batch: returns the module with what the step logged.
+
+        The default computes losses and metrics through `apply`; `super().managed_test_step(...)` does so in a class
+        with `init` and `apply`.
+
+        Raises:
+            StepError: from the default step, if there is nothing to evaluate.
+        """
         return high_level.test_step(self, key, batch)
 
     @default_step
@@ -177,7 +196,7 @@ class ElegyModule(Pytree):
             The module with the value pending.
 
         Raises:
-            ValueError: for an unknown `reduce`, a value that is no scalar, or a metric without a field of its kind.
+            ValueError: for an unknown `reduce`, a value that is not a scalar, or a metric without a field of its kind.
         """
         if isinstance(value, Metric):
             held = getattr(self, name, None)
@@ -207,7 +226,7 @@ class ElegyModule(Pytree):
             value: a scalar, for example an activation penalty.
 
         Raises:
-            ValueError: when the value is no scalar.
+            ValueError: if the value is not a scalar.
         """
         return self.replace(_logs=self._logs.add(Entry(_scalar(f"add_loss({name!r}, ...)", value), name, "loss")))
 

@@ -83,10 +83,13 @@ def test_a_skipped_step_leaves_no_trace(strategy, fuse):
     assert trainer.state.optimizer.state[0].count == 14
 
 
-def test_the_guard_changes_no_bit_of_a_finite_run():
+@pytest.mark.parametrize("fuse", [1, "auto"])
+def test_the_guard_changes_no_bit_of_a_finite_run_on_a_cpu(fuse):
+    """A CPU computes the update in a branch of its own, which XLA compiles as it does without a guard."""
     x, y = data()
     plain, guarded = make(), make(nonfinite="skip")
-    assert fit(plain, x, y) == fit(guarded, x, y)
+    options = {"steps_per_execution": fuse}
+    assert fit(plain, x, y, **options) == fit(guarded, x, y, **options)
     for one, other in zip(*map(jax.tree.leaves, (weights(plain), weights(guarded))), strict=True):
         np.testing.assert_array_equal(one, other)
 
