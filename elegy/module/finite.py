@@ -1,4 +1,4 @@
-"""Whether a step's loss and gradients are numbers, asked and answered on the device."""
+"""The finite check: whether a step's loss and gradients hold NaN or infinity, computed on the device."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ T = TypeVar("T")
 
 
 class FiniteCheck(Pytree):
-    """What the check of one step found.
+    """The result of the finite check of one step.
 
     Args:
-        bad: `bool[1 + leaves]`: whether anything is not finite, then whether each leaf of the gradients is not.
+        bad: `bool[1 + leaves]`: whether the loss or any gradient is not finite, then one flag for each leaf of the
+            gradients.
         loss: the step's loss, `float32[]`.
     """
 
@@ -28,12 +29,12 @@ class FiniteCheck(Pytree):
 
     @property
     def finite(self) -> jax.Array:
-        """Whether all is well, `bool[]`."""
+        """Whether the loss and all gradients are finite, `bool[]`."""
         return ~self.bad[0]
 
 
 def check_finite(loss: jax.Array, grads: PyTree) -> FiniteCheck:
-    """Looks for NaN and infinity.
+    """Checks a loss and its gradients for NaN and infinity.
 
     Args:
         loss: the loss of the whole batch, a scalar.
@@ -58,14 +59,15 @@ def _largest(leaf: jax.Array) -> jax.Array:
 
 
 def keep(check: FiniteCheck | None, after: Any, before: Any) -> Any:
-    """The new values of a step that is finite, otherwise the old ones.
+    """Selects the new values if a step is finite, and the old ones otherwise.
 
     Args:
-        check: what was found; `None` for a step that was not checked.
+        check: the check of the step; None if it was not checked, which selects the new values.
         after: a tree of the values after the step.
-        before: the same before it.
+        before: the same tree before it.
     """
-    if check is None or _forms(after) != _forms(before):  # a step that changes the state's form is told so later
+    # A step that changes the structure, a shape or a dtype of the state is reported by the caller.
+    if check is None or _outline(after) != _outline(before):
         return after
     return jax.tree.map(lambda new, old: new if new is old else jnp.where(check.finite, new, old), after, before)
 
@@ -74,11 +76,11 @@ def run_if_finite(check: FiniteCheck | None, update: Callable[[], T], before: T)
     """Runs an update, or keeps what was there if a step is not finite.
 
     Args:
-        check: what was found; None for a step that was not checked, whose update always runs.
+        check: the check of the step; None if it was not checked, which always runs the update.
         update: computes the new values.
         before: the old values, of the same structure, shapes and dtypes.
     """
-    if check is None or _forms(jax.eval_shape(update)) != _forms(before):
+    if check is None or _outline(jax.eval_shape(update)) != _outline(before):
         return update()
 
     def choose() -> T:
@@ -93,11 +95,11 @@ def run_if_finite(check: FiniteCheck | None, update: Callable[[], T], before: T)
 
 
 def keep_state(check: FiniteCheck | None, after: Any, before: Any) -> Any:
-    """As `keep`, for the state of a step; the key moves on and the pending logs stay in any case."""
+    """Does what `keep` does for the state of a step, whose new key and pending logs are always kept."""
     kept = keep(check, after.replace(_logs=LogBook()), before.replace(_logs=LogBook()))
     return kept.replace(_logs=after._logs, key=after.key)
 
 
-def _forms(tree: PyTree) -> tuple[Any, list[Any]]:
+def _outline(tree: PyTree) -> tuple[Any, list[Any]]:
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]

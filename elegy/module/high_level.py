@@ -21,7 +21,7 @@ _FIELD = "losses_and_metrics"
 
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
-    """Initialises through the module's `init(key, inputs)`."""
+    """Initialises a module by its `init(key, inputs)`: the default `managed_init_step`."""
     inputs = unpack(batch)[0]
     with _hint_at_labels(inputs):
         return module.init(key, inputs)
@@ -90,7 +90,7 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
     """Calls `module.apply` and checks what it returned.
 
     Raises:
-        StepError: when it is not `(outputs, module)`.
+        StepError: if it is not `(outputs, module)`.
     """
     with _hint_at_labels(inputs):
         out = module.apply(key, inputs, training)
@@ -105,11 +105,14 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
 
 @contextmanager
 def _hint_at_labels(inputs: PyTree) -> Iterator[None]:
-    """Says what an error may come from: `fit((x, y))` where `fit(x, y)` is meant, or a dict where an array is.
+    """Adds to an error of the module's call what the inputs were, if they are a container.
+
+    `fit((x, y))` in place of `fit(x, y)`, or a dict in place of an array, otherwise raises an error that names
+    internals of the module's library.
 
     Raises:
-        TypeError: in place of what a call raises that took a container for an array, which names internals of the
-            module's library. Other errors keep their type and get a note.
+        TypeError: in place of a TypeError, IndexError or AttributeError of the call. Other errors keep their type and
+            get a note.
     """
     try:
         yield
@@ -145,7 +148,7 @@ def _about_container(inputs: PyTree) -> str:
 
 
 def missing(module: Any, phase: str) -> MissingMethodError:
-    """The error of a module that does not say how to run a phase."""
+    """Makes the error for a module that defines a phase at no level."""
     name = type(module).__name__
     high = "`init(self, key, inputs)`" if phase == "init" else "`apply(self, key, inputs, training)`"
     arguments = {
@@ -162,7 +165,7 @@ def missing(module: Any, phase: str) -> MissingMethodError:
 
 
 def runs_apply(module: Any) -> bool:
-    """Whether the module has an `apply` of its own."""
+    """Whether the class of the module overrides `apply`."""
     return overrides(type(module), "apply")
 
 
@@ -192,10 +195,10 @@ def _run(module: Any, key: jax.Array, batch: Batch, context: StepContext, *, tra
 
 
 def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:
-    """Sample weights, an array or a tree of them for several outputs, that are 0 where a row is padding.
+    """Returns sample weights that are 0 where a row is padding.
 
     Args:
-        sample_weight: `(B, ...)` each; None stands for 1.
+        sample_weight: an array of shape `(B, ...)`, or a tree of them for several outputs; None stands for 1.
         mask: `bool[B]`.
 
     Example:

@@ -1,4 +1,4 @@
-"""Which level a phase of a module runs at: read from what its class overrides, here and nowhere else."""
+"""The level at which a class runs a phase, read from the methods that it overrides."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ _MARK = "__elegy_default__"
 
 
 def default_step(method: F) -> F:
-    """Marks a step method as the default, which delegates one level down."""
+    """Marks a step method as the default one, which delegates to the level below."""
     setattr(method, _MARK, True)
     return method
 
 
 def overrides(cls: type, method: str) -> bool:
-    """Whether `cls` has a `method` of its own instead of the default."""
+    """Whether a class replaces the default method of this name."""
     return not getattr(getattr(cls, method), _MARK, False)
 
 
 def level_of(cls: type, phase: Phase) -> Level:
-    """The level at which a class runs a phase.
+    """Returns the level at which a class runs a phase.
+
+    Args:
+        cls: a subclass of ElegyModule.
+        phase: `"init"`, `"train"`, `"test"` or `"pred"`.
 
     Example:
         >>> from elegy.module import ElegyModule

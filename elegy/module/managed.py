@@ -1,7 +1,7 @@
-"""The managed driver: what surrounds a user's step (keys, gradients, optimizer, statistics, logs).
+"""The driver of managed steps: keys, gradients, optimizer, batch statistics and logs around a user's step.
 
-Each function is pure and takes the strategy as an argument. The default core steps call them with the local
-strategy; a Trainer's runner calls them with its own.
+Each function is pure and takes the strategy as an argument. The default core steps call them with the strategy for one
+replica, and a Trainer's executor with its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PHASES = ("train", "test", "pred")
 
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
-    """Makes the first state: parameters by the module's `managed_init_step`, then the optimizer's state.
+    """Makes the first state: the parameters by the module's `managed_init_step`, then the optimizer's state.
 
     Args:
         module: an ElegyModule.
@@ -65,8 +65,8 @@ def forward_train(
         guard: whether to keep the old state, except for its key, if the loss or a gradient is not finite.
 
     Returns:
-        `((examples, check), module)`: the number of real examples, `float32[]`, and what the guard found, None
-        without one; the new state with pending logs.
+        `((examples, check), module)`: the number of real examples, `float32[]`, and the finite check, None without
+        `guard`; the new state with pending logs.
 
     Raises:
         StepError: if there is no optimizer, or the user's step returned the wrong thing.
@@ -145,7 +145,7 @@ def train(
     mask: Array | None = None,
     strategy: Strategy = LOCAL,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """One whole step of training: `forward_train`, then the logs."""
+    """Runs one step of training and drains its logs; returns `(logs, module)`."""
     (examples, _), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy)
     return drain(state, "train", examples, strategy.combine_metrics)
 
@@ -153,7 +153,7 @@ def train(
 def guarded_train(
     module: Any, batch: Batch, batch_idx: int, epoch_idx: int, mask: Array | None, strategy: Strategy
 ) -> tuple[dict[str, jax.Array], FiniteCheck, Any]:
-    """As `train`, with the guard: `(logs, check, module)`."""
+    """Runs one step of training with the finite check; returns `(logs, check, module)`."""
     (examples, check), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, guard=True)
     assert check is not None
     logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, check))
@@ -167,13 +167,13 @@ def test(
     mask: Array | None = None,
     strategy: Strategy = LOCAL,
 ) -> tuple[dict[str, jax.Array], Any]:
-    """One whole step of evaluation: `forward_test`, then the logs."""
+    """Runs one step of evaluation and drains its logs; returns `(logs, module)`."""
     examples, state = forward_test(module, batch, batch_idx, mask, strategy)
     return drain(state, "test", examples, strategy.combine_metrics)
 
 
 def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strategy = LOCAL) -> tuple[PyTree, Any]:
-    """One step of prediction: `(outputs, module)`."""
+    """Runs one step of prediction; returns `(outputs, module)`."""
     state_key, step_key = split_key(module, "pred", strategy)
     out = module.managed_pred_step(step_key, batch, batch_idx)
     outputs, state = check_pair(module, out, "managed_pred_step", "(outputs, module)")
@@ -181,18 +181,18 @@ def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strate
 
 
 def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, jax.Array]:
-    """The key of the next state, and this step's key on this replica; steps of different phases draw differently.
+    """Returns the key of the next state, and this step's key on this replica, which differs between phases.
 
     Raises:
-        StepError: when the module has no key yet.
+        StepError: if the module has no key yet.
     """
     if module.key is None:
         raise StepError(
             f"{type(module).__name__} has no random key yet: make the first state with "
             "`state = module.init_step(jax.random.key(0), batch)`."
         )
-    # The state's key counts up, like consecutive seeds, and is hashed for the step's. A hash that nobody uses is
-    # removed by the compiler; a chain of splits would have to be computed by steps that draw nothing, too.
+    # The state's key counts up, like consecutive seeds, and the step's key is a hash of it. XLA removes a hash that is
+    # not used, whereas a chain of splits has to be computed by steps that draw nothing, too.
     counter = jax.random.key_data(module.key)
     state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
     return state_key, strategy.fold_key(jax.random.fold_in(module.key, _PHASES.index(phase)))
@@ -226,7 +226,7 @@ def check_state(module: Any, state: Any, method: str) -> Any:
     """Checks that a step returned the module's own class.
 
     Raises:
-        StepError: naming what was returned.
+        StepError: if it returned something else, which is named.
     """
     if type(state) is not type(module):
         raise StepError(
@@ -240,7 +240,7 @@ def check_pair(module: Any, out: Any, method: str, wanted: str) -> tuple[Any, An
     """Checks that a step returned a pair whose second element is the new state.
 
     Raises:
-        StepError: naming what was returned.
+        StepError: if it returned something else, which is named.
     """
     if not isinstance(out, tuple) or len(out) != 2:
         raise StepError(f"{type(module).__name__}.{method} must return {wanted}, but it returned {describe(out)}.")
@@ -268,14 +268,14 @@ def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, A
 
 
 def check_core_logs(who: str, logs: Any) -> None:
-    """Checks the logs of a step that was called as it is.
+    """Checks the logs of a core-level step.
 
     Args:
         who: the class and the method.
         logs: what the step returned as its logs.
 
     Raises:
-        StepError: when they are no dict of numbers and arrays, or the loss has axes.
+        StepError: if they are not a dict of numbers and arrays, or the loss is not a scalar.
     """
     if not hasattr(logs, "items"):
         raise StepError(
@@ -292,7 +292,7 @@ def check_core_logs(who: str, logs: Any) -> None:
 
 
 def describe(value: Any) -> str:
-    """Says what a value is, for messages.
+    """Describes a value for an error message.
 
     Example:
         >>> describe((1, None)), describe(jnp.zeros(3))

@@ -128,9 +128,9 @@ class ElegyModule(Pytree):
         counts once.
 
         The default, also as `super().managed_train_step(...)` in a class with `init` and `apply`, computes the losses
-        and metrics through `apply`. The loss it returns is that of the whole batch, the same on every replica, with what
-        `apply` added by `add_loss`. Whatever is computed of it has the right derivative, and what is returned in its
-        place is logged as `loss`.
+        and metrics through `apply`. It returns the loss of the whole batch, the same on every replica, including the
+        terms that `apply` added by `add_loss`. The gradient of any function of this loss is right. What you return in
+        its place is logged as `loss`.
 
         Args:
             key: this step's key, one a replica.

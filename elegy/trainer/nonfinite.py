@@ -1,4 +1,4 @@
-"""What happens when a training step is not finite: the policies of `Trainer(nonfinite=...)`."""
+"""The policies of `Trainer(nonfinite=...)` for training steps whose loss or gradients are not finite."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ logger = logging.getLogger("elegy")
 Policy = Literal["ignore", "raise", "skip", "rollback"]
 
 DELAY = 16
-"""How many executions old the finite checks are that are read while steps run: by then nobody has to wait for them."""
+"""Number of executions to wait before reading a finite check, so that the read never blocks."""
 
 _MOST_LEAVES = 5
 
 
 class NonFiniteMonitor:
-    """Reads the finite checks of the guarded steps, some executions behind the device.
+    """Reads the finite checks of training steps, some executions after they were queued.
 
     Args:
-        policy: what to do about a step that is not finite.
+        policy: what to do if a step is not finite.
+
+    Raises:
+        ValueError: if there is no such policy.
 
     Attributes:
-        skipped: how many of the steps that have been read were not finite.
+        skipped: the number of steps read so far that were not finite.
     """
 
     def __init__(self, policy: Any):
@@ -50,38 +53,38 @@ class NonFiniteMonitor:
         return self.policy != "ignore"
 
     def begin(self) -> None:
-        """A run begins: what an earlier one left unread is counted, and raises nothing."""
+        """Begins a run: counts the checks that an earlier run left unread, without raising."""
         self.count()
         self._error, self._told = None, False
 
-    def record(self, rows: Any, step: int, epoch: int, buffer: StateBuffer) -> None:
-        """Takes note of an execution.
+    def record(self, results: Any, step: int, epoch: int, buffer: StateBuffer) -> None:
+        """Records an execution, and reads the oldest one that is due.
 
         Args:
-            rows: what it returned.
-            step: how many steps were completed before it.
+            results: the StepResults that it returned.
+            step: the number of steps completed before it.
             epoch: the epoch's index.
-            buffer: holds the state, for the names of its parameters.
+            buffer: the buffer of the state, for the names of its parameters.
 
         Raises:
-            NonFiniteError: when an execution that has been read was not finite, and the policy is not to skip.
+            NonFiniteError: if a step of an execution that was read is not finite, and the policy is not `"skip"`.
         """
-        self._pending.append((rows, step, epoch, buffer.struct))
+        self._pending.append((results, step, epoch, buffer.struct))
         if len(self._pending) > DELAY:
             self._read()
         self._complain()
 
     def settle(self) -> None:
-        """Reads what is left; waits for the device.
+        """Reads all recorded executions; waits for the device.
 
         Raises:
-            NonFiniteError: as `record`.
+            NonFiniteError: as `record` does.
         """
         self.count()
         self._complain()
 
     def count(self) -> int:
-        """How many steps were not finite; waits for the device."""
+        """Reads all recorded executions and returns `skipped`; waits for the device."""
         while self._pending:
             self._read()
         return self.skipped
@@ -93,8 +96,8 @@ class NonFiniteMonitor:
             raise error
 
     def _read(self) -> None:
-        rows, step, epoch, state = self._pending.popleft()
-        for number, check in enumerate(rows.finite_checks(), step + 1):
+        results, step, epoch, state = self._pending.popleft()
+        for number, check in enumerate(results.finite_checks(), step + 1):
             if check.bad[0]:
                 self.skipped += 1
                 self._note(describe(check, number, epoch, state))
@@ -111,16 +114,16 @@ class NonFiniteMonitor:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is under way stays behind."""
+        """Reads what was recorded: results on a device cannot be pickled."""
         self.count()
         return self.__dict__
 
 
 def check_level(policy: Policy, buffer: StateBuffer) -> None:
-    """Checks that the steps can be guarded.
+    """Checks that the finite check can be part of the training step.
 
     Raises:
-        ValueError: for a step at the core level, which is called as it is.
+        ValueError: if the step is at the core level, which computes its gradients itself.
     """
     if policy != "ignore" and level_of(buffer.cls, "train") == "core":
         raise ValueError(
@@ -130,11 +133,11 @@ def check_level(policy: Policy, buffer: StateBuffer) -> None:
 
 
 def describe(check: FiniteCheck, step: int, epoch: int, state: Any) -> str:
-    """Says what was not finite in a step.
+    """Describes a step that is not finite for an error message.
 
     Args:
-        check: what the guard found.
-        step: the number of the step, from 1.
+        check: the check of the step.
+        step: the number of the step, counted from 1.
         epoch: the epoch's index.
         state: the structure of the state.
     """
