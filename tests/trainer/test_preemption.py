@@ -58,7 +58,10 @@ def results(folder, processes):
     return [json.loads((folder / f"result {rank}").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_all_processes_stop_after_the_same_step(tmp_path, number):
     processes = launch(tmp_path, 0.05)
     try:
@@ -79,6 +82,7 @@ def test_all_processes_stop_after_the_same_step(tmp_path, number):
     assert len(first[2]) == 20
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_other_and_a_relaunch_ends_the_run(tmp_path):
     processes = launch(tmp_path, 0.05, heartbeat_timeout=10)
     try:
@@ -158,7 +162,7 @@ if trainer.interrupted:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_scheduler_reads_the_exit_status(tmp_path, number):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
