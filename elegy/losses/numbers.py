@@ -11,11 +11,24 @@ import jax.numpy as jnp
 def at_least_float32(*dtypes: Any) -> Any:
     """The floating or complex dtype that holds all of the dtypes, float32 or wider.
 
+    Integers and booleans become JAX's default float: float32, or float64 where it has 64 bits.
+
     Example:
         >>> at_least_float32(jnp.bfloat16, jnp.int8).name, at_least_float32(jnp.complex64).name
         ('float32', 'complex64')
     """
-    return jnp.result_type(*dtypes, jnp.float32)
+    inexact = [dtype if jnp.issubdtype(dtype, jnp.inexact) else default_float() for dtype in dtypes]
+    return jnp.dtype(jnp.result_type(*inexact, jnp.float32))
+
+
+def default_float() -> Any:
+    """JAX's default float: float32, or float64 where it has 64 bits.
+
+    Example:
+        >>> default_float().name
+        'float32'
+    """
+    return jnp.dtype(jnp.result_type(float))
 
 
 def check_real(what: str, **arrays: jax.Array) -> None:

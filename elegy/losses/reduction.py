@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elegy.losses.numbers import check_real
+from elegy.losses.numbers import at_least_float32, check_real
 
 
 class Reduction(enum.Enum):
@@ -98,9 +98,10 @@ def total_weight(sample_weight: Any, mask: Any, shape: tuple[int, ...]) -> jax.A
     """
     if sample_weight is None and mask is None:
         return None
-    weight = jnp.float32(1.0)
+    weight = jnp.ones((), float)
     if sample_weight is not None:
-        weight = align_weight(sample_weight, shape, "sample_weight").astype(jnp.float32)
+        weight = align_weight(sample_weight, shape, "sample_weight")
+        weight = weight.astype(at_least_float32(weight.dtype))
     if mask is not None:
         weight = jnp.where(align_weight(mask, shape, "mask"), weight, 0.0)
     return jnp.broadcast_to(weight, shape)
@@ -116,6 +117,16 @@ def weighted_sum(values: jax.Array, weight: jax.Array | None) -> jax.Array:
     if weight is None:
         return jnp.sum(values)
     return jnp.sum(jnp.where(weight != 0, values * weight, 0.0))
+
+
+def sum_of_weights(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    """The sum of the weights of values of this shape; their number where all weights are 1.
+
+    Example:
+        >>> sum_of_weights(None, (2, 3)).item(), sum_of_weights(jnp.array([0.5, 1.0]), (2,)).item()
+        (6.0, 1.5)
+    """
+    return jnp.asarray(math.prod(shape), float) if weight is None else jnp.sum(weight)
 
 
 def reduce_terms(
@@ -138,7 +149,7 @@ def reduce_terms(
         weighted: whether the values were multiplied by the weights already.
 
     Returns:
-        Two float32 scalars; the denominator is None for `SUM`.
+        Two scalars, float32 or wider; the denominator is None for `SUM`.
 
     Raises:
         TypeError: if the values are complex.
@@ -150,7 +161,7 @@ def reduce_terms(
     """
     values = jnp.asarray(values)
     check_real("a loss or metric", values=values)
-    values = values.astype(jnp.float32)
+    values = values.astype(at_least_float32(values.dtype))
     if values.ndim == 0:
         if reduction is Reduction.SUM:
             return values, None
@@ -166,11 +177,10 @@ def reduce_terms(
         return numerator, None
     if reduction is Reduction.SUM_OVER_BATCH_SIZE:
         weight = total_weight(None, mask, values.shape)
-    denominator = jnp.float32(math.prod(values.shape)) if weight is None else jnp.sum(weight)
-    return numerator, denominator
+    return numerator, sum_of_weights(weight, values.shape)
 
 
 def _count_examples(mask: Any, examples: Any) -> jax.Array:
     if examples is not None:
-        return jnp.asarray(examples).astype(jnp.float32)
-    return jnp.float32(1.0) if mask is None else jnp.sum(jnp.asarray(mask).astype(jnp.float32))
+        return jnp.asarray(examples, float)
+    return jnp.asarray(1.0, float) if mask is None else jnp.sum(mask, dtype=float)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.metrics.decisions import Counts, DataType, DecisionMetric, class_indices
+from elegy.metrics.sums import CompensatedSum
 from elegy.pytree import field, static_field
 
 
@@ -54,10 +55,10 @@ class Accuracy(DecisionMetric):
 
     averages: ClassVar[tuple[str, ...]] = (*DecisionMetric.averages, "samples")
 
-    correct: jax.Array = field(init=False)
-    total: jax.Array = field(init=False)
-    occurs: jax.Array = field(init=False)
-    support: jax.Array = field(init=False)
+    correct: CompensatedSum = field(init=False)
+    total: CompensatedSum = field(init=False)
+    occurs: CompensatedSum = field(init=False)
+    support: CompensatedSum = field(init=False)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -80,8 +81,7 @@ class Accuracy(DecisionMetric):
         super().__post_init__()
         if self.subset_accuracy and (self.average != "micro" or self.class_id is not None):
             raise ValueError("Accuracy: subset_accuracy is about whole examples; average and class_id do not apply.")
-        zero = self.zeros()
-        vars(self).update(correct=zero, total=zero, occurs=zero, support=zero)
+        vars(self).update({name: self.zeros() for name in ("correct", "total", "occurs", "support")})
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metric with a batch added.
@@ -107,7 +107,7 @@ class Accuracy(DecisionMetric):
 
     def _add(self, correct: jax.Array, total: jax.Array, occurs: jax.Array, support: jax.Array) -> Self:
         added = {"correct": correct, "total": total, "occurs": occurs, "support": support}
-        return self.replace(**{name: getattr(self, name) + value.astype(self.dtype) for name, value in added.items()})
+        return self.replace(**{name: getattr(self, name) + value for name, value in added.items()})
 
     def _count_examples(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
         mode = self.mode_of(target, preds)
@@ -121,15 +121,15 @@ class Accuracy(DecisionMetric):
         rows, inside = hit.shape[0], math.prod(hit.shape[1:])
         hit, counts = hit.reshape(rows, inside), counts.reshape(rows, inside)
         if self.subset_accuracy:
-            right = jnp.all(hit | ~counts, axis=1).astype(jnp.float32)
+            right = jnp.all(hit | ~counts, axis=1).astype(float)
         else:
             right = safe_divide(jnp.sum(hit & counts, axis=1), jnp.sum(counts, axis=1))
         weight = total_weight(sample_weight, mask, (rows,))
-        weight = jnp.ones(rows, jnp.float32) if weight is None else weight
+        weight = jnp.ones(rows) if weight is None else weight
         weight = weight * jnp.any(counts, axis=1)
         total = jnp.sum(weight)
         return Counts(jnp.sum(weight * right), total, total, total)
 
     def compute(self) -> jax.Array:
         """Returns the accuracy: a scalar, or `(num_classes,)` for `average="none"`; 0 without data."""
-        return self.averaged(self.correct, self.total, self.occurs, self.support)
+        return self.averaged(self.correct.value, self.total.value, self.occurs.value, self.support.value)

@@ -11,6 +11,7 @@ import numpy as np
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import field, static_field
 
 
@@ -43,8 +44,8 @@ class AUC(Metric):
     curve: Literal["ROC", "PR"] = static_field(default="ROC")
     from_logits: bool = static_field(default=False, kw_only=True)
 
-    positives: jax.Array = field(init=False)
-    negatives: jax.Array = field(init=False)
+    positives: CompensatedSum = field(init=False)
+    negatives: CompensatedSum = field(init=False)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -53,8 +54,8 @@ class AUC(Metric):
             raise ValueError(f"AUC: curve={self.curve!r} is not known. Use 'ROC' or 'PR'.")
         if self.num_bins < 2:
             raise ValueError(f"AUC: num_bins={self.num_bins} must be 2 or more.")
-        zeros = jnp.zeros(self.num_bins, self.dtype)
-        vars(self).update(positives=zeros, negatives=zeros)
+        for name in ("positives", "negatives"):
+            vars(self)[name] = CompensatedSum.zeros((self.num_bins,), self.dtype)
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metric with a batch added.
@@ -72,19 +73,17 @@ class AUC(Metric):
         target, preds = match_real(target, preds, "AUC")
         scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)
         weight = total_weight(sample_weight, mask, scores.shape)
-        weight = jnp.ones(scores.shape, jnp.float32) if weight is None else weight
+        weight = jnp.ones(scores.shape) if weight is None else weight
         # A NaN has no rank: of weight 0 it does not count, otherwise it makes the area NaN. It must not reach the
         # conversion to integers, whose result for it is undefined.
         unknown = (weight != 0) & jnp.isnan(scores)
         scores = jnp.where(jnp.isnan(scores), 0.0, scores)
         weight = jnp.where(unknown, jnp.nan, weight)
         bins = jnp.round(scores * (self.num_bins - 1)).astype(jnp.int32)
-        positive = target > 0.5
-        empty = jnp.zeros(self.num_bins, jnp.float32)
-        added = [empty.at[bins].add(jnp.where(side, weight, 0.0)) for side in (positive, ~positive)]
+        bins = bins + jnp.where(target > 0.5, 0, self.num_bins)
+        added = binned_sums(bins.ravel(), weight.ravel(), 2 * self.num_bins)
         return self.replace(
-            positives=self.positives + added[0].astype(self.dtype),
-            negatives=self.negatives + added[1].astype(self.dtype),
+            positives=self.positives + added[: self.num_bins], negatives=self.negatives + added[self.num_bins :]
         )
 
     def compute(self) -> jax.Array:
@@ -93,13 +92,14 @@ class AUC(Metric):
         NaN where it is not defined: without positives and, for `ROC`, without negatives. NaN, too, after a NaN
         prediction.
         """
-        positives = self.positives / jnp.sum(self.positives)
+        positives = self.positives.value / jnp.sum(self.positives.value)
+        negatives = self.negatives.value
         if self.curve == "ROC":
-            negatives = self.negatives / jnp.sum(self.negatives)
+            negatives = negatives / jnp.sum(negatives)
             below = jnp.cumsum(negatives) - negatives
             return jnp.sum(positives * (below + 0.5 * negatives))
-        found = jnp.cumsum(self.positives[::-1])[::-1]
-        chosen = found + jnp.cumsum(self.negatives[::-1])[::-1]
+        found = jnp.cumsum(self.positives.value[::-1])[::-1]
+        chosen = found + jnp.cumsum(negatives[::-1])[::-1]
         return jnp.sum(positives * safe_divide(found, chosen))
 
     def target_check(self, target: Any, preds: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.metrics.decisions import class_indices, has_class_axis
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import field, static_field
 
 
@@ -38,7 +39,7 @@ class ConfusionMatrix(Metric):
     normalize: Literal["true", "pred", "all"] | None = static_field(default=None)
     threshold: float = static_field(default=0.5, kw_only=True)
 
-    matrix: jax.Array = field(init=False)
+    matrix: CompensatedSum = field(init=False)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -49,7 +50,7 @@ class ConfusionMatrix(Metric):
             raise ValueError(
                 f"ConfusionMatrix: normalize={self.normalize!r} is not known. Use 'true', 'pred', 'all' or None."
             )
-        vars(self).update(matrix=jnp.zeros((self.num_classes, self.num_classes), self.dtype))
+        vars(self).update(matrix=CompensatedSum.zeros((self.num_classes, self.num_classes), self.dtype))
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metric with a batch added. A class out of range does not count.
@@ -76,18 +77,20 @@ class ConfusionMatrix(Metric):
             preds = (preds > self.threshold).astype(jnp.int32)
         label, chosen = class_indices(target, preds, 1, "ConfusionMatrix")
         weight = total_weight(sample_weight, mask, label.shape)
-        weight = jnp.ones(label.shape, jnp.float32) if weight is None else weight
-        # A negative index would count from the end; one past the end is dropped.
-        rows, columns = (jnp.where(x < 0, self.num_classes, x.astype(jnp.int32)) for x in (label, chosen[..., 0]))
-        added = jnp.zeros(self.matrix.shape, jnp.float32).at[rows, columns].add(weight, mode="drop")
-        return self.replace(matrix=self.matrix + added.astype(self.dtype))
+        weight = jnp.ones(label.shape) if weight is None else weight
+        rows, columns = (x.ravel().astype(jnp.int32) for x in (label, chosen[..., 0]))
+        known = (rows >= 0) & (rows < self.num_classes) & (columns >= 0) & (columns < self.num_classes)
+        cells = jnp.where(known, rows * self.num_classes + columns, -1)
+        added = binned_sums(cells, weight.ravel(), self.num_classes**2)
+        return self.replace(matrix=self.matrix + added.reshape(self.num_classes, self.num_classes))
 
     def compute(self) -> jax.Array:
         """Returns the matrix `(num_classes, num_classes)`, rows by target; 0 where nothing was counted."""
         axis = {"true": 1, "pred": 0, "all": None}
+        matrix = self.matrix.value
         if self.normalize is None:
-            return self.matrix
-        return safe_divide(self.matrix, jnp.sum(self.matrix, axis=axis[self.normalize], keepdims=True))
+            return matrix
+        return safe_divide(matrix, jnp.sum(matrix, axis=axis[self.normalize], keepdims=True))
 
     def target_check(self, target: Any, preds: Any) -> None:
         """Checks that class indices are in range.

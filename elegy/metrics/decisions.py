@@ -14,6 +14,7 @@ from elegy.losses.numbers import check_real
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import static_field
 
 Average = Literal["micro", "macro", "weighted", "none", "samples"]
@@ -113,9 +114,9 @@ class DecisionMetric(Metric):
             raise ValueError(f"{what}: top_k is for multi-class scores; mode={mode.value!r} compares with a threshold.")
         vars(self).update(average=average, mode=mode)
 
-    def zeros(self) -> jax.Array:
+    def zeros(self) -> CompensatedSum:
         """A state without data: a scalar, or one number for each class."""
-        return jnp.zeros((self.num_classes,) if self.average in _PER_CLASS else (), self.dtype)
+        return CompensatedSum.zeros((self.num_classes or 0,) if self.average in _PER_CLASS else (), self.dtype)
 
     def mode_of(self, target: Any, preds: Any) -> DataType:
         """What these arrays mean.
@@ -182,10 +183,10 @@ class DecisionMetric(Metric):
         count = self.num_classes or 0
         wrong = weight[..., None] * (chosen != label[..., None])
         return Counts(
-            tp=scatter_add(count, label, weight * hit),
-            fp=scatter_add(count, chosen, wrong),
+            tp=binned_sums(label.ravel(), (weight * hit).ravel(), count),
+            fp=binned_sums(chosen.ravel(), wrong.ravel(), count),
             tn=jnp.zeros(count),
-            fn=scatter_add(count, label, weight * ~hit),
+            fn=binned_sums(label.ravel(), (weight * ~hit).ravel(), count),
         )
 
     def _count_decisions(
@@ -208,7 +209,7 @@ class DecisionMetric(Metric):
         """
         target = widen_integers(target)
         weight = total_weight(sample_weight, mask, target.shape)
-        weight = jnp.ones(target.shape, jnp.float32) if weight is None else weight
+        weight = jnp.ones(target.shape) if weight is None else weight
         return weight if self.ignore_index is None else jnp.where(target == self.ignore_index, 0.0, weight)
 
     def decide(self, target: Any, preds: Any) -> tuple[jax.Array, jax.Array]:
@@ -306,17 +307,6 @@ def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) ->
     if top_k == 1:
         return target, jnp.argmax(preds, axis=-1, keepdims=True)
     return target, jax.lax.top_k(preds, top_k)[1]
-
-
-def scatter_add(count: int, index: jax.Array, weight: jax.Array) -> jax.Array:
-    """Sums weights by class; an index out of range counts for nothing.
-
-    Example:
-        >>> scatter_add(2, jnp.array([1, 1, -1, 7]), jnp.ones(4))
-        Array([0., 2.], dtype=float32)
-    """
-    index = jnp.where(index < 0, count, index)  # a negative index would count from the end
-    return jnp.zeros(count, jnp.float32).at[index].add(weight.astype(jnp.float32), mode="drop")
 
 
 def _count(truth: jax.Array, said: jax.Array, weight: jax.Array, axis: tuple[int, ...] | None) -> Counts:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 
 from elegy.losses.function import FunctionLoss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, safe_divide
 from elegy.metrics.foreign import adapt
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum, add_trees
 from elegy.names import name_of, snake_case
 from elegy.pytree import field
 
@@ -35,16 +35,19 @@ class LossMetric(Metric):
     """
 
     loss: Loss
-    total: jax.Array = field(init=False)
-    count: jax.Array | None = field(init=False)
+    total: CompensatedSum = field(init=False)
+    count: CompensatedSum | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Sets the state to zero."""
         vars(self).update(name=self.name or name_of(self.loss))
         super().__post_init__()
         self.loss.check_reduction()
-        count = None if self.loss.reduction is Reduction.SUM else jnp.zeros((), self.dtype)
-        vars(self).update(total=jnp.zeros((), self.dtype), count=count)
+        vars(self).update(self._zeros())
+
+    def _zeros(self) -> dict[str, CompensatedSum | None]:
+        count = None if self.loss.reduction is Reduction.SUM else CompensatedSum.zeros((), self.dtype)
+        return {"total": CompensatedSum.zeros((), self.dtype), "count": count}
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added.
@@ -56,19 +59,18 @@ class LossMetric(Metric):
             TypeError: when the loss requires something that was not given.
         """
         numerator, denominator = self.loss.terms(**kwargs)
-        total = self.total + numerator.astype(self.dtype)
+        total = self.total + numerator
         if self.count is None or denominator is None:
             return self.replace(total=total)
-        return self.replace(total=total, count=self.count + denominator.astype(self.dtype))
+        return self.replace(total=total, count=self.count + denominator)
 
     def compute(self) -> jax.Array:
         """Returns the loss over all data, a scalar; 0 without data."""
-        return self.total if self.count is None else safe_divide(self.total, self.count)
+        return self.total.value if self.count is None else safe_divide(self.total.value, self.count.value)
 
     def reset(self) -> Self:
         """Returns the metric without data."""
-        count = None if self.count is None else jnp.zeros((), self.dtype)
-        return self.replace(total=jnp.zeros((), self.dtype), count=count)
+        return self.replace(**self._zeros())
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both metrics' data.
@@ -76,7 +78,7 @@ class LossMetric(Metric):
         Args:
             other: a metric of the same structure.
         """
-        total, count = jax.tree.map(jnp.add, (self.total, self.count), (other.total, other.count))
+        total, count = add_trees((self.total, self.count), (other.total, other.count))
         return self.replace(total=total, count=count)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
 from elegy.metrics.function import metric_name
 from elegy.metrics.metric import Metric
 from elegy.metrics.named import flatten_named
+from elegy.metrics.sums import CompensatedSum, add_trees, sum_leading_axis
 from elegy.pytree import field, static_field
 
 
@@ -21,32 +23,34 @@ class LossTerms(Metric):
     """The state of several losses: a numerator for each, and a denominator (None for a sum)."""
 
     names: tuple[str, ...] = static_field(init=False)
-    numerators: tuple[jax.Array, ...] = field(init=False)
-    denominators: tuple[jax.Array | None, ...] = field(init=False)
+    numerators: tuple[CompensatedSum, ...] = field(init=False)
+    denominators: tuple[CompensatedSum | None, ...] = field(init=False)
 
     def reset(self) -> Self:
         """Returns the losses without data."""
         # An array of its own for each: a compiled step that reuses the buffers of its state can take a buffer once.
         return self.replace(
-            numerators=tuple(jnp.zeros((), self.dtype) for _ in self.numerators),
-            denominators=tuple(None if d is None else jnp.zeros((), self.dtype) for d in self.denominators),
+            numerators=tuple(self._zero() for _ in self.numerators),
+            denominators=tuple(None if d is None else self._zero() for d in self.denominators),
         )
 
-    def add(self, terms: Iterable[tuple[jax.Array, jax.Array | None]]) -> Self:
-        """Returns the losses with terms added.
+    def _zero(self) -> CompensatedSum:
+        return CompensatedSum.zeros((), self.dtype)
+
+    @abc.abstractmethod
+    def batch_terms(self, **kwargs: Any) -> list[tuple[jax.Array, jax.Array | None]]:
+        """The numerator and the denominator of each loss on a batch."""
+
+    def batch_updates(self, **kwargs: Any) -> Self:
+        """Returns the losses of one batch alone.
 
         Args:
-            terms: for each loss its numerator and denominator.
+            **kwargs: what `update` takes.
         """
-        numerators, denominators = zip(*terms, strict=True) if self.names else ((), ())
+        numerators, denominators = zip(*self.batch_terms(**kwargs), strict=True) if self.names else ((), ())
         return self.replace(
-            numerators=tuple(
-                (old + new).astype(self.dtype) for old, new in zip(self.numerators, numerators, strict=True)
-            ),
-            denominators=tuple(
-                None if old is None else (old + new).astype(self.dtype)
-                for old, new in zip(self.denominators, denominators, strict=True)
-            ),
+            numerators=tuple(CompensatedSum.of(new, self.dtype) for new in numerators),
+            denominators=tuple(None if new is None else CompensatedSum.of(new, self.dtype) for new in denominators),
         )
 
     def scale(self, factor: Any) -> Self:
@@ -55,7 +59,7 @@ class LossTerms(Metric):
         Args:
             factor: a scalar.
         """
-        return self.replace(numerators=tuple((factor * n).astype(self.dtype) for n in self.numerators))
+        return self.replace(numerators=tuple(n.scale(factor) for n in self.numerators))
 
     def merge(self, other: Self) -> Self:
         """Returns the losses of both data.
@@ -63,18 +67,26 @@ class LossTerms(Metric):
         Args:
             other: terms of the same losses.
         """
-        return self.add(zip(other.numerators, other.denominators, strict=True))
+        numerators, denominators = add_trees(
+            (self.numerators, self.denominators), (other.numerators, other.denominators)
+        )
+        return self.replace(numerators=numerators, denominators=denominators)
+
+    def aggregate(self) -> Self:
+        """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
+        numerators, denominators = sum_leading_axis((self.numerators, self.denominators))
+        return self.replace(numerators=numerators, denominators=denominators)
 
     def compute(self) -> dict[str, jax.Array]:
-        """Returns each loss over all data, float32 scalars by name; 0 for one that had no data.
+        """Returns each loss over all data, scalars by name; 0 for one that had no data.
 
         Where none had any, they are NaN: 0 would be the best of all losses.
         """
-        weights = [d for d in self.denominators if d is not None]
+        weights = [d.value for d in self.denominators if d is not None]
         nothing = jnp.all(jnp.stack(weights) == 0) if len(weights) == len(self.names) > 0 else False
         return {
-            name: numerator if denominator is None else jnp.where(nothing, jnp.nan, safe_divide(numerator, denominator))
-            for name, numerator, denominator in zip(self.names, self.numerators, self.denominators, strict=True)
+            name: n.value if d is None else jnp.where(nothing, jnp.nan, safe_divide(n.value, d.value))
+            for name, n, d in zip(self.names, self.numerators, self.denominators, strict=True)
         }
 
     def compute_logs(self) -> dict[str, jax.Array]:
@@ -100,13 +112,13 @@ class LossTerms(Metric):
             (1.0, 0.5)
         """
         total = jnp.zeros((), self.dtype)
-        divided = [n for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
+        divided = [(n.value, d.value) for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
         if divided:
+            numerators, denominators = map(jnp.stack, zip(*divided, strict=True))
             # One collective for all; the weights are constants of the step.
-            weights = jnp.stack([d for d in self.denominators if d is not None])
-            weights = sum_over_replicas(jax.lax.stop_gradient(weights))
-            total += jnp.sum(safe_divide(jnp.stack(divided), weights))
-        return sum((n for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
+            weights = sum_over_replicas(jax.lax.stop_gradient(denominators))
+            total += jnp.sum(safe_divide(numerators, weights))
+        return sum((n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
 
     def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
         """Returns the loss of a batch, and the losses with the batch merged into them.
@@ -148,12 +160,11 @@ class Losses(LossTerms):
             loss.check_reduction()
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
-        zero = jnp.zeros((), self.dtype)
         vars(self).update(
             names=tuple(name for name, _ in given),
             losses=resolved,
-            numerators=tuple(zero for _ in given),
-            denominators=tuple(None if loss.reduction is Reduction.SUM else zero for loss in resolved),
+            numerators=tuple(self._zero() for _ in given),
+            denominators=tuple(None if loss.reduction is Reduction.SUM else self._zero() for loss in resolved),
         )
 
     def update(self, **kwargs: Any) -> Self:
@@ -165,13 +176,20 @@ class Losses(LossTerms):
         Raises:
             TypeError: when a loss requires something that was not given.
         """
-        return self.add([loss.terms(**kwargs) for loss in self.losses])
+        return self.merge(self.batch_updates(**kwargs))
+
+    def batch_terms(self, **kwargs: Any) -> list[tuple[jax.Array, jax.Array | None]]:
+        """The numerator and the denominator of each loss on a batch.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        return [loss.terms(**kwargs) for loss in self.losses]
 
     def aggregate(self) -> Self:
         """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
         # Arrays that belong to a loss are the same on every replica.
-        summed = _sum_terms(self)
-        return summed.replace(losses=jax.tree.map(lambda leaf: leaf[0], self.losses))
+        return super().aggregate().replace(losses=jax.tree.map(lambda leaf: leaf[0], self.losses))
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """Whether every loss keeps one value an example.
@@ -210,8 +228,8 @@ class AuxLosses(LossTerms):
     def __init__(self, names: Iterable[str], *, name: str | None = None, dtype: Any = None):
         vars(self).update(name=name, dtype=dtype, names=tuple(names))
         super().__post_init__()
-        zeros = tuple(jnp.zeros((), self.dtype) for _ in self.names)
-        vars(self).update(numerators=zeros, denominators=zeros)
+        numerators, denominators = (tuple(self._zero() for _ in self.names) for _ in range(2))
+        vars(self).update(numerators=numerators, denominators=denominators)
 
     def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the losses with a batch added; a loss without a value is left as it is.
@@ -225,24 +243,28 @@ class AuxLosses(LossTerms):
         Raises:
             ValueError: for a name that is not known, or a value that is no scalar.
         """
+        return self.merge(self.batch_updates(aux_values=aux_values, examples=examples, mask=mask))
+
+    def batch_terms(self, **kwargs: Any) -> list[tuple[jax.Array, jax.Array | None]]:
+        """The numerator and the denominator of each loss on a batch; both are 0 for a loss without a value.
+
+        Args:
+            **kwargs: what `update` takes.
+        """
+        aux_values = kwargs["aux_values"]
         check_aux_values(aux_values, self.names, "loss")
         zero = jnp.zeros((), self.dtype)
-        terms = [
-            reduce_terms(scalar_aux(name, aux_values[name], "loss"), Reduction.MEAN, mask=mask, examples=examples)
+        return [
+            reduce_terms(
+                scalar_aux(name, aux_values[name], "loss"),
+                Reduction.MEAN,
+                mask=kwargs.get("mask"),
+                examples=kwargs.get("examples"),
+            )
             if name in aux_values
             else (zero, zero)
             for name in self.names
         ]
-        return self.add(terms)
-
-    def aggregate(self) -> Self:
-        """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
-        return _sum_terms(self)
-
-
-def _sum_terms(terms: Any) -> Any:
-    summed = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), (terms.numerators, terms.denominators))
-    return terms.replace(numerators=summed[0], denominators=summed[1])
 
 
 def check_aux_values(values: Mapping[str, Any], names: Iterable[str], kind: str) -> None:

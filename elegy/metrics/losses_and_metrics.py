@@ -85,36 +85,54 @@ class LossesAndMetrics(Metric):
             TypeError: when a loss or metric requires something that was not given.
             ValueError: for an aux value whose name is not known.
         """
-        values = {"aux_losses": aux_losses, "aux_metrics": aux_metrics}
-        parts = {part: getattr(self, part) for part in _PARTS}
-        for part, aux in values.items():
-            if parts[part] is None and aux:
+        arguments = self._arguments(aux_losses, aux_metrics, kwargs)
+        return self._map(lambda name, part: part.update(**arguments[name]))
+
+    def batch_updates(
+        self,
+        aux_losses: Mapping[str, Any] | None = None,
+        aux_metrics: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Returns the state of one batch alone.
+
+        Args:
+            aux_losses: as for `update`.
+            aux_metrics: as for `update`.
+            **kwargs: as for `update`.
+
+        Raises:
+            TypeError: as `update`.
+            ValueError: as `update`.
+        """
+        arguments = self._arguments(aux_losses, aux_metrics, kwargs)
+        return self._map(lambda name, part: part.batch_updates(**arguments[name]))
+
+    def _arguments(
+        self, aux_losses: Mapping[str, Any] | None, aux_metrics: Mapping[str, Any] | None, kwargs: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """What each part is updated with."""
+        arguments = dict.fromkeys(_PARTS, kwargs)
+        for part, aux in (("aux_losses", aux_losses), ("aux_metrics", aux_metrics)):
+            if getattr(self, part) is None and aux:
                 raise ValueError(
                     f"the module produced {part} {list(aux)}, which have no accumulator. "
                     "Declare them with `with_aux(losses=[...], metrics=[...])`."
                 )
-        return self.replace(
-            **{
-                part: state.update(aux_values=values[part] or {}, **kwargs)
-                if part in values
-                else state.update(**kwargs)
-                for part, state in parts.items()
-                if state is not None
-            }
-        )
+            arguments[part] = {"aux_values": aux or {}, **kwargs}
+        return arguments
 
-    def _map(self, function: Callable[[Any], Any]) -> Self:
-        return self.replace(
-            **{part: function(getattr(self, part)) for part in _PARTS if getattr(self, part) is not None}
-        )
+    def _map(self, function: Callable[[str, Any], Any]) -> Self:
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return self.replace(**{name: function(name, part) for name, part in parts.items() if part is not None})
 
     def reset(self) -> Self:
         """Returns the state without data."""
-        return self._map(lambda part: part.reset())
+        return self._map(lambda _, part: part.reset())
 
     def aggregate(self) -> Self:
         """Returns the state of all replicas' data, from leaves with a leading axis of replicas."""
-        return self._map(lambda part: part.aggregate())
+        return self._map(lambda _, part: part.aggregate())
 
     def merge(self, other: Self) -> Self:
         """Returns the state of both data.

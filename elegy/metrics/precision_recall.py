@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from elegy.metrics.decisions import DataType, DecisionMetric
+from elegy.metrics.sums import CompensatedSum
 from elegy.pytree import field, static_field
 
 
 class _PositiveCounts(DecisionMetric):
     """Keeps what precision and recall need; they do not look at true negatives."""
 
-    tp: jax.Array = field(init=False)
-    fp: jax.Array = field(init=False)
-    fn: jax.Array = field(init=False)
+    tp: CompensatedSum = field(init=False)
+    fp: CompensatedSum = field(init=False)
+    fn: CompensatedSum = field(init=False)
 
     integers_are = DataType.BINARY
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero = self.zeros()
-        vars(self).update(tp=zero, fp=zero, fn=zero)
+        vars(self).update({name: self.zeros() for name in ("tp", "fp", "fn")})
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metric with a batch added.
@@ -39,16 +39,12 @@ class _PositiveCounts(DecisionMetric):
             ValueError: when the shapes do not fit.
         """
         counts = self.count(target, preds, sample_weight, mask)[1]
-        return self.replace(
-            tp=self.tp + counts.tp.astype(self.dtype),
-            fp=self.fp + counts.fp.astype(self.dtype),
-            fn=self.fn + counts.fn.astype(self.dtype),
-        )
+        return self.replace(tp=self.tp + counts.tp, fp=self.fp + counts.fp, fn=self.fn + counts.fn)
 
     def _averaged(self, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-        support = self.tp + self.fn
+        support = (self.tp + self.fn).value
         # As in scikit-learn, a label that is never there counts as 0; a class that is never there does not count.
-        occurs = jnp.ones_like(support) if self.mode is DataType.MULTILABEL else support + self.fp
+        occurs = jnp.ones_like(support) if self.mode is DataType.MULTILABEL else support + self.fp.value
         return self.averaged(numerator, denominator, occurs, support)
 
 
@@ -79,7 +75,7 @@ class Precision(_PositiveCounts):
 
     def compute(self) -> jax.Array:
         """Returns the precision: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
-        return self._averaged(self.tp, self.tp + self.fp)
+        return self._averaged(self.tp.value, (self.tp + self.fp).value)
 
 
 class Recall(_PositiveCounts):
@@ -108,7 +104,7 @@ class Recall(_PositiveCounts):
 
     def compute(self) -> jax.Array:
         """Returns the recall: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
-        return self._averaged(self.tp, self.tp + self.fn)
+        return self._averaged(self.tp.value, (self.tp + self.fn).value)
 
 
 class FBeta(_PositiveCounts):
@@ -147,8 +143,8 @@ class FBeta(_PositiveCounts):
     def compute(self) -> jax.Array:
         """Returns the score: a scalar, or `(num_classes,)` for `average="none"`; 0 without positives."""
         squared = self.beta**2
-        numerator = (1 + squared) * self.tp
-        return self._averaged(numerator, numerator + squared * self.fn + self.fp)
+        numerator = (1 + squared) * self.tp.value
+        return self._averaged(numerator, numerator + squared * self.fn.value + self.fp.value)
 
 
 class F1(FBeta):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import match_real
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum
 from elegy.pytree import field, static_field
 
 
@@ -38,10 +39,10 @@ class R2(Metric):
     num_outputs: int = static_field(default=1)
     multioutput: Literal["uniform_average", "variance_weighted", "raw_values"] = static_field(default="uniform_average")
 
-    weight: jax.Array = field(init=False)
-    mean: jax.Array = field(init=False)
-    spread: jax.Array = field(init=False)
-    residual: jax.Array = field(init=False)
+    weight: CompensatedSum = field(init=False)
+    mean: CompensatedSum = field(init=False)
+    spread: CompensatedSum = field(init=False)
+    residual: CompensatedSum = field(init=False)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -53,8 +54,8 @@ class R2(Metric):
                 f"R2: multioutput={self.multioutput!r} is not known. Use 'uniform_average', 'variance_weighted' or "
                 "'raw_values'."
             )
-        zeros = jnp.zeros(self.num_outputs, self.dtype)
-        vars(self).update(weight=zeros, mean=zeros, spread=zeros, residual=zeros)
+        for name in ("weight", "mean", "spread", "residual"):
+            vars(self)[name] = CompensatedSum.zeros((self.num_outputs,), self.dtype)
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metric with a batch added.
@@ -75,9 +76,7 @@ class R2(Metric):
             raise ValueError(f"R2: the last axis of {target.shape} has {outputs} outputs; pass num_outputs={outputs}.")
         weight = total_weight(sample_weight, mask, target.shape)
         weight = jnp.ones(target.shape) if weight is None else weight
-        target, preds, weight = (
-            jnp.reshape(x, (-1, self.num_outputs)).astype(self.dtype) for x in (target, preds, weight)
-        )
+        target, preds, weight = (jnp.reshape(x, (-1, self.num_outputs)) for x in (target, preds, weight))
         counts = weight != 0
         target, preds = jnp.where(counts, target, 0.0), jnp.where(counts, preds, 0.0)
         total = jnp.sum(weight, axis=0)
@@ -85,14 +84,13 @@ class R2(Metric):
         # The sum of deviations would be 0 without rounding; taking it out corrects the rounded mean.
         correction = safe_divide(jnp.sum(weight * (target - mean), axis=0), total)
         mean = mean + correction
-        return self.merge(
-            self.replace(
-                weight=total,
-                mean=mean,
-                spread=jnp.sum(weight * jnp.square(target - mean), axis=0),
-                residual=jnp.sum(weight * jnp.square(target - preds), axis=0),
-            )
-        )
+        added = {
+            "weight": total,
+            "mean": mean,
+            "spread": jnp.sum(weight * jnp.square(target - mean), axis=0),
+            "residual": jnp.sum(weight * jnp.square(target - preds), axis=0),
+        }
+        return self.merge(self.replace(**{name: CompensatedSum.of(x, self.dtype) for name, x in added.items()}))
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both metrics' data.
@@ -101,12 +99,12 @@ class R2(Metric):
             other: a metric of the same structure.
         """
         weight = self.weight + other.weight
-        part = safe_divide(other.weight, weight)
-        difference = other.mean - self.mean
+        part = safe_divide(other.weight.value, weight.value)
+        difference = (other.mean.value - self.mean.value) + (other.mean.rest - self.mean.rest)
         return self.replace(
             weight=weight,
             mean=self.mean + difference * part,
-            spread=self.spread + other.spread + jnp.square(difference) * self.weight * part,
+            spread=self.spread + other.spread + jnp.square(difference) * (self.weight.value * part),
             residual=self.residual + other.residual,
         )
 
@@ -115,13 +113,12 @@ class R2(Metric):
 
         Constant targets give 1 for perfect predictions and 0 otherwise, as in scikit-learn.
         """
-        constant = self.spread == 0
-        value = jnp.where(
-            constant, jnp.where(self.residual == 0, 1.0, 0.0), 1.0 - safe_divide(self.residual, self.spread)
-        )
+        spread, residual = self.spread.value, self.residual.value
+        constant = spread == 0
+        value = jnp.where(constant, jnp.where(residual == 0, 1.0, 0.0), 1.0 - safe_divide(residual, spread))
         if self.multioutput == "raw_values":
             return value
         if self.multioutput == "variance_weighted":
-            weighted = safe_divide(jnp.sum(value * self.spread), jnp.sum(self.spread))
+            weighted = safe_divide(jnp.sum(value * spread), jnp.sum(spread))
             return jnp.where(jnp.all(constant), jnp.mean(value), weighted)
         return jnp.mean(value)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
-from elegy.losses.numbers import check_real
-from elegy.losses.reduction import Reduction, safe_divide, total_weight, weighted_sum
+from elegy.losses.numbers import at_least_float32, check_real
+from elegy.losses.reduction import Reduction, safe_divide, sum_of_weights, total_weight, weighted_sum
 from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum
 from elegy.pytree import field, static_field
 
 
 class Accumulator(Metric):
-    """The state of every sum and mean: `total`, and `count` (None where nothing is divided).
+    """The state of every sum and mean: the sums `total`, and `count` (None where nothing is divided).
 
     A metric of this kind computes values in `update` and hands them to `accumulate`.
 
@@ -31,14 +31,14 @@ class Accumulator(Metric):
         2.0
     """
 
-    total: jax.Array = field(init=False)
-    count: jax.Array | None = field(init=False)
+    total: CompensatedSum = field(init=False)
+    count: CompensatedSum | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Sets the state to zero."""
         super().__post_init__()
-        count = None if self.reduces_by() is Reduction.SUM else jnp.zeros((), self.dtype)
-        vars(self).update(total=jnp.zeros((), self.dtype), count=count)
+        count = None if self.reduces_by() is Reduction.SUM else CompensatedSum.zeros((), self.dtype)
+        vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=count)
 
     def reduces_by(self) -> Reduction:
         """Which formula `accumulate` and `compute` follow."""
@@ -58,19 +58,18 @@ class Accumulator(Metric):
         """
         values = jnp.asarray(values)
         check_real(f"the metric {self.name!r}", values=values)
-        values = values.astype(self.dtype)
+        values = values.astype(at_least_float32(values.dtype))
         weight = total_weight(sample_weight, mask, values.shape)
-        total = self.total + weighted_sum(values, weight).astype(self.dtype)
+        total = self.total + weighted_sum(values, weight)
         if self.count is None:
             return self.replace(total=total)
         if self.reduces_by() is Reduction.SUM_OVER_BATCH_SIZE:
             weight = total_weight(None, mask, values.shape)
-        count = jnp.asarray(math.prod(values.shape) if weight is None else jnp.sum(weight), self.dtype)
-        return self.replace(total=total, count=self.count + count)
+        return self.replace(total=total, count=self.count + sum_of_weights(weight, values.shape))
 
     def compute(self) -> jax.Array:
         """Returns the sum or mean, a scalar; the mean of no data is 0."""
-        return self.total if self.count is None else safe_divide(self.total, self.count)
+        return self.total.value if self.count is None else safe_divide(self.total.value, self.count.value)
 
 
 class Reduce(Accumulator):

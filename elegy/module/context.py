@@ -23,7 +23,7 @@ class StepContext(Pytree):
     a step that passes its module through `jax.checkpoint` or `jax.lax.scan` passes the context along.
 
     Args:
-        examples: the number of real examples of this replica, `float32[]`.
+        examples: the number of real examples of this replica, a float (float64 where JAX has 64 bits).
         share: this replica's part of the real examples of the whole batch, `float32[]`.
         mask: `bool[rows]`, False where a row is padding; None where all are real.
         strategy: how replicas combine.
@@ -58,7 +58,7 @@ class StepContext(Pytree):
             >>> context.examples.item(), context.share.item()
             (2.0, 1.0)
         """
-        examples = jnp.asarray(rows(batch), jnp.float32) if mask is None else jnp.sum(mask, dtype=jnp.float32)
+        examples = jnp.asarray(rows(batch), float) if mask is None else jnp.sum(mask, dtype=float)
         return cls(examples, examples / jnp.maximum(strategy.sum(examples), 1.0), mask, strategy)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from elegy.losses.numbers import at_least_float32
 from elegy.module.logs import LogBook
 from elegy.pytree import Pytree, field
 from elegy.types import PyTree
@@ -21,7 +22,7 @@ class FiniteCheck(Pytree):
     Args:
         bad: `bool[1 + leaves]`: whether the loss or any gradient is not finite, then one flag for each leaf of the
             gradients.
-        loss: the step's loss, `float32[]`.
+        loss: the step's loss, a scalar: float32, or float64 for a loss in float64.
     """
 
     bad: jax.Array = field()
@@ -47,7 +48,7 @@ def check_finite(loss: jax.Array, grads: PyTree) -> FiniteCheck:
     """
     leaves = [~jnp.isfinite(_largest(leaf)) for leaf in jax.tree.leaves(grads)]
     some = jnp.any(jnp.stack([~jnp.isfinite(loss), *leaves]))
-    return FiniteCheck(jnp.stack([some, *leaves]), jnp.asarray(loss, jnp.float32))
+    return FiniteCheck(jnp.stack([some, *leaves]), loss.astype(at_least_float32(loss.dtype)))
 
 
 def _largest(leaf: jax.Array) -> jax.Array:

@@ -28,6 +28,24 @@ def conjugate(grads: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, grads)
 
 
+def objective_dtype(params: PyTree) -> Any:
+    """The dtype of the loss that is differentiated and given to the optimizer: float32, or float64 for such parameters.
+
+    Optimizers that keep the loss in their state make room for one in the parameters' dtype; where JAX has 64 bits, the
+    sums of losses are in float64 for all of them.
+
+    Args:
+        params: the parameters.
+
+    Example:
+        >>> objective_dtype({"w": jnp.zeros(2, jnp.bfloat16), "z": jnp.zeros(2, jnp.complex64)}).name
+        'float32'
+    """
+    dtypes = [jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(params)]
+    floating = [jnp.finfo(dtype).dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    return jnp.dtype(jnp.result_type(jnp.float32, *floating))
+
+
 def optimizer_arguments(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> dict[str, Callable[..., Any]]:
     """Makes the functions that some Optax transformations ask for as extra arguments of their `update`.
 

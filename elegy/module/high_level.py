@@ -47,7 +47,7 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
                 f"{type(module).__name__} has no loss to train with: pass one, "
                 "`Trainer(module, loss=elegy.losses.CrossEntropy(), ...)`, or override `managed_train_step`."
             )
-        part = jnp.zeros((), jnp.float32)
+        part = jnp.zeros((), float)
     else:
         part = updates.total_loss(context.strategy.sum)
     # A replica's scalars count by its share of the examples: summed over the replicas that is their mean.
@@ -206,7 +206,7 @@ def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:
         {'a': Array([[3., 3.],
                [0., 0.]], dtype=float32)}
     """
-    ones = mask.astype(jnp.float32)
+    ones = mask.astype(float)
     if sample_weight is None:
         return ones
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from elegy.errors import StepError
+from elegy.losses.numbers import default_float
 from elegy.metrics import LossesAndMetrics, Metric
+from elegy.metrics.sums import CompensatedSum
 from elegy.names import unique_names
 from elegy.pytree import Pytree, field, static_field
 
@@ -24,47 +27,52 @@ class ScalarLog(Pytree):
     """The epoch's value of a logged scalar.
 
     Args:
-        total: the running value, `float32[]`; for `"mean"` and `"last"` a sum weighted by examples.
-        weight: the sum of the weights, `float32[]`.
+        total: the running value, a float; for `"mean"` a sum weighted by examples, and for `"last"` a product.
+        weight: the sum of the weights.
         reduce: how values combine over steps; over replicas `"last"` is a mean.
     """
 
-    total: jax.Array
-    weight: jax.Array
+    total: CompensatedSum | jax.Array
+    weight: CompensatedSum
     reduce: Reduce = static_field(default="mean")
 
     @classmethod
     def empty(cls, reduce: Reduce) -> ScalarLog:
         """The accumulator before the first step."""
-        return cls(jnp.asarray(_START[reduce], jnp.float32), jnp.zeros((), jnp.float32), reduce)
+        return cls.of(jnp.asarray(_START[reduce], float), jnp.zeros((), float), reduce)
 
     @classmethod
     def of(cls, value: jax.Array, examples: jax.Array, reduce: Reduce) -> ScalarLog:
         """One step's value on one replica, over `examples` examples."""
-        value = jnp.asarray(value, jnp.float32)
-        total = value * examples if reduce in ("mean", "last") else value
-        return cls(total, jnp.asarray(examples, jnp.float32), reduce)
+        dtype = default_float()
+        total = jnp.asarray(value, dtype)
+        total = total * examples if reduce in ("mean", "last") else total
+        summed = CompensatedSum.of(total, dtype) if reduce in ("mean", "sum") else total
+        return cls(summed, CompensatedSum.of(examples, dtype), reduce)
 
     def aggregate(self) -> Self:
         """Combines replicas, stacked on a leading axis."""
-        over = {"min": jnp.min, "max": jnp.max}.get(self.reduce, jnp.sum)
-        return self.replace(total=over(self.total, axis=0), weight=jnp.sum(self.weight, axis=0))
+        total = self.total
+        if isinstance(total, CompensatedSum):
+            total = total.aggregate()
+        else:
+            over: Callable = {"min": jnp.min, "max": jnp.max}.get(self.reduce, jnp.sum)
+            total = over(total, axis=0)
+        return self.replace(total=total, weight=self.weight.aggregate())
 
     def merge(self, later: ScalarLog) -> Self:
         """Combines this with what came after it."""
         if self.reduce == "last":
-            seen = later.weight > 0
-            return self.replace(
-                total=jnp.where(seen, later.total, self.total), weight=jnp.where(seen, later.weight, self.weight)
-            )
-        over: Callable = {"min": jnp.minimum, "max": jnp.maximum}.get(self.reduce, jnp.add)
+            return jax.tree.map(lambda new, old: jnp.where(later.weight.value > 0, new, old), later, self)
+        over: Callable = {"min": jnp.minimum, "max": jnp.maximum}.get(self.reduce, operator.add)
         return self.replace(total=over(self.total, later.total), weight=self.weight + later.weight)
 
     def compute(self) -> jax.Array:
-        """The value, `float32[]`; NaN where nothing was seen that could have a mean."""
+        """The value, a scalar; NaN where nothing was seen that could have a mean."""
+        total = self.total.value if isinstance(self.total, CompensatedSum) else self.total
         if self.reduce in ("mean", "last"):
-            return self.total / jnp.where(self.weight > 0, self.weight, jnp.nan)
-        return self.total
+            return total / jnp.where(self.weight.value > 0, self.weight.value, jnp.nan)
+        return total
 
     def reset(self) -> ScalarLog:
         """The accumulator before the first step."""

@@ -19,7 +19,7 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import high_level
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
-from elegy.module.gradients import conjugate, optimizer_arguments
+from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
 from elegy.module.logs import drain, log_total, pending_losses
 from elegy.names import array_name, type_name
 from elegy.strategies.strategy import Strategy
@@ -79,6 +79,7 @@ def forward_train(
     context = StepContext.of(batch, mask, strategy)
     state_key, step_key = split_key(module, "train", strategy)
     params = module.get_params()
+    dtype = objective_dtype(params)
 
     def objective(params: PyTree, probe: jax.Array | float = 0.0) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
         start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
@@ -86,8 +87,8 @@ def forward_train(
         loss, state = check_train_output(module, out, "managed_train_step")
         added = sum((entry.value for entry in state._logs.pending if entry.adds), 0.0)
         if is_default_loss(out[0], state):
-            return state._step.part + context.share * added, (None, state)
-        return context.share * (loss + added), (loss, state)
+            return (state._step.part + context.share * added).astype(dtype), (None, state)
+        return (context.share * (loss + added)).astype(dtype), (loss, state)
 
     differentiate = jax.value_and_grad(objective, (0, 1), has_aux=True)
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.float32(0.0))

@@ -55,15 +55,15 @@ def test_values_of_weight_zero_leak_nothing():
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_, jnp.bfloat16])
 def test_state_stays_float32(dtype):
     state = Mean().update(values=jnp.ones(300, dtype))
-    assert state.total.dtype == state.count.dtype == jnp.float32
+    assert state.total.parts.dtype == state.count.parts.dtype == jnp.float32
     assert state.compute() == 1.0
-    assert state.total == 300.0
+    assert state.total.value == 300.0
 
 
 def test_python_scalars():
     state = Mean().update(values=3.0).update(values=1, sample_weight=3)
     assert state.compute() == 1.5
-    assert not state.total.weak_type
+    assert not state.total.parts.weak_type
 
 
 def test_no_data_is_zero():

@@ -269,3 +269,14 @@ def test_aggregate_combines_replicas(reduce, expected):
     parts = [ScalarLog.of(v, n, reduce) for v, n in ((1.0, 1), (4.0, 2), (3.0, 3))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     np.testing.assert_allclose(stacked.aggregate().compute(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("reduce", "expected"), [("mean", 0.1), ("sum", 0.1 * 10**6)])
+def test_logs_of_a_million_steps_do_not_drift(reduce, expected):
+    def step(_, log):
+        update = jax.tree.map(lambda leaf: leaf[None], ScalarLog.of(0.1, 3.0, reduce)).aggregate()  # of one device
+        return log.merge(update)
+
+    log = jax.jit(lambda log: jax.lax.fori_loop(0, 10**6, step, log))(ScalarLog.empty(reduce))
+    np.testing.assert_allclose(log.compute(), expected, rtol=1e-7)
+    assert log.weight.value == 3e6
