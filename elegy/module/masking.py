@@ -10,6 +10,7 @@ import numpy as np
 from elegy.data.batch import rows, unpack
 from elegy.data.mixing import mixes_rows
 from elegy.flat import eval_shape
+from elegy.losses.numbers import default_float
 from elegy.module import high_level
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook
@@ -58,7 +59,7 @@ def can_mask(module: Any, phase: Literal["train", "test", "pred"], batch: Batch)
         preds=preds,
         sample_weight=eval_shape(high_level.masked_weight, sample_weight, mask),
         mask=mask,
-        examples=jax.ShapeDtypeStruct((), np.dtype("float32")),
+        examples=jax.ShapeDtypeStruct((), default_float()),
         parameters=state.get_params(),
         batch_stats=state.get_batch_stats(),
     )
