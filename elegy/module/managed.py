@@ -91,7 +91,7 @@ def forward_train(
         return (context.share * (loss + added)).astype(dtype), (loss, state)
 
     differentiate = jax.value_and_grad(objective, (0, 1), has_aux=True)
-    (total, (loss, state)), (grads, factor) = differentiate(params, jnp.float32(0.0))
+    (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
     value, grads = strategy.sum(total), conjugate(strategy.sum(grads))
     if loss is not None:
         losses = reported_losses(state)

@@ -112,3 +112,20 @@ def test_the_loss_that_an_optimizer_is_given_has_the_dtype_of_the_parameters():
     trained = eg.Trainer(network, eg.losses.MeanSquaredError(), optimizer=tx)
     trained.fit(X.astype("f4"), Y.astype("f4"), batch_size=25, epochs=2, verbose=0)
     assert {leaf.dtype for leaf in jax.tree.leaves(trained.state.params)} == {np.dtype("float32")}
+
+
+def test_a_scaled_loss_of_the_default_step():
+    class Scaled(eg.ElegyModule):
+        def init(self, key, inputs):
+            return self.replace(params=jnp.asarray(START))
+
+        def apply(self, key, inputs, training):
+            return inputs @ self.params, self
+
+        def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+            loss, state = super().managed_train_step(key, batch, batch_idx, epoch_idx)
+            return 0.1 * loss, state
+
+    trained = eg.Trainer(Scaled(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.0))
+    history = trained.fit(X, Y, batch_size=16, verbose=0).history
+    np.testing.assert_allclose(history["loss"], 0.1 * np.mean((X @ START - Y) ** 2), rtol=1e-12)
