@@ -97,8 +97,14 @@ class InitKernel:
 
 
 def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A copy of an array, which its owner may delete."""
-    return jax.device_put(leaf, sharding, may_alias=False)
+    """A copy of an array that shares no memory with it, so that steps may consume the one and its owner the other."""
+    if not isinstance(leaf, jax.Array):
+        return jax.device_put(np.array(leaf), sharding)
+    placed = jax.device_put(leaf, sharding, may_alias=False)
+    if len(sharding.device_set) > 1 and sharding.device_set & leaf.sharding.device_set:
+        # Whatever `may_alias` says, JAX reuses what lies on one of several devices already.
+        placed = jax.device_put(placed, sharding, may_alias=False)
+    return placed
 
 
 def _abstract(leaf: Any) -> Any:
