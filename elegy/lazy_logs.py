@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,19 +29,33 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_fetch", "_ready", "_values")
+    __slots__ = ("_fetch", "_ready", "_ready_at", "_values")
 
     def __init__(self, fetch: Callable[[], Mapping[str, Any]], ready: Callable[[], bool] | None = None):
         self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
         self._ready = ready
+        self._ready_at: float | None = None
         self._values: dict[str, float] = {}
 
     @property
     def ready(self) -> bool | None:
         """Whether the values can be read without waiting for the device; None if that is not known."""
-        if self._fetch is None:
+        if self._ready_at is not None:
             return True
-        return None if self._ready is None else self._ready()
+        ready = None if self._ready is None else self._ready()
+        if ready:
+            self._ready_at = time.monotonic()
+        return ready
+
+    @property
+    def ready_at(self) -> float:
+        """When the values were first seen to be computed, by `time.monotonic()`; waits until they are.
+
+        Somebody sees it by reading the values or by asking whether they are `ready`.
+        """
+        self._read()
+        assert self._ready_at is not None
+        return self._ready_at
 
     def _read(self) -> dict[str, float]:
         if self._fetch is not None:
@@ -49,6 +64,7 @@ class LazyLogs(Mapping[str, float]):
             values = jax.device_get(list(logs.values()))
             self._values = {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
             self._fetch = None
+            self._ready_at = self._ready_at or time.monotonic()
         return self._values
 
     def __getitem__(self, name: str) -> float:

@@ -64,7 +64,7 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
                     steps=steps,
                     batch_size=8,
                     examples=done * 8,
-                    seconds=done * 0.5,
+                    elapsed=done * 0.5,
                     validates=validates,
                 ),
             )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
+
+from elegy.lazy_logs import LazyLogs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Event:
         steps: batches in an epoch; None where the source does not tell.
         batch_size: examples in a full batch; None where the source does not tell.
         examples: training examples seen by the run so far.
-        seconds: time since the run's beginning.
+        elapsed: seconds from the run's beginning to the call of the hook. The device may be far behind: see `seconds`.
         validates: whether the run has validation data, be it not for every epoch.
         ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
             `"finished"`; None before.
@@ -47,7 +50,18 @@ class Event:
     steps: int | None = None
     batch_size: int | None = None
     examples: int = 0
-    seconds: float = 0.0
+    elapsed: float = 0.0
     validates: bool = False
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
+    _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the run's beginning until the results in `logs` were computed; waits for them.
+
+        Steps run asynchronously, so a hook is called long before its step is done. In hooks without logs it is the
+        same as `elapsed`.
+        """
+        computed = self.logs.ready_at if isinstance(self.logs, LazyLogs) else self._made
+        return self.elapsed + max(computed - self._made, 0.0)

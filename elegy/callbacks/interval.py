@@ -91,5 +91,5 @@ class PeriodicCallback(Callback):
             "steps": event.step,
             "epochs": event.epoch + 1,
             "examples": event.examples,
-            "seconds": event.seconds,
+            "seconds": event.elapsed,
         }[self.every.unit]

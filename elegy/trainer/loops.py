@@ -51,6 +51,7 @@ def fit(run: Run) -> None:
                     break
                 if validation is not None:
                     logs = _joined(logs, evaluate(trainer, validation, run.callbacks, interrupts))
+                run.note_when_computed(logs)
                 run.emit("on_epoch_end", epoch=run.end_epoch(), logs=logs)
             run.warn_without_validation()
         except RunInterrupted:  # by a signal, out of a wait for data or a validation; perhaps in another process
@@ -192,6 +193,7 @@ def _emit(
             epoch=trainer.epoch,
             steps=plan.loader.steps,
             batch_size=plan.loader.batch_size,
+            elapsed=0.0 if trainer._run is None else trainer._run.seconds,
             **what,
         )
         refusal = (

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from elegy.callbacks import Callback, Event
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.names import unique_names
 
-# Showing the logs reads them, and reading waits for the device.
 _REFRESH_SECONDS = 0.25
+
+_STOPS = 20
+"""How often a bar moves at least while it waits for an epoch whose steps are all queued."""
 
 _FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}, {rate_fmt}{postfix}"
 
@@ -23,11 +26,14 @@ _SPARE = 9
 class ProgressBar(Callback):
     """Shows the progress of a run.
 
-    In a terminal and in a notebook there is a bar while an epoch runs; its logs are read a few times a second, never
-    once a step. A plain line with all values takes its place when the epoch has ended. Elsewhere, and with
-    `verbose=2`, only the lines are printed. `evaluate` and `predict` are shown in the same way; a validation within
-    `fit` is not, its values are in the line of the epoch. If there is only one loss, its own name is left out, because
-    `loss` has the same value.
+    In a terminal and in a notebook there is a bar while an epoch runs. It shows steps that are computed, and does not
+    wait for others; logs are read a few times a second, never once a step. A plain line with all values takes its place
+    when the epoch has ended. Elsewhere, and with `verbose=2`, only the lines are printed. `evaluate` and `predict` are
+    shown in the same way; a validation within `fit` is not, its values are in the line of the epoch. If there is only
+    one loss, its own name is left out, because `loss` has the same value.
+
+    The seconds of a line are those between the moments at which the last epoch and this one were computed, validation
+    included. Together the lines have the time of the run.
 
     Args:
         verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and lines; 2 shows lines only.
@@ -53,6 +59,8 @@ class ProgressBar(Callback):
         self._bar: Any = None  # a tqdm
         self._repeated: frozenset[str] = frozenset()  # names of logs that have the value of `loss`
         self._batches = 0
+        self._queued: deque[tuple[int, Mapping[str, float]]] = deque()  # batches, and logs that are computed with them
+        self._finished: float | None = None  # the seconds of the run when the last epoch was computed
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._unopened: Event | None = None
         self._running: Event | None = None  # the begin of an epoch that has not ended
@@ -70,12 +78,14 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, event: Event) -> None:
         """Notes that evaluations are validations from now on, which are not shown."""
-        self._in_fit = True
+        self._in_fit, self._finished = True, None
         self._repeated = _repeated(event.trainer)
 
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the epoch's bar, once the last epoch's values are shown."""
-        self._began, self._running = time.perf_counter(), event
+        self._running = event
+        if self._finished is None:
+            self._finished = event.elapsed
         if self._reader.pending:
             self._unopened = event
         else:
@@ -90,8 +100,8 @@ class ProgressBar(Callback):
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
         self._catch_up()
         self._running = None
-        title, seconds = f"{_epoch(event)}  step {event.step}", time.perf_counter() - self._began
-        self._reader.defer(lambda: self._finish(title, event.logs, seconds), event.logs)
+        title = f"{_epoch(event)}  step {event.step}"
+        self._reader.defer(lambda: self._finish(title, event.logs, lambda: self._seconds(event)), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown, the running values of an epoch that the run did not finish among it."""
@@ -101,7 +111,7 @@ class ProgressBar(Callback):
             self._catch_up()
             if running is not None and event.ended != "failed" and event.step > running.step:
                 title = f"{_epoch(running)} (not finished)  step {event.step}"
-                self._finish(title, event.logs, time.perf_counter() - self._began)
+                self._finish(title, event.logs, lambda: self._seconds(event))
         finally:
             self._close()
 
@@ -119,7 +129,7 @@ class ProgressBar(Callback):
     def on_test_end(self, event: Event) -> None:
         """Shows the values of `evaluate`."""
         if not self._in_fit:
-            self._finish(f"evaluate  {self._batches} batches", event.logs, time.perf_counter() - self._began)
+            self._finish(f"evaluate  {self._batches} batches", event.logs, lambda: time.perf_counter() - self._began)
 
     def on_predict_begin(self, event: Event) -> None:
         """Opens a bar for `predict`."""
@@ -135,12 +145,13 @@ class ProgressBar(Callback):
     def on_predict_end(self, event: Event) -> None:
         """Completes `predict`."""
         if not self._in_fit:
-            self._finish(f"predict  {self._batches} batches", {}, time.perf_counter() - self._began)
+            self._finish(f"predict  {self._batches} batches", {}, lambda: time.perf_counter() - self._began)
 
     def _open(self, title: str, event: Event) -> None:
         self._close()
         self._refreshed = time.perf_counter()
         self._batches = 0
+        self._queued.clear()
         if self._shows_bars():
             from tqdm.auto import tqdm  # here, because it looks for a notebook when it is imported
 
@@ -159,12 +170,27 @@ class ProgressBar(Callback):
         # One event may stand for several batches.
         done = self._batches + 1 if event.batch is None else event.batch + 1
         if self._bar is not None:
-            now = time.perf_counter()
-            if now - self._refreshed >= _REFRESH_SECONDS:
-                self._bar.set_postfix(self._fitting(self._texts(event.logs)), refresh=False)
+            self._queued.append((done, event.logs))
+            computed: Mapping[str, float] | None = None
+            while self._queued and getattr(self._queued[0][1], "ready", None) is not False:
+                done_there, computed = self._queued.popleft()
+                self._bar.update(done_there - self._bar.n)
+            if computed is not None and time.perf_counter() - self._refreshed >= _REFRESH_SECONDS:
+                self._bar.set_postfix(self._fitting(self._texts(computed)), refresh=False)
                 self._refreshed = time.perf_counter()
-            self._bar.update(done - self._batches)
         self._batches = done
+
+    def _wait_for_queue(self) -> None:
+        """Moves the bar through what is queued, as the device computes it."""
+        queued, self._queued = list(self._queued), deque()
+        for done, logs in queued[:: max(1, len(queued) // _STOPS)]:
+            len(logs)  # reading waits
+            self._bar.update(done - self._bar.n)
+
+    def _seconds(self, event: Event) -> float:
+        """The seconds since the last epoch was computed; waits until this one is."""
+        before, self._finished = self._finished or 0.0, event.seconds
+        return self._finished - before
 
     def _catch_up(self) -> None:
         self._reader.flush()
@@ -196,9 +222,11 @@ class ProgressBar(Callback):
             fitting[name] = text
         return fitting
 
-    def _finish(self, title: str, logs: Mapping[str, float], seconds: float) -> None:
-        values = [f"{name} {text}" for name, text in self._texts(logs).items()]
-        line = "  ".join([title, *values, f"{seconds:.1f}s"])
+    def _finish(self, title: str, logs: Mapping[str, float], seconds: Callable[[], float]) -> None:
+        if self._bar is not None:
+            self._wait_for_queue()
+        values = [f"{name} {text}" for name, text in self._texts(logs).items()]  # reading waits for the device
+        line = "  ".join([title, *values, _duration(seconds())])
         in_terminal = self._bar is not None and not _in_notebook()
         if self._bar is not None:
             self._bar.close()
@@ -222,6 +250,11 @@ class ProgressBar(Callback):
 
 def _epoch(event: Event) -> str:
     return f"epoch {event.epoch + 1}" + (f"/{event.epochs}" if event.epochs is not None else "")
+
+
+def _duration(seconds: float) -> str:
+    """Short epochs need more digits, or their lines would not add up to the time of the run."""
+    return f"{seconds:.3f}s" if seconds < 1 else f"{seconds:.1f}s"
 
 
 def _total(name: str) -> str:

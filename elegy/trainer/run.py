@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
+from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
 from elegy.trainer.execution import ExecutionPlan
 
@@ -115,6 +117,7 @@ class Run:
         self.interrupts = Interrupts(trainer)
         self.logs: Mapping[str, float] = {}
         self.resumed: Path | Address | None = None
+        self._computing: deque[LazyLogs] = deque()
         self._started = time.monotonic()
 
     @property
@@ -171,7 +174,7 @@ class Run:
             steps=self.loader.steps,
             batch_size=self.loader.batch_size,
             examples=self.examples,
-            seconds=self.seconds,
+            elapsed=self.seconds,
             validates=self.validation is not None,
             ended=ended,
             resumed=resumed,
@@ -225,6 +228,8 @@ class Run:
                         sizes, self.ahead = chunk.sizes, chunk.count
                         self.before.forget()
                         self.steps += chunk.count
+                    while self._computing and self._computing[0].ready is not False:
+                        self._computing.popleft()
                     if trainer._monitor.guards:
                         trainer._monitor.record(out, trainer.step, trainer.epoch, buffer)
                     for k in heard:
@@ -246,6 +251,11 @@ class Run:
             trainer._monitor.settle()
         self.epoch_ended = not stopped or self.loader.exhausted(self.cursor)
         return self.logs
+
+    def note_when_computed(self, logs: Mapping[str, float]) -> None:
+        """Has the loop look, whenever it has queued an execution, whether the device has computed the values."""
+        if isinstance(logs, LazyLogs):
+            self._computing.append(logs)
 
     def end_epoch(self) -> int:
         """Counts an epoch that saw all of its data and was validated; returns its index."""

@@ -249,7 +249,7 @@ class TestIntervals:
     def test_a_run_that_goes_back_is_due_where_it_was(self, every, back, reached, heard):
         def walk(callback, first, last, hears=lambda step: True):
             for step in range(first, last + 1):
-                counts = {"step": step, "examples": 8 * step, "seconds": step / 2}
+                counts = {"step": step, "examples": 8 * step, "elapsed": step / 2}
                 if hears(step):
                     callback.on_train_batch_end(Event(None, "train", epoch=(step - 1) // 4, batch=0, **counts))
                 if step % 4 == 0:
@@ -263,7 +263,7 @@ class TestIntervals:
         hears = (lambda step: True) if heard == "all" else set(plain.steps).__contains__  # as `batches_heard` says
         walk(went_back, 1, reached, hears)
         went_back.steps.clear()
-        counts = {"step": back, "examples": 8 * back, "seconds": back / 2}
+        counts = {"step": back, "examples": 8 * back, "elapsed": back / 2}
         went_back.on_epoch_begin(Event(None, "train", epoch=back // 4, **counts))
         walk(went_back, back + 1, 24, hears)
         assert went_back.steps == [step for step in plain.steps if step > back]

@@ -273,3 +273,74 @@ def test_evaluate_and_predict_in_a_terminal(terminal, name, title):
 def test_bad_verbose(verbose):
     with pytest.raises(ValueError, match="verbose="):
         ProgressBar(verbose)
+
+
+class Device:
+    """Computes what was queued when the test says so; whoever reads earlier waits for it."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.seconds, self.queued = 0.0, seconds, 0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(progress.time, "perf_counter", lambda: self.now)
+
+    def logs(self):
+        """The logs of a step that is queued now."""
+        self.queued += 1
+        end = self.queued * self.seconds
+
+        def fetch():
+            self.now = max(self.now, end)
+            return {"loss": end}
+
+        return LazyLogs(fetch, lambda: self.now >= end)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.07, 1.0, 20.0])
+def test_the_seconds_of_lines_are_of_computed_epochs(monkeypatch, capsys, seconds):
+    device, callbacks = Device(monkeypatch, seconds), CallbackList([ProgressBar(2)])
+    callbacks.emit("on_train_begin", Event(None, "train", step=0, epoch=0))
+    for epoch in range(12):  # queued at once
+        callbacks.emit(
+            "on_epoch_begin", Event(None, "train", step=epoch, epoch=epoch, elapsed=device.now, _made=device.now)
+        )
+        ended = Event(
+            None, "train", step=epoch + 1, epoch=epoch, elapsed=device.now, _made=device.now, logs=device.logs()
+        )
+        callbacks.emit("on_epoch_end", ended)
+    callbacks.emit("on_train_end", Event(None, "train", step=12, epoch=11, elapsed=device.now, _made=device.now))
+    shown = [float(number) for number in re.findall(r"([\d.]+)s\n", capsys.readouterr().out)]
+    np.testing.assert_allclose(shown, 12 * [seconds], rtol=1e-6)
+
+
+def test_a_bar_shows_the_steps_that_are_computed(monkeypatch, terminal, capsys):
+    bar = ProgressBar()
+    device, callbacks = Device(monkeypatch, 1.0), CallbackList([bar])
+    run = {"trainer": None, "phase": "train", "epoch": 0, "steps": 100}
+    callbacks.emit("on_epoch_begin", Event(**run, step=0, elapsed=0.0))
+    places = []
+    for batch in range(100):
+        if batch >= 90:
+            device.now += 2.0
+        logs = device.logs()
+        callbacks.emit(
+            "on_train_batch_end",
+            Event(**run, step=batch + 1, batch=batch, elapsed=device.now, _made=device.now, logs=logs),
+        )
+        places.append(bar._bar.n)
+    assert places == 90 * [0] + list(range(2, 22, 2))
+    assert device.now == 20.0  # nobody waited
+    moves = []
+    monkeypatch.setattr(bar._bar, "update", lambda n: moves.append((device.now, n)))
+    callbacks.emit("on_epoch_end", Event(**run, step=100, elapsed=device.now, _made=device.now, logs=logs))
+    assert device.now == 100.0
+    assert len(moves) >= 20
+    assert [now for now, _ in moves] == sorted({now for now, _ in moves})
+    assert terminal.getvalue().endswith("  100.0s\n")
+
+
+def test_the_seconds_of_an_evaluation_are_of_computed_batches(monkeypatch, capsys):
+    device, callbacks = Device(monkeypatch, 5.0), CallbackList([ProgressBar(2)])
+    run = {"trainer": None, "phase": "test", "step": 0, "epoch": 0}
+    callbacks.emit("on_test_begin", Event(**run))
+    callbacks.emit("on_test_end", Event(**run, logs=device.logs()))
+    assert capsys.readouterr().out.endswith("  5.0s\n")
