@@ -89,14 +89,21 @@ class Split:
     """
 
     def __init__(self, batches: Iterable[Any] | Callable[[], Iterator[Any]]):
-        self._batches = batches
+        self.batches = batches
 
     def __iter__(self) -> Iterator[Any]:
         """One pass."""
-        batches = self._batches() if callable(self._batches) else self._batches
+        return map(self.part, self.batches() if callable(self.batches) else self.batches)
+
+    @staticmethod
+    def part(batch: PyTree) -> PyTree:
+        """This process's part of a batch: views of its rows.
+
+        Args:
+            batch: a tree of arrays of shape `(rows, ...)`.
+        """
         index, count = jax.process_index(), jax.process_count()
-        for batch in batches:
-            yield jax.tree.map(lambda leaf: np.array_split(np.asarray(leaf), count)[index], batch)
+        return jax.tree.map(lambda leaf: np.array_split(np.asarray(leaf), count)[index], batch)
 
     def __len__(self) -> int:
         """The number of batches, where the iterable tells.
@@ -104,7 +111,7 @@ class Split:
         Raises:
             TypeError: when it does not.
         """
-        return len(self._batches)  # type: ignore[arg-type]
+        return len(self.batches)  # type: ignore[arg-type]
 
 
 def gather(value: PyTree) -> PyTree:

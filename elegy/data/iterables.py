@@ -7,10 +7,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from elegy.data.convert import as_batch, copied, is_array_like
+from elegy.data.convert import as_batch, copied
+from elegy.data.foreign_order import (
+    is_endless,
+    is_reseeded,
+    random_state,
+    warn_if_repeated,
+    warn_of_fork,
+    warn_of_unknown_order,
+)
 from elegy.data.foreign_state import get_state, has_state, set_state
+from elegy.data.iteration import Iteration, begin, is_sequence
 from elegy.data.plan import LIMIT_NAMES, positive_int
 from elegy.data.weights import weigh_classes
+from elegy.distributed import Split
 from elegy.types import Batch
 from elegy.waiting import RunInterrupted, Wait
 
@@ -21,54 +31,72 @@ SLOW_SECONDS = 5.0
 class IterableSource:
     """An iterable of batches, read one batch at a time and never ahead.
 
-    A batch that is a list, `[inputs, labels]`, is a tuple in another hand: loaders that collate make lists.
+    A pass is limited or reads to the end. In fit, a limited pass (`steps_per_epoch`) goes on where the last one
+    stopped, and begins again where the iterable ends. Elsewhere every pass begins at the beginning. Passes of an
+    iterator always go on.
+
+    A batch that is a list, `[inputs, labels]`, is taken as a tuple: loaders that collate make lists.
 
     Args:
         iterable: something to iterate over, once (an iterator) or again and again; a sequence with `__len__` and
             `__getitem__`; or a function without arguments that returns an iterator.
         class_weight: weights by class, multiplied into each batch's sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
+        epoch: the number of the first epoch, by which loaders that can be reseeded are.
 
     Attributes:
-        steps: how many batches a pass has, where `len()` tells, else None.
-        one_shot: whether every pass goes on where the last one stopped.
+        steps: how many batches the iterable has, where `len()` tells, else None.
+        one_shot: whether it is an iterator.
         class_weight: as given.
         taken: how many batches of the running pass have been read; 0 once it has ended.
 
     Example:
-        >>> source = IterableSource(iter([([1.0], [0]), ([2.0], [1])]))
-        >>> source.one_shot, list(source.batches(limit=1)), list(source.batches(limit=1))
-        (True, [(array([1.]), array([0]))], [(array([2.]), array([1]))])
+        >>> source = IterableSource([[1.0], [2.0], [3.0]])
+        >>> [float(batch[0]) for _ in range(2) for batch in source.batches(limit=2)]
+        [1.0, 2.0, 3.0, 1.0]
     """
 
-    def __init__(self, iterable: Any, *, class_weight: Mapping[int, float] | None = None, what: str = "fit"):
+    def __init__(
+        self,
+        iterable: Any,
+        *,
+        class_weight: Mapping[int, float] | None = None,
+        what: str = "fit",
+        epoch: int = 0,
+    ):
+        self._part: Callable[[Any], Any] | None = None
+        if isinstance(iterable, Split):
+            iterable, self._part = iterable.batches, iterable.part
         self.one_shot = isinstance(iterable, Iterator)
         self.steps = _length(iterable)
         self._iterable = iterable
         self.class_weight = class_weight
         self._what = what
-        self._current: Iterator | None = None
         self._seen = 0
         self.taken = 0
         self._passed = 0  # the batches of the last pass that ended
-        self._running: Iterator | None = None
-        self._open = False  # whether the last pass stopped before its iterator ended
-        self._resumed: tuple[Iterator, int] | None = None
+        self._iteration: Iteration | None = None
+        self._previous: Iteration | None = None
+        self._next = epoch  # the number of the next iteration
+        self._random: Any = None  # the state of random generators that the next iteration begins with
+        self._goes_on = self.one_shot
+        self._resumed = 0, False  # how many batches of the next pass are done; whether it is over
+        self._told: set[str] = set()
         self._left = False  # whether a signal ended the wait for a batch, so that nobody knows how far the iterator is
 
     def __repr__(self) -> str:
         return f"IterableSource({type(self._iterable).__name__}, steps={self.steps}, one_shot={self.one_shot})"
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
-        """A pass over the data: from the beginning, or from where the last one stopped if it is one-shot.
+        """A pass over the data.
 
         Args:
             limit: how many batches to read; no more are pulled. None reads until the end.
 
         Raises:
-            TypeError: when the limit is no integer, a batch holds what is no array, or the function returned
-                no iterator.
-            ValueError: when the limit is not positive or beyond the data, or the pass has no batch at all.
+            TypeError: if the limit is not an integer, a batch holds something that is not an array, or the function
+                did not return an iterator.
+            ValueError: if the limit is not positive or beyond the data, or the pass has no batch at all.
         """
         name = LIMIT_NAMES.get(self._what, "steps")
         if limit is not None:
@@ -78,31 +106,65 @@ class IterableSource:
         return self._pass(limit, name)
 
     def _pass(self, limit: int | None, name: str) -> Iterator[Batch]:
-        if self._resumed is not None:
-            (iterator, self.taken), goes_on, self._resumed = self._resumed, True, None
-        else:
-            goes_on, self.taken = self._current is not None, 0
-            iterator = self._wait(self._iterator)
-        self._running, self._open = iterator, True
-        while limit is None or self.taken < limit:
+        self._goes_on = self.one_shot or (self._what == "fit" and limit is not None)
+        (self.taken, over), self._resumed = self._resumed, (0, False)
+        begun_here = not over and not (self._is_open() and (self._goes_on or self.taken))
+        if begun_here:
+            self._begin()
+        while not over and (limit is None or self.taken < limit):
             try:
-                item = self._wait(iterator.__next__)
+                item = self._read()
             except StopIteration:
-                self._current, self._open = None, False
-                if self.taken or not goes_on:
+                if begun_here or not self._goes_on or (self.one_shot and self.taken):
                     break
-                self._running = iterator = self._wait(self._iterator)
-                goes_on, self._open = False, True
+                self._begin()
+                begun_here = True
                 continue
-            self._seen += 1
             self.taken += 1
             yield self._prepared(item)
         taken = self.taken
         self.end()
         if not taken:
             raise ValueError(self._no_batch())
-        if limit is not None and taken < limit:
+        if limit is not None and taken < limit and not over:
             raise ValueError(self._too_short(name, limit, taken))
+
+    def _is_open(self) -> bool:
+        return self._iteration is not None and not self._iteration.ended
+
+    def _begin(self, first: int = 0) -> Iteration:
+        begun: Iteration = self._wait(
+            lambda: begin(
+                self._iterable, self._next, self._what, reseed=self._what == "fit", random=self._random, first=first
+            )
+        )
+        if "fork" not in self._told:
+            self._told.add("fork")
+            warn_of_fork(begun.iterable, self._what)
+        elif self._what == "fit" and "repeats" not in self._told:
+            self._told.add("repeats")
+            warn_if_repeated(begun.iterable, begun.iterator, self._what)
+        self._previous, self._iteration = self._iteration, begun
+        self._next, self._random = self._next + 1, None
+        return begun
+
+    def _read(self) -> Any:
+        """The next batch of the iteration, as the iterable yields it.
+
+        Raises:
+            StopIteration: at the end.
+        """
+        now = self._iteration
+        if now is None or now.ended:
+            raise StopIteration
+        try:
+            item = self._wait(now.iterator.__next__)
+        except StopIteration:
+            now.ended = True
+            raise
+        now.read += 1
+        self._seen += 1
+        return item
 
     def _wait(self, call: Callable[[], Any]) -> Any:
         """Calls into the iterable, which may take for ever: a signal ends that."""
@@ -116,7 +178,24 @@ class IterableSource:
     def end(self) -> None:
         """The running pass is over, though nobody asked it for more after its last batch."""
         if self.taken:
-            self._passed, self.taken, self._running = self.taken, 0, None
+            self._passed, self.taken = self.taken, 0
+            if self._iteration is not None and not self._goes_on:
+                self._iteration.leave()
+
+    def start_at(self, epoch: int) -> bool:
+        """Sets the number of the first epoch, where it was not known before.
+
+        Returns:
+            Whether a pass that was begun has the order of another epoch, so that it must be begun anew.
+        """
+        begun, self._next = self._iteration, epoch
+        if begun is None:
+            return False
+        if begun.number == epoch or self.one_shot or self._what != "fit" or not is_reseeded(begun.iterable):
+            begun.number, self._next = epoch, epoch + 1
+            return False
+        self._seen, self.taken, self._iteration = self._seen - self.taken, 0, None
+        return True
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any]:
         """Where the data stands, fit for JSON: from here `load_state` goes on.
@@ -131,26 +210,44 @@ class IterableSource:
                 is not asked: how far it has got is not known.
 
         Raises:
-            CheckpointError: when the iterable's own state cannot be had, or stored.
+            CheckpointError: if the iterable's own state cannot be had, or stored.
         """
         read_to_end = taken > 0 and not self.taken
         over = read_to_end and taken >= self._passed  # above: a process's share that ended before the others'
-        if read_to_end and not over:
-            return {"taken": taken, "seen": self._seen - (self._passed - taken)}
-        ahead = 0 if over else self.taken - taken
-        state: dict[str, Any] = {"taken": min(taken, self._passed) if over else taken, "seen": self._seen - ahead}
-        if over:
-            state["over"], taken = True, 0
+        ahead = 0 if over else (self._passed if read_to_end else self.taken) - taken
+        number, read, random = self._place(ahead)
+        state: dict[str, Any] = {
+            "taken": min(taken, self._passed) if over else taken,
+            "seen": self._seen - ahead,
+            "over": over,
+            "iteration": number,
+            "read": read,
+            "random": random,
+        }
         if self._left:
             state["left"] = True
         elif own and not ahead:
+            iterator = self._iteration.iterator if self._iteration is not None and self._is_open() else None
             if self.one_shot:
-                state["iterator"] = get_state(self._iterable if self._current is None else self._current)
+                state["iterator"] = get_state(self._iterable if iterator is None else iterator)
             else:
-                state["iterator"] = get_state(self._running) if taken else None
+                state["iterator"] = None if iterator is None else get_state(iterator)
                 state["iterable"] = get_state(self._iterable)
-                state["cut"] = not taken and self._open
+                state["cut"] = self._iteration is not None and self._iteration.left
         return state
+
+    def _place(self, ahead: int) -> tuple[int, int, Any]:
+        """The iteration that the next batch is from, how many batches of it are done, and what it was drawn with.
+
+        Args:
+            ahead: how many of the batches that were read are not done.
+        """
+        now, before = self._iteration, self._previous
+        if now is not None and before is not None and ahead > now.read:
+            return before.number, before.read + now.read - ahead, before.random
+        if now is not None and (ahead or not now.ended):
+            return now.number, now.read - ahead, now.random
+        return self._next, 0, random_state(self._iterable) if self._what == "fit" else None
 
     def load_state(self, state: Mapping[str, Any]) -> bool:
         """Makes the next pass go on where `state` was taken; batches that were read here before do not count.
@@ -163,86 +260,95 @@ class IterableSource:
             alone.
 
         Raises:
-            CheckpointError: when the data had a state of its own and offers no way to take it back.
-            ValueError: when the data ends before the position.
+            CheckpointError: if the data had a state of its own and offers no way to take it back.
+            ValueError: if the data ends before the position.
 
         Warns:
-            UserWarning: when batches were read to get there and that took long, or the data is an iterator, which
-                nobody can ask whether it stands at its beginning; if a state of its own is missing, because a signal
-                ended the run while it read a batch.
+            UserWarning: if batches were read to get there and that took long, if the data is an iterator, which
+                nobody can ask whether it stands at its beginning, if it may have another order now, or if a state of
+                its own is missing, because a signal ended the run while it read a batch.
         """
-        taken, read = state["taken"], self._seen
         own, of_iterable = state.get("iterator"), state.get("iterable")
+        taken, number, read, random = state["taken"], state["iteration"], state["read"], state["random"]
+        done = state["seen"] if self.one_shot else taken or read
         if left := state.get("left", False) and has_state(self._iterable):
-            self._warn_counted(taken)
-        if own is None and of_iterable is None and not (state["seen"] if self.one_shot else taken):
+            self._warn_counted(read)
+        if own is of_iterable is random is None and not done and not self.start_at(number):
             self._seen += state["seen"]
             return False
-        self._seen, self._running = state["seen"], None
+        read_here, self.taken = self._seen, 0
+        self._passed, self._resumed = taken, (taken, state["over"])
+        if self.one_shot:
+            now = self._iteration if self._iteration is not None and self._is_open() else self._begin()
+            if own is not None:
+                set_state(now.iterator, own)
+            else:
+                self._skip_iterator(max(state["seen"] - read_here, 0), state["seen"], begun=read_here > 0)
+            self._seen = state["seen"]
+            return True
+        self._iteration, self._previous, self._next, self._random = None, None, number, random
         if of_iterable is not None:
             set_state(self._iterable, of_iterable)
             if state["cut"]:
-                self._iterator()  # the run had begun this pass already, and its next one takes another iterator
-        over = state.get("over", False)
-        self._passed = taken
-        if over and not self.one_shot:
-            self._resumed = (iter(()), taken)
-            return True
-        iterator = self._iterator()
-        if own is not None:
-            set_state(iterator, own)
-        elif self.one_shot:
-            iterator = self._skip(iterator, max(state["seen"] - read, 0))
-            remedy = f" {_REMEDY}" if self._what == "fit" else ""
-            warnings.warn(
-                f"the position of the {type(self._iterable).__name__} given to {self._what} is not known: "
-                f"{state['seen']} batches of it were read and left aside, as if it began where the interrupted run's "
-                f"did.{remedy}",
-                stacklevel=2,
-            )
-        elif taken and of_iterable is None:
-            if state.get("left") and not left and has_state(iterator):
-                self._warn_counted(taken)
-            iterator = self._skipped(iterator, taken)
-        self._resumed = (iter(()) if over else iterator, taken)
+                self._begin()  # the run had begun this pass already, and its next one takes another iterator
+                self._iteration, self._next = None, number
+        if read:
+            if is_sequence(self._iterable) and read > len(self._iterable):
+                raise ValueError(self._other_data(read, len(self._iterable)))
+            now = self._begin(read)
+            if own is not None:
+                set_state(now.iterator, own)
+            elif of_iterable is None and read > now.read:
+                if state.get("left", False) and not left and has_state(now.iterator):
+                    self._warn_counted(read)
+                warn_of_unknown_order(now.iterable, self._what)
+                self._skip(read, begun=False)
+            now.read = read
+        self._seen = state["seen"]
         return True
 
-    def _warn_counted(self, taken: int) -> None:
+    def _warn_counted(self, read: int) -> None:
         warnings.warn(
             f"the interrupted run was stopped while the {type(self._iterable).__name__} given to {self._what} read a "
-            f"batch, so its own state is not in the checkpoint: the first {taken} batches of the pass are read and "
+            f"batch, so its own state is not in the checkpoint: the first {read} batches of the pass are read and "
             "left aside. That is exact if every pass gives the same batches; otherwise resume from an older one.",
             stacklevel=4,
         )
 
-    def _skipped(self, iterator: Iterator, count: int) -> Iterator:
-        iterable = self._iterable
-        if not _is_sequence(iterable):
-            return self._skip(iterator, count)
-        if count > len(iterable):
-            raise ValueError(self._other_data(count, len(iterable)))
-        return (iterable[i] for i in range(count, len(iterable)))
+    def _skip_iterator(self, count: int, seen: int, begun: bool) -> None:
+        self._skip(count, begun)
+        remedy = f" {_REMEDY}" if self._what == "fit" else ""
+        warnings.warn(
+            f"the position of the {type(self._iterable).__name__} given to {self._what} is not known: "
+            f"{seen} batches of it were read and left aside, as if it began where the interrupted run's "
+            f"did.{remedy}",
+            stacklevel=3,
+        )
 
-    def _skip(self, iterator: Iterator, count: int) -> Iterator:
-        began = time.monotonic()
-        done, begun = 0, self._current is not None
+    def _skip(self, count: int, begun: bool) -> None:
+        """Reads batches and drops them.
+
+        Args:
+            count: how many.
+            begun: whether some were read before: an iterator that ends then is asked for a new beginning.
+        """
+        started, done = time.monotonic(), 0
         while done < count:
             try:
-                next(iterator)
+                self._read()
             except StopIteration:
                 if not (self.one_shot and begun):
                     raise ValueError(self._other_data(count, done)) from None
-                self._current, begun = None, False
-                iterator = self._iterator()
+                self._begin()
+                begun = False
                 continue
             done, begun = done + 1, True
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         if seconds > SLOW_SECONDS:
             warnings.warn(
                 f"reading the {count} batches that the interrupted run had seen took {seconds:.0f} s. {_REMEDY}",
                 stacklevel=3,
             )
-        return iterator
 
     def _other_data(self, count: int, found: int) -> str:
         return (
@@ -250,27 +356,9 @@ class IterableSource:
             f"{self._what} ended after {found}. Resume with the data that the run began with."
         )
 
-    def _iterator(self) -> Iterator:
-        iterable = self._iterable
-        if self.one_shot:
-            # An iterator that has ended is asked again: a generator stays exhausted, but hand-written ones often begin
-            # again in `__iter__`.
-            if self._current is None:
-                self._current = iter(iterable)
-            return self._current
-        if _is_sequence(iterable):
-            return (iterable[i] for i in range(len(iterable)))
-        if not hasattr(iterable, "__iter__"):
-            iterable = iterable()
-            if isinstance(iterable, tuple) or is_array_like(iterable) or not hasattr(iterable, "__iter__"):
-                raise TypeError(
-                    f"the function given to {self._what} returned a {type(iterable).__name__}, but must return an "
-                    "iterator over batches. Write it as a generator: `yield inputs, labels`."
-                )
-        return iter(iterable)
-
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._seen - 1}: "
+        item = item if self._part is None else self._part(item)
         # A loader may fill its next batch into the same buffers, while this one still waits for the device.
         batch = copied(as_batch(item, where, listed=True))
         return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
@@ -298,13 +386,9 @@ _REMEDY = (
 )
 
 
-def _is_sequence(iterable: Any) -> bool:
-    return not hasattr(iterable, "__iter__") and hasattr(iterable, "__getitem__")
-
-
 def _length(iterable: Any) -> int | None:
     try:
-        return len(iterable)
+        return None if is_endless(iterable) else len(iterable)
     except (
         TypeError,
         NotImplementedError,

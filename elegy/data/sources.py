@@ -115,6 +115,7 @@ def as_source(
     class_weight: Mapping[int, float] | None = None,
     what: str = "fit",
     known: Any = None,
+    epoch: int = 0,
 ) -> ArraySource | IterableSource:
     """Tells what a user's data is.
 
@@ -131,6 +132,7 @@ def as_source(
         class_weight: weights by class, multiplied into the sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
         known: the tree structure of the module's inputs, where it is known from earlier batches.
+        epoch: the number of the first epoch, by which loaders that can be reseeded are.
 
     Raises:
         TypeError: when `inputs` are a string, a number or nothing, a leaf is no array of numbers, or labels come with
@@ -153,7 +155,7 @@ def as_source(
             )
     alone = labels is None and sample_weight is None
     if _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
-        return IterableSource(inputs, class_weight=weights, what=what)
+        return IterableSource(inputs, class_weight=weights, what=what, epoch=epoch)
     refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
     where = "validation " if what == "validation" else ""
     batch = pack(

@@ -130,6 +130,9 @@ class BatchLoader:
     def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Makes the next pass go on where `state` was taken."""
 
+    def start_at(self, epoch: int) -> None:
+        """Sets the number of the first epoch, by which an iterable may be reseeded."""
+
     def end(self) -> None:
         """Ends the running pass."""
 
@@ -289,6 +292,11 @@ class IterableLoader(BatchLoader):
     def load_state(self, state: Mapping[str, Any] | None) -> None:
         """Makes the next pass go on where `state` was taken."""
         if state is not None and self.source.load_state(state):
+            self._pass, self._resumed = self.source.batches(self.limit), True
+
+    def start_at(self, epoch: int) -> None:
+        """Sets the number of the first epoch; see `BatchLoader.start_at`."""
+        if self.source.start_at(epoch):
             self._pass, self._resumed = self.source.batches(self.limit), True
 
     def end(self) -> None:

@@ -119,6 +119,7 @@ class Run:
         self.resumed: Path | Address | None = None
         self._computing: deque[LazyLogs] = deque()
         self._started = time.monotonic()
+        self.loader.start_at(trainer.epoch)
 
     @property
     def seconds(self) -> float:

@@ -179,7 +179,8 @@ class Trainer(OnBatch, Files, Report):
             class_weight: weights by class, multiplied into the sample weights.
             batch_size: examples a step, over all devices; 32 where none is given.
             epochs: how many epochs to train.
-            steps_per_epoch: how many batches make an epoch; all of the data where none is given.
+            steps_per_epoch: how many batches make an epoch; all of the data by default. Of an iterable the next epoch
+                takes the batches that follow.
             max_steps: the most steps of this call.
             max_time: the most seconds of this call.
             initial_epoch: with a value above 0, training starts at this epoch index and ends at `epochs`.
@@ -209,7 +210,7 @@ class Trainer(OnBatch, Files, Report):
             CheckpointError: when the checkpoint is damaged, or of another run.
         """
         checks.not_in_fit(self, "fit")
-        source = as_source(inputs, labels, sample_weight, class_weight=class_weight)
+        source = as_source(inputs, labels, sample_weight, class_weight=class_weight, epoch=self.epoch)
         validation = None if validation_data is None else as_validation_source(validation_data)
         if validation_split != 0.0:
             if validation is not None:

@@ -74,8 +74,30 @@ def test_what_can_be_iterated_again_begins_again(iterable):
         assert numbers(source) == [0, 1, 2]
 
 
-def test_a_limited_pass_begins_again_too():
-    source = IterableSource(lambda: counting(3))
+@pytest.mark.parametrize("make", [lambda: lambda: counting(7), lambda: [np.array([i]) for i in range(7)]])
+def test_limited_passes_of_fit_go_on_and_begin_again_where_the_data_ends(make):
+    source = IterableSource(make())
+    assert [numbers(source, 3) for _ in range(4)] == [[0, 1, 2], [3, 4, 5], [6, 0, 1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 6])
+def test_passes_that_fill_the_data_begin_again(limit):
+    source = IterableSource(lambda: counting(6))
+    assert [i for _ in range(12 // limit) for i in numbers(source, limit)] == [*range(6), *range(6)]
+
+
+def test_endless_data_goes_on():
+    class Endless:
+        def __iter__(self):
+            return counting()
+
+    source = IterableSource(Endless())
+    assert [numbers(source, 3) for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+@pytest.mark.parametrize("what", ["validation", "evaluate", "predict"])
+def test_limited_passes_elsewhere_begin_at_the_beginning(what):
+    source = IterableSource(lambda: counting(), what=what)
     assert [numbers(source, 2) for _ in range(2)] == [[0, 1], [0, 1]]
 
 

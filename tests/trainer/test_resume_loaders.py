@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grain
 import numpy as np
 import optax
@@ -15,11 +17,16 @@ from elegy.checkpoint import find_checkpoints
 SIZE, BATCH, STEPS, EPOCHS = 22, 4, 6, 3
 
 
-def grain_loader():
-    """Reads by several threads; its iterators hold the position."""
+def grain_dataset():
+    """Reads by several threads; its iterators hold the position, and each epoch has another order."""
     x, y = regression(SIZE)
     dataset = grain.MapDataset.source([(a, b) for a, b in zip(x, y, strict=True)]).shuffle(seed=3)
-    return dataset.batch(BATCH, batch_fn=_stacked).to_iter_dataset()
+    return dataset.batch(BATCH, batch_fn=_stacked)
+
+
+def grain_loader():
+    """Its iterators hold the position; every epoch repeats the order, which is warned of."""
+    return grain_dataset().to_iter_dataset()
 
 
 def grain_iterator():
@@ -39,20 +46,36 @@ def torch_loader():
     return stateful.StatefulDataLoader(torch.utils.data.TensorDataset(x, y), batch_size=BATCH, shuffle=True)
 
 
+def plain_torch_loader():
+    """Has no state; each pass draws its order from PyTorch's generator, which is elsewhere in another process."""
+    import torch
+
+    x, y = map(torch.from_numpy, regression(SIZE))
+    torch.manual_seed(time.monotonic_ns() % 2**32)
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+
+
 def _stacked(rows):
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
 LOADERS = {
+    "grain dataset": (grain_dataset, None),
+    "grain dataset, limited": (grain_dataset, 4),
     "grain loader": (grain_loader, None),
     "grain iterator": (grain_iterator, STEPS),
     "torch loader": (torch_loader, None),
+    "torch loader, limited": (torch_loader, 4),
+    "plain torch loader": (plain_torch_loader, None),
+    "plain torch loader, limited": (plain_torch_loader, 4),
 }
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # what torchdata calls in torch
+@pytest.mark.filterwarnings("ignore:the Grain PrefetchIterDataset given to fit repeats")
 @pytest.mark.parametrize(
-    "kind", ["grain loader", "grain iterator", pytest.param("torch loader", marks=pytest.mark.needs(library="torch"))]
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.needs(library="torch")] if "torch" in kind else []) for kind in LOADERS],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind):
     make, steps = LOADERS[kind]
@@ -64,8 +87,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind):
 
     whole = fit(callbacks=[ModelCheckpoint(tmp_path, every=eg.Every(steps=1), save_top_k=-1)])
     paths = find_checkpoints(tmp_path)
-    assert len(paths) == EPOCHS * STEPS
-    for path in (paths[1], paths[STEPS - 1], paths[STEPS + 2]):
+    length = steps or STEPS
+    assert len(paths) == EPOCHS * length
+    for path in (paths[1], paths[length - 1], paths[length + 2]):
         resumed = fit(resume=path)
         assert resumed.history.history == whole.history.history
         for one, other in zip(host(resumed.state), host(whole.state), strict=True):

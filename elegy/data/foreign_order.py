@@ -1,0 +1,205 @@
+"""The order in which loaders of PyTorch, Grain and Hugging Face give their batches, epoch by epoch.
+
+Libraries are recognised without being imported.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from elegy.data.foreign_state import decode, encode, has_state
+from elegy.lazy import is_instance_of, require
+
+
+def reseeded(iterable: Any, epoch: int) -> Any:
+    """Tells an iterable the number of the epoch that begins, so that it shuffles and augments in another way.
+
+    `set_epoch` is called where the iterable has it; of a PyTorch `DataLoader` its samplers and its dataset are asked,
+    too. A Grain `MapDataset` of finite length gives other elements in each repetition.
+
+    Args:
+        iterable: anything that can be iterated.
+        epoch: the number of the epoch, from 0.
+
+    Returns:
+        What to iterate over in this epoch.
+
+    Example:
+        >>> reseeded([1, 2], 3)
+        [1, 2]
+    """
+    for setter in _epoch_setters(iterable):
+        setter(epoch)
+    if epoch and _is_finite_grain_map(iterable):
+        length = len(iterable)
+        return iterable.repeat()[epoch * length : (epoch + 1) * length]
+    return iterable
+
+
+def is_reseeded(iterable: Any) -> bool:
+    """Whether `reseeded` gives another order in another epoch.
+
+    Example:
+        >>> is_reseeded([1, 2])
+        False
+    """
+    return bool(_epoch_setters(iterable)) or _is_finite_grain_map(iterable)
+
+
+def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
+    """Warns of a Grain dataset whose order and augmentation are random, but the same in every epoch.
+
+    Args:
+        iterable: what is iterated over for the second time.
+        iterator: its new iterator.
+        what: the call, for the message.
+
+    Warns:
+        UserWarning: if there is no way to reseed it from outside.
+    """
+    if is_instance_of(iterable, "grain", "IterDataset"):
+        if not any("Shuffle" in (name := type(node).__name__) or "Random" in name for node in _nodes(iterable)):
+            return
+        remedy = (
+            "Call `.repeat()` on the MapDataset, before `.to_iter_dataset()`, and give steps_per_epoch; or give the "
+            "MapDataset itself to fit, which reseeds it in every epoch."
+        )
+    elif is_instance_of(iterable, "grain", "DataLoader"):
+        if b"seed=None" in iterator.get_state():  # the state shows the sampler: without a seed nothing is random
+            return
+        remedy = (
+            "Give its sampler `num_epochs=None`, which draws another order in each repetition, and steps_per_epoch."
+        )
+    else:
+        return
+    warnings.warn(
+        f"the Grain {type(iterable).__name__} given to {what} repeats the order and the random transformations of its "
+        f"first epoch in every epoch, because its seed is fixed. {remedy}",
+        stacklevel=2,
+    )
+
+
+def random_state(iterable: Any) -> Any:
+    """The state of the random generators that a PyTorch `DataLoader` draws its next epoch from, fit for JSON.
+
+    Returns:
+        The encoded state; None for anything else, and for loaders that have a `state_dict` of their own.
+
+    Example:
+        >>> random_state([1, 2])
+    """
+    if not _is_torch_loader(iterable) or has_state(iterable):
+        return None
+    torch = require("torch", "the state of a DataLoader")
+    return encode([torch.get_rng_state(), *(generator.get_state() for generator in _generators(iterable))])
+
+
+def set_random_state(iterable: Any, state: Any) -> None:
+    """Hands a state back that `random_state` returned; the next iterator then has the order that it had there."""
+    if not _is_torch_loader(iterable):
+        return
+    first, *others = decode(state)
+    require("torch", "the state of a DataLoader").set_rng_state(first)
+    for generator, one in zip(_generators(iterable), others, strict=False):
+        generator.set_state(one)
+
+
+def warn_of_unknown_order(iterable: Any, what: str) -> None:
+    """Warns that batches are counted to find the place in a `DataLoader` whose sampler may draw another order now.
+
+    Args:
+        iterable: what an interrupted run goes on with.
+        what: the call, for the message.
+
+    Warns:
+        UserWarning: if the sampler is neither one of PyTorch's nor has `set_epoch`.
+    """
+    if not _is_torch_loader(iterable):
+        return
+    unknown = [
+        sampler
+        for sampler in _samplers(iterable)
+        if not type(sampler).__module__.startswith("torch.utils.data") and not hasattr(sampler, "set_epoch")
+    ]
+    if unknown:
+        warnings.warn(
+            f"the interrupted epoch goes on after the batches that were seen, as if {type(unknown[0]).__name__}, the "
+            f"sampler of the DataLoader given to {what}, drew the same order again. If it does not, some examples come "
+            "twice and others never: use torchdata's StatefulDataLoader, or give the sampler `set_epoch`.",
+            stacklevel=3,
+        )
+
+
+def warn_of_fork(iterable: Any, what: str) -> None:
+    """Warns of a PyTorch `DataLoader` whose worker processes are forked.
+
+    A forked process has only the thread that forked it, but the locks of all: one that another thread of JAX held is
+    never released, and the worker waits for ever.
+
+    Args:
+        iterable: anything that can be iterated.
+        what: the call, for the message.
+
+    Warns:
+        UserWarning: if it is one.
+    """
+    if not _is_torch_loader(iterable) or not iterable.num_workers:
+        return
+    context = iterable.multiprocessing_context
+    method = context.get_start_method() if context is not None else multiprocessing.get_start_method(allow_none=True)
+    if (method or multiprocessing.get_all_start_methods()[0]) == "fork":  # the first is the platform's default
+        warnings.warn(
+            f"the DataLoader given to {what} forks its {iterable.num_workers} worker processes. JAX runs threads, and "
+            "a process that is forked from one with threads can deadlock. Write "
+            '`DataLoader(..., multiprocessing_context="spawn")`, or `num_workers=0`.',
+            stacklevel=2,
+        )
+
+
+def is_endless(iterable: Any) -> bool:
+    """Whether `len()` of an iterable is the greatest integer, by which Grain says that there is no end.
+
+    Example:
+        >>> is_endless([1, 2])
+        False
+    """
+    try:
+        return len(iterable) >= sys.maxsize
+    except (TypeError, NotImplementedError, OverflowError):
+        return False
+
+
+def _is_finite_grain_map(iterable: Any) -> bool:
+    return is_instance_of(iterable, "grain", "MapDataset") and not is_endless(iterable) and len(iterable) > 0
+
+
+def _nodes(dataset: Any) -> Iterator[Any]:
+    yield dataset
+    for parent in dataset.parents:
+        yield from _nodes(parent)
+
+
+def _is_torch_loader(iterable: Any) -> bool:
+    return is_instance_of(iterable, "torch.utils.data", "DataLoader")
+
+
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    found = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    return list({id(sampler): sampler for sampler in found if sampler is not None}.values())
+
+
+def _generators(loader: Any) -> list[Any]:
+    found = (getattr(part, "generator", None) for part in (loader, *_samplers(loader)))
+    return list({id(generator): generator for generator in found if generator is not None}.values())
+
+
+def _epoch_setters(iterable: Any) -> list[Callable[[int], Any]]:
+    parts = [iterable]
+    if _is_torch_loader(iterable):
+        parts += [*_samplers(iterable), iterable.dataset]
+    return [part.set_epoch for part in parts if callable(getattr(part, "set_epoch", None))]
