@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -64,16 +67,36 @@ def seed(value: Any) -> int:
     return number
 
 
-def not_in_fit(trainer: Any, method: str) -> None:
-    """Checks that no callback trains the trainer that is being fitted: the outer run would lose its place.
+_fitting: weakref.WeakSet[Any] = weakref.WeakSet()
+_fitting_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def one_fit(trainer: Any) -> Iterator[None]:
+    """While the block runs, the trainer cannot be fitted by another thread, a callback or the data.
 
     Raises:
-        RuntimeError: while `fit` runs.
+        RuntimeError: if it is being fitted already.
     """
-    if trainer._run is not None:
+    with _fitting_lock:
+        not_in_fit(trainer, "fit")
+        _fitting.add(trainer)
+    try:
+        yield
+    finally:
+        _fitting.discard(trainer)
+
+
+def not_in_fit(trainer: Any, method: str) -> None:
+    """Checks that nobody trains the trainer that is being fitted: the run would lose its place.
+
+    Raises:
+        RuntimeError: while `fit` runs, in whichever thread.
+    """
+    if trainer in _fitting:
         raise RuntimeError(
             f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
-            "before or after. Within a callback, evaluate and predict may be called, and "
+            "before or after, and not in another thread. Within a callback, evaluate and predict may be called, and "
             "`trainer.stop_training = True` ends the run."
         )
 

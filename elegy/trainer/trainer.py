@@ -232,7 +232,7 @@ class Trainer(OnBatch, Files, Report):
         asked = checks.fusing(steps_per_execution)
         fuse = fuse_with(listeners, asked, "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
-        with contextlib.ExitStack() as reading, Before(self) as before:
+        with checks.one_fit(self), contextlib.ExitStack() as reading, Before(self) as before:
             found = reading.enter_context(persistence.resumed_from(resume, listeners))
             saved = None if found is None else store.read_metadata(found)
             if saved is not None and saved["run"] is not None and fuse == "auto":

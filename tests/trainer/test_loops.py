@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -226,3 +227,49 @@ def test_a_stream_that_never_was_validated_is_warned_of():
 
     with pytest.warns(UserWarning, match="nothing was validated.*steps_per_epoch"):
         trainer_of(High).fit(stream, max_steps=4, validation_data=(X, Y), verbose=0)
+
+
+# one fit at a time
+
+
+@pytest.mark.parametrize("where", ["the first batch", "on_train_begin", "on_train_batch_end"])
+def test_a_second_thread_cannot_fit_or_train_the_same_trainer(where):
+    begun, end = threading.Event(), threading.Event()
+
+    def stand(event=None):
+        begun.set()
+        end.wait()
+
+    def data():
+        if where == "the first batch":
+            stand()
+        yield from length_unknown()
+
+    callbacks = [Spy(where, stand)] if where.startswith("on_") else []
+    trainer, plain = trainer_of(High), trainer_of(High)
+    first = threading.Thread(target=lambda: trainer.fit(data, callbacks=callbacks, verbose=0))
+    first.start()
+    begun.wait()
+    try:
+        for call in (trainer.fit, trainer.train_on_batch):
+            with pytest.raises(RuntimeError, match=f"{call.__name__} was called while fit of the same trainer runs"):
+                call(X, Y)
+    finally:
+        end.set()
+        first.join()
+    plain.fit(length_unknown, verbose=0)
+    assert trainer.step == 3
+    assert_same_bits(host(trainer.state), host(plain.state))
+    fit(trainer)  # afterwards it can
+
+
+def test_the_data_cannot_fit_the_trainer_that_reads_it():
+    def data():
+        trainer.fit(X, Y, verbose=0)
+        yield X, Y
+
+    trainer = trainer_of(High)
+    with pytest.raises(RuntimeError, match="fit was called while fit of the same trainer runs"):
+        trainer.fit(data, verbose=0)
+    assert (trainer.step, trainer.epoch) == (0, 0)
+    fit(trainer)
