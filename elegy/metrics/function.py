@@ -28,6 +28,7 @@ class LossMetric(Metric):
         ValueError: for `Reduction.NONE`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from elegy.losses import MeanSquaredError
         >>> metric = LossMetric(MeanSquaredError())
         >>> metric.name, metric.update(target=jnp.zeros(2), preds=jnp.array([1.0, 3.0])).compute().item()

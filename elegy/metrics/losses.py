@@ -191,6 +191,37 @@ class Losses(LossTerms):
         # Arrays that belong to a loss are the same on every replica.
         return super().aggregate().replace(losses=jax.tree.map(lambda leaf: leaf[0], self.losses))
 
+    def index_into(self, **kwargs: Any) -> Self:
+        """Returns the losses with `index_into(**kwargs)` applied to each; their names stay.
+
+        Args:
+            **kwargs: as for `Loss.index_into`.
+
+        Example:
+            >>> from elegy.losses import MeanAbsoluteError, MeanSquaredError
+            >>> both = Losses([MeanSquaredError(), MeanAbsoluteError()]).index_into(target="y", preds=("heads", 0))
+            >>> both = both.update(target={"y": jnp.zeros(2)}, preds={"heads": [jnp.array([1.0, 3.0])]})
+            >>> {name: value.item() for name, value in both.compute().items()}
+            {'mean_squared_error': 5.0, 'mean_absolute_error': 2.0}
+        """
+        return self.replace(losses=tuple(loss.index_into(**kwargs) for loss in self.losses))
+
+    def rename_arguments(self, **kwargs: str) -> Self:
+        """Returns the losses with `rename_arguments(**kwargs)` applied to each; their names stay.
+
+        Args:
+            **kwargs: as for `Loss.rename_arguments`.
+        """
+        return self.replace(losses=tuple(loss.rename_arguments(**kwargs) for loss in self.losses))
+
+    def slice(self, **kwargs: Any) -> Self:
+        """Does what `index_into` does, under the name that `jax_metrics` before 0.2 gave it.
+
+        Args:
+            **kwargs: as for `index_into`.
+        """
+        return self.index_into(**kwargs)
+
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """Whether every loss keeps one value an example.
 
@@ -215,7 +246,7 @@ class AuxLosses(LossTerms):
     """Accumulates losses that a module computed itself; each is a mean weighted by examples.
 
     Args:
-        names: the names of the losses.
+        names: the names of the losses; `init` makes accumulators for others.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -225,11 +256,23 @@ class AuxLosses(LossTerms):
         3.0
     """
 
-    def __init__(self, names: Iterable[str], *, name: str | None = None, dtype: Any = None):
+    def __init__(self, names: Iterable[str] = (), *, name: str | None = None, dtype: Any = None):
         vars(self).update(name=name, dtype=dtype, names=tuple(names))
         super().__post_init__()
         numerators, denominators = (tuple(self._zero() for _ in self.names) for _ in range(2))
         vars(self).update(numerators=numerators, denominators=denominators)
+
+    def init(self, aux_values: Iterable[str] | Mapping[str, Any] = ()) -> AuxLosses:
+        """Returns the losses of these names, without data.
+
+        Args:
+            aux_values: names, or a dict of values by name, of which only the names count; by default the names stay.
+
+        Example:
+            >>> list(AuxLosses().init({"kl": jnp.zeros(())}).compute())
+            ['kl']
+        """
+        return AuxLosses(tuple(aux_values) or self.names, name=self.name, dtype=self.dtype)
 
     def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the losses with a batch added; a loss without a value is left as it is.
@@ -280,7 +323,7 @@ def check_aux_values(values: Mapping[str, Any], names: Iterable[str], kind: str)
     if unknown:
         raise ValueError(
             f"the module produced the {kind} values {unknown}, which have no accumulator; there are "
-            f"{list(names)}. The names may not change from step to step; declare them with `with_aux`."
+            f"{list(names)}. The names may not change from step to step; declare them with `init`."
         )
 
 

@@ -117,7 +117,7 @@ class LossesAndMetrics(Metric):
             if getattr(self, part) is None and aux:
                 raise ValueError(
                     f"the module produced {part} {list(aux)}, which have no accumulator. "
-                    "Declare them with `with_aux(losses=[...], metrics=[...])`."
+                    "Declare them with `init(aux_losses=[...], aux_metrics=[...])`."
                 )
             arguments[part] = {"aux_values": aux or {}, **kwargs}
         return arguments
@@ -226,6 +226,44 @@ class LossesAndMetrics(Metric):
             aux_losses=_extend(self.aux_losses, AuxLosses(losses, dtype=self.dtype)),
             aux_metrics=_extend(self.aux_metrics, AuxMetrics(metrics, dtype=self.dtype)),
         )
+
+    def init(
+        self,
+        aux_losses: Iterable[str] | Mapping[str, Any] = (),
+        aux_metrics: Iterable[str] | Mapping[str, Any] = (),
+    ) -> LossesAndMetrics:
+        """Returns the state without data, with accumulators for what a module computes itself.
+
+        Args:
+            aux_losses: names, or a dict of values by name, of which only the names count.
+            aux_metrics: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+
+        Example:
+            >>> state = LossesAndMetrics(aux_losses=AuxLosses()).init(aux_losses={"kl": jnp.zeros(())})
+            >>> list(state.batch_updates(aux_losses={"kl": jnp.array(2.0)}).compute_logs())
+            ['loss', 'kl']
+        """
+        metrics = aux_metrics if isinstance(aux_metrics, Mapping) else tuple(aux_metrics)
+        return self.with_aux(tuple(aux_losses), metrics).reset()
+
+    def index_into(self, **kwargs: Any) -> Self:
+        """Returns the state with `index_into(**kwargs)` applied to each loss and metric; their names stay.
+
+        Args:
+            **kwargs: as for `Metric.index_into`.
+        """
+        return self._map_given(lambda part: part.index_into(**kwargs))
+
+    def rename_arguments(self, **kwargs: str) -> Self:
+        """Returns the state with `rename_arguments(**kwargs)` applied to each loss and metric; their names stay.
+
+        Args:
+            **kwargs: as for `Metric.rename_arguments`.
+        """
+        return self._map_given(lambda part: part.rename_arguments(**kwargs))
+
+    def _map_given(self, function: Callable[[Any], Any]) -> Self:
+        return self._map(lambda name, part: part if name.startswith("aux") else function(part))
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """Whether every loss and metric leaves out rows of weight 0, so that padded batches are exact.

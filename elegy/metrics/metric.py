@@ -73,6 +73,13 @@ class Metric(Pytree):
         """Returns the metric without data."""
         return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), self)
 
+    def init(self) -> Self:
+        """Does what `reset` does: a metric has its state from the start.
+
+        `jax_metrics` before 0.2 made the state of a metric here.
+        """
+        return self.reset()
+
     def batch_updates(self, **kwargs: Any) -> Self:
         """Returns the metric of one batch alone: `reset().update(**kwargs)`.
 
@@ -143,7 +150,7 @@ class Metric(Pytree):
             preds: predictions, on the host.
         """
 
-    def index_into(self, **kwargs: Any) -> IndexedMetric:
+    def index_into(self, **kwargs: Any) -> Metric:
         """Returns a metric that looks into nested arguments.
 
         Args:
@@ -156,7 +163,7 @@ class Metric(Pytree):
         """
         return IndexedMetric(self, index_paths(kwargs))
 
-    def rename_arguments(self, **kwargs: str) -> RenamedMetric:
+    def rename_arguments(self, **kwargs: str) -> Metric:
         """Returns a metric that takes its arguments under other names.
 
         Args:

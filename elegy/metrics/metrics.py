@@ -102,6 +102,37 @@ class Metrics(MetricSet):
             )
         )
 
+    def index_into(self, **kwargs: Any) -> Self:
+        """Returns the metrics with `index_into(**kwargs)` applied to each; their names stay.
+
+        Args:
+            **kwargs: as for `Metric.index_into`.
+
+        Example:
+            >>> from elegy.metrics import MAE, MSE
+            >>> both = Metrics([MSE(), MAE()]).index_into(target="y", preds=("heads", 0))
+            >>> both = both.update(target={"y": jnp.zeros(2)}, preds={"heads": [jnp.array([1.0, 3.0])]})
+            >>> {name: value.item() for name, value in both.compute().items()}
+            {'mean_square_error': 5.0, 'mean_absolute_error': 2.0}
+        """
+        return self.replace(metrics=tuple(metric.index_into(**kwargs) for metric in self.metrics))
+
+    def rename_arguments(self, **kwargs: str) -> Self:
+        """Returns the metrics with `rename_arguments(**kwargs)` applied to each; their names stay.
+
+        Args:
+            **kwargs: as for `Metric.rename_arguments`.
+        """
+        return self.replace(metrics=tuple(metric.rename_arguments(**kwargs) for metric in self.metrics))
+
+    def slice(self, **kwargs: Any) -> Self:
+        """Does what `index_into` does, under the name that `jax_metrics` before 0.2 gave it.
+
+        Args:
+            **kwargs: as for `index_into`.
+        """
+        return self.index_into(**kwargs)
+
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """Whether every metric leaves out rows of weight 0.
 
@@ -128,7 +159,8 @@ class AuxMetrics(MetricSet):
     A scalar is a mean weighted by examples; a `Metric` (a field's `batch_updates(...)`) is merged.
 
     Args:
-        values: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+        values: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts. `init`
+            makes accumulators for others.
         name: see `Metric`.
         dtype: the dtype of the scalars' state.
 
@@ -138,7 +170,7 @@ class AuxMetrics(MetricSet):
         3.0
     """
 
-    def __init__(self, values: Iterable[str] | Mapping[str, Any], *, name: str | None = None, dtype: Any = None):
+    def __init__(self, values: Iterable[str] | Mapping[str, Any] = (), *, name: str | None = None, dtype: Any = None):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         kinds = values if isinstance(values, Mapping) else dict.fromkeys(values)
@@ -149,6 +181,18 @@ class AuxMetrics(MetricSet):
                 for key, kind in kinds.items()
             ),
         )
+
+    def init(self, aux_values: Iterable[str] | Mapping[str, Any] = ()) -> AuxMetrics:
+        """Returns accumulators for these names, without data.
+
+        Args:
+            aux_values: as `values` of the constructor; by default the accumulators stay.
+
+        Example:
+            >>> list(AuxMetrics().init({"norm": jnp.zeros(())}).compute())
+            ['norm']
+        """
+        return AuxMetrics(aux_values, name=self.name, dtype=self.dtype) if aux_values else self.reset()
 
     def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
         """Returns the metrics with a batch added; a metric without a value is left as it is.

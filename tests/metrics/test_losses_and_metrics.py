@@ -438,3 +438,50 @@ def test_arrays_of_a_loss_survive_aggregation():
         np.testing.assert_array_equal(merged.losses.losses[0].factors, [1.0, 10.0])
         np.testing.assert_array_equal(merged.reset().losses.losses[0].factors, [1.0, 10.0])
         np.testing.assert_array_equal(merged.reset().metrics.metrics[0].loss.factors, [1.0, 10.0])
+
+
+def test_the_interface_of_jax_metrics_before_0_2():
+    state = LossesAndMetrics(
+        losses=Losses([MeanSquaredError(), MeanSquaredError()]).slice(target="losses", preds="losses"),
+        metrics=Metrics({"a": Accuracy(), "b": [Accuracy()]}).slice(target=("metrics", 0), preds=("metrics", 0)),
+        aux_losses=AuxLosses(),
+        aux_metrics=AuxMetrics(),
+    ).init(aux_losses={"aux_loss": jnp.zeros(())}, aux_metrics={"aux_metric": jnp.zeros(())})
+    target = {"losses": jnp.zeros((2, 4)), "metrics": [jnp.arange(10)]}
+    preds = {"losses": jnp.ones((2, 4)), "metrics": [jnp.array([0, 1, 2, 3, 0, 5, 6, 7, 0, 9])]}
+    values = ((1.0, 2.0), (3.0, 4.0))
+    step = jax.jit(lambda state, loss, metric: state.loss_and_update(
+        target=target, preds=preds, aux_losses={"aux_loss": loss}, aux_metrics={"aux_metric": metric}
+    ))  # fmt: skip
+    for loss, metric in values:
+        total, state = step(state, loss, metric)
+        assert total == 1.0 + 1.0 + loss
+    computed = {name: round(value.item(), 6) for name, value in state.compute().items()}
+    assert computed == {
+        "loss": 4.0,
+        "mean_squared_error": 1.0,
+        "mean_squared_error_1": 1.0,
+        "aux_loss": 2.0,
+        "a": 0.8,
+        "b/accuracy": 0.8,
+        "aux_metric": 3.0,
+    }
+    assert Accuracy().init().update(target=jnp.arange(2), preds=jnp.arange(2)).compute() == 1.0
+    assert AuxMetrics().init({"x": 0.0}).init().names == AuxLosses().init({"x": 0.0}).init().names == ("x",)
+
+
+def test_a_collection_is_indexed_as_a_whole_and_keeps_its_names():
+    given = LossesAndMetrics({"a": MeanSquaredError(), "b": L2(1.0)}, {"m": MSE()}).with_aux(["kl"])
+    state = given.index_into(preds="heads").rename_arguments(target="inputs")
+    assert (state.losses.names, state.metrics.names, state.aux_losses.names) == (("a", "b"), ("m",), ("kl",))
+    arguments = {"inputs": jnp.zeros(2), "preds": {"heads": jnp.array([1.0, 3.0])}, "parameters": jnp.ones(3)}
+    values = state.batch_updates(**arguments, aux_losses={"kl": 0.5}).compute()
+    assert {name: value.item() for name, value in values.items()} == {
+        "loss": 8.5,
+        "a": 5.0,
+        "b": 3.0,
+        "m": 5.0,
+        "kl": 0.5,
+    }
+    with pytest.raises(ValueError, match=r"no accumulator. Declare them with `init\(aux_losses"):
+        LossesAndMetrics(aux_losses=AuxLosses()).update(aux_losses={"kl": 0.5})
