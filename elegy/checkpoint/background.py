@@ -11,6 +11,7 @@ from typing import Any, Self
 import jax
 
 from elegy.checkpoint import store
+from elegy.errors import CheckpointError
 from elegy.types import PyTree
 
 
@@ -37,7 +38,7 @@ class AsyncSaver:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._closed = False
+        self._closed = self._left = False
 
     @property
     def busy(self) -> bool:
@@ -67,6 +68,10 @@ class AsyncSaver:
                 failed (then this one was not started).
             RuntimeError: after `close`.
         """
+        if self._left:
+            raise CheckpointError(
+                "nothing more is saved: Ctrl-C interrupted the wait for a save that was being written."
+            )
         if self._closed:
             raise RuntimeError("this AsyncSaver was closed. Make a new one to save again.")
         self.wait()
@@ -79,14 +84,19 @@ class AsyncSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when no save is under way.
+        """Returns when no save is under way, or when a KeyboardInterrupt ended the wait for one before.
 
         Raises:
             CheckpointError: when the last save failed.
             Exception: what its `then` raised.
+            KeyboardInterrupt: once, if it came during the wait. The save goes on in the background.
         """
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is not None and not self._left:
+            try:
+                self._thread.join()
+            except KeyboardInterrupt:
+                self._left = True
+                raise
             self._thread = None
         error, self._error = self._error, None
         if error is not None:

@@ -1,6 +1,7 @@
 """Saving beside the loop: one at a time, and no error is lost."""
 
 import os
+import signal
 import threading
 
 import jax.numpy as jnp
@@ -134,3 +135,21 @@ def test_no_threads_are_left(tmp_path):
         for _ in range(5):
             saver.save(tmp_path / "ckpt", {"w": jnp.ones(3)}, {})
     assert threading.active_count() <= before
+
+
+def test_a_keyboard_interrupt_leaves_the_wait_for_a_save_which_goes_on(tmp_path, gate):
+    saver, done = AsyncSaver(), threading.Event()
+    saver.save(tmp_path / "ckpt", {"w": jnp.ones(4)}, {}, then=done.set)
+    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        saver.wait()
+    timer.join()
+    saver.wait()  # nobody waits any more
+    with pytest.raises(CheckpointError, match="Ctrl-C interrupted the wait for a save"):
+        saver.save(tmp_path / "other", {"w": jnp.ones(4)}, {})
+    assert os.listdir(tmp_path) == []
+    gate.set()
+    assert done.wait(60)
+    assert os.listdir(tmp_path) == ["ckpt"]
+    assert (restore(tmp_path / "ckpt", None)[0]["w"] == 1).all()

@@ -12,6 +12,7 @@ from boring_modules import High, assert_same_bits, host, regression, trainer_of
 
 import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint, interrupt
+from elegy.checkpoint import store
 
 X, Y = regression(40)
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
@@ -191,3 +192,22 @@ def test_the_fit_of_another_trainer_within_the_data_has_its_own_signals():
 
     outer = fit(trainer_of(High), data, epochs=1)
     assert (inner.step, inner.interrupted, outer.step, outer.interrupted) == (2, signal.SIGTERM, 2, None)
+
+
+def test_a_second_ctrl_c_leaves_a_save_that_hangs(tmp_path, monkeypatch):
+    hangs, write = threading.Event(), store.write
+    monkeypatch.setattr(store, "write", lambda path, content: (hangs.wait(60), write(path, content)))
+
+    def twice():
+        for _ in range(2):
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=twice)
+    begin = LambdaCallback(on_train_batch_end=lambda event: event.step == 1 and thread.start())
+    trainer = trainer_of(High)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, BATCHES, [begin, ModelCheckpoint(tmp_path, every=eg.Every(steps=1))])
+    thread.join()
+    assert (trainer.step, trainer.interrupted) == (2, signal.SIGINT)  # the second save waited for the first
+    hangs.set()
