@@ -37,8 +37,7 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
     Raises:
         StepError: if there is nothing to minimise.
     """
-    context = module._step or StepContext.of(batch)
-    state, updates = _run(module, key, batch, context, training=True)
+    context, state, updates = _run(module, key, batch, training=True)
     pending = state._logs.pending
     added = [entry.value for entry in pending if entry.adds]
     if updates is None or updates.losses is None:
@@ -57,14 +56,13 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
     loss = context.strategy.sum(part) + context.probe
     pending = tuple(entry.replace(counted=True) if entry.adds else entry for entry in pending)
     state = state.replace(_logs=state._logs.replace(pending=pending))
-    if state._step is not None:
-        state = state.replace(_step=state._step.replace(part=part, loss=loss))
-    return loss, state
+    return loss, _hand_back(module, state, context.replace(part=part, loss=loss))
 
 
 def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
     """Evaluates losses and metrics on a batch: the default `managed_test_step`."""
-    return _run(module, key, batch, module._step or StepContext.of(batch), training=False)[0]
+    context, state, _ = _run(module, key, batch, training=False)
+    return _hand_back(module, state, context)
 
 
 def check_evaluates(module: Any, state: Any) -> None:
@@ -169,14 +167,20 @@ def runs_apply(module: Any) -> bool:
     return overrides(type(module), "apply")
 
 
-def _run(module: Any, key: jax.Array, batch: Batch, context: StepContext, *, training: bool) -> tuple[Any, Any]:
+def _hand_back(module: Any, state: Any, context: StepContext) -> Any:
+    """Puts the context into the new state, if the step runs within a driver."""
+    return state if module._step is None else state.replace(_step=context)
+
+
+def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[StepContext, Any, Any]:
     if not runs_apply(module):
         raise missing(module, "train" if training else "test")
     inputs, target, sample_weight = unpack(batch)
+    context = module._step or StepContext.of(batch)
     preds, state = apply(module, key, inputs, training)
-    if state._step is not None:
-        averaged = (*state._step.averaged, *moved_fields(module, state))
-        state = state.replace(_step=state._step.replace(averaged=tuple(dict.fromkeys(averaged))))
+    if context.strategy.axis_env:
+        averaged = dict.fromkeys((*context.averaged, *moved_fields(module, state)))
+        context = context.replace(averaged=tuple(averaged))
     updates = None
     if module.losses_and_metrics is not None:
         updates = module.losses_and_metrics.batch_updates(
@@ -191,7 +195,7 @@ def _run(module: Any, key: jax.Array, batch: Batch, context: StepContext, *, tra
         )
         book = state._logs
         state = state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending)))
-    return state, updates
+    return context, state, updates
 
 
 def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:

@@ -99,7 +99,7 @@ def forward_train(
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
     check = check_finite(value, grads) if guard else None
-    state = keep_state(check, state, module)
+    state = keep_state(check, state.set_params(params), module)
     extra = optimizer_arguments(lambda params: objective(params)[0], strategy)
     new_params, optimizer = run_if_finite(
         check,

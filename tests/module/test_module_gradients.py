@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import elegy as eg
 from elegy.module.finite import check_finite
 from elegy.module.gradients import conjugate, optimizer_arguments
-from elegy.strategies import FSDP, DataParallel
+from elegy.strategies import FSDP, DataParallel, Sharded
 from elegy.strategies.strategy import Strategy
 
 RNG = np.random.default_rng(0)
@@ -151,3 +152,15 @@ def test_a_complex_gradient_is_finite_where_both_parts_are(value, finite):
     check = check_finite(jnp.float32(1), [jnp.array([0, value], jnp.complex64)])
     assert bool(check.finite) is finite
     assert check.bad.tolist() == [not finite, not finite]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_element_of_a_large_gradient_is_found_wherever_it_lies(value):
+    """Within the parts into which XLA cuts a reduction, and on any of several devices."""
+    mesh = Sharded({"data": 4}).mesh
+    check = jax.jit(lambda grads: check_finite(jnp.float32(1), grads).finite)
+    for row in (0, 1500, 4095):
+        large = jnp.ones((4096, 1024), jnp.float32).at[row, 7].set(value)
+        assert not check([large])
+        assert not check([jax.device_put(large, NamedSharding(mesh, PartitionSpec("data")))])
+    assert check([jnp.full((4096, 1024), 3e38)])
