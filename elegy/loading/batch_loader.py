@@ -238,7 +238,8 @@ class IterableLoader(BatchLoader):
         start: Cursor = BEGINNING,
     ) -> Iterator[Chunk]:
         """One pass over the iterable; see `BatchLoader.chunks`."""
-        return iterable_chunks(self._batches(limit, start), layout_of, strategy, start.batches)
+        batches = self._batches(limit, start)
+        return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first))
 
     def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
         """The batches of the next pass, as the step takes them; the first one is read now."""

@@ -154,7 +154,11 @@ def array_chunks(
 
 
 def iterable_chunks(
-    batches: Iterable[Batch], layout_of: Callable[[PyTree], BatchLayout], strategy: Strategy, first: int = 0
+    batches: Iterable[Batch],
+    layout_of: Callable[[PyTree], BatchLayout],
+    strategy: Strategy,
+    first: int = 0,
+    like: Batch | None = None,
 ) -> Iterator[Chunk]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
 
@@ -166,16 +170,20 @@ def iterable_chunks(
         layout_of: gives the layout for the structure of a bucket's first batch; `steps` is the same for all.
         strategy: how data is placed.
         first: the index of the first batch.
+        like: the first batch of a pass; a resumed run may go on with the short one, which is padded to this.
     """
     layouts: dict[Any, BatchLayout] = {}
     full: dict[Any, int] = {}
+    if like is not None:
+        bucket = _bucket(like)
+        layouts[bucket] = layout_of(structure(like))
+        full[bucket] = layouts[bucket].rows(rows(like))
     structs: dict[Any, PyTree] = {}  # one object a shape, by which the executor knows the program
     waiting: list[tuple[Batch, int]] = []
     layout, shape = BatchLayout(), None
     for batch in batches:
         size = rows(batch)
-        leaves, treedef = jax.tree.flatten(batch)
-        bucket = treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
+        bucket = _bucket(batch)
         if bucket not in layouts:
             layouts[bucket], full[bucket] = layout_of(structure(batch)), 0
         layout_here = layouts[bucket]
@@ -197,6 +205,12 @@ def iterable_chunks(
             first, waiting = first + len(waiting), []
     if waiting:
         yield _stack(waiting, shape, first, layout, strategy)
+
+
+def _bucket(batch: Batch) -> Any:
+    """The structure of the examples of a batch, whatever its number of rows."""
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
 
 
 def _stack(

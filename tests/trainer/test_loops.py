@@ -167,8 +167,7 @@ def stop_at(step, how):
 
 
 def length_unknown():
-    x, y = regression(24)
-    return ((x[i : i + 8], y[i : i + 8]) for i in range(0, 24, 8))
+    return ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 22, 8))
 
 
 @pytest.mark.parametrize(
