@@ -79,8 +79,29 @@ def eval_shape(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
         >>> eval_shape(lambda x: (x, x.sum()), jax.ShapeDtypeStruct((2,), "float32"))[1]
         ShapeDtypeStruct(shape=(), dtype=float32)
     """
+    structs, treedef = outline(function, *args)
+    return jax.tree.unflatten(treedef, structs)
+
+
+def outline(function: Callable[..., PyTree], *args: PyTree) -> tuple[list[Any], Any]:
+    """Traces a function: as `eval_shape`, without making the tree that it returns.
+
+    A class of a user's may be made of arrays only, and not of `jax.ShapeDtypeStruct`.
+
+    Args:
+        function: takes and returns trees.
+        *args: arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+        `(structs, treedef)`: a `jax.ShapeDtypeStruct` for each leaf, and the tree definition.
+
+    Example:
+        >>> outline(lambda x: {"y": x * 2}, jax.ShapeDtypeStruct((2,), "float32"))
+        ([ShapeDtypeStruct(shape=(2,), dtype=float32)], PyTreeDef({'y': *}))
+    """
     flat = FlatFunction(function, args)
-    return flat.unflatten(jax.eval_shape(flat, flat.flatten(args)))
+    structs = jax.eval_shape(flat, flat.flatten(args))
+    return list(structs.values()), flat.out_tree
 
 
 def make_jaxpr(

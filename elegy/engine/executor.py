@@ -13,10 +13,10 @@ import numpy as np
 
 from elegy.data import rows
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
-from elegy.engine.program import CompiledPhase, Program, check_unchanged
+from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.engine.step_results import PlainStepResults, StepResults
-from elegy.flat import eval_shape, make_jaxpr
+from elegy.flat import eval_shape, make_jaxpr, outline
 from elegy.loading.chunks import Chunk, resized
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
@@ -131,25 +131,38 @@ class Executor:
         return self._masks[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
-        """The structure of what the high-level step of a phase computes from inputs, before losses."""
+        """The structure of what the high-level step of a phase computes from inputs, before losses.
+
+        None for outputs that are not a tree of arrays, or whose class cannot be made of `jax.ShapeDtypeStruct`: losses
+        and metrics that take such an object are traced, but it cannot be checked before.
+        """
         key = (phase, _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
-            training = phase == "train"
-            self._outputs[key] = eval_shape(
-                lambda module, given: high_level.apply(module, jax.random.key(0), given, training)[0],
-                buffer.struct,
-                inputs,
-            )
+            trees: list[Any] = []
+
+            def leaves_of(module: Any, given: PyTree) -> list[Any] | None:
+                outputs = high_level.apply(module, jax.random.key(0), given, phase == "train")[0]
+                leaves, treedef = jax.tree.flatten(outputs)
+                trees.append(treedef)
+                return leaves if all(map(is_array, leaves)) else None
+
+            structs = eval_shape(leaves_of, buffer.struct, inputs)
+            self._outputs[key] = None
+            if structs is not None:
+                with contextlib.suppress(Exception):  # whatever the class does when it is made
+                    self._outputs[key] = jax.tree.unflatten(trees[-1], structs)
         return self._outputs[key]
 
-    def predicted(self, buffer: StateBuffer, inputs: PyTree, rows: int) -> PyTree:
-        """The structure of what the prediction step computes from inputs of this structure, with this many rows."""
+    def predicted(self, buffer: StateBuffer, inputs: PyTree, rows: int) -> tuple[list[Any], Any]:
+        """What the prediction step computes from inputs of this structure, with this many rows.
+
+        Returns:
+            `(structs, treedef)`: a `jax.ShapeDtypeStruct` for each leaf, and the tree definition.
+        """
         inputs = resized(inputs, rows)
         key = ("pred", _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
-            self._outputs[key] = eval_shape(
-                lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs
-            )
+            self._outputs[key] = outline(lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs)
         return self._outputs[key]
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
@@ -250,20 +263,24 @@ class Executor:
         out = self._execute(program, buffer, chunk, epoch)
         return StepResults(program, out, None if chunk.kind == "single" else chunk.count)
 
-    def predict(self, buffer: StateBuffer, chunk: Chunk) -> PyTree:
-        """Runs the prediction steps of a chunk; their outputs come back with padding, several of them stacked."""
+    def predict(self, buffer: StateBuffer, chunk: Chunk) -> tuple[list[Any], Any]:
+        """Runs the prediction steps of a chunk.
+
+        Returns:
+            `(leaves, treedef)`: the leaves of the outputs, with padding, those of several steps stacked; and the tree
+            definition that the outputs have for the rows that the step was traced for.
+        """
         program = self._same("pred", buffer, chunk)
         if program is None and self.compiles(buffer.cls, "pred"):
             program = self.program("pred", buffer, chunk.batch, None)
         if program is not None:
-            outputs = self._execute(program, buffer, chunk, 0)
-        else:
-            state = buffer.get()
-            with self._about_shapes("pred", chunk.batch):
-                out = state.pred_step(chunk.data, chunk.first)
-            outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
-            buffer.set(state)
-        return outputs
+            return self._execute(program, buffer, chunk, 0), program.output_tree
+        state = buffer.get()
+        with self._about_shapes("pred", chunk.batch):
+            out = state.pred_step(chunk.data, chunk.first)
+        outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
+        buffer.set(state)
+        return jax.tree.flatten(outputs)
 
     def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
         donate = program.phase == "train" and self.strategy.donates

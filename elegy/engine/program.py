@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from elegy.data import rows
@@ -18,7 +19,7 @@ from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
 from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
-from elegy.names import differences
+from elegy.names import differences, path_name, type_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
 from elegy.types import PyTree
@@ -68,7 +69,8 @@ class Program:
         self._rows = rows(batch)
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
-        forward = _forward(phase, strategy, guard)
+        self.output_tree: Any = None  # of a prediction, whose outputs travel as a list of arrays
+        forward = _forward(phase, strategy, guard) if phase != "pred" else self._predict
         without_logs = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
@@ -101,6 +103,18 @@ class Program:
         inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]
         self.changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
+
+    def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
+        outputs, after = managed.pred(state, batch, b, self.strategy)
+        found, self.output_tree = jax.tree_util.tree_flatten_with_path(outputs)
+        for path, leaf in found:
+            if not is_array(leaf):
+                raise TypeError(
+                    f"the output {path_name(path)} is {type_name(leaf)}, which cannot leave a compiled step: outputs "
+                    "are arrays in dicts, lists, tuples or classes that JAX knows as pytrees "
+                    "(`jax.tree_util.register_pytree_node_class`)."
+                )
+        return [leaf for _, leaf in found], after
 
     def _trace(self, function: Callable, *args: Any) -> tuple[Any, Any]:
         return make_jaxpr(function, *args, axis_env=self.strategy.axis_env)
@@ -203,17 +217,25 @@ def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(array, row, k, 0, allow_negative_indices=False)
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array or a number, that is, what JAX computes with.
+
+    Example:
+        >>> is_array(jnp.zeros(2)), is_array(1.0), is_array("text"), is_array(object())
+        (True, True, False, False)
+    """
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex))
+
+
 def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool) -> Callable:
     if phase == "train":
         return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy, guard)
-    if phase == "test":
 
-        def test(state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[Any, Any]:
-            examples, state = managed.forward_test(state, batch, b, mask, strategy)
-            return (examples, None), state
+    def test(state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[Any, Any]:
+        examples, state = managed.forward_test(state, batch, b, mask, strategy)
+        return (examples, None), state
 
-        return test
-    return lambda state, batch, mask, b, e: managed.pred(state, batch, b, strategy)
+    return test
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -12,7 +12,7 @@ import optax
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
 from elegy.losses.numbers import at_least_float32, check_real
-from elegy.losses.shapes import check_array, match_real, mean_over_features
+from elegy.losses.shapes import array_shape, check_array, match_real, mean_over_features
 from elegy.pytree import static_field
 
 _EPSILON = 1e-7
@@ -191,8 +191,12 @@ class CrossEntropy(Loss):
             ValueError: when an index or a yes/no label is out of range, or the shapes do not fit.
             TypeError: when class indices are not integers.
         """
+        if array_shape(target) is None:
+            return
         if self.binary:
             _check_decisions(np.asarray(target))
+            return
+        if array_shape(preds) is None:
             return
         target, preds_like = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
         _called.eval_shape(self, target, preds_like)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import EXAMPLES, Loss
 from elegy.losses.shapes import array_shape, pairs_rows
-from elegy.names import name_of
+from elegy.names import name_of, type_name
 from elegy.pytree import Static, static_field
 
 
@@ -98,12 +99,13 @@ class FunctionLoss(Loss):
         """
         self._check_pairs(kwargs)
         output = self.call(**kwargs)
-        if isinstance(output, (tuple, list, dict)) or output is None:
-            raise TypeError(
-                f"the function {self.name!r} returned a {type(output).__name__}. A loss or metric function returns "
-                "one array: a value for each example, or a scalar. Use a list or a dict of functions for several."
-            )
-        return jnp.asarray(output)
+        if not isinstance(output, (tuple, list, dict)) and output is not None:
+            with contextlib.suppress(TypeError):
+                return jnp.asarray(output)
+        raise TypeError(
+            f"the function {self.name!r} returned {type_name(output)}. A loss or metric function returns one array: a "
+            "value for each example, or a scalar. Use a list or a dict of functions for several."
+        )
 
 
 def as_loss(thing: Any, name: str | None = None) -> Loss:

@@ -15,6 +15,8 @@ from elegy.data.mixing import mixes_rows
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
+from elegy.losses.shapes import array_shape
+from elegy.losses.target_check import check_target
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
 
@@ -248,7 +250,7 @@ class _Wrapper(Loss):
     def target_check(self, target: Any, preds: Any) -> None:
         if self.looked_up <= {"target", "preds"}:  # what else it may need is not at hand here
             inner = self.translate({"target": target, "preds": preds})
-            self.loss.target_check(inner.get("target"), inner.get("preds"))
+            check_target(self.loss, inner.get("target"), inner.get("preds"))
 
 
 class IndexedLoss(_Wrapper):
@@ -348,9 +350,10 @@ def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
 
     def guard(leaf: Any) -> Any:
-        if jnp.ndim(leaf) == 0:
+        shape = array_shape(leaf)
+        if not shape:  # a number, or an object that is not an array
             return leaf
-        kept = [aligned for one in counts if (aligned := _align_counts(one, jnp.shape(leaf))) is not None]
+        kept = [aligned for one in counts if (aligned := _align_counts(one, shape)) is not None]
         if not kept:
             return leaf
         leaf = jnp.asarray(leaf)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.losses.reduction import safe_divide, total_weight
-from elegy.losses.shapes import match_real
+from elegy.losses.shapes import array_shape, match_real
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import field, static_field
@@ -112,6 +112,8 @@ class AUC(Metric):
         Raises:
             ValueError: for other values.
         """
+        if array_shape(target) is None:
+            return
         other = [v for v in np.unique(np.asarray(target)).tolist() if v not in (0, 1)]
         if other:
             raise ValueError(f"AUC: the targets are 0 or 1, but there are {other[:5]}.")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.losses.reduction import safe_divide, total_weight
+from elegy.losses.shapes import array_shape
 from elegy.metrics.decisions import class_indices, has_class_axis
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
@@ -102,6 +103,8 @@ class ConfusionMatrix(Metric):
         Raises:
             ValueError: for an index out of range.
         """
+        if array_shape(target) is None:
+            return
         target = np.asarray(target)
         outside = np.unique(target[(target < 0) | (target >= self.num_classes)])
         if outside.size:

@@ -12,7 +12,7 @@ import numpy as np
 from elegy.losses.labels import widen_integers
 from elegy.losses.numbers import check_real
 from elegy.losses.reduction import safe_divide, total_weight
-from elegy.losses.shapes import match_real
+from elegy.losses.shapes import array_shape, match_real
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import static_field
@@ -250,6 +250,8 @@ class DecisionMetric(Metric):
         Raises:
             ValueError: for other values, or shapes that do not fit.
         """
+        if array_shape(target) is None or array_shape(preds) is None:
+            return
         target = np.asarray(target)
         if self.mode_of(target, preds) is DataType.MULTICLASS:
             return

@@ -9,6 +9,7 @@ import jax
 from elegy.losses.function import FunctionLoss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, safe_divide
+from elegy.losses.target_check import check_target
 from elegy.metrics.foreign import adapt
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, add_trees
@@ -98,7 +99,7 @@ class LossMetric(Metric):
             target: ground truth, on the host.
             preds: predictions, on the host.
         """
-        self.loss.target_check(target, preds)
+        check_target(self.loss, target, preds)
 
 
 def as_metric(thing: Any, name: str | None = None) -> Metric:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from elegy.losses.function import as_loss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
+from elegy.losses.target_check import check_target
 from elegy.metrics.function import metric_name
 from elegy.metrics.metric import Metric
 from elegy.metrics.named import flatten_named
@@ -239,7 +240,7 @@ class Losses(LossTerms):
             preds: predictions, on the host.
         """
         for loss in self.losses:
-            loss.target_check(target, preds)
+            check_target(loss, target, preds)
 
 
 class AuxLosses(LossTerms):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import index_arguments, index_paths, rename_given
 from elegy.losses.numbers import at_least_float32, default_float
+from elegy.losses.target_check import check_target
 from elegy.metrics.sums import add_trees, sum_leading_axis
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
@@ -228,7 +229,7 @@ class _Wrapper(Metric):
     def target_check(self, target: Any, preds: Any) -> None:
         if self.looked_up <= {"target", "preds"}:  # what else it may need is not at hand here
             inner = self.translate({"target": target, "preds": preds})
-            self.metric.target_check(inner.get("target"), inner.get("preds"))
+            check_target(self.metric, inner.get("target"), inner.get("preds"))
 
 
 class IndexedMetric(_Wrapper):

@@ -8,6 +8,7 @@ from typing import Any, Self
 import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named
+from elegy.losses.target_check import check_target
 from elegy.metrics.function import as_metric, metric_name
 from elegy.metrics.losses import check_aux_values, scalar_aux
 from elegy.metrics.metric import Metric, flatten_value
@@ -150,7 +151,7 @@ class Metrics(MetricSet):
             preds: predictions, on the host.
         """
         for metric in self.metrics:
-            metric.target_check(target, preds)
+            check_target(metric, target, preds)
 
 
 class AuxMetrics(MetricSet):

@@ -226,7 +226,7 @@ def labels(
     if target is None:
         return
     preds = outputs_of(inputs)
-    if class_weight is not None:
+    if preds is not None and class_weight is not None:
         _weighed_classes(class_weight, target, preds)
     count, outputs = rows(batch), jax.tree.leaves(preds)
     if whole is not None and all(leaf.shape[:1] == (count,) for leaf in outputs):

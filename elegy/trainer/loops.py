@@ -7,8 +7,6 @@ import functools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
-import jax
-
 from elegy.callbacks import CallbackList, Event
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
 from elegy.engine.state_buffer import StateBuffer
@@ -18,7 +16,7 @@ from elegy.loading.chunks import Chunk
 from elegy.module.levels import level_of
 from elegy.trainer import persistence, rollback
 from elegy.trainer.execution import ExecutionPlan
-from elegy.trainer.outputs import join, with_structure
+from elegy.trainer.outputs import BatchOutputs, Outline, join
 from elegy.trainer.run import Run
 from elegy.types import PyTree
 from elegy.waiting import RunInterrupted
@@ -109,25 +107,21 @@ def evaluate(
 
 def predict_all(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> PyTree:
     """Predicts all of the data and joins the outputs of the batches."""
-    outputs, structures = zip(*_predictions(trainer, plan, callbacks), strict=True)
-    rows = sum(count for _, count in structures)
-    return join(outputs, output_structure(trainer, structures[0][0], rows))
+    return join(list(_predictions(trainer, plan, callbacks)))
 
 
 def predict(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
     with contextlib.closing(_predictions(trainer, plan, callbacks)) as predictions:
-        for outputs, _ in predictions:
-            yield outputs
+        for outputs in predictions:
+            yield outputs.tree()
 
 
-def _predictions(
-    trainer: Any, plan: ExecutionPlan, callbacks: CallbackList
-) -> Generator[tuple[PyTree, tuple[PyTree, int]], None, None]:
-    """Yields the outputs of each batch, with the structure of its inputs and its number of rows."""
+def _predictions(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> Generator[BatchOutputs, None, None]:
+    """Yields the outputs of each batch."""
     executor = trainer._executor
     buffer: StateBuffer | None = None
-    waiting: list[tuple[PyTree, Chunk]] = []
+    waiting: list[tuple[tuple[list[Any], Any], Chunk]] = []
     failure: BaseException | None = None
     try:
         _emit(trainer, callbacks, "on_predict_begin", "predict", plan)
@@ -155,25 +149,25 @@ def _predictions(
         _emit(trainer, callbacks, "on_predict_end", "predict", plan, failure)
 
 
-def _outputs(trainer: Any, outputs: PyTree, chunk: Chunk) -> Iterator[tuple[PyTree, tuple[PyTree, int]]]:
+def _outputs(trainer: Any, predicted: tuple[list[Any], Any], chunk: Chunk) -> Iterator[BatchOutputs]:
     """The outputs of each batch of a chunk, without padding."""
-    host = trainer.strategy.collect_outputs(outputs)
+    leaves, treedef = predicted
+    host = trainer.strategy.collect_outputs(leaves)
     single = chunk.kind == "single"
     masks = None if chunk.mask is None else chunk.mask[None] if single else chunk.mask
+    outline = outline_of(trainer, chunk.batch)
     for k in range(chunk.count):
-        one = host if single else jax.tree.map(lambda leaf, k=k: leaf[k], host)
+        one = host if single else [leaf[k] for leaf in host]
         if masks is not None and not masks[k].all():
-            one = jax.tree.map(lambda leaf, mask=masks[k]: leaf[mask], one)
-        rows = chunk.sizes[k]
-        yield with_structure(one, output_structure(trainer, chunk.batch, rows)), (chunk.batch, rows)
+            one = [leaf[masks[k]] for leaf in one]
+        yield BatchOutputs(one, treedef, outline, chunk.sizes[k])
 
 
-def output_structure(trainer: Any, inputs: PyTree, rows: int) -> Callable[[], PyTree] | None:
-    """Makes the structure of the outputs for a number of rows; None at the core level, whose step is never traced."""
-    executor, buffer = trainer._executor, trainer._buffer
-    if level_of(buffer.cls, "pred") == "core":
+def outline_of(trainer: Any, inputs: PyTree) -> Callable[[int], Outline] | None:
+    """What the module computes from a number of rows; None at the core level, whose step is never traced."""
+    if level_of(trainer._buffer.cls, "pred") == "core":
         return None
-    return functools.partial(executor.predicted, buffer, inputs, rows)
+    return functools.partial(trainer._executor.predicted, trainer._buffer, inputs)
 
 
 def _emit(

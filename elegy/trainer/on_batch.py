@@ -16,7 +16,7 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks, loops
 from elegy.trainer.nonfinite import check_level
-from elegy.trainer.outputs import with_structure
+from elegy.trainer.outputs import BatchOutputs
 from elegy.types import Batch, PyTree
 from elegy.waiting import no_wait
 
@@ -95,8 +95,9 @@ class OnBatch:
         size_of(inputs)
         buffer = self._ready("pred", pack(inputs)).fork()
         chunk = self._chunk(inputs)
-        outputs = self.strategy.collect_outputs(self._executor.predict(buffer, chunk))
-        return with_structure(outputs, loops.output_structure(self, chunk.batch, rows(inputs)))
+        leaves, treedef = self._executor.predict(buffer, chunk)
+        outline = loops.outline_of(self, chunk.batch)
+        return BatchOutputs(self.strategy.collect_outputs(leaves), treedef, outline, rows(inputs)).tree()
 
     def _ready(self: Any, phase: Any, batch: Batch) -> StateBuffer:
         """The state for a step on one batch."""

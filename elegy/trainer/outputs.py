@@ -1,70 +1,93 @@
-"""Outputs on the host: the outputs of batches joined, in trees that keep the number of rows beside their arrays."""
+"""Outputs on the host: trees made of the leaves that came back from the device, for each batch or for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from elegy.names import path_name
+from elegy.names import path_name, type_name
 from elegy.types import PyTree
 
+Outline = tuple[list[jax.ShapeDtypeStruct], Any]
+"""A `jax.ShapeDtypeStruct` for each leaf of a tree, and the tree definition."""
 
-def join(outputs: Sequence[PyTree], structure: Callable[[], PyTree] | None = None) -> PyTree:
-    """Concatenates the outputs of batches along the examples.
+
+class BatchOutputs(NamedTuple):
+    """The outputs of one batch.
+
+    A class that is a pytree may keep shapes beside its arrays: NumPyro's distributions keep their batch shape. Those
+    that come back from a compiled step have the shape of the rows that the step was traced for: with padding, or of
+    one device. So such trees are made anew, as the module makes them for the number of rows.
 
     Args:
-        outputs: trees of arrays of shape `(rows, ...)`, one a batch.
-        structure: makes the structure of the outputs for all rows, as `jax.ShapeDtypeStruct`s; for trees of other
-            classes than containers (see `with_structure`). In such a tree an array of one and the same value for all
-            examples stays what it is.
+        leaves: the arrays, without padding.
+        treedef: the tree definition that they came with.
+        outline: from a number of rows to what the module computes from inputs like those of this batch; None if
+            `treedef` is right as it is.
+        rows: the number of rows.
+    """
+
+    leaves: list[np.ndarray]
+    treedef: Any
+    outline: Callable[[int], Outline] | None
+    rows: int
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether the tree definition may depend on the number of rows."""
+        return self.outline is not None and not made_of_containers(self.treedef)
+
+    def tree(self) -> PyTree:
+        """The outputs as the module makes them."""
+        treedef = self.outline(self.rows)[1] if self.rebuilds and self.outline is not None else self.treedef
+        return jax.tree.unflatten(treedef, self.leaves)
+
+
+def join(outputs: Sequence[BatchOutputs]) -> PyTree:
+    """Concatenates the outputs of batches along the examples.
+
+    In a tree of other classes than containers, an array of one and the same value for all examples stays what it is.
+
+    Args:
+        outputs: those of each batch, of one structure.
 
     Raises:
         ValueError: if there are several and a leaf has no axis of examples, or other dimensions differ.
 
     Example:
-        >>> join([np.array([1, 2]), np.array([3])])
+        >>> treedef = jax.tree.structure(0)
+        >>> join([BatchOutputs([np.array(rows)], treedef, None, len(rows)) for rows in ([1, 2], [3])])
         array([1, 2, 3])
     """
+    first = outputs[0]
     if len(outputs) == 1:
-        return outputs[0]
-    if structure is None or made_of_containers(outputs[0]):
-        return jax.tree_util.tree_map_with_path(lambda path, *leaves: _concatenate(path, leaves), *outputs)
-    structs, treedef = jax.tree_util.tree_flatten_with_path(structure())
-    columns = zip(*map(jax.tree.leaves, outputs), strict=True)
+        return first.tree()
+    columns = list(zip(*(one.leaves for one in outputs), strict=True))
+    if not first.rebuilds or first.outline is None:
+        return jax.tree.unflatten(first.treedef, [_concatenate(first.treedef, i, c) for i, c in enumerate(columns)])
+    structs, treedef = first.outline(sum(one.rows for one in outputs))
     joined = [
-        column[0] if _is_common(column, struct) else _concatenate(path, column)
-        for (path, struct), column in zip(structs, columns, strict=True)
+        column[0] if _is_common(column, struct) else _concatenate(treedef, i, column)
+        for i, (column, struct) in enumerate(zip(columns, structs, strict=True))
     ]
     return jax.tree.unflatten(treedef, joined)
 
 
-def with_structure(outputs: PyTree, structure: Callable[[], PyTree] | None) -> PyTree:
-    """Rebuilds the outputs of a batch as the module makes them for the batch's number of rows.
-
-    A class that is a pytree may keep shapes beside its arrays: NumPyro's distributions keep their batch shape. Those
-    that come back from a compiled step have the shape of the rows that the step was traced for: with padding, or of
-    one device.
-
-    Args:
-        outputs: the outputs of one batch.
-        structure: makes the structure of the outputs for its rows; None leaves the outputs as they are.
-    """
-    if structure is None or made_of_containers(outputs):
-        return outputs
-    return jax.tree.unflatten(jax.tree.structure(structure()), jax.tree.leaves(outputs))
-
-
-def made_of_containers(tree: PyTree) -> bool:
+def made_of_containers(treedef: Any) -> bool:
     """Whether a tree is made of dicts, lists, tuples and None alone.
 
+    Args:
+        treedef: its tree definition.
+
     Example:
-        >>> made_of_containers({"a": (np.zeros(2), None)}), made_of_containers(jax.tree_util.Partial(max, np.zeros(2)))
-        (True, False)
+        >>> trees = {"a": (np.zeros(2), None)}, jax.tree_util.Partial(max, np.zeros(2))
+        >>> [made_of_containers(jax.tree.structure(tree)) for tree in trees]
+        [True, False]
     """
-    nodes: list[Any] = [jax.tree.structure(tree)]
+    nodes = [treedef]
     for node in nodes:
         nodes.extend(node.children())
         data = node.node_data()
@@ -78,10 +101,13 @@ def _is_common(column: Sequence[np.ndarray], struct: jax.ShapeDtypeStruct) -> bo
     return all(struct.shape == leaf.shape and np.array_equal(column[0], leaf) for leaf in column)
 
 
-def _concatenate(path: Any, leaves: Sequence[Any]) -> np.ndarray:
+def _concatenate(treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> np.ndarray:
     shapes = {np.shape(leaf)[1:] if np.ndim(leaf) else None for leaf in leaves}
     if len(shapes) > 1 or None in shapes:
-        found = ", ".join(str(np.shape(leaf)) for leaf in leaves[:3])
+        found = ", ".join(str(np.shape(leaf)) if hasattr(leaf, "dtype") else type_name(leaf) for leaf in leaves[:3])
+        path = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, leaves[:1] * treedef.num_leaves))[index][
+            0
+        ]
         raise ValueError(
             f"the output {path_name(path)} cannot be joined over batches: its shapes are {found}. Outputs need one "
             "row an example; `predict_iter` yields the outputs of each batch as they are."

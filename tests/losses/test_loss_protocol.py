@@ -317,7 +317,7 @@ def test_optax_functions(function):
         (lambda target, preds, batch_stats: 0, "needs 'batch_stats'.*Pass it, or give the parameter a default"),
         (lambda target, *, temperature: 0, "needs 'temperature'.*y_true"),
         (lambda target, preds: (target, preds), "returned a tuple"),
-        (lambda target, preds: None, "returned a NoneType"),
+        (lambda target, preds: None, "returned None"),
     ],
 )
 def test_function_errors(function, message):

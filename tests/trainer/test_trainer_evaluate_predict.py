@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from boring_modules import (
     TX,
@@ -338,3 +339,49 @@ def test_outputs_may_be_distributions(strategy, rows):
     error = target[:rows] - X[:rows] @ w
     np.testing.assert_allclose(values["loss"], np.mean(error**2) / 8 + np.log(2 * np.sqrt(2 * np.pi)), **CLOSE)
     np.testing.assert_allclose(values["mae"], np.mean(np.abs(error)), **CLOSE)
+
+
+@jax.tree_util.register_pytree_node_class
+class Strict:
+    """A class that is made of arrays only: its flattening and unflattening run what `__init__` checks."""
+
+    def __init__(self, mean):
+        self.mean = jnp.asarray(mean)
+        assert self.mean.ndim == 1
+
+    def tree_flatten(self):
+        return (self.mean,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+class Opaque:
+    """An object that JAX knows nothing of, which a compiled step may make and use."""
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def shape(self):
+        return self.mean.shape
+
+
+@pytest.mark.parametrize("strategy", ["eager"])
+@pytest.mark.parametrize("cls", [Strict, Opaque])
+def test_outputs_may_be_objects(cls, strategy):
+    w = jnp.linspace(-1.0, 1.0, X.shape[1])
+    network = (lambda key, x: w, lambda params, x: cls(x @ params))
+    trainer = eg.Trainer(
+        network, lambda target, preds: abs(target - preds.mean), optimizer=optax.sgd(0.0), strategy=strategy
+    )
+    options = {"sample_weight": W, "batch_size": 16, "verbose": 0}
+    trainer.fit(X, Y[:, 0], **options)
+    expected = np.average(np.abs(Y[:, 0] - X @ w), weights=W)
+    np.testing.assert_allclose(trainer.evaluate(X, Y[:, 0], **options)["loss"], expected, **CLOSE)
+    if cls is Strict:
+        np.testing.assert_allclose(trainer.predict(X, batch_size=16).mean, X @ w, **CLOSE)
+        assert len(trainer.predict_on_batch(X[:7]).mean) == 7
+    elif strategy == "jit":
+        with pytest.raises(TypeError, match=r"the output \(root\) is an Opaque, which cannot leave a compiled step"):
+            trainer.predict(X, batch_size=16)
