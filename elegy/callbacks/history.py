@@ -76,7 +76,8 @@ class History(Callback):
 
     def on_train_end(self, event: Event) -> None:
         """Adds the running values of an epoch that was cut, and reads the last entry."""
-        if self._running is not None and event.ended != "failed" and event.logs:
+        # An epoch whose first batch did not come has no values: the logs are those of the epoch before.
+        if self._running == event.epoch and event.ended != "failed" and event.logs:
             self._add(event)
         self._read()
 

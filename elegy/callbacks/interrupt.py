@@ -46,6 +46,7 @@ class Interrupts:
         self.trainer = trainer
         self.signal: int | None = None
         self._passed_on = False
+        self._shared = getattr(getattr(trainer, "strategy", None), "processes", 1) > 1
         self._holds = self._held_back = False
         self._wait = 0  # the wait of the main thread when it was looked at last
         self._looks = False
@@ -96,7 +97,7 @@ class Interrupts:
             return
         if self.interrupted:
             return
-        if jax.distributed.is_initialized():
+        if self._shared:
             self._passed_on = True
             signal.raise_signal(signal.SIGTERM)  # JAX hears it and tells the other processes
         else:
@@ -198,6 +199,8 @@ def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
         try:
             yield handler
         finally:
-            handler.close()
-            for number, before in previous.items():
-                signal.signal(number, before)
+            try:
+                handler.close()
+            finally:
+                for number, before in previous.items():
+                    signal.signal(number, before)

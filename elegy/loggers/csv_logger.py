@@ -31,7 +31,7 @@ class CSVLogger(PeriodicCallback):
     No run writes into the rows of another one. If `log.csv` has rows, a new run writes to `log_1.csv`, the next to
     `log_2.csv`, and a warning says so. The same object goes on with its file if its trainer trains on. A run that
     resumes from a checkpoint, or goes back to one, goes on with its file, too: rows that came after that checkpoint
-    are deleted, and so is the row of an epoch that was stopped inside and is completed now.
+    are deleted. If that checkpoint was saved at the last step of an epoch, before its validation, its row is replaced.
 
     Args:
         filename: the file. Missing directories are made.
@@ -186,7 +186,7 @@ class CSVLogger(PeriodicCallback):
         self._take_place()
         rows = self._kept()
         if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
-            # The run was stopped inside of this epoch and resumed, and the epoch has not ended after all.
+            # The run goes on from a checkpoint of the last step of this epoch, which ends once more.
             del rows[self._epoch_row[1] : self._epoch_row[1] + 1]
             self._epoch_row = None
         self._columns = list(dict.fromkeys([*self._columns, *row]))

@@ -144,3 +144,11 @@ def test_the_handler_looks_again_only_while_it_is_installed(trainer, monkeypatch
     finally:
         signal.signal(signal.SIGTERM, before)
     assert found == []
+
+
+def test_a_trainer_of_one_process_of_several_stops_at_its_own_signal(trainer, monkeypatch):
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    trainer.strategy = SimpleNamespace(processes=1)
+    with handle_interrupts(trainer) as interrupts:
+        ctrl_c()
+    assert (trainer.stop_training, interrupts.signal) == (True, signal.SIGINT)

@@ -77,10 +77,14 @@ class Anew:
 
 
 def test_a_pass_that_does_not_begin(tmp_path):
-    cut = fit(trainer_of(High), Anew(), [saving(tmp_path)])
+    cut = fit(trainer_of(High), Anew(), [saving(tmp_path)], validation_data=BATCHES)
     assert (cut.step, cut.epoch, cut.history.epoch) == (5, 1, [0])
-    resumed = fit(trainer_of(High), BATCHES, [saving(tmp_path)], resume="auto")
-    assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES).state))
+    assert {len(values) for values in cut.history.history.values()} == {1}
+    resumed = fit(trainer_of(High), BATCHES, [saving(tmp_path)], validation_data=BATCHES, resume="auto")
+    whole = fit(trainer_of(High), BATCHES, validation_data=BATCHES)
+    assert {name: values[:1] for name, values in whole.history.history.items()} == cut.history.history
+    assert resumed.history.history == whole.history.history
+    assert_same_bits(host(resumed.state), host(whole.state))
 
 
 @pytest.mark.parametrize("stop", [hang, lambda: signal.raise_signal(signal.SIGTERM)], ids=["waits", "runs"])
