@@ -82,6 +82,7 @@ class Optimizer(Pytree):
 
         Raises:
             RuntimeError: before `init`.
+            TypeError: if the transformation holds `optax.lookahead` where Optax cannot update pairs of parameters.
         """
         if self.state is None:
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
@@ -99,11 +100,13 @@ class Optimizer(Pytree):
         while True:
             try:
                 return tx.update(grads, state, params, **extra)
-            except TypeError as error:
+            except (TypeError, ValueError, AttributeError) as error:
                 # Not every GradientTransformationExtraArgs takes all: `optax.contrib.sam` has named ones. Within a
                 # chain its signature cannot be seen.
                 refused = {name for name in extra if f"unexpected keyword argument '{name}'" in str(error)}
                 if not refused:
+                    if _holds(state, optax.LookaheadState):
+                        raise _lookahead_error(error) from error
                     raise
                 extra = {name: value for name, value in extra.items() if name not in refused}
 
@@ -128,6 +131,16 @@ def _holds(state: PyTree, kind: type) -> bool:
         return isinstance(node, kind)
 
     return any(map(matches, jax.tree.leaves(state, is_leaf=matches)))
+
+
+def _lookahead_error(error: Exception) -> TypeError:
+    text = str(error).partition("\n")[0]
+    return TypeError(
+        "the optimizer contains optax.lookahead, whose parameters are pairs, fast and slow. It works alone, in "
+        "optax.chain and in optax.inject_hyperparams. Other wrappers, such as optax.MultiSteps, masked, partition and "
+        "apply_if_finite, cannot hold it: let lookahead wrap them, `optax.lookahead(optax.apply_if_finite(...), ...)`. "
+        f"Optax reports {type(error).__name__}: {text}"
+    )
 
 
 def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) -> bool:

@@ -55,8 +55,8 @@ class Scales(High):
         return 3 * loss, module
 
 
-class Floods(High):
-    """No linear function of the loss: on a replica it must be the loss of the whole batch."""
+class Nonlinear(High):
+    """Needs the loss of the whole batch on every replica: the mean of roots is not the root of the mean."""
 
     def managed_train_step(self, key, batch, batch_idx, epoch_idx):
         loss, module = super().managed_train_step(key, batch, batch_idx, epoch_idx)
@@ -69,7 +69,7 @@ OBJECTIVES = {
     AddsLoss: lambda loss, params: loss + penalty(params),
     OnlyLogs: lambda loss, params: loss,
     Scales: lambda loss, params: 3 * loss,
-    Floods: lambda loss, params: jnp.sqrt(loss) + loss * params["b"][0],
+    Nonlinear: lambda loss, params: jnp.sqrt(loss) + loss * params["b"][0],
 }
 
 
@@ -105,7 +105,7 @@ def train(cls, strategy="jit", **kwargs):
 
 
 CASES = [(cls, name) for cls in (Adds, OnlyLogs, Scales) for name in STRATEGIES]
-CASES += [(AddsLoss, "data_parallel"), (AddsLoss, "jit"), (Floods, "data_parallel"), (Floods, "fsdp")]
+CASES += [(AddsLoss, "data_parallel"), (AddsLoss, "jit"), (Nonlinear, "data_parallel"), (Nonlinear, "fsdp")]
 
 
 @pytest.mark.parametrize(("cls", "strategy"), CASES)
@@ -118,7 +118,7 @@ def test_the_loss_of_super_is_the_loss_of_the_whole_batch(cls, strategy):
     mean = (loss * weight).sum(1) / weight.sum(1)
     np.testing.assert_allclose(history["mean_squared_error"], mean, **CLOSE)
     factor = 3 if cls is Scales else 1
-    if cls is not Floods:  # what is added is averaged by rows, as a regularizer is
+    if cls is not Nonlinear:  # what is added is averaged by rows, as a regularizer is
         np.testing.assert_allclose(
             history["loss"], factor * mean + ((value - factor * loss) * rows).sum(1) / rows.sum(1), **CLOSE
         )

@@ -168,8 +168,8 @@ def test_every_transformation_trains_as_in_a_bare_loop(name):
 
 def test_lookahead_keeps_its_slow_parameters():
     state = Model(optimizer=eg.Optimizer(optax.lookahead(optax.sgd(0.1), 2, 0.5))).init_step(jax.random.key(0), X)
-    for slow in (PARAMS, PARAMS):
-        np.testing.assert_array_equal(state.optimizer.state.slow["w"], slow["w"])
+    for _ in range(2):
+        np.testing.assert_array_equal(state.optimizer.state.slow["w"], PARAMS["w"])
         _, state = state.train_step(X, 0, 0)
     params = jax.tree.map(jnp.asarray, PARAMS)
     for _ in range(2):
@@ -178,6 +178,21 @@ def test_lookahead_keeps_its_slow_parameters():
     for name in PARAMS:
         np.testing.assert_allclose(state.optimizer.state.slow[name], middle[name], rtol=1e-5)
         np.testing.assert_allclose(state.params[name], middle[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.MultiSteps(tx, 2),
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.masked(tx, {"w": True, "v": False}),
+        lambda tx: optax.partition({"a": tx, "b": optax.sgd(0.1)}, {"w": "a", "v": "b"}),
+    ],
+)
+def test_lookahead_where_optax_cannot_update_pairs_is_named(wrap):
+    trainer = eg.Trainer(Model(), optimizer=wrap(optax.lookahead(optax.sgd(0.1), 2, 0.5)))
+    with pytest.raises(TypeError, match=r"contains optax\.lookahead.*works alone, in optax.chain.*let lookahead wrap"):
+        trainer.fit(X, Y, verbose=0)
 
 
 def test_gradients_of_each_example_are_refused_by_name():
