@@ -18,6 +18,7 @@ class LazyLogs(Mapping[str, float]):
     Args:
         fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
         ready: tells whether `fetch` can return without waiting for the device; None if that is not known.
+        previous: gives the logs of the step before, if it ran in the same execution.
 
     Raises:
         TypeError: at the first read, when a value is not a scalar.
@@ -29,11 +30,16 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_fetch", "_ready", "_ready_at", "_values")
+    __slots__ = ("_fetch", "_previous", "_ready", "_ready_at", "_values")
 
-    def __init__(self, fetch: Callable[[], Mapping[str, Any]], ready: Callable[[], bool] | None = None):
+    def __init__(
+        self,
+        fetch: Callable[[], Mapping[str, Any]],
+        ready: Callable[[], bool] | None = None,
+        previous: Callable[[], LazyLogs] | None = None,
+    ):
         self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
-        self._ready = ready
+        self._ready, self._previous = ready, previous
         self._ready_at: float | None = None
         self._values: dict[str, float] = {}
 
@@ -56,6 +62,11 @@ class LazyLogs(Mapping[str, float]):
         self._read()
         assert self._ready_at is not None
         return self._ready_at
+
+    @property
+    def previous(self) -> LazyLogs | None:
+        """The logs of the step before, if it ran in the same execution; None otherwise."""
+        return None if self._previous is None else self._previous()
 
     def _read(self) -> dict[str, float]:
         if self._fetch is not None:

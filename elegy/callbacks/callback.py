@@ -31,9 +31,11 @@ class Callback:
 
     Attributes:
         batch_hooks_read: what the batch hooks look at. `"logs"`: the event's numbers and logs only, so several
-            steps may run in one execution. `"state"`: `event.trainer.state` right after its own step, which turns
-            such fusing off, with a message. None, not declared: like `"state"` under `steps_per_execution="auto"`.
-            A callback without batch hooks need not declare it.
+            steps may run in one execution; a stop takes effect after the steps that have run already. `"state"`:
+            `event.trainer.state` right after its own step, so an execution ends there; for a hook that is called for
+            every batch, this turns such fusing off, with a message. None, not declared: like `"state"` under
+            `steps_per_execution="auto"`. A callback without batch hooks need not declare it. See `PeriodicCallback`
+            for hooks that act at intervals.
         runs_last: whether its hooks are called after those of all other callbacks, as is right for one that saves
             what the others know.
         first_process_only: whether, of several processes, only the first one calls its hooks, as is right for one
@@ -125,11 +127,34 @@ class Callback:
         """
         return getattr(getattr(self, hook), "__func__", None) is not getattr(Callback, hook)
 
+    def longest_execution(self, batch_size: int | None) -> int | None:
+        """The most training steps that one execution may have because of this callback; None for any number.
+
+        Args:
+            batch_size: examples of a full batch; None if that is not known.
+        """
+        return 1 if self.batch_hooks_read == "state" else None
+
+    def acts_on_run(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The batches after which an execution must end, because the hook reads the state or may stop the run.
+
+        The answer must depend on the arguments only; it may be asked for ahead of time.
+
+        Args:
+            step: training steps completed before the execution.
+            examples: training examples seen by the run before it.
+            sizes: the examples of each batch that the execution may hold.
+
+        Returns:
+            Indices into `sizes`.
+        """
+        return self.batches_heard(step, examples, sizes) if self.batch_hooks_read == "state" else ()
+
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """Which of the batches of one execution the hook at their end must be called for; by default, all.
 
         An event for every batch costs more than a short step takes. Callbacks that act at intervals name the batches
-        they act at; they may be called for others, too.
+        they act at; they may be called for others, too. The answer must depend on the arguments only.
 
         Args:
             step: training steps completed before the execution.

@@ -11,6 +11,7 @@ from typing import Any
 
 from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.event import Event
+from elegy.callbacks.interval import PeriodicCallback
 from elegy.distributed import is_first
 from elegy.errors import NonFiniteError
 from elegy.names import unique_names
@@ -58,6 +59,14 @@ class CallbackList:
         for hook, listeners in self._listeners.items():
             for callback, method in listeners:
                 _check_signature(callback, hook, method)
+        # Of all callbacks, also those that run in the first process only: executions are the same in all processes.
+        self._acting = [
+            c
+            for c in self._callbacks
+            if c.listens("on_train_batch_end")
+            and not (isinstance(c, PeriodicCallback) and c.only_logs)
+            and (c.batch_hooks_read == "state" or type(c).acts_on_run is not Callback.acts_on_run)
+        ]
         self._begun = False
         self._held: dict[str, Any] = {}
 
@@ -141,21 +150,38 @@ class CallbackList:
         if first is not None and failure is None:
             raise first
 
-    def state_readers(self, phase: str = "train", *, undeclared: bool = True) -> tuple[str, ...]:
-        """Names the callbacks whose batch hooks need the state after each single step.
+    def longest_execution(
+        self, phase: str, batch_size: int | None = None, *, undeclared: bool = True
+    ) -> tuple[int | None, tuple[str, ...]]:
+        """The most steps that one execution may have because of the callbacks.
 
         Args:
             phase: `"train"`, `"test"` or `"predict"`.
-            undeclared: whether those count that do not declare what their batch hooks read.
+            batch_size: examples of a full batch; None if that is not known.
+            undeclared: whether callbacks that do not declare what their batch hooks read are taken to read the state.
 
         Returns:
-            Class names; empty where several steps may run in one execution.
+            The number, None for any, and the class names of the callbacks that want it.
         """
-        reads = ("state", None) if undeclared else ("state",)
-        hooks = (f"on_{phase}_batch_begin", f"on_{phase}_batch_end")
-        return tuple(
-            type(c).__name__ for c in self._callbacks if c.batch_hooks_read in reads and any(map(c.listens, hooks))
-        )
+        limits = [(_longest(c, phase, batch_size, undeclared), type(c).__name__) for c in self._callbacks]
+        most = min((limit for limit, _ in limits if limit is not None), default=None)
+        return most, tuple(name for limit, name in limits if limit is not None and limit == most)
+
+    @property
+    def acts_on_run(self) -> bool:
+        """True if a callback may read the state, or stop the run, within an epoch."""
+        return bool(self._acting)
+
+    def execution_size(self, step: int, examples: int, sizes: Sequence[int]) -> int:
+        """How many of the next batches run in one execution, so that it ends where a callback acts on the run.
+
+        Args:
+            step: training steps completed before the execution.
+            examples: training examples seen by the run before it.
+            sizes: the examples of each batch that the execution may hold.
+        """
+        ends = (min(c.acts_on_run(step, examples, sizes), default=len(sizes)) for c in self._acting)
+        return min(min(ends, default=len(sizes)) + 1, len(sizes))
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Returns the callbacks' own states by class name (`_1`, `_2` for further ones of a class)."""
@@ -208,6 +234,14 @@ def _add_note(error: BaseException, text: str) -> None:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _longest(callback: Callback, phase: str, batch_size: int | None, undeclared: bool) -> int | None:
+    begins, ends = (callback.listens(f"on_{phase}_batch_{moment}") for moment in ("begin", "end"))
+    reads = callback.batch_hooks_read == "state" or (undeclared and callback.batch_hooks_read is None)
+    if reads and (begins or (ends and (phase != "train" or not isinstance(callback, PeriodicCallback)))):
+        return 1
+    return callback.longest_execution(batch_size) if ends and phase == "train" else None
 
 
 def _given(thing: Any) -> str:

@@ -34,6 +34,8 @@ class Event:
             `"finished"`; None before.
         resumed: in `on_epoch_begin`, whether batches of the epoch were trained before: by the run that was cut, or
             before this one went back to a checkpoint.
+        is_current: False for a step inside of an execution of several, of which `trainer.state` has seen the later
+            steps, too.
 
     Example:
         >>> Event(trainer=None, phase="train", step=10, epoch=0, batch=9, logs={"loss": 0.5}).logs["loss"]
@@ -54,6 +56,7 @@ class Event:
     validates: bool = False
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
+    is_current: bool = True
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property

@@ -15,19 +15,27 @@ EVERY_EPOCH = Every(epochs=1)
 class PeriodicCallback(Callback):
     """Base of callbacks that act every so many steps, epochs, examples or seconds.
 
-    `on_train_batch_end` is not listened to where `every` counts epochs. Steps and epochs are counted over the
-    trainer's life, so that a resumed run acts at the same steps; examples and seconds over the run. A class that
-    overrides `on_train_begin` or `on_epoch_begin` calls the one that is here, too.
+    `on_train_batch_end` is not listened to if `every` counts epochs. Steps and epochs are counted over the trainer's
+    life, so that a resumed run acts at the same steps; examples and seconds over the run. A class that overrides
+    `on_train_begin` or `on_epoch_begin` calls the one that is here, too.
+
+    If several steps run in one execution, it ends at the steps at which the interval ends: there,
+    `event.trainer.state` is the state of that very step, and a stop takes effect at once. With an interval in seconds,
+    the callback is called at the end of an execution. A class that only reads logs sets `only_logs = True`; then
+    executions are as long as without it.
 
     Args:
         every: the interval.
 
+    Attributes:
+        only_logs: True if the batch hooks read the event's numbers and logs, but no state, and never stop the run.
+
     Raises:
-        TypeError: when `every` is no `Every`.
+        TypeError: If `every` is not an `Every`.
 
     Example:
         >>> class Print(PeriodicCallback):
-        ...     batch_hooks_read = "logs"
+        ...     only_logs = True
         ...     def on_train_batch_end(self, event):
         ...         if self.due(event):
         ...             print(event.step)
@@ -38,6 +46,8 @@ class PeriodicCallback(Callback):
         2
         4
     """
+
+    only_logs: bool = False
 
     def __init__(self, every: Every):
         if not isinstance(every, Every):
@@ -51,6 +61,20 @@ class PeriodicCallback(Callback):
     def listens(self, hook: str) -> bool:
         """As for every callback, but no batch hooks where the interval counts epochs."""
         return super().listens(hook) and (hook != "on_train_batch_end" or self.every.unit != "epochs")
+
+    def longest_execution(self, batch_size: int | None) -> int | None:
+        """The steps of the interval; None for an interval in seconds or epochs."""
+        if self.only_logs:
+            return None
+        if self.every.examples is not None and batch_size is not None:
+            return -(-self.every.examples // batch_size)
+        return self.every.steps
+
+    def acts_on_run(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The batches at which the interval ends."""
+        if self.only_logs or self.every.unit in ("seconds", "epochs"):
+            return ()
+        return PeriodicCallback.batches_heard(self, step, examples, sizes)
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends; of seconds, only the last can tell."""
@@ -78,6 +102,8 @@ class PeriodicCallback(Callback):
             event: the event of one of these hooks.
         """
         if (event.batch is None) != (self.every.unit == "epochs"):
+            return False
+        if self.every.unit == "seconds" and not event.is_current:
             return False
         before, self._seen = self._seen, self._count(event)
         return self.every.due(before, self._seen)

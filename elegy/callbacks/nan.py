@@ -1,34 +1,46 @@
-"""Ends a run whose loss is no number."""
+"""Ends a run whose loss is NaN or infinite."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.types import Every
 
 _OFTEN = Every(steps=50)
 
+_MOST = 1024
+"""The loss is looked at after this many executions at the latest."""
+
+_ADVICE = (
+    "Look at the learning rate and the inputs. `Trainer(nonfinite='raise')` names the parameters whose gradients are "
+    "not finite; `Trainer(strategy='eager')` with `jax.config.update('jax_debug_nans', True)` stops in the operation."
+)
+
 
 class TerminateOnNaN(PeriodicCallback):
-    """Stops training, with a warning, when the loss is NaN or infinite.
+    """Stops training, with a warning that names the step, when the loss is NaN or infinite.
 
-    The loss is read when the interval is due and at every epoch's end; reading waits for the device, so a short
-    interval costs speed. A step whose loss is NaN shows in the epoch's running value, whichever step is read. Where
-    no log is named `loss`, all training logs are looked at. Under `Trainer(nonfinite="skip")` the loss stays finite;
-    there a step that was left out ends the run.
+    The loss is read when the interval is due and at the end of every epoch; reading waits for the device, so a short
+    interval costs speed. A step whose loss is NaN shows in the epoch's running value, whichever later step is read;
+    the warning names the first such step since the last look. If no log is named `loss`, all training logs are looked
+    at. Under `Trainer(nonfinite="skip")` the loss stays finite; there, a step that was left out ends the run.
 
     `ModelCheckpoint` asks it before each save: a state after such a loss is not saved, and the last one before stays.
 
     Args:
-        every: how often to look.
+        every: how often to look. An execution of several steps ends where a given interval is due, so that no step
+            runs after the look that stops the run. The default looks every 50 steps and leaves executions as long as
+            they are, because that is faster; the stop takes effect at the end of the execution.
 
     Raises:
-        TypeError: when `every` is no `Every`.
+        TypeError: If `every` is not an `Every`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -44,8 +56,19 @@ class TerminateOnNaN(PeriodicCallback):
 
     def __init__(self, every: Every = _OFTEN):
         super().__init__(every)
+        self.only_logs = every is _OFTEN
         self._skipped = 0
         self._stopped = self._lost = False
+        self._unread: list[tuple[int, Mapping[str, float]]] = []  # ends of executions since the last look
+        self._read = -1  # the step of the last look
+
+    def listens(self, hook: str) -> bool:
+        """As for every callback: training batches are listened to with every interval."""
+        return Callback.listens(self, hook)
+
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """Those at which the interval ends, and the last one: its logs lead to those of the execution."""
+        return {*super().batches_heard(step, examples, sizes), len(sizes) - 1}
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""
@@ -53,17 +76,28 @@ class TerminateOnNaN(PeriodicCallback):
         self._stopped = self._lost = False
         self._skipped = getattr(event.trainer, "skipped_steps", 0)
 
+    def on_epoch_begin(self, event: Event) -> None:
+        """Starts with an epoch whose running values are new."""
+        super().on_epoch_begin(event)
+        self._unread, self._read = [], event.step
+
     def on_train_batch_end(self, event: Event) -> None:
         """Looks when due."""
-        if self.due(event):
+        if self.due(event) or len(self._unread) >= _MOST:
             self._look(event)
+        else:
+            self._unread.append((event.step, event.logs))
 
     def on_epoch_end(self, event: Event) -> None:
         """Looks once more."""
         self._look(event)
 
+    def on_train_end(self, event: Event) -> None:
+        """Lets go of logs."""
+        self._unread = []
+
     def lost(self, event: Event) -> bool:
-        """Whether the state is not worth keeping: the loss was no number, be it seen before or in these logs.
+        """True if the loss is not finite, in these logs or when it was last looked at: the state is not worth saving.
 
         Args:
             event: an event of the run; the logs of a hook that has some are looked at.
@@ -87,13 +121,22 @@ class TerminateOnNaN(PeriodicCallback):
                 self._stopped = self._lost = True
                 event.trainer.stop_training = True
                 warnings.warn(
-                    f"training is stopped: {name!r} is {value} at step {event.step} of epoch {event.epoch + 1}. Look "
-                    "at the learning rate and the inputs; `jax.config.update('jax_debug_nans', True)` finds the "
-                    "operation.",
+                    f"training is stopped: {name!r} is {value} {self._since(event, name)} of epoch {event.epoch + 1}. "
+                    f"{_ADVICE}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
                 return
+        self._unread, self._read = [], event.step
+
+    def _since(self, event: Event, name: str) -> str:
+        """The first step since the last look at which a log is not finite."""
+        steps = itertools.chain(self._unread, [(event.step, event.logs)])
+        step, logs = next((step, logs) for step, logs in steps if not math.isfinite(logs.get(name, 0.0)))
+        before = getattr(logs, "previous", None)
+        while before is not None and step - 1 > self._read and not math.isfinite(before.get(name, 0.0)):
+            step, before = step - 1, before.previous
+        return f"since step {step}" if step < event.step else f"at step {step}"
 
 
 def _watched(logs: Mapping[str, float]) -> Mapping[str, float]:

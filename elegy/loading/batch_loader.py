@@ -12,7 +12,15 @@ import numpy as np
 
 from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows
 from elegy.data.batch import named_leaves
-from elegy.loading.chunks import BatchLayout, Chunk, array_chunks, iterable_chunks, structure
+from elegy.loading.chunks import (
+    BatchLayout,
+    Chunk,
+    ChunkSize,
+    array_chunks,
+    as_many_as_fit,
+    iterable_chunks,
+    structure,
+)
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
@@ -90,6 +98,7 @@ class BatchLoader:
         order: np.ndarray | None = None,
         limit: int | None = None,
         start: Cursor = BEGINNING,
+        chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
         """One pass over the data.
 
@@ -99,6 +108,7 @@ class BatchLoader:
             order: `int[size]`, the order of the examples of arrays; None for their own.
             limit: the most batches to give.
             start: how much of the pass an interrupted run has seen.
+            chunk_size: bounds the chunks.
         """
         raise NotImplementedError
 
@@ -176,6 +186,7 @@ class ArrayLoader(BatchLoader):
         order: np.ndarray | None = None,
         limit: int | None = None,
         start: Cursor = BEGINNING,
+        chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
         """One pass over the arrays; see `BatchLoader.chunks`."""
         plan, source = self.plan, dataclasses.replace(self.source, batch=self.view(self.source.batch))
@@ -190,7 +201,7 @@ class ArrayLoader(BatchLoader):
             copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
             self._on_device = strategy.place(copies, "whole")
         count = plan.steps if limit is None else min(limit, plan.steps)
-        return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches)
+        return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches, chunk_size)
 
 
 class IterableLoader(BatchLoader):
@@ -236,10 +247,11 @@ class IterableLoader(BatchLoader):
         order: np.ndarray | None = None,
         limit: int | None = None,
         start: Cursor = BEGINNING,
+        chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
         """One pass over the iterable; see `BatchLoader.chunks`."""
         batches = self._batches(limit, start)
-        return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first))
+        return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first), chunk_size)
 
     def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
         """The batches of the next pass, as the step takes them; the first one is read now."""

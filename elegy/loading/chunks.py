@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -21,6 +21,16 @@ PREFETCH = 2
 PREFETCH_BYTES = 2**20
 """Smaller chunks are gathered by the loop itself, while the device works: handing over to a thread costs more. So are
 all of them on the CPU, whose cores would only be taken from the step."""
+
+
+ChunkSize = Callable[[int, int, Sequence[int]], int]
+"""How many of the next batches make a chunk: from the numbers of batches and examples that this pass has given, and the
+examples of each batch that the chunk may hold. It may be asked ahead of the chunk that runs."""
+
+
+def as_many_as_fit(batches: int, examples: int, sizes: Sequence[int]) -> int:
+    """The chunk size where nothing bounds it."""
+    return len(sizes)
 
 
 @dataclasses.dataclass(slots=True)  # not frozen: one is made for every step, and a frozen one takes thrice the time
@@ -96,6 +106,7 @@ def array_chunks(
     placed: PyTree | None,
     limit: int,
     offset: int = 0,
+    chunk_size: ChunkSize = as_many_as_fit,
 ) -> Iterator[Chunk]:
     """Cuts an epoch over arrays into chunks.
 
@@ -108,14 +119,14 @@ def array_chunks(
         placed: the arrays on the device, for resident data.
         limit: how many batches to give.
         offset: how many batches of the epoch came before.
+        chunk_size: bounds the chunks.
     """
     short = 0 < limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not layout.masked else limit
     count_rows = layout.rows(plan.batch_size)
     one = resized(structure(source.batch), count_rows)
 
-    def chunk(first: int) -> Chunk:
-        count = min(layout.steps, full - first)
+    def chunk(first: int, count: int) -> Chunk:
         if layout.steps == 1 and not layout.resident and strategy.processes > 1:
             index, sizes = plan.index_matrix(order, first, 1)
             data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
@@ -142,11 +153,20 @@ def array_chunks(
             data = _gathered(source, index, "chunk", strategy)
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
-    chunks: Iterable[Chunk] = (chunk(first) for first in range(0, full, layout.steps))
+    def chunks() -> Iterator[Chunk]:
+        first = 0
+        while first < full:
+            sizes = [plan.batch_size] * min(layout.steps, full - first)
+            if first + len(sizes) == plan.steps:
+                sizes[-1] = plan.last_size
+            count = chunk_size(first, first * plan.batch_size, sizes)
+            yield chunk(first, count)
+            first += count
+
     large = source.nbytes // source.size * plan.batch_size * layout.steps >= PREFETCH_BYTES
     gathers = source.on_host and not layout.resident and order is not None
     ahead = PREFETCH if large and gathers and jax.default_backend() != "cpu" else 0
-    yield from prefetch(chunks, ahead)
+    yield from prefetch(chunks(), ahead)
     if full < limit:
         start, stop = plan.batch_rows(full)
         batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
@@ -159,6 +179,7 @@ def iterable_chunks(
     strategy: Strategy,
     first: int = 0,
     like: Batch | None = None,
+    chunk_size: ChunkSize = as_many_as_fit,
 ) -> Iterator[Chunk]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
 
@@ -171,7 +192,9 @@ def iterable_chunks(
         strategy: how data is placed.
         first: the index of the first batch.
         like: the first batch of a pass; a resumed run may go on with the short one, which is padded to this.
+        chunk_size: bounds the chunks.
     """
+    begin, examples = first, 0
     layouts: dict[Any, BatchLayout] = {}
     full: dict[Any, int] = {}
     if like is not None:
@@ -197,12 +220,14 @@ def iterable_chunks(
         if this is not shape:
             if waiting:
                 yield _stack(waiting, shape, first, layout, strategy)
-                first, waiting = first + len(waiting), []
+                first, examples, waiting = first + len(waiting), examples + sum(s for _, s in waiting), []
             layout, shape = layout_here, this
         waiting.append((batch, size))
-        if len(waiting) == layout.steps:
+        # Asked with one batch more than there is, whose size is not known: the chunk ends where it is left out.
+        sizes = [s for _, s in waiting]
+        if len(waiting) == layout.steps or chunk_size(first - begin, examples, [*sizes, size]) <= len(waiting):
             yield _stack(waiting, shape, first, layout, strategy)
-            first, waiting = first + len(waiting), []
+            first, examples, waiting = first + len(waiting), examples + sum(sizes), []
     if waiting:
         yield _stack(waiting, shape, first, layout, strategy)
 

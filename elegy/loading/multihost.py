@@ -15,7 +15,7 @@ import numpy as np
 from elegy.data import IterableSource, pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
 from elegy.loading.batch_loader import BEGINNING, Cursor, IterableLoader
-from elegy.loading.chunks import BatchLayout, Chunk, resized, structure
+from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, resized, structure
 from elegy.names import array_name, differences, path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
@@ -70,6 +70,7 @@ class MultihostLoader(IterableLoader):
         order: np.ndarray | None = None,
         limit: int | None = None,
         start: Cursor = BEGINNING,
+        chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
         """One pass over the shares of all processes; see `BatchLoader.chunks`."""
         batches, like = self._batches(limit, start), self.view(self._first)

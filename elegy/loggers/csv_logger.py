@@ -60,6 +60,7 @@ class CSVLogger(PeriodicCallback):
     """
 
     batch_hooks_read: Literal["logs"] = "logs"
+    only_logs = True
     first_process_only = True
 
     def __init__(

@@ -59,6 +59,7 @@ class TensorBoard(PeriodicCallback):
     """
 
     batch_hooks_read: Literal["logs"] = "logs"
+    only_logs = True
     first_process_only = True
 
     def __init__(self, log_dir: str | os.PathLike[str] = "logs", every: Every = EVERY_EPOCH, histograms: bool = False):

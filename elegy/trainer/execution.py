@@ -19,7 +19,7 @@ from elegy.engine.program import CompiledPhase, Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import BatchLoader, Cursor, batch_loader
 from elegy.loading.batch_loader import BEGINNING
-from elegy.loading.chunks import BatchLayout, Chunk, bytes_of, resized, structure
+from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
 from elegy.module.levels import level_of
 from elegy.strategies import Strategy
 from elegy.trainer import checks
@@ -66,10 +66,14 @@ class ExecutionPlan:
         return dataclasses.replace(self.layout, masked=self.layout.masked and self.can_mask(batch))
 
     def chunks(
-        self, order: np.ndarray | None = None, limit: int | None = None, start: Cursor = BEGINNING
+        self,
+        order: np.ndarray | None = None,
+        limit: int | None = None,
+        start: Cursor = BEGINNING,
+        chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
         """One pass over the data; arguments as for `BatchLoader.chunks`."""
-        return self.loader.chunks(self.layout_of, self.strategy, order, limit, start)
+        return self.loader.chunks(self.layout_of, self.strategy, order, limit, start, chunk_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +84,13 @@ class PhaseRequest:
         phase: the phase.
         loader: iterates the batches.
         fuse: how many steps go into one execution, or `"auto"`.
+        most: the most steps of one execution, whatever `fuse` says; None for any number.
     """
 
     phase: CompiledPhase
     loader: BatchLoader
     fuse: int | str
+    most: int | None = None
 
     @classmethod
     def of(
@@ -94,6 +100,7 @@ class PhaseRequest:
         source: ArraySource | IterableSource,
         *,
         fuse: int | str,
+        callbacks: CallbackList | None = None,
         **options: Any,
     ) -> PhaseRequest:
         """Makes the loader of a source for a phase of a module.
@@ -103,6 +110,7 @@ class PhaseRequest:
             phase: the phase.
             source: arrays or an iterable of batches.
             fuse: how many steps go into one execution, or `"auto"`.
+            callbacks: of a training, those that may act on it within an epoch: executions end there.
             **options: as for `elegy.loading.batch_loader`.
         """
         loader = batch_loader(
@@ -112,7 +120,8 @@ class PhaseRequest:
             same_structure=level_of(buffer.cls, phase) != "core",
             **options,
         )
-        return cls(phase, loader, fuse)
+        most = None if callbacks is None else callbacks.longest_execution(phase, loader.batch_size, undeclared=False)[0]
+        return cls(phase, loader, fuse, most)
 
 
 def plan_phases(
@@ -154,6 +163,7 @@ def plan_execution(executor: Executor, buffer: StateBuffer, request: PhaseReques
     layout = BatchLayout(masked=uneven and can_mask(batch), multiple=replicas)
     program = executor.program(phase, buffer, *_structs(batch, layout, loader, phase))
     steps = _steps(program, loader, fuse)
+    steps = steps if request.most is None else min(steps, request.most)
     resident = (
         steps > 1
         and isinstance(source, ArraySource)
@@ -226,20 +236,21 @@ def _unwrapped(batch: Batch) -> Batch:
 
 
 def fuse_with(callbacks: CallbackList, fuse: int | str, phase: str) -> int | str:
-    """Turns fusing off where callbacks look at the state after each step.
+    """Turns fusing off if callbacks act on the run after each step.
 
     Args:
         callbacks: the callbacks of the call.
         fuse: what was asked for, a number of steps or `"auto"`.
         phase: `"train"` or `"test"`.
     """
-    readers = callbacks.state_readers(phase, undeclared=fuse == "auto")
-    if readers and fuse != 1:
+    most, readers = callbacks.longest_execution(phase, undeclared=fuse == "auto")
+    if most == 1 and fuse != 1:
         level = logging.INFO if fuse == "auto" else logging.WARNING
         logger.log(
             level,
             "steps_per_execution=%r: every step runs in an execution of its own, because the batch hooks of %s may "
-            "read the state after each step. Declare `batch_hooks_read = 'logs'` where they do not.",
+            "read the state, or stop the run, after each step. Declare `batch_hooks_read = 'logs'` where they do not; "
+            "a `PeriodicCallback` acts at an interval.",
             fuse,
             ", ".join(readers),
         )

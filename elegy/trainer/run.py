@@ -6,7 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,9 @@ from elegy.data import ArraySource, epoch_permutation
 from elegy.distributed import from_first
 from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
+from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.pace import Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Run:
         self._computing: deque[LazyLogs] = deque()
         self._started = time.monotonic()
         self.loader.start_at(trainer.epoch)
+        self._pace: Pace | None = None
 
     @property
     def seconds(self) -> float:
@@ -159,6 +162,7 @@ class Run:
         logs: Any = None,
         ended: Any = None,
         resumed: bool = False,
+        is_current: bool = True,
         failure: BaseException | None = None,
     ) -> None:
         """Tells the callbacks; an event that nobody hears is not made."""
@@ -179,6 +183,7 @@ class Run:
             validates=self.validation is not None,
             ended=ended,
             resumed=resumed,
+            is_current=is_current,
         )
         self.callbacks.emit(hook, event, failure)
 
@@ -210,7 +215,8 @@ class Run:
         executor, buffer = trainer._executor, trainer._buffer
         order = self._order()
         limit = None if config.max_steps is None else config.max_steps - self.steps
-        chunks = self.training.chunks(order, limit, self.cursor)  # before the reset: an iterable may be exhausted
+        size = self._chunk_size()
+        chunks = self.training.chunks(order, limit, self.cursor, size)  # before the reset: an iterable may be exhausted
         if not self.cursor.batches:
             executor.reset(buffer, "train")
             self.logs = {}
@@ -237,9 +243,9 @@ class Run:
                         self._count(chunk.sizes[done : k + 1])
                         done = k + 1
                         if k:
-                            self.emit("on_train_batch_begin", batch=chunk.first + k)
-                        self.logs = out.logs(k)
-                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs)
+                            self.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False)
+                        self.logs, last = out.logs(k), k == chunk.count - 1
+                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs, is_current=last)
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
                     self._count(sizes[done:])
                     if sizes:
@@ -257,6 +263,22 @@ class Run:
         """Has the loop look, whenever it has queued an execution, whether the device has computed the values."""
         if isinstance(logs, LazyLogs):
             self._computing.append(logs)
+
+    def _chunk_size(self) -> ChunkSize:
+        """Ends chunks where a callback acts on the run, and before the time is up."""
+        step, examples, callbacks = self.trainer.step, self.examples, self.callbacks
+        # Several processes would have to agree on the time before each chunk.
+        if self.config.max_time is not None and self._pace is None and self.trainer.strategy.processes == 1:
+            self._pace = Pace(self.config.max_time - self.seconds)
+        pace = self._pace
+        if pace is None and not callbacks.acts_on_run:
+            return as_many_as_fit
+
+        def size(batches: int, rows: int, sizes: Sequence[int]) -> int:
+            count = callbacks.execution_size(step + batches, examples + rows, sizes)
+            return count if pace is None else min(count, pace.most(step + batches))
+
+        return size
 
     def end_epoch(self) -> int:
         """Counts an epoch that saw all of its data and was validated; returns its index."""

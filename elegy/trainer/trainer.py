@@ -229,8 +229,7 @@ class Trainer(OnBatch, Files, Report):
         )
         history = History()
         listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
-        asked = checks.fusing(steps_per_execution)
-        fuse = fuse_with(listeners, asked, "train")
+        fuse = fuse_with(listeners, asked := checks.fusing(steps_per_execution), "train")
         rollback.check(self.nonfinite, listeners, source, shuffle)
         with checks.one_fit(self), contextlib.ExitStack() as reading, Before(self) as before:
             found = reading.enter_context(persistence.resumed_from(resume, listeners))
@@ -246,6 +245,7 @@ class Trainer(OnBatch, Files, Report):
                     batch_size=batch_size,
                     limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
                     fuse=fuse,
+                    callbacks=listeners,
                     drop_remaining=drop_remaining,
                     finite=check_inputs,
                 )

@@ -146,6 +146,6 @@ def test_bad_options(tmp_path, options, message):
         ModelCheckpoint(tmp_path, **options)
 
 
-@pytest.mark.parametrize(("every", "readers"), [(Every(epochs=1), ()), (Every(steps=5), ("ModelCheckpoint",))])
-def test_reads_the_state_within_epochs_only_where_asked(tmp_path, every, readers):
-    assert CallbackList([ModelCheckpoint(tmp_path, every=every)]).state_readers() == readers
+@pytest.mark.parametrize(("every", "most"), [(Every(epochs=1), None), (Every(steps=5), 5), (Every(seconds=60), None)])
+def test_executions_are_as_long_as_its_interval(tmp_path, every, most):
+    assert CallbackList([ModelCheckpoint(tmp_path, every=every)]).longest_execution("train")[0] == most

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LazyLogs
+from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LazyLogs, PeriodicCallback
 from elegy.errors import NonFiniteError
+from elegy.types import Every
 
 
 def event(**fields):
@@ -232,19 +233,56 @@ class TestErrors:
         assert caught.value.__notes__[1:] == ["Afterwards End.before_end raised OSError: disk."]
 
 
-class TestStateReaders:
-    @pytest.mark.parametrize(
-        ("declared", "auto", "explicit"), [("logs", (), ()), ("state", ("C",), ("C",)), (None, ("C",), ())]
-    )
-    def test_declarations(self, declared, auto, explicit):
+class TestLongestExecution:
+    @pytest.mark.parametrize(("declared", "auto", "explicit"), [("logs", None, None), ("state", 1, 1), (None, 1, None)])
+    def test_a_hook_of_every_batch(self, declared, auto, explicit):
         cls = type("C", (Callback,), {"batch_hooks_read": declared, "on_train_batch_end": lambda self, event: None})
-        callbacks = CallbackList([cls()])
-        assert callbacks.state_readers() == auto
-        assert callbacks.state_readers(undeclared=False) == explicit
-        assert callbacks.state_readers("test") == ()
+        callbacks = CallbackList([cls(), Recorder()])
+        assert callbacks.longest_execution("train") == (auto, ("C",) if auto else ())
+        assert callbacks.longest_execution("train", undeclared=False) == (explicit, ("C",) if explicit else ())
+        assert callbacks.longest_execution("test") == (None, ())
 
-    def test_without_batch_hooks_nothing_counts(self):
-        assert CallbackList([Recorder()]).state_readers() == ()
+    @pytest.mark.parametrize("declared", ["logs", "state", None])
+    @pytest.mark.parametrize(
+        ("every", "longest"),
+        [
+            (Every(steps=7), 7),
+            (Every(examples=64), 2),
+            (Every(examples=65), 3),
+            (Every(seconds=1), None),
+            (Every(epochs=1), None),
+        ],
+    )
+    def test_a_hook_at_intervals(self, every, longest, declared):
+        body = {"batch_hooks_read": declared, "on_train_batch_end": lambda self, event: None}
+        acts = type("Acts", (PeriodicCallback,), body)
+        callbacks = CallbackList([acts(every), acts(Every(steps=100))])
+        assert callbacks.longest_execution("train", 32)[0] == min(longest or 100, 100)
+        logs = type("Logs", (acts,), {"only_logs": True})
+        assert CallbackList([logs(every)]).longest_execution("train", 32) == (None, ())
+        begins = type("Begins", (acts,), {"on_train_batch_begin": lambda self, event: None})
+        assert CallbackList([begins(every)]).longest_execution("train", 32)[0] == (longest if declared == "logs" else 1)
+
+    @pytest.mark.parametrize(
+        ("every", "step", "examples", "size"),
+        [
+            (Every(steps=5), 0, 0, 5),
+            (Every(steps=5), 3, 0, 2),
+            (Every(steps=5), 4, 0, 1),
+            (Every(steps=50), 4, 0, 8),
+            (Every(steps=12), 4, 0, 8),
+            (Every(examples=10), 0, 0, 3),
+            (Every(examples=10), 0, 8, 1),
+            (Every(examples=99), 0, 0, 8),
+            (Every(seconds=1), 0, 0, 8),
+        ],
+    )
+    def test_an_execution_ends_where_a_callback_acts(self, every, step, examples, size):
+        acts = type("Acts", (PeriodicCallback,), {"on_train_batch_end": lambda self, event: None})
+        logs = type("Logs", (acts,), {"only_logs": True})
+        sizes = [4] * 8
+        assert CallbackList([acts(every), logs(Every(steps=1))]).execution_size(step, examples, sizes) == size
+        assert CallbackList([acts(every), acts(Every(steps=2))]).execution_size(0, 0, sizes) == 2
 
 
 class TestState:

@@ -125,4 +125,4 @@ def test_no_state_is_kept_after_the_run():
 
 
 def test_validations_still_fuse():
-    assert eg.callbacks.CallbackList([best_of()]).state_readers("test") == ()
+    assert eg.callbacks.CallbackList([best_of()]).longest_execution("test") == (None, ())

@@ -14,6 +14,7 @@ def test_the_nan_hook_fires():
     callback = TerminateOnNaN(every=Every(steps=1))
     assert [hook for hook in HOOKS if CallbackList([callback]).listens(hook)] == [
         "on_train_begin",
+        "on_train_end",
         "on_epoch_begin",
         "on_epoch_end",
         "on_train_batch_end",

@@ -115,7 +115,7 @@ class TestCSVLogger:
         assert trainer.step == 0
 
     def test_fuses(self, tmp_path):
-        assert CallbackList([CSVLogger(tmp_path / "a", every=Every(steps=1))]).state_readers() == ()
+        assert CallbackList([CSVLogger(tmp_path / "a", every=Every(steps=1))]).longest_execution("train") == (None, ())
 
 
 @pytest.mark.parametrize("make", [lambda path: CSVLogger(path / "log.csv"), TensorBoard])

@@ -81,7 +81,7 @@ class TestTensorBoard:
         assert callback._writers == {}
 
     def test_fuses(self, tmp_path):
-        assert CallbackList([TensorBoard(tmp_path, every=Every(steps=1))]).state_readers() == ()
+        assert CallbackList([TensorBoard(tmp_path, every=Every(steps=1))]).longest_execution("train") == (None, ())
 
 
 class Failing(FakeTrainer):
