@@ -147,9 +147,14 @@ def _explain_rows(batch: Batch, where: str) -> NoReturn:
         name = where + name
         shape = getattr(leaf, "shape", None)
         if not shape:
+            remedy = (
+                "Give an array of shape (rows, ...); a list of numbers is such an array, a tuple of numbers is not."
+            )
+            if where.startswith("batch"):
+                remedy += " Where an iterable yields single examples, group them into batches first."
             raise ValueError(
                 f"{name} is a scalar ({leaf!r}), but every array of a batch has a leading dimension of examples. "
-                "Give an array of shape (rows, ...); a list of numbers is such an array, a tuple of numbers is not."
+                f"{remedy}"
             )
         if not first:
             first, count = name, shape[0]

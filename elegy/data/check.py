@@ -1,7 +1,8 @@
-"""A look at the values, for those who ask for one."""
+"""Checks for NaN and infinity, which `check_inputs` asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,18 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves
+from elegy.data.sparse import SparseRows
 from elegy.types import Batch
 
 
-def check_finite(batch: Batch, what: str = "the data") -> None:
-    """Checks that a batch, or all of the data, holds no NaN and no infinity.
+def check_finite(batch: Batch, what: str = "the data", columns: Mapping[str, Sequence[Any]] | None = None) -> None:
+    """Checks that no value of a batch, or of all the data, is NaN or infinite.
 
     Args:
         batch: arrays; those of integers are left out.
         what: what the message calls it.
+        columns: by the name of a leaf that was a table, its columns.
 
     Raises:
-        ValueError: when it does; the message names every such array and counts its bad values.
+        ValueError: if one is; the message names every such array and counts its bad values.
 
     Example:
         >>> check_finite((np.array([1.0, np.nan]), np.array([0, 1])))
@@ -33,10 +36,13 @@ def check_finite(batch: Batch, what: str = "the data") -> None:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jax.dtypes.issubdtype(dtype, np.inexact):
             continue
+        values = leaf.values if isinstance(leaf, SparseRows) else leaf
         xp: Any = jnp if isinstance(leaf, jax.Array) else np
-        bad = leaf.size - int(xp.count_nonzero(xp.isfinite(leaf)))
-        if bad:
-            found.append(f"{name} has {bad} of {leaf.size}")
+        bad = ~xp.isfinite(values)
+        if count := int(xp.count_nonzero(bad)):
+            names = (columns or {}).get(name, ())
+            where = [column for column, one in zip(names, np.asarray(bad).T, strict=False) if one.any()]
+            found.append(f"{name} has {count} of {leaf.size}" + (f" (in the columns {where})" if where else ""))
     if found:
         raise ValueError(
             f"{what} has values that are not finite (NaN or infinity): {', '.join(found)}. Clean the data "

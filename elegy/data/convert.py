@@ -1,9 +1,8 @@
-"""Whatever holds numbers becomes an array; whatever does not is named."""
+"""Converts batch leaves to arrays and reports leaves that cannot be converted, by path."""
 
 from __future__ import annotations
 
 import numbers
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,29 +11,33 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from elegy.data.batch import PARTS, join_name
+from elegy.data.numeric import as_numeric, is_numeric
+from elegy.data.sparse import SparseRows, is_sparse
+from elegy.data.tables import is_column, is_table, table_as_array
 from elegy.lazy import is_instance_of
-from elegy.types import Array, Batch, PyTree
+from elegy.types import Batch, PyTree
 
-_NUMERIC_KINDS = "biufc"
 _SCALARS = (numbers.Number, np.generic, str, bytes)
 
 
-def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
+def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTree:
     """Turns every leaf of a tree into an array.
 
     Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is. Only those
     that lie on a mesh with axes of type `Explicit` are taken as if its axes were `Auto`: rows are gathered from them.
-    Lists of numbers (nested ones too) and everything with `__array__` (PyTorch and TensorFlow tensors,
-    pandas tables) become NumPy arrays. Python scalars stay, for `rows` to name them. Integers of 64 bits must have
-    values of 32, as long as JAX cuts them off (`jax_enable_x64`).
+    Lists of numbers (nested ones too), everything with `__array__` (PyTorch and TensorFlow tensors, pandas tables),
+    columns of Hugging Face data sets and SciPy's sparse matrices become NumPy arrays; long doubles become doubles.
+    Python scalars stay, for `rows` to name them. Integers of 64 bits must have values of 32, as long as JAX cuts them
+    off (`jax_enable_x64`).
 
     Args:
         tree: any nesting of dicts, lists, tuples and registered nodes.
         name: what the tree is called in error messages.
+        lazy: whether sparse matrices become `SparseRows` instead, of which batches take dense rows.
 
     Raises:
-        TypeError: for a leaf that is no array of numbers; the message names its path.
-        ValueError: for a ragged list, or integers that JAX would cut off.
+        TypeError: if a leaf is not an array of numbers; the message names its path.
+        ValueError: if a list is ragged, values are masked, or JAX would cut off integers.
 
     Example:
         >>> as_arrays({"a": [1, 2], "b": [[0.5], [1.5]]})
@@ -43,7 +46,7 @@ def as_arrays(tree: PyTree, name: str = "inputs") -> PyTree:
     if all(map(_is_ready, jax.tree.leaves(tree, is_leaf=_stops_here))):
         return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _as_array(leaf, join_name(name, path)), tree, is_leaf=_stops_here
+        lambda path, leaf: _as_array(leaf, join_name(name, path), lazy), tree, is_leaf=_stops_here
     )
 
 
@@ -57,8 +60,8 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
             lists of tuples, so a list of up to three parts that holds PyTorch tensors is taken that way in any case.
 
     Raises:
-        TypeError: for a leaf that is no array of numbers; the message names its path.
-        ValueError: for a ragged list, or integers that JAX would cut off.
+        TypeError: if a leaf is not an array of numbers; the message names its path.
+        ValueError: if a list is ragged, values are masked, or JAX would cut off integers.
 
     Example:
         >>> as_batch(([1.0, 2.0], [0, 1]))
@@ -101,15 +104,15 @@ def is_array_like(value: Any) -> bool:
         >>> is_array_like(np.zeros(3)), is_array_like([3]), is_array_like(iter([]))
         (True, False, False)
     """
-    return isinstance(value, (np.ndarray, jax.Array)) or (hasattr(value, "__array__") and not isinstance(value, type))
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return True
+    return (hasattr(value, "__array__") and not isinstance(value, type)) or is_sparse(value) or is_column(value)
 
 
 def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not _lies_explicitly(leaf)
-    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in _NUMERIC_KINDS or not leaf.dtype.isnative:
-        return False
-    return _beyond_32_bits(leaf) is None
+    return isinstance(leaf, np.ndarray) and is_numeric(leaf)
 
 
 def _lies_explicitly(array: jax.Array) -> bool:
@@ -135,7 +138,7 @@ def holds_arrays(tree: PyTree) -> bool:
 
 def _stops_here(value: Any) -> bool:
     # JAX warns of iterators that it meets in a tree: ours are named in an error of their own.
-    return _is_number_list(value) or isinstance(value, Iterator)
+    return _is_number_list(value) or isinstance(value, Iterator) or _is_jax_sparse(value)
 
 
 def _is_number_list(value: Any) -> bool:
@@ -149,9 +152,13 @@ def _is_number_list(value: Any) -> bool:
     return isinstance(value, _SCALARS)
 
 
-def _as_array(leaf: Any, name: str) -> Any:
+def _as_array(leaf: Any, name: str, lazy: bool) -> Any:
     if isinstance(leaf, jax.Array):
         return _automatic(leaf) if _lies_explicitly(leaf) else leaf
+    if is_column(leaf):
+        leaf = leaf[:]
+    if isinstance(leaf, np.ndarray):
+        return as_numeric(leaf, name)
     if isinstance(leaf, list):
         try:
             array = np.asarray(leaf)
@@ -160,11 +167,18 @@ def _as_array(leaf: Any, name: str) -> Any:
                 f"{name} is a ragged list: its elements have different lengths, so it is not an array ({error}). "
                 "Pad the elements to one length, or give a tree of arrays."
             ) from error
-        return _checked(array, name)
-    if isinstance(leaf, np.ndarray):
-        return _checked(leaf, name)
+        return as_numeric(array, name)
     if isinstance(leaf, _SCALARS) and not isinstance(leaf, (str, bytes)):
         return leaf
+    if is_table(leaf):
+        return table_as_array(leaf, name)
+    if is_sparse(leaf):
+        return _of_sparse(leaf, name, lazy)
+    if _is_jax_sparse(leaf):
+        raise TypeError(
+            f"{name} is a {type(leaf).__name__}, a sparse array of JAX, of which batches cannot take rows. Give "
+            "`array.todense()`, or a SciPy matrix, whose rows become dense batch by batch."
+        )
     if not is_array_like(leaf):
         raise TypeError(
             f"{name} is a {type(leaf).__name__}, which is not an array and cannot become one. Give NumPy or JAX "
@@ -177,52 +191,17 @@ def _as_array(leaf: Any, name: str) -> Any:
             f"{name} is a {type(leaf).__name__} that could not be turned into a NumPy array: {error} "
             "Turn it into one first (for a PyTorch tensor, `tensor.detach().cpu().numpy()`)."
         ) from error
-    return _checked(array, name)
+    return as_numeric(array, name)
 
 
-def _checked(array: np.ndarray, name: str) -> Array:
-    dtype = array.dtype
-    if dtype.kind in _NUMERIC_KINDS:
-        # JAX takes native byte order only; files of other systems (IDX, FITS) are read with another.
-        array = array if dtype.isnative else array.astype(dtype.newbyteorder("="))
-        value = _beyond_32_bits(array)
-        if value is not None:
-            raise ValueError(
-                f"{name} contains {value}, which does not fit into 32 bits: JAX would make another number of it. "
-                "Switch 64 bits on, `jax.config.update('jax_enable_x64', True)`, rescale the values, or give floats."
-            )
-        return array
-    if jax.dtypes.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
-        return array
-    raise TypeError(
-        f"{name} has the dtype {dtype}, which holds no numbers. Encode it as numbers first (strings as indices, "
-        "dates as floats), or convert it with `.astype(...)`."
-    )
+def _of_sparse(matrix: Any, name: str, lazy: bool) -> Any:
+    if matrix.ndim != 2:
+        return as_numeric(matrix.toarray(), name)
+    matrix = matrix.tocsr()
+    values = as_numeric(matrix.data, name)
+    matrix = matrix if matrix.dtype == values.dtype else matrix.astype(values.dtype)
+    return SparseRows(matrix) if lazy else matrix.toarray()
 
 
-_FITTING: dict[int, weakref.ref[np.ndarray]] = {}
-"""By its id, each array of a file opened only for reading whose values all fit: it is read through once."""
-_BLOCK = 2**17  # values, which stay in the processor's cache between the search for the least and for the greatest
-
-
-def _beyond_32_bits(array: np.ndarray) -> int | None:
-    """A value that JAX would cut off, if there is one."""
-    dtype = array.dtype
-    if dtype.itemsize != 8 or dtype.kind not in "iu" or not array.size or jax.dtypes.canonicalize_dtype(dtype) == dtype:
-        return None
-    key = id(array)
-    known = _FITTING.get(key)
-    if known is not None and known() is array:
-        return None
-    fits = np.iinfo(np.int32 if dtype.kind == "i" else np.uint32)
-    as_stored = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    values = np.atleast_1d(array.transpose(as_stored))
-    step = max(1, _BLOCK * len(values) // values.size)
-    for start in range(0, len(values), step):
-        block = values[start : start + step]
-        low, high = int(block.min()), int(block.max())
-        if low < fits.min or high > fits.max:
-            return high if high > fits.max else low
-    if isinstance(array, np.memmap) and array.mode == "r":  # no other array can change the values either
-        _FITTING[key] = weakref.ref(array, lambda _: _FITTING.pop(key, None))
-    return None
+def _is_jax_sparse(value: Any) -> bool:
+    return is_instance_of(value, "jax.experimental.sparse", "JAXSparse")

@@ -55,8 +55,8 @@ def begin(
         TypeError: if the function did not return something to iterate over.
 
     Example:
-        >>> next(begin([1, 2], 0, "fit"))
-        1
+        >>> list(begin([1, 2], 0, "fit").iterator)
+        [1, 2]
     """
     if is_sequence(iterable):
         return Iteration(number, iterable, (iterable[i] for i in range(first, len(iterable))), read=first)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.data.batch import pack, size_of, unpack
+from elegy.data.batch import named_leaves, pack, size_of, unpack
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
+from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non_arrays
+from elegy.data.sparse import SparseRows
+from elegy.data.tables import is_table
 from elegy.data.weights import check_class_weight, weigh_all
 from elegy.types import Array, Batch, PyTree
 
@@ -29,6 +32,7 @@ class ArraySource:
         nbytes: the bytes that the arrays take.
         unweighted: the data before class weights, where there are any: what a validation split is cut from.
         class_weight: the class weights that are in the sample weights.
+        columns: by the name of a leaf that was a table, its columns.
 
     Example:
         >>> source = ArraySource.of((np.arange(4.0), np.arange(4)))
@@ -41,6 +45,7 @@ class ArraySource:
     nbytes: int
     unweighted: Batch | None = dataclasses.field(default=None, repr=False)
     class_weight: Mapping[int, float] | None = dataclasses.field(default=None, repr=False)
+    columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -49,6 +54,7 @@ class ArraySource:
         *,
         unweighted: Batch | None = None,
         class_weight: Mapping[int, float] | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
         where: str = "",
     ) -> ArraySource:
         """Measures a batch of arrays.
@@ -57,18 +63,25 @@ class ArraySource:
             batch: all of the data.
             unweighted: the same without class weights.
             class_weight: the class weights.
+            columns: by the name of a leaf that was a table, its columns.
             where: a prefix for the names in error messages.
 
         Raises:
             ValueError: when it has no rows, or its arrays have different numbers of them.
         """
         size = size_of(batch, where)
-        return cls(batch, size, sum(leaf.nbytes for leaf in jax.tree.leaves(batch)), unweighted, class_weight)
+        nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+        return cls(batch, size, nbytes, unweighted, class_weight, columns or {})
 
     @property
     def on_host(self) -> bool:
-        """Whether all of the arrays are NumPy's, so that a thread may gather rows without touching JAX."""
-        return all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(self.batch))
+        """Whether no array is JAX's, so that a thread may gather rows without touching JAX."""
+        return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self.batch))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether some array is sparse, so that the data must not be made dense as a whole."""
+        return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
 
     def take(self, indices: np.ndarray) -> Batch:
         """Gathers rows.
@@ -91,8 +104,22 @@ class ArraySource:
     def _flat(self) -> tuple[list[Array], Any]:
         return jax.tree.flatten(self.batch)
 
+    def part(self, start: int, stop: int, *, weighted: bool = True) -> ArraySource:
+        """The rows from `start` to `stop` as a source of their own; sparse matrices stay sparse.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
+            weighted: whether the class weights are in the sample weights.
+        """
+        batch = self.batch if weighted or self.unweighted is None else self.unweighted
+        rows = jax.tree.map(
+            lambda leaf: leaf.part(start, stop) if isinstance(leaf, SparseRows) else leaf[start:stop], batch
+        )
+        return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
+
     def slice(self, start: int, stop: int) -> Batch:
-        """The rows from `start` to `stop`: views of NumPy arrays, slices of JAX arrays.
+        """The rows from `start` to `stop`, dense: views of NumPy arrays, slices of JAX arrays.
 
         Example:
             >>> ArraySource.of(np.array([10, 11, 12])).slice(1, 3)
@@ -147,6 +174,7 @@ def as_source(
         True
     """
     weights = None if class_weight is None else check_class_weight(class_weight)
+    refuse_examples(inputs, what)
     for name, part in (("labels", labels), ("sample_weight", sample_weight)):
         if part is not None and _gives_batches(inputs):
             raise TypeError(
@@ -157,16 +185,19 @@ def as_source(
     if _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
         return IterableSource(inputs, class_weight=weights, what=what, epoch=epoch)
     refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
+    if alone:
+        refuse_list_of_dicts(inputs, what, known)
     where = "validation " if what == "validation" else ""
     batch = pack(
-        as_arrays(inputs, where + "inputs"),
-        None if labels is None else as_arrays(labels, where + "labels"),
+        as_arrays(inputs, where + "inputs", lazy=True),
+        None if labels is None else as_arrays(labels, where + "labels", lazy=True),
         None if sample_weight is None else as_arrays(sample_weight, where + "sample_weight"),
     )
-    source = ArraySource.of(batch, where=where)
+    columns = {name: list(leaf.columns) for name, leaf in named_leaves((inputs, labels)) if is_table(leaf)}
     if weights is None:
-        return source
-    return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights)
+        return ArraySource.of(batch, columns=columns, where=where)
+    size_of(batch, where)
+    return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights, columns=columns)
 
 
 def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
@@ -237,21 +268,3 @@ def _is_list_of_parts(data: Any) -> bool:
 _OR_BATCHES = (
     ", or an iterable of batches: a generator, a data loader, or a function without arguments that returns an iterator"
 )
-
-
-def refuse_non_arrays(inputs: Any, what: str, *, or_else: str = "") -> None:
-    """Refuses inputs that are nothing, a string or a number.
-
-    Args:
-        inputs: what was given.
-        what: the call, for the message.
-        or_else: what the call takes besides a tree of arrays.
-
-    Raises:
-        TypeError: when they are.
-    """
-    if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
-        given = "None" if inputs is None else f"a {type(inputs).__name__} ({inputs!r})"
-        raise TypeError(
-            f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays{or_else}."
-        )

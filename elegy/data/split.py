@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 
-from elegy.data.batch import take_rows
 from elegy.data.iterables import IterableSource
 from elegy.data.sources import ArraySource
 
@@ -23,8 +22,8 @@ def split(source: ArraySource | IterableSource, fraction: float) -> tuple[ArrayS
         `(train, validation)`, both views of the given NumPy arrays.
 
     Raises:
-        TypeError: when the fraction is no number, or the source is an iterable.
-        ValueError: when the fraction is not inside (0, 1), or leaves one of the parts empty.
+        TypeError: if the fraction is not a number, or the source is an iterable.
+        ValueError: if the fraction is not inside (0, 1), or leaves one of the parts empty.
 
     Example:
         >>> import numpy as np
@@ -51,6 +50,4 @@ def split(source: ArraySource | IterableSource, fraction: float) -> tuple[ArrayS
             f"{source.size - kept} for validation; both need at least one. Change the fraction, or give "
             "validation_data."
         )
-    train = take_rows(source.batch, kept)
-    rest = ArraySource(source.batch if source.unweighted is None else source.unweighted, source.size, source.nbytes)
-    return ArraySource.of(train, class_weight=source.class_weight), ArraySource.of(rest.slice(kept, source.size))
+    return source.part(0, kept), source.part(kept, source.size, weighted=False)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from elegy.data.batch import unpack
+from elegy.data.sparse import SparseRows
 from elegy.types import Array, Batch
 
 
@@ -56,6 +57,7 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
         `(inputs, labels, sample_weight)`; the weights are float32 where the batch had none, or integers.
 
     Raises:
+        TypeError: if the labels are sparse.
         ValueError: when the batch has no labels, labels that do not name a class for each example, or one-hot labels
             of fewer classes than there are weights for.
 
@@ -74,6 +76,8 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
         raise ValueError(
             f"{where}class_weight needs one array of labels, but there are {len(leaves)}. Give sample_weight instead."
         )
+    if isinstance(leaves[0], SparseRows):
+        raise TypeError(f"{where}class_weight needs dense labels, but they are sparse: give `labels.toarray()`.")
     array = np.asarray(leaves[0])
     classes = _classes(array, where)
     if array.ndim == 2 and array.shape[1] > 1 and max(class_weight, default=0) >= array.shape[1]:

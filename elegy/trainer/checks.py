@@ -15,6 +15,7 @@ import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
 from elegy.data import ArraySource, check_finite, rows, unpack
+from elegy.data.sparse import SparseRows
 from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
@@ -137,7 +138,7 @@ def finite(*sources: Any) -> None:
     """
     for source in sources:
         if isinstance(source, ArraySource):
-            check_finite(source.batch)
+            check_finite(source.batch, columns=source.columns)
 
 
 def listed(callbacks: Any) -> Iterable[Callback]:
@@ -254,6 +255,8 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
         if phase != "pred" and rows(batch):
             outputs_of = functools.partial(executor.outputs, phase, buffer)
             whole = loader.source.batch if isinstance(loader.source, ArraySource) else None
+            if whole is not None and any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(unpack(whole)[1])):
+                whole = None  # of sparse labels those of the first batch are looked at
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
 
     loader.together(check, f"the check of the labels of {loader.what}")

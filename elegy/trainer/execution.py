@@ -167,6 +167,7 @@ def plan_execution(executor: Executor, buffer: StateBuffer, request: PhaseReques
     resident = (
         steps > 1
         and isinstance(source, ArraySource)
+        and not source.sparse
         and (not source.on_host or (source.nbytes <= _resident_bytes() and not once))
     )
     if fuse == "auto" and not resident:

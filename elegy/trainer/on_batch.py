@@ -11,7 +11,7 @@ import jax
 from elegy.data import as_batch, pack, rows, unpack
 from elegy.data.batch import size_of
 from elegy.data.convert import copied
-from elegy.data.sources import refuse_non_arrays
+from elegy.data.refused import refuse_non_arrays
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks, loops

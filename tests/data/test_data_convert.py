@@ -88,10 +88,10 @@ def test_pandas_tables_become_arrays():
 @pytest.mark.parametrize(
     ("tree", "error", "message"),
     [
-        ({"a": np.array(["x", "y"])}, TypeError, "inputs/a has the dtype <U1, which holds no numbers"),
+        ({"a": np.array(["x", "y"])}, TypeError, "inputs/a has the dtype <U1, which is not a dtype of numbers"),
         ({"a": np.array([1, None])}, TypeError, "inputs/a has the dtype object"),
         ({"a": np.array(["2024-01-01"], "datetime64[D]")}, TypeError, "inputs/a has the dtype datetime64"),
-        (np.zeros(2, [("f", "f4")]), TypeError, "inputs has the dtype .*which holds no numbers"),
+        (np.zeros(2, [("f", "f4")]), TypeError, "inputs has the dtype .*which is not a dtype of numbers"),
         (["x", "y"], TypeError, "inputs has the dtype <U1"),
         ([1, None], TypeError, "inputs has the dtype object"),
         ([[1, 2], [3]], ValueError, "inputs is a ragged list"),

@@ -90,7 +90,7 @@ CASES = [
     Case(
         "strings in an array",
         TypeError,
-        r"inputs has the dtype <U1, which holds no numbers",
+        r"inputs has the dtype <U1, which is not a dtype of numbers",
         fit(np.array(["a", "b"] * 11), Y),
     ),
     Case(

@@ -1,0 +1,85 @@
+"""Inputs that are not data: said in one sentence, with what to give instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from elegy.lazy import is_instance_of
+
+
+def refuse_examples(inputs: Any, what: str) -> None:
+    """Refuses data sets that give one example after another, which could be taken for batches.
+
+    Args:
+        inputs: what was given.
+        what: the call, for the message.
+
+    Raises:
+        TypeError: if they are a PyTorch `Dataset` that is indexed, or a Hugging Face `Dataset` or `DatasetDict`.
+    """
+    kind = type(inputs).__name__
+    if is_instance_of(inputs, "datasets", "DatasetDict"):
+        raise TypeError(
+            f"the inputs of {what} are a DatasetDict with the splits {list(inputs)}: choose one, such as data['train']."
+        )
+    if is_instance_of(inputs, "datasets", "Dataset"):
+        raise TypeError(
+            f"the inputs of {what} are a Hugging Face Dataset, whose items are single examples, with the columns "
+            f"{inputs.column_names}. Give columns, `data = dataset.with_format('numpy')` and "
+            f"`{what}(data['image'], data['label'])`, or a function that returns batches, "
+            "`lambda: ((batch['image'], batch['label']) for batch in data.iter(batch_size=32))`."
+        )
+    dataset = is_instance_of(inputs, "torch.utils.data", "Dataset")
+    if dataset and not is_instance_of(inputs, "torch.utils.data", "IterableDataset"):
+        raise TypeError(
+            f"the inputs of {what} are a {kind}, a PyTorch Dataset, whose items are single examples. Give a loader of "
+            "batches: `torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)` (`batch_size=None` if each "
+            "item is a batch)."
+        )
+
+
+def refuse_list_of_dicts(inputs: Any, what: str, known: Any) -> None:
+    """Refuses a list of dicts with the same keys, which may be batches, examples or several inputs.
+
+    Args:
+        inputs: what was given, without labels.
+        what: the call, for the message.
+        known: the tree structure of the module's inputs, if it is known from earlier batches.
+
+    Raises:
+        TypeError: if the inputs are such a list, and no earlier batch had its structure.
+    """
+    if type(inputs) is not list or not inputs or not all(isinstance(item, Mapping) for item in inputs):
+        return
+    keys = list(inputs[0])
+    if what == "predict" or any(list(item) != keys for item in inputs):
+        return
+    if known is not None and jax.tree.structure(inputs) == known:
+        return
+    raise TypeError(
+        f"the inputs of {what} are a list of {len(inputs)} dict(s) with the keys {keys}, which may be batches, "
+        "examples or several inputs. Give batches as tuples, `[({'image': batch['image']}, batch['label']) for batch "
+        "in batches]`; stack examples, `{'image': np.stack([example['image'] for example in examples])}`, and give "
+        "their labels as the argument after them; give several inputs as a tuple."
+    )
+
+
+def refuse_non_arrays(inputs: Any, what: str, *, or_else: str = "") -> None:
+    """Refuses inputs that are None, a string or a number.
+
+    Args:
+        inputs: what was given.
+        what: the call, for the message.
+        or_else: what the call takes besides a tree of arrays.
+
+    Raises:
+        TypeError: if they are.
+    """
+    if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
+        given = "None" if inputs is None else f"a {type(inputs).__name__} ({inputs!r})"
+        raise TypeError(
+            f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays{or_else}."
+        )

@@ -1,0 +1,72 @@
+"""SciPy's sparse matrices as data: rows become dense when a batch takes them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from elegy.lazy import is_instance_of
+
+
+class SparseRows:
+    """The rows of a sparse matrix, in place of an array of shape (rows, columns).
+
+    Slices and gathered rows are NumPy arrays; the whole matrix is never made dense.
+
+    Args:
+        matrix: a SciPy matrix or array of two dimensions. One that is not in the CSR format is converted.
+
+    Example:
+        >>> import scipy.sparse
+        >>> rows = SparseRows(scipy.sparse.csr_array(np.eye(3)))
+        >>> rows.shape, rows[1:2], rows.take(np.array([2, 0]))
+        ((3, 3), array([[0., 1., 0.]]), array([[0., 0., 1.], [1., 0., 0.]]))
+    """
+
+    def __init__(self, matrix: Any):
+        self.matrix = matrix.tocsr()
+        self.shape: tuple[int, int] = tuple(matrix.shape)  # type: ignore[assignment]  # two dimensions
+        self.dtype: np.dtype = matrix.dtype
+        self.ndim = 2
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"SparseRows(shape={self.shape}, dtype={self.dtype})"
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values that are stored; all others are 0."""
+        return self.matrix.data
+
+    def part(self, start: int, stop: int) -> SparseRows:
+        """The rows from `start` to `stop`, sparse."""
+        return SparseRows(self.matrix[start:stop])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows, dense."""
+        return self.matrix[rows].toarray()
+
+    def take(self, indices: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Gathers rows, dense.
+
+        Args:
+            indices: integers of any shape.
+            axis: 0.
+
+        Returns:
+            An array of shape `indices.shape + (columns,)`.
+        """
+        return self.matrix[indices.ravel()].toarray().reshape(*indices.shape, self.shape[1])
+
+
+def is_sparse(value: Any) -> bool:
+    """Whether a value is a sparse matrix or array of SciPy.
+
+    Example:
+        >>> is_sparse(np.zeros(3))
+        False
+    """
+    return is_instance_of(value, "scipy.sparse", "spmatrix", "sparray")
