@@ -173,7 +173,8 @@ class _PytreeMeta(abc.ABCMeta):
     @property
     def __signature__(cls) -> inspect.Signature:
         """The parameters of `__init__`, for editors and `help`: instances do not see it."""
-        return inspect.Signature(list(inspect.signature(cls.__init__).parameters.values())[1:])
+        parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]  # this very class
+        return inspect.Signature(list(parameters)[1:])
 
     def __setattr__(cls, name: str, value: Any) -> None:
         """Notices fields that arrive late: cloudpickle makes an empty class first, then assigns its attributes."""

@@ -17,11 +17,11 @@ from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_arr
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.flat import eval_shape, make_jaxpr, outline
-from elegy.loading.chunks import Chunk, resized
+from elegy.loading.chunks import Chunk, resized, structure
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
-from elegy.module.masking import can_mask
+from elegy.module.row_independence import rows_are_independent
 from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
@@ -122,12 +122,18 @@ class Executor:
 
     # programs
 
-    def can_mask(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree) -> bool:
-        """Whether short batches of this structure may be filled up and masked: see `elegy.module.masking`."""
-        key = (phase, _key(buffer.struct), batch_key(batch))
+    def can_mask(self, phase: CompiledPhase, buffer: StateBuffer, batch: Batch) -> bool:
+        """Whether short batches of a phase may be filled up and masked: seen once, see `rows_are_independent`.
+
+        Args:
+            phase: the phase.
+            buffer: holds the state; one that was only planned is made.
+            batch: a batch as the step takes it, the same in every process.
+        """
+        examples = resized(structure(batch), 0)
+        key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(examples))
         if key not in self._masks:
-            with self._about_shapes(phase, batch):
-                self._masks[key] = can_mask(buffer.struct, phase, batch)
+            self._masks[key] = rows_are_independent(buffer.placed(), phase, batch, self.strategy)
         return self._masks[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:

@@ -88,7 +88,7 @@ class StateBuffer:
             self._check_readable()
             self._foreign = None
             self._uses += 1
-            self._logical = self.strategy.collect_state(self._placed())
+            self._logical = self.strategy.collect_state(self.placed())
         return self._logical
 
     @contextlib.contextmanager
@@ -132,7 +132,8 @@ class StateBuffer:
         self._impls = key_impls(leaves)
         self._leaves = unwrap_keys(leaves, self._impls)
 
-    def _placed(self) -> Any:
+    def placed(self) -> Any:
+        """The state as the strategy places it, to be read only."""
         leaves = self.peek()
         return jax.tree.unflatten(self._treedef, wrap_keys(leaves, self._impls))
 
@@ -184,7 +185,7 @@ class StateBuffer:
 
     def extend(self, extension: Callable[[Any], Any]) -> None:
         """Adds leaves to the placed state; who owns the others stays as it is."""
-        placed, foreign = self._placed(), self._foreign
+        placed, foreign = self.placed(), self._foreign
         self.put_state(extension(placed))
         if foreign is None or foreign:
             self._foreign = None
@@ -231,7 +232,7 @@ class StateBuffer:
     def struct(self) -> Any:
         """The state's structure, shapes and dtypes, as one replica of a step sees them."""
         if self._struct is None:
-            self._struct = self.strategy.local_struct(self._placed(), "state")
+            self._struct = self.strategy.local_struct(self.placed(), "state")
         return self._struct
 
 

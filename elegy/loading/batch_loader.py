@@ -93,7 +93,7 @@ class BatchLoader:
 
     def chunks(
         self,
-        layout_of: Callable[[PyTree], BatchLayout],
+        layout_of: Callable[[Batch], BatchLayout],
         strategy: Strategy,
         order: np.ndarray | None = None,
         limit: int | None = None,
@@ -103,7 +103,7 @@ class BatchLoader:
         """One pass over the data.
 
         Args:
-            layout_of: from the structure of a batch to how such batches are grouped and padded.
+            layout_of: from a batch to how batches of its example shapes are grouped and padded.
             strategy: places them.
             order: `int[size]`, the order of the examples of arrays; None for their own.
             limit: the most batches to give.
@@ -181,7 +181,7 @@ class ArrayLoader(BatchLoader):
 
     def chunks(
         self,
-        layout_of: Callable[[PyTree], BatchLayout],
+        layout_of: Callable[[Batch], BatchLayout],
         strategy: Strategy,
         order: np.ndarray | None = None,
         limit: int | None = None,
@@ -195,7 +195,7 @@ class ArrayLoader(BatchLoader):
         if start.examples:
             steps = None if plan.limit is None else plan.limit - start.batches
             plan = dataclasses.replace(plan, limit=steps, done=start.examples)
-        layout = layout_of(structure(self.view(self.first_batch())))
+        layout = layout_of(self.view(self.first_batch()))
         if layout.resident and self._on_device is None:
             # A copy, because on the CPU a placed array may share the memory of the user's.
             copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
@@ -242,7 +242,7 @@ class IterableLoader(BatchLoader):
 
     def chunks(
         self,
-        layout_of: Callable[[PyTree], BatchLayout],
+        layout_of: Callable[[Batch], BatchLayout],
         strategy: Strategy,
         order: np.ndarray | None = None,
         limit: int | None = None,

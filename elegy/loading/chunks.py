@@ -175,7 +175,7 @@ def array_chunks(
 
 def iterable_chunks(
     batches: Iterable[Batch],
-    layout_of: Callable[[PyTree], BatchLayout],
+    layout_of: Callable[[Batch], BatchLayout],
     strategy: Strategy,
     first: int = 0,
     like: Batch | None = None,
@@ -188,7 +188,7 @@ def iterable_chunks(
 
     Args:
         batches: the batches, leaves arrays.
-        layout_of: gives the layout for the structure of a bucket's first batch; `steps` is the same for all.
+        layout_of: gives the layout for a bucket's first batch; `steps` is the same for all.
         strategy: how data is placed.
         first: the index of the first batch.
         like: the first batch of a pass; a resumed run may go on with the short one, which is padded to this.
@@ -199,7 +199,7 @@ def iterable_chunks(
     full: dict[Any, int] = {}
     if like is not None:
         bucket = _bucket(like)
-        layouts[bucket] = layout_of(structure(like))
+        layouts[bucket] = layout_of(like)
         full[bucket] = layouts[bucket].rows(rows(like))
     structs: dict[Any, PyTree] = {}  # one object a shape, by which the executor knows the program
     waiting: list[tuple[Batch, int]] = []
@@ -208,7 +208,7 @@ def iterable_chunks(
         size = rows(batch)
         bucket = _bucket(batch)
         if bucket not in layouts:
-            layouts[bucket], full[bucket] = layout_of(structure(batch)), 0
+            layouts[bucket], full[bucket] = layout_of(batch), 0
         layout_here = layouts[bucket]
         count = size
         if layout_here.masked:

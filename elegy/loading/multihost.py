@@ -65,7 +65,7 @@ class MultihostLoader(IterableLoader):
 
     def chunks(
         self,
-        layout_of: Callable[[PyTree], BatchLayout],
+        layout_of: Callable[[Batch], BatchLayout],
         strategy: Strategy,
         order: np.ndarray | None = None,
         limit: int | None = None,
@@ -74,7 +74,7 @@ class MultihostLoader(IterableLoader):
     ) -> Iterator[Chunk]:
         """One pass over the shares of all processes; see `BatchLoader.chunks`."""
         batches, like = self._batches(limit, start), self.view(self._first)
-        return joined_chunks(batches, like, layout_of(structure(like)), strategy, start.batches)
+        return joined_chunks(batches, like, layout_of(like), strategy, start.batches)
 
     def rows_of(self, layout: BatchLayout) -> int:
         """The rows of a full batch over all processes, padding included."""

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from elegy.data.mixing import mixes_rows
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
@@ -164,18 +163,13 @@ class Loss(Pytree):
         return numerator if denominator is None else safe_divide(numerator, denominator)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether rows of weight 0 can stand for nothing: the loss keeps one value an example, from it alone.
+        """Whether the loss keeps at least one value for each row, so that rows of weight 0 can be left out.
 
         Args:
             batch_size: the number of rows.
             **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
         """
-        shape = eval_shape(lambda available: self.values(**available), kwargs).shape
-        if not shape or shape[0] != batch_size:
-            return False
-        examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}
-        fixed = {name: value for name, value in kwargs.items() if name not in EXAMPLES}
-        return not mixes_rows(lambda fixed, examples: self.values(**fixed, **examples), fixed, examples, batch_size)
+        return eval_shape(lambda given: self.values(**given), kwargs).shape[:1] == (batch_size,)
 
     def target_check(self, target: Any, preds: Any) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.

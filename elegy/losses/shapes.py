@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from elegy.flat import make_jaxpr
 from elegy.jaxprs import equations
 from elegy.losses.numbers import at_least_float32, check_real
 
@@ -169,7 +170,7 @@ def pairs_rows(
         given[short] = jax.ShapeDtypeStruct(tuple(rest), given[short].dtype)
         given[long] = jax.ShapeDtypeStruct((first, *rest[:-1], 1), given[long].dtype)
         try:
-            traced, output = jax.make_jaxpr(function, return_shape=True)(given)
+            traced, output = make_jaxpr(function, given)
         except Exception:  # it is the user's
             continue
         if any({first, last} <= {*leaf.shape} for leaf in jax.tree.leaves(output)):

@@ -223,15 +223,6 @@ class Losses(LossTerms):
         """
         return self.index_into(**kwargs)
 
-    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether every loss keeps one value an example.
-
-        Args:
-            batch_size: the number of rows.
-            **kwargs: what the losses take; only shapes are looked at.
-        """
-        return all(loss.maskable(batch_size, **kwargs) for loss in self.losses)
-
     def target_check(self, target: Any, preds: Any) -> None:
         """Checks the values of a batch as each of the losses does.
 

@@ -265,17 +265,6 @@ class LossesAndMetrics(Metric):
     def _map_given(self, function: Callable[[Any], Any]) -> Self:
         return self._map(lambda name, part: part if name.startswith("aux") else function(part))
 
-    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether every loss and metric leaves out rows of weight 0, so that padded batches are exact.
-
-        Values that the module computes itself are not looked at.
-
-        Args:
-            batch_size: the number of rows.
-            **kwargs: what `update` takes, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
-        """
-        return all(part.maskable(batch_size, **kwargs) for part in (self.losses, self.metrics) if part is not None)
-
     def check(self, target: Any = None, preds: Any = None, sample_weight: Any = None) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show.
 

@@ -135,13 +135,13 @@ class Metric(Pytree):
         return updates.compute(), self.merge(updates)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether rows of weight 0 can stand for nothing: `update` takes `sample_weight`.
+        """Whether rows of weight 0 can be left out: `update` takes `sample_weight` or `mask`.
 
         Args:
             batch_size: the number of rows.
             **kwargs: the arguments of `update`, as arrays, tracers or `jax.ShapeDtypeStruct`.
         """
-        return names_argument(self.update, "sample_weight")
+        return any(names_argument(self.update, name) for name in ("sample_weight", "mask"))
 
     def target_check(self, target: Any, preds: Any) -> None:
         """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.

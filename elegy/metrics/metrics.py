@@ -134,15 +134,6 @@ class Metrics(MetricSet):
         """
         return self.index_into(**kwargs)
 
-    def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether every metric leaves out rows of weight 0.
-
-        Args:
-            batch_size: the number of rows.
-            **kwargs: what the metrics take; only shapes are looked at.
-        """
-        return all(metric.maskable(batch_size, **kwargs) for metric in self.metrics)
-
     def target_check(self, target: Any, preds: Any) -> None:
         """Checks the values of a batch as each of the metrics does.
 

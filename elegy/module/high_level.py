@@ -175,27 +175,39 @@ def _hand_back(module: Any, state: Any, context: StepContext) -> Any:
 def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[StepContext, Any, Any]:
     if not runs_apply(module):
         raise missing(module, "train" if training else "test")
-    inputs, target, sample_weight = unpack(batch)
     context = module._step or StepContext.of(batch)
-    preds, state = apply(module, key, inputs, training)
+    preds, state = apply(module, key, unpack(batch)[0], training)
     if context.strategy.axis_env:
         averaged = dict.fromkeys((*context.averaged, *moved_fields(module, state)))
         context = context.replace(averaged=tuple(averaged))
     updates = None
     if module.losses_and_metrics is not None:
-        updates = module.losses_and_metrics.batch_updates(
-            inputs=inputs,
-            target=target,
-            preds=preds,
-            sample_weight=sample_weight if context.mask is None else masked_weight(sample_weight, context.mask),
-            mask=context.mask,
-            parameters=state.get_params(),
-            batch_stats=state.get_batch_stats(),
-            examples=context.examples,
-        )
+        updates = module.losses_and_metrics.batch_updates(**loss_arguments(state, preds, batch, context))
         book = state._logs
         state = state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending)))
     return context, state, updates
+
+
+def loss_arguments(state: Any, preds: PyTree, batch: Batch, context: StepContext) -> dict[str, Any]:
+    """What losses and metrics may name.
+
+    Args:
+        state: the module that `apply` returned.
+        preds: the outputs that it returned.
+        batch: the batch.
+        context: the mask and the number of real examples.
+    """
+    inputs, target, sample_weight = unpack(batch)
+    return {
+        "inputs": inputs,
+        "target": target,
+        "preds": preds,
+        "sample_weight": sample_weight if context.mask is None else masked_weight(sample_weight, context.mask),
+        "mask": context.mask,
+        "parameters": state.get_params(),
+        "batch_stats": state.get_batch_stats(),
+        "examples": context.examples,
+    }
 
 
 def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:

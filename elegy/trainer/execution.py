@@ -20,6 +20,7 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import BatchLoader, Cursor, batch_loader
 from elegy.loading.batch_loader import BEGINNING
 from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
+from elegy.loading.multihost import agreed
 from elegy.module.levels import level_of
 from elegy.strategies import Strategy
 from elegy.trainer import checks
@@ -51,7 +52,7 @@ class ExecutionPlan:
         layout: how batches are grouped and padded.
         strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
-        can_mask: whether short batches of a structure may be padded; batches may have several shapes.
+        can_mask: tells of a state and a batch whether batches of its example shapes may be padded.
     """
 
     phase: CompiledPhase
@@ -59,21 +60,30 @@ class ExecutionPlan:
     layout: BatchLayout
     strategy: Strategy
     state: Any = None
-    can_mask: Callable[[PyTree], bool] = lambda batch: False
-
-    def layout_of(self, batch: PyTree) -> BatchLayout:
-        """The layout of batches of a structure."""
-        return dataclasses.replace(self.layout, masked=self.layout.masked and self.can_mask(batch))
+    can_mask: Callable[[StateBuffer, Batch], bool] = lambda buffer, batch: False
 
     def chunks(
         self,
+        buffer: StateBuffer,
         order: np.ndarray | None = None,
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
     ) -> Iterator[Chunk]:
-        """One pass over the data; arguments as for `BatchLoader.chunks`."""
-        return self.loader.chunks(self.layout_of, self.strategy, order, limit, start, chunk_size)
+        """One pass over the data.
+
+        Args:
+            buffer: holds the state.
+            order: as for `BatchLoader.chunks`, like the other arguments.
+            limit: the most batches to give.
+            start: how much of the pass an interrupted run has seen.
+            chunk_size: the most batches of each chunk.
+        """
+
+        def layout_of(batch: Batch) -> BatchLayout:
+            return dataclasses.replace(self.layout, masked=self.layout.masked and self.can_mask(buffer, batch))
+
+        return self.loader.chunks(layout_of, self.strategy, order, limit, start, chunk_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,24 +153,47 @@ def plan_phases(
     traced = buffer
     for request in requests:
         checks.loader_labels(buffer, request.phase, request.loader, executor)
-        plans.append(plan_execution(executor, traced, request, once=once))
+        masked = executor.compiles(buffer.cls, request.phase) and _pads(executor, buffer, request)
+        plans.append(plan_execution(executor, traced, request, masked=masked, once=once))
         traced = traced if plans[-1].state is None else buffer.outline(plans[-1].state)
     return plans
 
 
-def plan_execution(executor: Executor, buffer: StateBuffer, request: PhaseRequest, *, once: bool) -> ExecutionPlan:
-    """Decides how the batches of a loader run in a phase, and traces its step, so that mistakes show before anything
-    is compiled. Arguments as for `plan_phases`.
+def _pads(executor: Executor, buffer: StateBuffer, request: PhaseRequest) -> bool:
+    """Whether short batches are padded: where it pays, and leaves no trace.
+
+    It pays if rows do not divide over the replicas, and if an iterable may bring batches of many sizes. The one short
+    batch of arrays is padded in training only: its step takes longer to compile than it takes to see whether rows
+    depend on one another.
+    """
+    phase, loader, replicas = request.phase, request.loader, executor.strategy.replicas
+    if loader.plan is not None:
+        full, short = loader.plan.batch_size, loader.plan.last_size
+        if full % replicas == short % replicas == 0 and (phase != "train" or full == short):
+            return False
+    batch = loader.first_batch()
+    return executor.can_mask(phase, buffer, loader.view(agreed(batch) if loader.shared else batch))
+
+
+def plan_execution(
+    executor: Executor, buffer: StateBuffer, request: PhaseRequest, *, masked: bool, once: bool
+) -> ExecutionPlan:
+    """Decides how the batches of a loader run in a phase, and traces its step, so that mistakes show before it is
+    compiled.
+
+    Args:
+        executor: traces and runs steps.
+        buffer: has the structure to trace with.
+        request: the phase.
+        masked: whether short batches are padded.
+        once: as for `plan_phases`.
     """
     phase, loader, fuse = request.phase, request.loader, request.fuse
     strategy = executor.strategy
     if not executor.compiles(buffer.cls, phase):
         return ExecutionPlan(phase, loader, BatchLayout(), strategy)
     batch = structure(loader.view(loader.first_batch()))
-    can_mask = functools.partial(executor.can_mask, phase, buffer)
-    plan, replicas, source = loader.plan, strategy.replicas, loader.source
-    uneven = plan is None or plan.size % plan.batch_size != 0 or plan.batch_size % replicas != 0
-    layout = BatchLayout(masked=uneven and can_mask(batch), multiple=replicas)
+    layout, source = BatchLayout(masked=masked, multiple=strategy.replicas), loader.source
     program = executor.program(phase, buffer, *_structs(batch, layout, loader, phase))
     steps = _steps(program, loader, fuse)
     steps = steps if request.most is None else min(steps, request.most)
@@ -174,7 +207,7 @@ def plan_execution(executor: Executor, buffer: StateBuffer, request: PhaseReques
         most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
         steps = min(steps, _power_of_two(most / bytes_of(batch)))
     layout = dataclasses.replace(layout, steps=steps, resident=resident)
-    return ExecutionPlan(phase, loader, layout, strategy, program.state, can_mask)
+    return ExecutionPlan(phase, loader, layout, strategy, program.state, functools.partial(executor.can_mask, phase))
 
 
 def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:

@@ -88,7 +88,7 @@ def evaluate(
         _emit(trainer, callbacks, "on_test_begin", "test", plan)
         buffer = trainer._buffer.fork()  # after the hooks, which may assign the state to evaluate
         executor.reset(buffer, "test")
-        for chunk in plan.chunks():
+        for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, trainer.epoch)
             for k in callbacks.batches_heard("test", trainer.step, 0, chunk.sizes):
                 batch = chunk.first + k
@@ -127,7 +127,7 @@ def _predictions(trainer: Any, plan: ExecutionPlan, callbacks: CallbackList) -> 
         _emit(trainer, callbacks, "on_predict_begin", "predict", plan)
         # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
         buffer = trainer._buffer.lend()
-        for chunk in plan.chunks():
+        for chunk in plan.chunks(buffer):
             _emit(trainer, callbacks, "on_predict_batch_begin", "predict", plan, batch=chunk.first)
             waiting.append((executor.predict(buffer, chunk), chunk))
             for batch in range(chunk.first, chunk.first + chunk.count):

@@ -216,7 +216,8 @@ class Run:
         order = self._order()
         limit = None if config.max_steps is None else config.max_steps - self.steps
         size = self._chunk_size()
-        chunks = self.training.chunks(order, limit, self.cursor, size)  # before the reset: an iterable may be exhausted
+        # Before the reset, because an iterable may be exhausted.
+        chunks = self.training.chunks(buffer, order, limit, self.cursor, size)
         if not self.cursor.batches:
             executor.reset(buffer, "train")
             self.logs = {}

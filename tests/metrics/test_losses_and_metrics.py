@@ -352,38 +352,7 @@ def test_missing_arguments_name_the_loss():
         LossesAndMetrics(None, Accuracy()).batch_updates(preds=jnp.ones((2, 3)), target=None)
 
 
-# Padding and checks
-
-
-@pytest.mark.parametrize(
-    ("losses", "metrics", "expected"),
-    [
-        (MeanSquaredError(), MSE(), True),
-        ([half, L2()], [half], True),
-        (batch_mean, None, False),
-        (half, batch_mean, False),
-        (half, Two(), True),
-        (None, None, True),
-        (MeanSquaredError(), MSE().rename_arguments(target="inputs"), True),
-        (None, MeanSquaredError(), True),
-    ],
-)
-def test_maskable(losses, metrics, expected):
-    arrays = {k: jax.ShapeDtypeStruct((N,), jnp.float32) for k in ("target", "preds", "inputs", "sample_weight")}
-    others = {"mask": jax.ShapeDtypeStruct((N,), jnp.bool_), "parameters": {}, "batch_stats": None, "examples": None}
-    assert LossesAndMetrics(losses, metrics).maskable(N, **arrays, **others) is expected
-
-
-def test_maskable_works_on_tracers():
-    seen = []
-
-    @jax.jit
-    def step(target, preds):
-        seen.append(LossesAndMetrics(half).maskable(N, target=target, preds=preds))
-        return 0
-
-    step(jnp.zeros(N), jnp.zeros(N))
-    assert seen == [True]
+# Checks
 
 
 def test_check_runs_every_check():

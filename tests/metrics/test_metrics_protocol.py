@@ -175,7 +175,7 @@ def test_call_returns_the_batch_value_and_the_merged_metric(case):
     close(merged.compute(), metric.batch_updates(**part(data, slice(None))).compute())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sorted(set(CASES) - {"metrics", "losses", "all"}))
 def test_built_in_metrics_are_maskable(case):
     metric, data = CASES[case]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
