@@ -241,10 +241,12 @@ class _Wrapper(Loss):
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         return self.loss.maskable(batch_size, **self.translate(kwargs))
 
-    def target_check(self, target: Any, preds: Any) -> None:
-        if self.looked_up <= {"target", "preds"}:  # what else it may need is not at hand here
-            inner = self.translate({"target": target, "preds": preds})
-            check_target(self.loss, inner.get("target"), inner.get("preds"))
+    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+        given = {"target": target, "preds": preds, "sample_weight": sample_weight}
+        available = {name for name, value in given.items() if value is not None}
+        if self.looked_up <= available:  # what else it may need is not at hand here
+            inner = self.translate(given)
+            check_target(self.loss, inner.get("target"), inner.get("preds"), inner.get("sample_weight"))
 
 
 class IndexedLoss(_Wrapper):

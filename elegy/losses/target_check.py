@@ -1,32 +1,35 @@
-"""Running the checks of labels where they apply."""
+"""Running the checks of labels where they apply, on the labels that count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
+from elegy.losses.arguments import names_argument
+from elegy.losses.shapes import array_shape
+
 _COMPUTES = ("call", "values", "terms", "update")
 """What a loss or a metric computes from target and predictions."""
 
 
-def check_target(thing: Any, target: Any, preds: Any) -> None:
+def check_target(thing: Any, target: Any, preds: Any, sample_weight: Any = None) -> None:
     """Runs the `target_check` of a loss or a metric, if it is a check of what is going to be computed.
 
     A user's subclass of a built-in class may compute something else, from labels that count from 1 for example, or
     from predictions that are a distribution. The check of the built-in class does not apply to it; one of its own does.
 
     Args:
-        thing: a loss or a metric.
+        thing: a loss or a metric. A collection or a wrapper, whose `target_check` names `sample_weight`, receives it.
         target: ground truth, on the host.
         preds: predictions, on the host.
+        sample_weight: `(B,)` or finer. What has the weight 0 is not checked.
 
     Example:
-        >>> import numpy as np
         >>> from elegy.losses import CrossEntropy
-        >>> class FromOne(CrossEntropy):
-        ...     def call(self, target, preds):
-        ...         return super().call(target - 1, preds)
-        >>> check_target(FromOne(), np.array([1, 2]), np.zeros((2, 2)))
+        >>> check_target(CrossEntropy(), np.array([1, 2]), np.zeros((2, 2)), np.array([1.0, 0.0]))
         >>> check_target(CrossEntropy(), np.array([1, 2]), np.zeros((2, 2)))
         Traceback (most recent call last):
         ValueError: CrossEntropy: the target contains 2, but the last axis of preds has 2 classes...
@@ -35,8 +38,32 @@ def check_target(thing: Any, target: Any, preds: Any) -> None:
     computes = [getattr(cls, name) for name in _COMPUTES if hasattr(cls, name)]
     if _is_built_in(cls.target_check) and not all(map(_is_built_in, computes)):
         return
+    if names_argument(thing.target_check, "sample_weight"):
+        thing.target_check(target, preds, sample_weight=sample_weight)
+        return
+    if sample_weight is not None and np.ndim(sample_weight) > 0:
+        counts = np.asarray(sample_weight) != 0
+        if not counts.any():
+            return
+        if not counts.all():
+            target, preds = jax.tree.map(lambda leaf: _without(leaf, counts), (target, preds))
     thing.target_check(target, preds)
 
 
 def _is_built_in(method: Callable[..., Any]) -> bool:
     return getattr(method, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+
+
+def _without(leaf: Any, counts: np.ndarray) -> Any:
+    """Replaces what does not count by something that does, so that the shape stays."""
+    if not array_shape(leaf) or not isinstance(leaf, (np.ndarray, jax.Array)):
+        return leaf
+    while counts.ndim > 1 and counts.shape[-1] == 1:
+        counts = counts[..., 0]
+    if leaf.shape[: counts.ndim] != counts.shape:
+        counts = np.any(counts, axis=tuple(range(1, counts.ndim)), keepdims=False)  # finer than this array: by row
+    if leaf.shape[: counts.ndim] != counts.shape:
+        return leaf
+    leaf = np.array(leaf)
+    leaf[~counts] = leaf[np.unravel_index(np.argmax(counts), counts.shape)]
+    return leaf

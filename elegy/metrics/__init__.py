@@ -26,6 +26,7 @@ from elegy.metrics.perplexity import Perplexity
 from elegy.metrics.precision_recall import F1, FBeta, Precision, Recall
 from elegy.metrics.r2 import R2
 from elegy.metrics.reduce import Mean, Reduce, Sum
+from elegy.metrics.sums import CompensatedSum
 
 __all__ = [
     "AUC",
@@ -39,6 +40,7 @@ __all__ = [
     "BinaryAccuracy",
     "BinaryCrossEntropy",
     "BinaryCrossentropy",
+    "CompensatedSum",
     "ConfusionMatrix",
     "DataType",
     "FBeta",

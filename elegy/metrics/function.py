@@ -92,14 +92,15 @@ class LossMetric(Metric):
         """
         return self.loss.maskable(batch_size, **kwargs)
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
         """Checks the values of a batch as the loss does.
 
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
+            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
         """
-        check_target(self.loss, target, preds)
+        check_target(self.loss, target, preds, sample_weight)
 
 
 def as_metric(thing: Any, name: str | None = None) -> Metric:

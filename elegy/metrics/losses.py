@@ -223,15 +223,16 @@ class Losses(LossTerms):
         """
         return self.index_into(**kwargs)
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
         """Checks the values of a batch as each of the losses does.
 
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
+            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
         """
         for loss in self.losses:
-            check_target(loss, target, preds)
+            check_target(loss, target, preds, sample_weight)
 
 
 class AuxLosses(LossTerms):

@@ -271,43 +271,31 @@ class LossesAndMetrics(Metric):
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host; `jax.ShapeDtypeStruct` where there are no values.
-            sample_weight: `(B,)` or finer; rows of weight 0 are not looked at.
+            sample_weight: `(B,)` or finer, or a tree of such arrays; values of weight 0 are not looked at.
 
         Raises:
             ValueError: for values that a loss or metric cannot work with, and negative weights.
             TypeError: for values of a type that a loss or metric cannot work with.
         """
-        if sample_weight is not None and np.ndim(sample_weight) > 0:
-            weight = np.asarray(sample_weight)
+        for weight in map(np.asarray, jax.tree.leaves(sample_weight)):
             if weight.size and weight.min() < 0:
                 raise ValueError(
                     f"sample_weight contains {weight.min():.3g}: weights must not be negative, because a mean is "
                     "divided by their sum. Give an example that does not count the weight 0."
                 )
-            real = np.any(weight != 0, axis=tuple(range(1, weight.ndim)))
-            if not real.any():
-                return
-            if not real.all():
-                # A row of weight 0 is replaced by one that counts, so that all shapes stay as they are.
-                index = np.where(real, np.arange(len(real)), np.argmax(real))
-                target, preds = jax.tree.map(lambda leaf: _take_rows(leaf, index), (target, preds))
-        self.target_check(target, preds)
+        self.target_check(target, preds, sample_weight)
 
-    def target_check(self, target: Any, preds: Any) -> None:
-        """Does what `check` does.
+    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+        """Checks the values of a batch as each of the losses and metrics does.
 
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
+            sample_weight: as for `check`.
         """
         for part in (self.losses, self.metrics):
             if part is not None:
-                part.target_check(target, preds)
-
-
-def _take_rows(leaf: Any, index: np.ndarray) -> Any:
-    has_rows = isinstance(leaf, (np.ndarray, jax.Array)) and leaf.shape[:1] == index.shape
-    return leaf[index] if has_rows else leaf
+                part.target_check(target, preds, sample_weight)
 
 
 def _extend(old: Any, new: Any) -> Any:

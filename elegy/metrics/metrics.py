@@ -134,15 +134,16 @@ class Metrics(MetricSet):
         """
         return self.index_into(**kwargs)
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
         """Checks the values of a batch as each of the metrics does.
 
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
+            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
         """
         for metric in self.metrics:
-            check_target(metric, target, preds)
+            check_target(metric, target, preds, sample_weight)
 
 
 class AuxMetrics(MetricSet):

@@ -374,6 +374,23 @@ def test_check_leaves_out_rows_of_weight_zero():
         state.check(target=labels, preds=logits, sample_weight=np.ones(3))
 
 
+def test_check_leaves_out_tokens_and_tasks_of_weight_zero():
+    labels, logits = np.array([[0, 2], [-1, 7]]), jax.ShapeDtypeStruct((2, 2, 3), jnp.float32)
+    state = LossesAndMetrics(CrossEntropy(), ConfusionMatrix(3))
+    for weight in (np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([[1.0], [0.0]])):
+        state.check(target=labels, preds=logits, sample_weight=weight)
+    with pytest.raises(ValueError, match="contains 7"):
+        state.check(target=labels, preds=logits, sample_weight=np.array([[0.0, 1.0], [0.0, 1.0]]))
+    path = {"target": "a", "preds": 0, "sample_weight": "a"}
+    state = LossesAndMetrics(CrossEntropy().index_into(**path), Accuracy(num_classes=3).index_into(**path))
+    weights = {"a": np.array([1.0, 0.0]), "b": np.ones(2)}
+    state.check(target={"a": labels}, preds=[logits], sample_weight=weights)
+    with pytest.raises(ValueError, match="-1, 7"):
+        state.check(target={"a": labels}, preds=[logits], sample_weight={"a": weights["b"]})
+    with pytest.raises(ValueError, match=r"sample_weight contains -2"):
+        state.check(target={"a": labels}, preds=[logits], sample_weight={**weights, "b": np.array([-2.0, 1.0])})
+
+
 @pytest.mark.parametrize("weight", [[1.0, -0.5, 0.0], [[1.0], [0.0], [-0.5]]])
 def test_check_refuses_negative_weights(weight):
     with pytest.raises(ValueError, match=r"sample_weight contains -0\.5: weights must not be negative"):
