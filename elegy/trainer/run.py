@@ -236,8 +236,7 @@ class Run:
                         sizes, self.ahead = chunk.sizes, chunk.count
                         self.before.forget()
                         self.steps += chunk.count
-                    while self._computing and self._computing[0].ready is not False:
-                        self._computing.popleft()
+                    self._look_at_device(out, chunk.count)
                     if trainer._monitor.guards:
                         trainer._monitor.record(out, trainer.step, trainer.epoch, buffer)
                     for k in heard:
@@ -259,6 +258,24 @@ class Run:
             trainer._monitor.settle()
         self.epoch_ended = not stopped or self.loader.exhausted(self.cursor)
         return self.logs
+
+    def _look_at_device(self, out: Any, count: int) -> None:
+        """Notes which of the noted values the device has computed; before a time limit, waits for it.
+
+        What is queued when the time is up would still be computed, and the pace be that of queueing. If every step is
+        an execution, one may be ahead, so that the device has work.
+
+        Args:
+            out: what the execution returned that was queued last.
+            count: its number of steps.
+        """
+        computing, timed = self._computing, self._pace is not None
+        if timed:
+            computing.append(out.logs(count - 1))
+        while computing and computing[0].ready is not False:
+            computing.popleft()
+        while timed and len(computing) > (self.training.layout.steps == 1):
+            _ = computing.popleft().ready_at
 
     def note_when_computed(self, logs: Mapping[str, float]) -> None:
         """Has the loop look, whenever it has queued an execution, whether the device has computed the values."""
