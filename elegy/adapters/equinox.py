@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments, takes
+from elegy.adapters.origin import Origin
 from elegy.adapters.variables import join_floats, match_variables, split_floats
 from elegy.data.batch import rows
 from elegy.flat import eval_shape
@@ -35,7 +36,10 @@ class EquinoxModule(ElegyModule):
             returns `(outputs, state)`; the state is not mapped.
         batched: whether the module takes whole batches itself, so that nothing is mapped.
         variables: an Equinox module of the same structure whose arrays are taken to start from, or a pair
-            with a state. They are kept, for a later init to start from them again.
+            with a state.
+
+    The first state takes over the arrays of the module, or the given ones; a later init finds them as long as you hold
+    the module.
 
     Attributes:
         arrays: the arrays that are not trained: integers, booleans, keys.
@@ -57,10 +61,9 @@ class EquinoxModule(ElegyModule):
 
     arrays: PyTree = field(default=None, kw_only=True)
     counters: PyTree = field(default=None, kw_only=True)
-    _source: Static[Any] = static_field(repr=False)
-    _source_state: Static[Any] = static_field(repr=False)
     _rest: Static[Any] = static_field(repr=False)
-    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
+    _stateful: bool = static_field(default=False, repr=False)
     batched: bool = static_field(default=False)
 
     def __init__(self, module: Any, *, state: Any = None, batched: bool = False, variables: Any = None):
@@ -78,17 +81,24 @@ class EquinoxModule(ElegyModule):
                 f"{type(module).__name__}.__call__ takes a `state`: make the module with "
                 f"`eqx.nn.make_with_state({type(module).__name__})(...)` and pass the pair that it returns."
             )
-        self._source, self._source_state = Static(module), Static(state)
-        self._rest = Static(eqx.partition(module, eqx.is_array)[1])
-        self._given = Static(_given(variables))
-        self.batched = batched
+        self._rest = Static(eqx.filter(module, _is_array, inverse=True))
+        self._initial = {"own": _collections(module, state), "given": _given(variables)}
+        self._origin = Static(Origin(self._initial))
+        self._stateful, self.batched = state is not None, batched
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
         """Takes the module's own arrays, or the given ones; nothing is random."""
-        own = _collections(self._source.value, self._source_state.value)
-        own = match_variables(own, self._given.value, type(self._source.value).__name__)
+        who = type(self._rest.value).__name__
+        initial = self._origin.value.recall(who) if self._initial is None else self._initial
+        own = jax.tree.map(jnp.asarray, match_variables(initial["own"], initial["given"], who))
         batch_stats, counters = split_floats(own["state"])
-        return self.replace(params=own["params"], arrays=own["arrays"], batch_stats=batch_stats, counters=counters)
+        return self.replace(
+            params=own["params"],
+            arrays=own["arrays"],
+            batch_stats=batch_stats,
+            counters=counters,
+            _initial=None,
+        )
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls the module, mapped over the batch unless it is `batched`."""
@@ -106,7 +116,7 @@ class EquinoxModule(ElegyModule):
         if self.params is None:
             raise ValueError("there are no parameters yet: the first state is made by `fit` or `init_on_batch`.")
         module = self._combined()
-        return module if self._source_state.value is None else (module, join_floats(self.batch_stats, self.counters))
+        return module if not self._stateful else (module, join_floats(self.batch_stats, self.counters))
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
         """One row for each submodule that is called."""
@@ -119,7 +129,7 @@ class EquinoxModule(ElegyModule):
             state._call(module, key, inputs, False)
 
         eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
-        root = (type(self._source.value).__name__, outputs)
+        root = (type(self._rest.value).__name__, outputs)
         return calls.rows(root, state.params, state.arrays, state.batch_stats, state.counters)
 
     def _combined(self) -> Any:
@@ -127,7 +137,7 @@ class EquinoxModule(ElegyModule):
         return eqx.combine(*(part for part in parts if part is not None))
 
     def _call(self, module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
-        signature, stateful = self._source.value.__call__, self._source_state.value is not None
+        signature, stateful = self._rest.value.__call__, self._stateful
 
         def one(inputs: PyTree, key: jax.Array, state: Any) -> tuple[PyTree, Any]:
             if stateful:
@@ -145,8 +155,12 @@ class EquinoxModule(ElegyModule):
 
 def _collections(module: Any, state: Any) -> dict[str, PyTree]:
     params, rest = eqx.partition(module, eqx.is_inexact_array)
-    params, arrays = jax.tree.map(jnp.asarray, (params, eqx.filter(rest, eqx.is_array)))
+    arrays = eqx.filter(rest, eqx.is_array)
     return {"params": params, "arrays": arrays if jax.tree.leaves(arrays) else None, "state": state}
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or eqx.is_inexact_array(leaf)
 
 
 def _given(variables: Any) -> dict[str, PyTree]:

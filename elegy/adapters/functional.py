@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments, takes, takes_inputs
+from elegy.adapters.origin import Origin
 from elegy.adapters.variables import join_floats, match_variables, split_floats
 from elegy.module import ElegyModule
 from elegy.pytree import Static, field, static_field
@@ -26,8 +27,8 @@ class FunctionalModule(ElegyModule):
     Args:
         init: makes the parameters.
         apply: computes the outputs.
-        variables: parameters to start from, or `(params, state)`, as `init` returns them. They are kept, for a
-            later init to start from them again.
+        variables: parameters to start from, or `(params, state)`, as `init` returns them. The first state
+            takes them over; a later init finds them as long as you hold them.
 
     Attributes:
         counters: what in the state is not of floats; replicas do not average it. Floats are in `batch_stats`.
@@ -49,13 +50,15 @@ class FunctionalModule(ElegyModule):
     counters: PyTree = field(default=None, kw_only=True)
     _init: Static[Callable] = static_field(repr=False)
     _apply: Static[Callable] = static_field(repr=False)
-    _given: Static[Any] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
 
     def __init__(self, init: Callable[..., PyTree], apply: Callable[..., PyTree], *, variables: PyTree = None):
         for name, function in (("init", init), ("apply", apply)):
             if not callable(function):
                 raise TypeError(f"FunctionalModule needs two functions, but {name} is {function!r:.200}.")
-        self._init, self._apply, self._given = Static(init), Static(apply), Static(variables)
+        self._init, self._apply = Static(init), Static(apply)
+        self._initial = variables
+        self._origin = Static(Origin(variables))
 
     @property
     def _stateful(self) -> bool:
@@ -68,12 +71,12 @@ class FunctionalModule(ElegyModule):
         made = function(key, *args, **kwargs)
         who = "the module (init, apply)"
         own = self._parts(made, f"{who}: `apply` names a parameter `state`, so `init` must return (params, state)")
-        given = {}
-        if self._given.value is not None:
-            given = self._parts(self._given.value, f"the variables of {who} must be (params, state)")
-        own = match_variables(own, given, who)
+        given = self._origin.value.recall(who) if self._initial is None else self._initial
+        if given is not None:
+            given = self._parts(given, f"the variables of {who} must be (params, state)")
+        own = match_variables(own, given or {}, who)
         batch_stats, counters = split_floats(own.get("state"))
-        return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters)
+        return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters, _initial=None)
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls the second function."""

@@ -8,6 +8,7 @@ from typing import Any, Self
 import jax
 
 from elegy.adapters.arguments import call_arguments
+from elegy.adapters.origin import Origin
 from elegy.adapters.variables import join_floats, match_variables, split_floats
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
@@ -26,8 +27,8 @@ class HaikuModule(ElegyModule):
 
     Args:
         transformed: an `hk.Transformed` or `hk.TransformedWithState`.
-        variables: parameters to start from, or `(params, state)`; a state that is left out is initialised. They
-            are kept, for a later init to start from them again.
+        variables: parameters to start from, or `(params, state)`; a state that is left out is initialised. The
+            first state takes them over; a later init finds them as long as you hold them.
 
     Attributes:
         counters: what in Haiku's state is not of floats; replicas do not average it.
@@ -46,7 +47,7 @@ class HaikuModule(ElegyModule):
 
     counters: PyTree = field(default=None, kw_only=True)
     _transformed: Static[Any] = static_field(repr=False)
-    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
 
     def __init__(self, transformed: Any, *, variables: Any = None):
         if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
@@ -56,7 +57,8 @@ class HaikuModule(ElegyModule):
         self._transformed = Static(transformed)
         parts = variables if isinstance(variables, tuple) else (variables,)
         names = ("params", "state")
-        self._given = Static({name: tree for name, tree in zip(names, parts, strict=False) if tree is not None})
+        self._initial = {name: tree for name, tree in zip(names, parts, strict=False) if tree is not None}
+        self._origin = Static(Origin(self._initial))
 
     @property
     def transformed(self) -> Any:
@@ -73,9 +75,11 @@ class HaikuModule(ElegyModule):
         args, kwargs = self._arguments(inputs, True)
         made = self.transformed.init(key, *args, **kwargs)
         params, state = made if self._stateful else (made, {})
-        own = match_variables({"params": params, "state": state}, self._given.value, "the transformed function")
+        who = "the transformed function"
+        given = self._origin.value.recall(who) if self._initial is None else self._initial
+        own = match_variables({"params": params, "state": state}, given, who)
         batch_stats, counters = split_floats(own["state"])
-        return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters)
+        return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters, _initial=None)
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls the function's `apply`."""

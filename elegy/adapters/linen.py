@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.adapters.arguments import FLAGS, call_arguments, takes
+from elegy.adapters.origin import Origin
 from elegy.adapters.variables import match_variables
 from elegy.lazy import require
 from elegy.module import ElegyModule, layers
@@ -35,7 +36,8 @@ class LinenModule(ElegyModule):
     Args:
         module: the linen module.
         variables: variables to start from, `{"params": ..., "batch_stats": ...}`; a collection that is
-            left out is initialised. They are kept, for a later init to start from them again.
+            left out is initialised. The first state takes them over; a later init finds them as long as you hold
+            them.
 
     Attributes:
         collections: collection name -> variables, for all but `params` and `batch_stats`.
@@ -56,7 +58,7 @@ class LinenModule(ElegyModule):
 
     collections: dict[str, PyTree] | None = field(default=None, kw_only=True)
     _module: Static[Any] = static_field(repr=False)
-    _given: Static[dict[str, PyTree]] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
 
     def __init__(self, module: Any, *, variables: Mapping[str, PyTree] | None = None):
         if not isinstance(module, nn.Module):
@@ -67,7 +69,8 @@ class LinenModule(ElegyModule):
                 f'`{{"params": ...}}`, not a {type(variables).__name__}.'
             )
         self._module = Static(module)
-        self._given = Static(dict(flax.core.unfreeze(variables or {})))
+        self._initial = dict(flax.core.unfreeze(variables or {}))
+        self._origin = Static(Origin(self._initial))
 
     @property
     def module(self) -> Any:
@@ -89,12 +92,15 @@ class LinenModule(ElegyModule):
         sown = self._sown(own, key, args, kwargs)
         own = {"params": {}, **{name: tree for name, tree in own.items() if name not in sown}}
         # What `module.init` returned may be given as it is, with everything that was sown.
-        given = {name: tree for name, tree in self._given.value.items() if name not in (*_NOT_KEPT, *sown)}
-        variables = match_variables(own, given, type(self.module).__name__)
+        who = type(self.module).__name__
+        given = self._origin.value.recall(who) if self._initial is None else self._initial
+        given = {name: tree for name, tree in given.items() if name not in (*_NOT_KEPT, *sown)}
+        variables = match_variables(own, given, who)
         return self.replace(
             params=variables.pop("params"),
             batch_stats=variables.pop("batch_stats", None),
             collections=variables or None,
+            _initial=None,
         )
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from elegy.adapters.arguments import call_arguments
+from elegy.adapters.nnx_graphs import GROUPS, Graphs, by_keys, nested, reported, values_of, where
+from elegy.adapters.origin import Origin, Weak
 from elegy.adapters.variables import match_variables, nest, paths
 from elegy.flat import eval_shape
 from elegy.lazy import require
@@ -19,23 +21,24 @@ from elegy.types import PyTree
 
 nnx = require("flax.nnx", "elegy.adapters.NNXModule")
 
-_GROUPS = ("params", "batch_stats", "variables")
-
 
 class NNXModule(ElegyModule):
     """Runs a Flax NNX module.
 
     The object is split once; the steps see pure dicts of arrays, never a Variable. `nnx.Param` is the field
-    `params`, `nnx.BatchStat` is `batch_stats`, every other variable is in `variables`. The random streams are
-    seeded from each step's key. Steps run the module in the mode of its own `train()` and `eval()`. What the
-    module sows as `"losses"` is added to the loss, what it sows as `"metrics"` is logged, under the sown name.
+    `params`, `nnx.BatchStat` is `batch_stats`, every other variable is in `variables`. Variables that the call makes
+    itself are found at init, which traces one call in training mode, and start with the values of that call. The
+    random streams are seeded from each step's key. Steps run the module in the mode of its own `train()` and `eval()`.
+    What the module sows as `"losses"` is added to the loss, what it sows as `"metrics"` is logged, under the sown name.
 
-    Your object is never changed until you ask for it: `update` brings it up to date, `to_module` makes a new one.
+    Your object is never changed until you ask for it: `update` brings it up to date, `to_module` makes a new one. The
+    first state starts from the values that your object has then, or had last if you no longer hold it.
 
     Args:
         module: the NNX module; its values are where training starts.
         variables: an `nnx.State` or a dict of arrays to start from instead. A group (parameters, batch
-            statistics, others) that is left out keeps the module's values. They are kept, for a later init.
+            statistics, others) that is left out keeps the module's values. The first state takes them over; a later
+            init finds them as long as you hold them.
 
     Attributes:
         variables: what is neither parameter, batch statistic nor random state, a nested dict.
@@ -55,54 +58,63 @@ class NNXModule(ElegyModule):
     """
 
     variables: PyTree = field(default=None, kw_only=True)
-    _source: Static[Any] = static_field(repr=False)
-    _train: Static[Any] = static_field(repr=False)
-    _eval: Static[Any] = static_field(repr=False)
-    _streams: Static[Any] = static_field(repr=False)
-    _given: Static[Any] = static_field(repr=False)
+    _source: Static[Weak] = static_field(repr=False)
+    _graphs: Static[Graphs] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
 
     def __init__(self, module: Any, *, variables: Any = None):
         if not isinstance(module, nnx.Module):
             raise TypeError(f"NNXModule needs a flax.nnx.Module, not {module!r:.200}.")
-        copy = nnx.clone(module)
-        nnx.pop(copy, nnx.Intermediate)
-        copy.train()
-        self._train = Static(nnx.graphdef(copy))
-        copy.eval()
-        self._eval = Static(nnx.graphdef(copy))
-        self._streams = Static(layers.structs(nnx.to_pure_dict(nnx.state(copy, nnx.RngState))))
-        self._source = Static(module)
-        self._given = Static(None if variables is None else nnx.as_pure(variables))
+        self._graphs = Static(Graphs.of(nnx.clone(module)))
+        self._source = Static(Weak(module))
+        self._initial = {"own": values_of(module), "given": None if variables is None else nnx.as_pure(variables)}
+        self._origin = Static(Origin(self._initial["given"]))
 
     @property
     def module(self) -> Any:
-        """Your own object, as `update` or you left it."""
-        return self._source.value
+        """Your own object, as `update` or you left it; a new one as of `to_module` if you no longer hold yours."""
+        module = self._source.value()
+        return self.to_module() if module is None else module
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Takes the values of your object, or the given ones; nothing is random."""
-        own = _values(self._source.value)
-        own = match_variables(own, self._grouped(own), type(self._source.value).__name__)
-        return self._with(own)
+        """Takes the values of your object, or the given ones, and those of Variables that the call makes."""
+        graphs = self._graphs.value.before_first_call
+        own, given = self._start(graphs)
+        own = match_variables(own, self._grouped(own, given), graphs.name)
+        state = self.replace(_graphs=Static(graphs), _initial=None)
+        state = state._with(own)
+        # How an `apply` of one's own calls the module, and what it needs for it, is not known here.
+        return state._with_first_call(key, inputs) if type(self).apply is NNXModule.apply else state
+
+    def _start(self, graphs: Graphs) -> tuple[dict[str, PyTree], PyTree]:
+        """The values of the module and the given ones; Variables that its calls have made since are left out."""
+        module = self._source.value()
+        if module is not None:
+            own = values_of(module)
+        elif self._initial is not None:
+            own = self._initial["own"]
+        elif graphs.paths:
+            raise Origin.gone(graphs.name)
+        else:  # every Variable is made by the first call
+            own = {name: {} for name in GROUPS}
+        own = {name: where(tree, graphs.paths.__contains__) for name, tree in own.items()}
+        return own, self._origin.value.recall(graphs.name) if self._initial is None else self._initial["given"]
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls a copy of the module in the mode of the step."""
         module = self._merge(key, training)
-        losses, metrics = (nnx.variable_type_from_name(name, allow_register=True) for name in ("losses", "metrics"))
-        call = nnx.capture(functools.partial(_call, key=key, training=training), losses, metrics)
-        outputs, sown_losses, sown_metrics = call(module, inputs)
+        outputs, sown_losses, sown_metrics = _captured(module, key, inputs, training)
         state = self
         for name, values in _sown(sown_losses):
             state = state.add_loss(name, sum(jnp.sum(value) for value in values))
         for name, values in _sown(sown_metrics):
             state = state.log(name, sum(jnp.mean(value) for value in values) / len(values))
-        return outputs, state._with(_values(module, losses, metrics))
+        return outputs, state._with(values_of(module))
 
     def to_module(self) -> Any:
-        """A new NNX module with the values of this state; your own object stays as it is."""
-        copy = nnx.clone(self._source.value)
-        self.update(copy)
-        return copy
+        """A new NNX module with the values of this state, whose random streams begin at the key of the state."""
+        self._check_values()
+        return self._merge(jax.random.key(0) if self.key is None else self.key, None)
 
     def update(self, module: Any) -> None:
         """Writes the values of this state into an NNX module of the same structure, usually your own.
@@ -113,9 +125,8 @@ class NNXModule(ElegyModule):
         Raises:
             ValueError: before the first state is made.
         """
-        if self.params is None:
-            raise ValueError("there are no values yet: the first state is made by `fit` or `init_on_batch`.")
-        for name in _GROUPS:
+        self._check_values()
+        for name in GROUPS:
             nnx.update(module, nnx.State(getattr(self, name) or {}))
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
@@ -130,7 +141,7 @@ class NNXModule(ElegyModule):
             nnx.capture(functools.partial(_call, key=key, training=False), nnx.Intermediate)(module, inputs)
 
         eval_shape(run, state, jax.random.key(0), layers.structs(inputs))
-        root = (type(self._source.value).__name__, outputs)
+        root = (self._graphs.value.name, outputs)
         return calls.rows(root, state.params, state.batch_stats, state.variables)
 
     def _with(self, groups: dict[str, PyTree]) -> Self:
@@ -138,38 +149,59 @@ class NNXModule(ElegyModule):
             params=groups["params"], batch_stats=groups["batch_stats"] or None, variables=groups["variables"] or None
         )
 
-    def _merge(self, key: jax.Array, training: bool) -> Any:
-        """A module with the state's values, whose random streams are seeded from `key`."""
-        leaves, treedef = jax.tree.flatten(self._streams.value)
+    def _with_first_call(self, key: jax.Array, inputs: PyTree) -> Self:
+        """Adds the Variables that a call of the module makes; one that makes none is traced and not run."""
+        graphs, own = self._graphs.value, {name: getattr(self, name) or {} for name in GROUPS}
+
+        def call(key: jax.Array, inputs: PyTree) -> dict[str, PyTree]:
+            module = self._merge(key, True)
+            _captured(module, key, inputs, True)
+            values = values_of(module).items()
+            new = {name: where(tree, lambda path: path not in graphs.paths) for name, tree in values}
+            if any(new.values()):
+                graphs.grow(module)
+            return new
+
+        if not any(eval_shape(call, key, inputs).values()):
+            return self
+        new = call(key, inputs)
+        grown = {name: nested({**by_keys(own[name]), **by_keys(new[name])}) for name in GROUPS}
+        return self._with(grown).replace(_graphs=Static(graphs.grown))
+
+    def _check_values(self) -> None:
+        if self.params is None:
+            raise ValueError("there are no values yet: the first state is made by `fit` or `init_on_batch`.")
+
+    def _merge(self, key: jax.Array, training: bool | None) -> Any:
+        """A module with the state's values, whose random streams are seeded from `key`; `None` is the mode as given."""
+        graphs = self._graphs.value
+        leaves, treedef = jax.tree.flatten(graphs.streams)
         streams = jax.tree.unflatten(treedef, [_seed(key, i, leaf) for i, leaf in enumerate(leaves)])
         states = [nnx.State(tree) for tree in (self.params, self.batch_stats, self.variables, streams) if tree]
-        graph = self._train if training else self._eval
-        return nnx.merge(graph.value, *states, copy=True)
+        return nnx.merge(graphs.modes[training], *states, copy=True)
 
-    def _grouped(self, own: dict[str, PyTree]) -> dict[str, PyTree]:
+    def _grouped(self, own: dict[str, PyTree], given: PyTree) -> dict[str, PyTree]:
         """The given values, divided like the module's own; unknown ones are left to be reported."""
-        if self._given.value is None:
+        if given is None:
             return {}
         homes = {path: name for name, tree in own.items() for path in paths(tree)}
-        homes |= dict.fromkeys(paths(self._streams.value), "")
+        homes |= dict.fromkeys(paths(self._graphs.value.streams), "")
         grouped: dict[str, dict[str, Any]] = {}
-        for path, leaf in paths(self._given.value).items():
+        for path, leaf in paths(given).items():
             grouped.setdefault(homes.get(path, "params"), {})[path] = leaf
         grouped.pop("", None)
         return {name: nest(leaves) for name, leaves in grouped.items()}
+
+
+def _captured(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any, Any]:
+    """Calls a module: `(outputs, losses, metrics)`, the latter two as they were sown."""
+    return nnx.capture(functools.partial(_call, key=key, training=training), *reported())(module, inputs)
 
 
 def _call(module: Any, inputs: PyTree, *, key: jax.Array, training: bool) -> PyTree:
     extra = {"rngs": nnx.Rngs(key)}
     args, kwargs = call_arguments(module.__call__, inputs, training, extra=extra)
     return module(*args, **kwargs)
-
-
-def _values(module: Any, *drop: type) -> dict[str, PyTree]:
-    """The variables of a module as nested dicts of arrays; random state and what is in `drop` is left out."""
-    kept = nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate, *drop))
-    states = nnx.state(module, nnx.Param, nnx.BatchStat, kept, ...)[:3]
-    return {name: nnx.to_pure_dict(state) for name, state in zip(_GROUPS, states, strict=True)}
 
 
 def _seed(key: jax.Array, index: int, stream: jax.ShapeDtypeStruct) -> jax.Array:

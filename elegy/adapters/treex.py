@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 from unittest import mock
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.adapters.arguments import call_arguments
+from elegy.adapters.origin import Origin, Weak
 from elegy.adapters.variables import match_variables, nest, paths
 from elegy.lazy import require
 from elegy.module import ElegyModule
@@ -86,8 +87,8 @@ class TreexModule(ElegyModule):
     """
 
     variables: PyTree = field(default=None, kw_only=True)
-    _source: Static[Any] = static_field(repr=False)
-    _given: Static[Any] = static_field(repr=False)
+    _source: Static[Callable[[], Any]] = static_field(repr=False)
+    _origin: Static[Origin] = static_field(repr=False)
     _shape: Static[_Shape] = static_field(repr=False)
 
     def __init__(self, module: Any, *, variables: Any = None):
@@ -95,21 +96,33 @@ class TreexModule(ElegyModule):
         for value in (module, variables):
             if value is not None and not isinstance(value, tx.Module):
                 raise TypeError(f"TreexModule needs a treex.Module, not {value!r:.200}.")
-        self._source, self._given, self._shape = Static(module), Static(variables), Static(_Shape())
+        initialised = module.initialized
+        self._shape = Static(_Shape(type(module).__name__))
+        self._source = Static(Weak(module) if initialised else lambda: module)
+        self._initial = {
+            "own": self._look_at(module) if initialised else None,
+            "given": {} if variables is None else _grouped(variables, jax.tree.leaves(variables)),
+        }
+        self._origin = Static(Origin(self._initial["given"]))
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
         """Initialises the module, or takes its values."""
-        module = self._source.value
-        if not module.initialized:
+        who, module = self._shape.value.name, self._source.value()
+        given = self._origin.value.recall(who) if self._initial is None else self._initial["given"]
+        if module is None and self._initial is None:
+            raise Origin.gone(who)
+        if module is not None and not module.initialized:
             args, kwargs = call_arguments(module.__call__, inputs, True)
             with _frozen_dicts():
                 module = module.init(key, load_treex().Inputs(*args, **kwargs))
+        own = self._initial["own"] if module is None else self._look_at(module)
+        return self._with(match_variables(own, given, who)).replace(_initial=None)
+
+    def _look_at(self, module: Any) -> dict[str, PyTree]:
+        """The values of an initialised module; its structure is kept."""
         module = module.train()
-        leaves, treedef = jax.tree.flatten(module)
-        self._shape.value.treedef = treedef
-        own = _grouped(module, leaves)
-        given = {} if self._given.value is None else _grouped(self._given.value, jax.tree.leaves(self._given.value))
-        return self._with(match_variables(own, given, type(module).__name__))
+        leaves, self._shape.value.treedef = jax.tree.flatten(module)
+        return _grouped(module, leaves)
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
         """Calls a copy of the module in the mode of the step."""
@@ -152,7 +165,9 @@ class _Shape:
     It can't be a static field itself: treex's structures do not compare equal from one trace to the next.
     """
 
-    treedef: Any = None
+    def __init__(self, name: str):
+        self.name = name
+        self.treedef: Any = None
 
 
 class _OldJax(types.ModuleType):

@@ -72,9 +72,11 @@ class Executor:
             return StateBuffer(self.strategy, self.strategy.place_state(state))
         if not self.strategy.compiles:
             return StateBuffer(self.strategy, strong(managed.init(module, key, batch)))
+        # As an argument, because what a function holds would be compiled into it.
+        initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
         make = self.strategy.compile_init(_Init(module))
-        struct = self.strategy.local_struct(eval_shape(make, key, batch), "state")
-        return StateBuffer.planned(self.strategy, module, struct, lambda: make(key, batch))
+        struct = self.strategy.local_struct(eval_shape(make, initial, key, batch), "state")
+        return StateBuffer.planned(self.strategy, module, struct, lambda: make(initial, key, batch))
 
     def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
         """Runs the module's `reset_step`: an epoch starts."""
@@ -358,14 +360,22 @@ class Executor:
 
 
 class _Init:
-    """`managed.init` of one module as a function of key and batch, so that JAX can name it."""
+    """`managed.init` of one module as a function of its initial values, key and batch, so that JAX can name it."""
 
     def __init__(self, module: Any):
-        self.module = module
+        leaves, self._treedef = jax.tree.flatten(module._initial)
+        self._constants = [None if _is_numeric(leaf) else leaf for leaf in leaves]
+        self._module = module.replace(_initial=None)
         self.__name__ = "init_step"
 
-    def __call__(self, key: jax.Array, batch: Batch) -> Any:
-        return strong(managed.init(self.module, key, batch))
+    def __call__(self, initial: list[Any], key: jax.Array, batch: Batch) -> Any:
+        leaves = [b if a is None else a for a, b in zip(initial, self._constants, strict=True)]
+        module = self._module.replace(_initial=jax.tree.unflatten(self._treedef, leaves))
+        return strong(managed.init(module, key, batch))
+
+
+def _is_numeric(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "OSUMm")
 
 
 def capacity(chunk: Chunk) -> int:

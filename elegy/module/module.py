@@ -59,6 +59,7 @@ class ElegyModule(Pytree):
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
+    _initial: PyTree = field(default=None, kw_only=True, repr=False)  # values that `init` starts from and takes away
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)
 
     # Core level

@@ -1,9 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+import elegy as eg
 from elegy.adapters import NNXModule
 
 KEY, STEP = jax.random.key(0), jax.random.key(1)
@@ -198,3 +200,99 @@ def test_variables_that_do_not_fit_are_listed():
 def test_another_object_is_refused():
     with pytest.raises(TypeError, match=r"needs a flax\.nnx\.Module"):
         NNXModule(lambda x: x)
+
+
+class Record(nnx.Variable):
+    """A kind of Variable of one's own."""
+
+
+class Encoder(nnx.Module):
+    """As in Flax's example of a variational autoencoder: the divergence is a Variable that each call makes."""
+
+    def __init__(self, rngs):
+        self.mean, self.scale = nnx.Linear(3, 2, rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+        self.rngs = rngs
+
+    def __call__(self, x):
+        mean, std = self.mean(x), jnp.exp(self.scale(x))
+        self.divergence = Record(jnp.mean(0.5 * jnp.sum(-jnp.log(std**2) - 1.0 + std**2 + mean**2, axis=-1)))
+        return mean + std * jax.random.normal(self.rngs.noise(), mean.shape)
+
+
+class Autoencoder(nnx.Module):
+    def __init__(self, rngs):
+        self.parts, self.decoder = nnx.List([Encoder(rngs)]), nnx.Linear(2, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.decoder(self.parts[0](x))
+
+
+class Lazy(nnx.Module):
+    """Makes its parameters in its first call."""
+
+    def __init__(self, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        if not hasattr(self, "layer"):
+            self.layer = nnx.Linear(x.shape[-1], 2, rngs=self.rngs)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "eager", "sharded"])
+def test_variables_that_a_call_makes_are_state(strategy):
+    model = Autoencoder(nnx.Rngs(0, noise=1))
+    trainer = eg.Trainer(model, eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05), strategy=strategy)
+    assert trainer.predict(X).shape == X.shape  # the first state, made by a prediction
+    first = trainer.evaluate(X, X, verbose=0)["loss"]
+    trainer.fit(X, X, epochs=20, batch_size=4, verbose=0)
+    assert trainer.evaluate(X, X, verbose=0)["loss"] < first
+    params = trainer.state.params["parts"][0]
+    trainer.train_on_batch(X, X)
+    last = trainer.state.variables["parts"][0]["divergence"]
+    mean, scale = (np.asarray(X @ params[n]["kernel"] + params[n]["bias"], np.float64) for n in ("mean", "scale"))
+    expected = np.mean(0.5 * np.sum(-2 * scale - 1 + np.exp(2 * scale) + mean**2, -1))
+    np.testing.assert_allclose(last, expected, rtol=1e-5)  # float32
+    trainer.state.update(model)
+    assert float(model.parts[0].divergence[...]) == float(last)
+    assert float(trainer.state.to_module().parts[0].divergence[...]) == float(last)
+
+
+def test_parameters_that_the_first_call_makes_are_trained():
+    trainer = eg.Trainer(Lazy(nnx.Rngs(3)), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    trainer.init_on_batch(X, X[:, :2])
+    kernel, bias = (np.array(trainer.state.params["layer"][name]) for name in ("kernel", "bias"))
+    assert np.std(kernel) > 0
+    trainer.train_on_batch(X, X[:, :2])
+    gradient = X.T @ (2 * (X @ kernel + bias - X[:, :2]) / (X.shape[0] * 2))
+    np.testing.assert_allclose(trainer.state.params["layer"]["kernel"], kernel - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    trainer.init_on_batch(X, X[:, :2])
+    assert not np.array_equal(trainer.state.params["layer"]["kernel"], kernel - 0.1 * gradient)
+
+
+def test_a_module_that_makes_no_variables_is_only_traced_at_init():
+    calls = []
+
+    class Counting(nnx.Linear):
+        def __call__(self, x):
+            calls.append(isinstance(x, jax.core.Tracer))
+            return super().__call__(x)
+
+    NNXModule(Counting(3, 2, rngs=nnx.Rngs(0))).init(KEY, X)
+    assert calls == [True]
+
+
+def test_an_apply_of_ones_own_is_not_called_at_init():
+    class Scaled(NNXModule):
+        scale: jax.Array = eg.field(default=None, kw_only=True)
+
+        def init(self, key, inputs):
+            return super().init(key, inputs).replace(scale=jnp.asarray(2.0))
+
+        def apply(self, key, inputs, training):
+            outputs, state = super().apply(key, inputs["x"], training)
+            return outputs * self.scale, state
+
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    outputs = eg.Trainer(Scaled(model)).predict({"x": X})
+    np.testing.assert_allclose(outputs, 2 * model(X), rtol=1e-5)  # compiled otherwise

@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import equinox as eqx
+import flax
 import flax.linen as nn
 import haiku as hk
 import jax
@@ -134,4 +135,59 @@ def test_a_dropped_trainer_frees_all_that_it_held_under_every_strategy(strategy)
     del box
     gc.collect()
     assert seen() is None
+    assert arrays() == before
+
+
+class Counts(eg.callbacks.Callback):
+    """How many arrays with the axis there are after each step."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_train_batch_end(self, event):
+        gc.collect()
+        self.counts.append(arrays())
+
+
+@pytest.mark.parametrize("strategy", ["jit", "fsdp"])
+@pytest.mark.parametrize("kind", ["linen", "nnx", "equinox"])
+def test_parameters_exist_once_beside_what_the_user_keeps(kind, strategy):
+    makers = {
+        "linen": linen,
+        "nnx": lambda _: {"module": nnx_module()},
+        "equinox": lambda _: {"module": equinox_module()},
+    }
+    gc.collect()
+    before, counts = arrays(), Counts()
+    given = {
+        "loss": eg.losses.MeanSquaredError(),
+        "optimizer": optax.sgd(0.1),
+        "strategy": strategy,
+        **makers[kind](None),
+    }
+    theirs = arrays() - before
+    assert theirs == 3  # two kernels and a bias
+    trainer = eg.Trainer(**given, callbacks=[counts])
+    trainer.fit(X, Y, batch_size=2, verbose=0)
+    assert counts.counts == [before + theirs + 3] * 3
+    del given, trainer
+    gc.collect()
+    assert arrays() == before
+    given = {"loss": eg.losses.MeanSquaredError(), "optimizer": optax.sgd(0.1), "strategy": strategy}
+    trainer = eg.Trainer(**makers[kind](None), **given, callbacks=[counts])
+    trainer.fit(X, Y, batch_size=2, verbose=0)
+    assert counts.counts[3:] == [before + 3] * 3
+
+
+@pytest.mark.needs(library="treex")
+def test_a_dropped_trainer_of_a_treex_module_frees_all_that_it_held():
+    tx = eg.adapters.load_treex()
+    gc.collect()
+    before = arrays()
+    with flax.config.temp_flip_flag("return_frozendict", True):
+        made = {"module": tx.Linear(WIDTH).init(jax.random.key(0), X)}
+    made["loss"] = lambda target, preds: (target - preds[:, :1]) ** 2
+    use(None, lambda _: made)
+    made.clear()
+    gc.collect()
     assert arrays() == before
