@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
 import optax
 
+from elegy.names import path_name
 from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import PyTree
 
@@ -162,3 +164,34 @@ def as_optimizer(optimizer: Any) -> Optimizer:
 
 
 __all__ = ["LookaheadPair", "Optimizer", "as_optimizer"]
+
+
+def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
+    """The hyperparameters that `optax.inject_hyperparams` keeps in the state, by path; scheduled ones are left out.
+
+    Args:
+        optimizer: an optimizer with its state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tx = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+        >>> list(hyperparameters(Optimizer(tx).init(jnp.ones(2))))
+        ['state/hyperparams/learning_rate']
+    """
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)}
+
+    def scheduled(path: str) -> bool:
+        before, _, name = path.rpartition("/hyperparams/")
+        return any(other.startswith(f"{before}/hyperparams_states/{name}/") for other in leaves)
+
+    return {path: leaf for path, leaf in leaves.items() if "/hyperparams/" in path and not scheduled(path)}
+
+
+def with_hyperparameters(optimizer: Optimizer, values: Mapping[str, Any]) -> Optimizer:
+    """The optimizer with other hyperparameters.
+
+    Args:
+        optimizer: the optimizer.
+        values: hyperparameters by path, as from `hyperparameters`.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: values.get(path_name(path), leaf), optimizer)

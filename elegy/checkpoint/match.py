@@ -67,8 +67,9 @@ def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: boo
     listed = "\n  ".join(f"{path}: {text}" for path, text in (problems | unexpected).items())
     if strict:
         raise CheckpointError(
-            f"{where} does not match the target:\n  {listed}\nPass `strict=False` to load what fits and keep the "
-            "target's own values elsewhere; `Trainer.load_weights` takes the weights alone."
+            f"{where} does not match the target:\n  {listed}\n`trainer.restore(path, strict=False)` loads what fits "
+            "and keeps the target's own values elsewhere, for a `fit` without `resume`; `trainer.load_weights(path)` "
+            "takes the weights alone."
         )
     empty = [path for path in problems if isinstance(target[path], jax.ShapeDtypeStruct)]
     if empty:

@@ -40,7 +40,13 @@ class Files:
         """
         persistence.save(self, path, saver, then)
 
-    def restore(self, path: str | os.PathLike[str], *, strict: bool = True) -> None:
+    def restore(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        strict: bool = True,
+        hyperparameters: persistence.Hyperparameters | None = None,
+    ) -> None:
         """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
 
         A checkpoint that was refused then is dropped by the next `restore` or `load_weights`.
@@ -48,11 +54,15 @@ class Files:
         Args:
             path: the checkpoint, or a directory of them, whose newest intact one is read; addresses likewise.
             strict: whether every leaf must fit; otherwise what fits is loaded and the rest is listed.
+            hyperparameters: whose values win where `optax.inject_hyperparams` keeps some in the optimizer's state:
+                `"saved"`, the checkpoint's, or `"new"`, the trainer's own. None takes those that were saved, and warns
+                if they differ.
 
         Raises:
             CheckpointError: when it is damaged, or does not fit the state.
+            ValueError: if `hyperparameters` is something else.
         """
-        persistence.restore(self, path, strict=strict)
+        persistence.restore(self, path, strict=strict, hyperparameters=hyperparameters)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Writes the module's weights alone: no keys, optimizer, metrics or counters.

@@ -6,11 +6,14 @@ import contextlib
 import dataclasses
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
 
+from elegy import optimizer
 from elegy.callbacks import CallbackList, ModelCheckpoint
 from elegy.checkpoint import AsyncSaver, store
 from elegy.checkpoint.directory import Opened, newest_opened, opened
@@ -116,20 +119,32 @@ def save(
         saver.save(path, *contents(trainer), then=then)
 
 
-def restore(trainer: Any, path: str | os.PathLike[str], *, strict: bool) -> None:
+Hyperparameters = Literal["saved", "new"]
+
+
+def restore(
+    trainer: Any, path: str | os.PathLike[str], *, strict: bool, hyperparameters: Hyperparameters | None
+) -> None:
     """Reads a checkpoint, or the newest intact one of a directory of them; at once, or when the state exists."""
+    if hyperparameters not in (None, "saved", "new"):
+        raise ValueError(f"hyperparameters={hyperparameters!r}: it must be 'saved', 'new' or None.")
     with opened(path) as found:
         metadata = store.read_metadata(found)
         if trainer._initialized:
-            load(trainer, found, metadata, strict=strict)
+            load(trainer, found, metadata, strict=strict, wanted=hyperparameters)
         else:
             trainer._pending = trainer._pending.with_checkpoint(
-                lambda: load(trainer, found.path, metadata, strict=strict)
+                lambda: load(trainer, found.path, metadata, strict=strict, wanted=hyperparameters)
             )
 
 
 def load(
-    trainer: Any, path: str | os.PathLike[str] | Opened, metadata: Mapping[str, Any], *, strict: bool = True
+    trainer: Any,
+    path: str | os.PathLike[str] | Opened,
+    metadata: Mapping[str, Any],
+    *,
+    strict: bool = True,
+    wanted: Hyperparameters | None = None,
 ) -> None:
     """Replaces the state and the counters by those of a checkpoint.
 
@@ -142,11 +157,39 @@ def load(
     }
     target = trainer.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
     state, _ = store.restore(path, target, strict=strict)
-    trainer._buffer.set(state)
+    trainer._buffer.set(_with_hyperparameters(state, target, wanted))
     trainer.step, trainer.epoch = metadata["step"], metadata["epoch"]
     trainer._monitor.skipped = metadata["skipped_steps"]
     trainer.history.load_state_dict(metadata["history"])
     trainer._record = with_own_place(metadata["run"])
+
+
+def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | None) -> Any:
+    """A restored state with the hyperparameters of the optimizer that are wanted: those saved, or those before.
+
+    Warns:
+        UserWarning: if they differ and nothing was said of which are wanted; those that were saved are used then.
+    """
+    if state.optimizer is None or wanted == "saved":
+        return state
+    new, saved = optimizer.hyperparameters(before.optimizer), optimizer.hyperparameters(state.optimizer)
+    changed = {path: value for path, value in new.items() if np.any(np.asarray(value) != np.asarray(saved[path]))}
+    if not changed:
+        return state
+    if wanted == "new":
+        return state.replace(optimizer=optimizer.with_hyperparameters(state.optimizer, changed))
+    values = "; ".join(
+        f"{path.rpartition('/')[2]} is {np.asarray(saved[path])} in the checkpoint and {np.asarray(value)} in the "
+        "trainer"
+        for path, value in changed.items()
+    )
+    warnings.warn(
+        f"the checkpoint's hyperparameters replace those of the optimizer: {values}. "
+        "`trainer.restore(path, hyperparameters='new')` keeps the trainer's, 'saved' takes the checkpoint's without "
+        "this warning; in a run that resumes, set them in `on_train_begin`.",
+        stacklevel=2,
+    )
+    return state
 
 
 @contextlib.contextmanager
