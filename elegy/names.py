@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -96,6 +96,46 @@ def type_name(value: Any) -> str:
     """
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in a sentence.
+
+    Example:
+        >>> listed(["a"]), listed(["a", 0, "c"])
+        ("'a'", "'a', 0 and 'c'")
+    """
+    shown = [repr(name) for name in names]
+    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
+
+
+def there_are(names: Iterable[object]) -> str:
+    """What is available where something is missing, as a clause.
+
+    Example:
+        >>> there_are(["inputs", "preds"]), there_are(["preds"]), there_are([])
+        ("there are 'inputs' and 'preds'", "there is only 'preds'", 'there is nothing')
+    """
+    names = list(names)
+    if not names:
+        return "there is nothing"
+    return f"there {'are' if len(names) > 1 else 'is only'} {listed(names)}"
+
+
+def contents(value: Any) -> str:
+    """What can be looked up in a value where a lookup failed, as a clause.
+
+    Example:
+        >>> contents({"a": 1, "b": 2}), contents([1, 2]), contents(np.zeros(3, np.float32))
+        ("the keys are 'a' and 'b'", 'it is a list of length 2', 'it is float32[3]')
+    """
+    if isinstance(value, Mapping):
+        return "it is empty" if not value else f"the {'keys are' if len(value) > 1 else 'only key is'} {listed(value)}"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return f"it is {type_name(value)} with the fields {listed(value._fields)}"
+    if isinstance(value, (list, tuple)):
+        return f"it is {type_name(value)} of length {len(value)}"
+    return f"it is {array_name(value)}"
 
 
 def differences(before: Any, after: Any) -> list[str]:

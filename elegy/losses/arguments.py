@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from elegy.names import listed, there_are
+
 ALIASES: Mapping[str, str] = {
     "predictions": "preds",
     "logits": "preds",
@@ -63,7 +65,7 @@ def sees_examples(function: Callable) -> bool:
 def call_with_named(function: Callable, available: Mapping[str, Any], what: str) -> Any:
     """Calls a function with those of the available values that it names.
 
-    A value that is None counts as absent. `ALIASES` are understood. A function with exactly two required
+    A value that is None counts as missing. `ALIASES` are understood. A function with exactly two required
     positional parameters whose names say nothing is called as `function(target, preds)`.
 
     Args:
@@ -75,7 +77,7 @@ def call_with_named(function: Callable, available: Mapping[str, Any], what: str)
         What the function returns.
 
     Raises:
-        TypeError: when the function requires something that is not there.
+        TypeError: if the function requires something that is missing.
 
     Example:
         >>> call_with_named(lambda labels, logits: logits - labels, {"target": 1, "preds": 3}, "the loss 'f'")
@@ -143,10 +145,8 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
     missing = [name for name in required if name not in found]
     if not missing:
         return
-    listed = ", ".join(repr(name) for name in missing)
     # JAX sorts the names in a dict that it traces.
     ordered = [*(name for name in KNOWN if name in present), *(name for name in present if name not in KNOWN)]
-    given = ", ".join(ordered) or "nothing"
     if any(ALIASES.get(name, name) == "target" for name in missing):
         hint = "Labels are the second part of the data: `fit(x, y)`; an autoencoder's are its inputs, `fit(x, x)`."
     elif all(name in KNOWN or name in ALIASES for name in missing):
@@ -157,4 +157,5 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
             f"Name the parameters after what is available ({aliases} are understood too), give the others a default, "
             "or take exactly two positional arguments (target, preds)."
         )
-    raise TypeError(f"{what} needs {listed}, which is not available: there is {given}. {hint}")
+    verb = "is" if len(missing) == 1 else "are"
+    raise TypeError(f"{what} needs {listed(missing)}, which {verb} missing: {there_are(ordered)}. {hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
+from elegy.losses.lookup import index_arguments, index_paths, rename_given
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.losses.shapes import array_shape
 from elegy.losses.target_check import check_target
@@ -277,65 +278,6 @@ class RenamedLoss(_Wrapper):
     def looked_up(self) -> set[str]:
         """The arguments that are given another name."""
         return {given for _, given in self.names}
-
-
-def index_paths(kwargs: Mapping[str, Any]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Normalizes the arguments of `index_into`.
-
-    Example:
-        >>> index_paths({"target": "a", "preds": ["b", 0]})
-        (('target', ('a',)), ('preds', ('b', 0)))
-    """
-    return tuple((k, tuple(v) if isinstance(v, (list, tuple)) else (v,)) for k, v in kwargs.items())
-
-
-def index_arguments(
-    paths: Sequence[tuple[str, tuple[Any, ...]]], kwargs: Mapping[str, Any], what: str
-) -> dict[str, Any]:
-    """Replaces the arguments that have a path by what lies there.
-
-    Raises:
-        KeyError: when an argument is missing or has nothing at the path.
-
-    Example:
-        >>> index_arguments([("target", ("a", 0))], {"target": {"a": [7]}}, "the loss 'mse'")
-        {'target': 7}
-    """
-    out = dict(kwargs)
-    for name, path in paths:
-        if out.get(name) is None:
-            given = ", ".join(k for k, v in kwargs.items() if v is not None) or "nothing"
-            raise KeyError(f"{what} indexes into {name!r}, which is not available: there is {given}.")
-        for step in path:
-            try:
-                out[name] = out[name][step]
-            except (KeyError, IndexError, TypeError) as error:
-                found = out[name]
-                there = f"the keys {list(found)}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
-                raise KeyError(f"{what}: {name!r} has nothing at {step!r} of the path {path}; there is {there}.") from (
-                    error
-                )
-    return out
-
-
-def rename_given(names: Sequence[tuple[str, str]], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Moves arguments from the names under which they are given to the names that are expected.
-
-    Raises:
-        KeyError: when an argument is not given.
-
-    Example:
-        >>> rename_given([("values", "loss")], {"loss": 1.0, "preds": 2.0}, "the metric 'mean'")
-        {'preds': 2.0, 'values': 1.0}
-    """
-    missing = [given for _, given in names if kwargs.get(given) is None]
-    if missing:
-        there = ", ".join(k for k, v in kwargs.items() if v is not None) or "nothing"
-        raise KeyError(f"{what} renames {missing}, which is not available: there is {there}.")
-    moved = {given for _, given in names}
-    out = {k: v for k, v in kwargs.items() if k not in moved}
-    out.update((expected, kwargs[given]) for expected, given in names)
-    return out
 
 
 def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:

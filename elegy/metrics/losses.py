@@ -9,13 +9,14 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
+from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.function import as_loss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
 from elegy.losses.target_check import check_target
 from elegy.metrics.function import metric_name
 from elegy.metrics.metric import Metric
-from elegy.metrics.named import flatten_named
+from elegy.metrics.named import flatten_named, output_names
 from elegy.metrics.sums import CompensatedSum, add_trees, sum_leading_axis
 from elegy.pytree import field, static_field
 
@@ -135,7 +136,8 @@ class Losses(LossTerms):
     """Accumulates losses over batches.
 
     Args:
-        losses: a loss, function or regularizer, or a list or dict of them.
+        losses: a loss, function or regularizer, or a list or dict of them. Where the outputs are a dict with the same
+            key, a loss receives the output, the target and the sample weights of its key.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -153,16 +155,20 @@ class Losses(LossTerms):
     """
 
     losses: tuple[Loss, ...] = field(init=False)
+    keys: tuple[tuple[str, ...], ...] = static_field(init=False)
+    own_names: tuple[str, ...] = static_field(init=False)
 
     def __init__(self, losses: Any, *, name: str | None = None, dtype: Any = None):
-        given = flatten_named(losses, metric_name)
-        resolved = tuple(as_loss(loss, name) for name, loss in given)
+        given = flatten_named(losses, metric_name, "loss")
+        resolved = tuple(as_loss(named.thing, named.name) for named in given)
         for loss in resolved:
             loss.check_reduction()
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         vars(self).update(
-            names=tuple(name for name, _ in given),
+            names=tuple(named.name for named in given),
+            keys=tuple(named.keys for named in given),
+            own_names=tuple(named.output_name for named in given),
             losses=resolved,
             numerators=tuple(self._zero() for _ in given),
             denominators=tuple(None if loss.reduction is Reduction.SUM else self._zero() for loss in resolved),
@@ -185,7 +191,29 @@ class Losses(LossTerms):
         Args:
             **kwargs: what `update` takes.
         """
-        return [loss.terms(**kwargs) for loss in self.losses]
+        terms = []
+        for name, keys, loss in zip(self.names, self.keys, self.losses, strict=True):
+            given = given_by_key(loss, keys, kwargs)
+            try:
+                terms.append(loss.terms(**given))
+            except Exception as error:
+                explain_by_key(error, f"the loss {name!r}", keys, given, kwargs)
+                raise
+        return terms
+
+    def for_outputs(self, preds: Any) -> Self:
+        """Returns the losses with the names that Keras gives them where they receive the output of their key alone.
+
+        Args:
+            preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
+
+        Example:
+            >>> from elegy.losses import MeanSquaredError
+            >>> Losses({"a": MeanSquaredError(), "b": MeanSquaredError()}).for_outputs({"a": 0.0, "b": 0.0}).names
+            ('a_loss', 'b_loss')
+        """
+        by_output = [takes_output(loss, keys, preds) for loss, keys in zip(self.losses, self.keys, strict=True)]
+        return self.replace(names=output_names(self.names, self.own_names, by_output)) if any(by_output) else self
 
     def aggregate(self) -> Self:
         """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
@@ -231,8 +259,9 @@ class Losses(LossTerms):
             preds: predictions, on the host.
             sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
         """
-        for loss in self.losses:
-            check_target(loss, target, preds, sample_weight)
+        for loss, keys in zip(self.losses, self.keys, strict=True):
+            given = given_by_key(loss, keys, {"target": target, "preds": preds, "sample_weight": sample_weight})
+            check_target(loss, given["target"], given["preds"], given["sample_weight"])
 
 
 class AuxLosses(LossTerms):

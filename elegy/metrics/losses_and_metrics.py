@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.losses.by_key import given_by_key
 from elegy.metrics.losses import AuxLosses, Losses, LossTerms
 from elegy.metrics.metric import Metric
 from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
@@ -261,6 +262,40 @@ class LossesAndMetrics(Metric):
             **kwargs: as for `Metric.rename_arguments`.
         """
         return self._map_given(lambda part: part.rename_arguments(**kwargs))
+
+    def received(self, available: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
+        """Each loss and metric, and what it receives of the values of a step.
+
+        Args:
+            available: the values by name.
+        """
+        groups = ((self.losses, "losses"), (self.metrics, "metrics"))
+        return [
+            (part, given_by_key(part, keys, available))
+            for group, field in groups
+            if group is not None
+            for part, keys in zip(getattr(group, field), group.keys, strict=True)
+        ]
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether some loss or metric was given in a dict."""
+        return any(any(part.keys) for part in (self.losses, self.metrics) if part is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the losses, then those of the metrics."""
+        return sum((part.names for part in (self.losses, self.metrics) if part is not None), ())
+
+    def for_outputs(self, preds: Any) -> Self:
+        """Returns the state with the names that Keras gives losses and metrics of dicts over outputs of the same keys.
+
+        A loss under the key `a` is `a_loss` then, and a metric `a_accuracy`.
+
+        Args:
+            preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
+        """
+        return self._map_given(lambda part: part.for_outputs(preds))
 
     def _map_given(self, function: Callable[[Any], Any]) -> Self:
         return self._map(lambda name, part: part if name.startswith("aux") else function(part))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
-from elegy.losses.loss import index_arguments, index_paths, rename_given
+from elegy.losses.lookup import index_arguments, index_paths, rename_given
 from elegy.losses.numbers import at_least_float32, default_float
 from elegy.losses.target_check import check_target
 from elegy.metrics.sums import add_trees, sum_leading_axis

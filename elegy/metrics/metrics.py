@@ -8,11 +8,12 @@ from typing import Any, Self
 import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named
+from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.target_check import check_target
 from elegy.metrics.function import as_metric, metric_name
 from elegy.metrics.losses import check_aux_values, scalar_aux
 from elegy.metrics.metric import Metric, flatten_value
-from elegy.metrics.named import flatten_named
+from elegy.metrics.named import flatten_named, output_names
 from elegy.metrics.reduce import Mean
 from elegy.names import unique_names
 from elegy.pytree import field, static_field
@@ -62,12 +63,13 @@ class Metrics(MetricSet):
     """Accumulates metrics over batches; each receives only the arguments that it names.
 
     Args:
-        metrics: a metric, loss or function, or a list or dict of them.
+        metrics: a metric, loss or function, or a list or dict of them. Where the outputs are a dict with the same key,
+            a metric receives the output, the target and the sample weights of its key.
         name: see `Metric`.
         dtype: see `Metric`.
 
     Raises:
-        TypeError: for what is no metric.
+        TypeError: if one of them is not a metric.
 
     Example:
         >>> from elegy.metrics import MeanAbsoluteError, MeanSquareError
@@ -76,13 +78,20 @@ class Metrics(MetricSet):
         ['a', 'b/mean_absolute_error']
     """
 
+    keys: tuple[tuple[str, ...], ...] = static_field(init=False)
+    own_names: tuple[str, ...] = static_field(init=False)
+
     def __init__(self, metrics: Any, *, name: str | None = None, dtype: Any = None):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         given = flatten_named(metrics, metric_name)
         vars(self).update(
-            names=tuple(name for name, _ in given),
-            metrics=tuple(as_metric(metric, None if name == metric_name(metric) else name) for name, metric in given),
+            names=tuple(named.name for named in given),
+            keys=tuple(named.keys for named in given),
+            own_names=tuple(named.output_name for named in given),
+            metrics=tuple(
+                as_metric(thing, None if name == metric_name(thing) else name) for name, _, thing, _ in given
+            ),
         )
 
     def update(self, **kwargs: Any) -> Self:
@@ -96,12 +105,29 @@ class Metrics(MetricSet):
         """
         if kwargs.get("sample_weight") is None and kwargs.get("mask") is not None:
             kwargs["sample_weight"] = jnp.asarray(kwargs["mask"]).astype(jnp.float32)
-        return self.replace(
-            metrics=tuple(
-                call_with_named(metric.update, kwargs, f"the metric {name!r}")
-                for name, metric in zip(self.names, self.metrics, strict=True)
-            )
-        )
+        updated = []
+        for name, keys, metric in zip(self.names, self.keys, self.metrics, strict=True):
+            given = given_by_key(metric, keys, kwargs)
+            try:
+                updated.append(call_with_named(metric.update, given, f"the metric {name!r}"))
+            except Exception as error:
+                explain_by_key(error, f"the metric {name!r}", keys, given, kwargs)
+                raise
+        return self.replace(metrics=tuple(updated))
+
+    def for_outputs(self, preds: Any) -> Self:
+        """Returns the metrics with the names that Keras gives them where they receive the output of their key alone.
+
+        Args:
+            preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
+
+        Example:
+            >>> from elegy.metrics import MeanAbsoluteError
+            >>> Metrics({"a": MeanAbsoluteError()}).for_outputs({"a": 0.0, "b": 0.0}).names
+            ('a_mean_absolute_error',)
+        """
+        by_output = [takes_output(metric, keys, preds) for metric, keys in zip(self.metrics, self.keys, strict=True)]
+        return self.replace(names=output_names(self.names, self.own_names, by_output)) if any(by_output) else self
 
     def index_into(self, **kwargs: Any) -> Self:
         """Returns the metrics with `index_into(**kwargs)` applied to each; their names stay.
@@ -142,8 +168,9 @@ class Metrics(MetricSet):
             preds: predictions, on the host.
             sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
         """
-        for metric in self.metrics:
-            check_target(metric, target, preds, sample_weight)
+        for metric, keys in zip(self.metrics, self.keys, strict=True):
+            given = given_by_key(metric, keys, {"target": target, "preds": preds, "sample_weight": sample_weight})
+            check_target(metric, given["target"], given["preds"], given["sample_weight"])
 
 
 class AuxMetrics(MetricSet):

@@ -2,42 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from elegy.names import unique_names
 
 
-def flatten_named(things: Any, name_of: Callable[[Any], str]) -> list[tuple[str, Any]]:
+class Named(NamedTuple):
+    """A loss or a metric with its place in what a user gave.
+
+    Args:
+        name: its name in the logs; unique.
+        keys: the keys of the dicts that hold it, from the outermost.
+        thing: the loss or the metric.
+        output_name: its name in the logs where it receives the output of its keys alone.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    thing: Any
+    output_name: str
+
+
+def flatten_named(things: Any, name_of: Callable[[Any], str], kind: str | None = None) -> list[Named]:
     """Lists the losses or metrics in a structure with unique names.
 
-    A dict's key is the name of what it holds; for a list inside a dict it is the prefix of the items' own names.
+    A dict's key is the name of what it holds; for a list inside a dict it is the prefix of the items' own names. As in
+    Keras, `output_name` is the key, `_` and the own name, or `kind` in its place.
 
     Args:
         things: one thing, or any nesting of lists, tuples and dicts.
         name_of: gives a thing's own name.
-
-    Returns:
-        Pairs of a name and a thing, in order.
+        kind: `"loss"` for what is called so under the key of an output.
 
     Example:
-        >>> flatten_named([max, {"a": min, "b": [max, max]}], lambda f: f.__name__)
-        [('max', <built-in function max>), ('a', <built-in function min>),
-         ('b/max', <built-in function max>), ('b/max_1', <built-in function max>)]
+        >>> [named[:2] for named in flatten_named([max, {"a": min, "b": [max, max]}], lambda f: f.__name__)]
+        [('max', ()), ('a', ('a',)), ('b/max', ('b',)), ('b/max_1', ('b',))]
+        >>> [named.output_name for named in flatten_named({"a": min, "b": [max]}, lambda f: f.__name__, "loss")]
+        ['a_loss', 'b_max']
     """
-    pairs = list(_walk("", things, name_of, in_list=True))
-    return list(zip(unique_names(name for name, _ in pairs), (thing for _, thing in pairs), strict=True))
+    found = list(_walk((), things, name_of, kind, in_list=True))
+    return [
+        named._replace(name=name)
+        for named, name in zip(found, unique_names(named.name for named in found), strict=True)
+    ]
 
 
-def _walk(path: str, things: Any, name_of: Callable[[Any], str], in_list: bool) -> list[tuple[str, Any]]:
+def output_names(names: Sequence[str], own: Sequence[str], by_output: Sequence[bool]) -> tuple[str, ...]:
+    """The names of several losses or metrics, of which some receive the output of their key alone.
+
+    Example:
+        >>> output_names(["a", "l2"], ["a_loss", "l2_loss"], [True, False])
+        ('a_loss', 'l2')
+    """
+    return tuple(unique_names(o if by else n for n, o, by in zip(names, own, by_output, strict=True)))
+
+
+def _walk(
+    keys: tuple[str, ...], things: Any, name_of: Callable[[Any], str], kind: str | None, in_list: bool
+) -> Iterator[Named]:
     if isinstance(things, Mapping):
-        return [
-            pair
-            for key, thing in things.items()
-            for pair in _walk(f"{path}/{key}" if path else str(key), thing, name_of, False)
-        ]
-    if isinstance(things, (list, tuple)):
-        return [pair for thing in things for pair in _walk(path, thing, name_of, True)]
-    if path and not in_list:
-        return [(path, things)]
-    return [(f"{path}/{name_of(things)}" if path else name_of(things), things)]
+        for key, thing in things.items():
+            yield from _walk((*keys, str(key)), thing, name_of, kind, False)
+    elif isinstance(things, (list, tuple)):
+        for thing in things:
+            yield from _walk(keys, thing, name_of, kind, True)
+    else:
+        own = name_of(things)
+        alone = bool(keys) and not in_list
+        name = "/".join(keys if alone else (*keys, own))
+        yield Named(name, keys, things, "_".join((*keys, kind if alone and kind else own)))

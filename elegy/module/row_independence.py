@@ -214,8 +214,7 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
     place = jnp.arange(count) - start
     context = StepContext.of(batch, (place >= 0) & (place < real))
     given = high_level.loss_arguments(after, preds, batch, context)
-    parts = [*getattr(everything.losses, "losses", ()), *getattr(everything.metrics, "metrics", ())]
-    if not all(part.maskable(count, **given) for part in parts):
+    if not all(part.maskable(count, **received) for part, received in everything.received(given)):
         raise _Unseen("a loss or a metric keeps no value for each row, or takes no weights")
     updates = everything.batch_updates(**given)
     return _Results(outputs, jax.tree.leaves(updates), jax.tree.leaves(updates.compute()))

@@ -15,6 +15,7 @@ from elegy.data.refused import refuse_non_arrays
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks, loops
+from elegy.trainer.first_state import first_state
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.outputs import BatchOutputs
 from elegy.types import Batch, PyTree
@@ -43,7 +44,7 @@ class OnBatch:
                 "another state, `trainer.state = trainer.state.replace(...)`."
             )
         batch = _batch("init_on_batch", inputs, labels, sample_weight)
-        self._adopt(self._first_state(batch))
+        self._adopt(first_state(self._executor, self._buffer.get(), self.seed, batch))
 
     def train_on_batch(
         self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None

@@ -17,7 +17,6 @@ from elegy.data import ArraySource, as_source, as_validation_source, split, unpa
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
-from elegy.loading import multihost
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
@@ -25,6 +24,7 @@ from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loops, persistence, progress, rollback
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with, plan_phases
 from elegy.trainer.files import Files
+from elegy.trainer.first_state import planned_state
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy, check_level
 from elegy.trainer.on_batch import OnBatch
 from elegy.trainer.pending import PendingLoads
@@ -384,13 +384,7 @@ class Trainer(OnBatch, Files, Report):
 
     def _planned(self, batch: Batch) -> StateBuffer:
         """The state; where there is none yet, one that is made when it is needed."""
-        return self._buffer if self._initialized else self._first_state(batch)
-
-    def _first_state(self, batch: Batch) -> StateBuffer:
-        """A first state made from one batch; the same in every process."""
-        if self.strategy.processes > 1:
-            batch = multihost.agreed(batch)
-        return self._executor.init(self._buffer.get(), jax.random.key(self.seed), batch)
+        return planned_state(self._executor, self._buffer, self._initialized, self.seed, batch)
 
     def _adopt(self, buffer: StateBuffer) -> None:
         """Makes a buffer the trainer's own; its state is made now if it was only planned."""

@@ -198,9 +198,12 @@ def test_rename_arguments():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (MeanSquaredError().index_into(target="b"), r"'target' has nothing at 'b' .* the keys \['a'\]"),
-        (MeanSquaredError().index_into(inputs="b"), "indexes into 'inputs', which is not available: there is target"),
-        (MeanSquaredError().rename_arguments(target="labels"), r"renames \['labels'\], which is not available"),
+        (MeanSquaredError().index_into(target="b"), r"'target' has nothing at 'b': the only key is 'a'"),
+        (MeanSquaredError().index_into(inputs="b"), "indexes into 'inputs', which is missing: there are 'target' and 'preds'"),
+        (
+            MeanSquaredError().rename_arguments(target="labels"),
+            "takes 'labels', which is missing: there are 'target' and 'preds'",
+        ),
     ],
 )
 def test_wrapper_errors(loss, message):
@@ -312,7 +315,10 @@ def test_optax_functions(function):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda a, b, c: 0, "needs 'a', 'b', 'c', which is not available: there is target, preds.*two positional"),
+        (
+            lambda a, b, c: 0,
+            "needs 'a', 'b' and 'c', which are missing: there are 'target' and 'preds'.*two positional",
+        ),
         (lambda x: 0, "needs 'x'"),
         (lambda target, preds, batch_stats: 0, "needs 'batch_stats'.*Pass it, or give the parameter a default"),
         (lambda target, *, temperature: 0, "needs 'temperature'.*y_true"),
@@ -360,7 +366,7 @@ def test_functions_that_compare_each_example_with_its_own(target, preds, functio
 
 
 def test_absent_labels_are_named():
-    with pytest.raises(TypeError, match=r"the loss 'mean_squared_error' needs 'target', .*: there is preds"):
+    with pytest.raises(TypeError, match=r"the loss 'mean_squared_error' needs 'target', .*: there is only 'preds'"):
         MeanSquaredError()(target=None, preds=jnp.ones(2))
 
 

@@ -348,7 +348,7 @@ def test_what_is_no_loss_and_no_metric(losses, metrics, message):
 
 
 def test_missing_arguments_name_the_loss():
-    with pytest.raises(TypeError, match=r"the metric 'accuracy' needs 'target', .*there is preds"):
+    with pytest.raises(TypeError, match=r"the metric 'accuracy' needs 'target', .*there is only 'preds'"):
         LossesAndMetrics(None, Accuracy()).batch_updates(preds=jnp.ones((2, 3)), target=None)
 
 

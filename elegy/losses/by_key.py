@@ -1,0 +1,118 @@
+"""Losses and metrics that are given in a dict, over outputs in a dict: each receives what has its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from elegy.losses.lookup import lookup
+from elegy.names import contents
+
+_BY_KEY = ("target", "preds", "sample_weight")
+
+
+def takes_output(thing: Any, keys: tuple[str, ...], preds: Any) -> bool:
+    """Whether a loss or a metric that is given under a key receives the output of that key alone.
+
+    Args:
+        thing: the loss or the metric. One that looks into the outputs itself, by `index_into`, receives all of them.
+        keys: the keys of the dicts that hold it, from the outermost.
+        preds: the outputs.
+
+    Example:
+        >>> takes_output(None, ("a",), {"a": 1, "b": 2}), takes_output(None, ("a",), 1)
+        (True, False)
+    """
+    return bool(keys) and "preds" not in indexed_arguments(thing) and _holds(preds, keys)
+
+
+def given_by_key(thing: Any, keys: tuple[str, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a loss or a metric receives of the values of a step.
+
+    Under the key of an output it receives this output, and of targets and sample weights in dicts those of the key;
+    without weights of its key each example counts 1.
+
+    Args:
+        thing: the loss or the metric.
+        keys: the keys of the dicts that hold it, from the outermost.
+        kwargs: the values by name.
+
+    Example:
+        >>> given_by_key(None, ("a",), {"preds": {"a": 1, "b": 2}, "target": {"a": 3, "b": 4}, "inputs": 5})
+        {'preds': 1, 'target': 3, 'inputs': 5}
+    """
+    own = takes_output(thing, keys, kwargs.get("preds"))
+    indexed = indexed_arguments(thing)
+    if not own and not (keys and "preds" in indexed):
+        return kwargs
+    out = dict(kwargs)
+    names = [name for name in (_BY_KEY if own else ("sample_weight",)) if name not in indexed]
+    for name in names:
+        if _holds(out.get(name), keys):
+            for key in keys:
+                out[name] = lookup(out[name], key)
+        elif name == "sample_weight" and isinstance(out.get(name), Mapping):
+            out[name] = None
+    if out.get("sample_weight") is None and isinstance(kwargs.get("sample_weight"), Mapping):
+        mask = out.get("mask")
+        out["sample_weight"] = None if mask is None else jnp.asarray(mask).astype(jnp.float32)
+    return out
+
+
+def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: Any, kwargs: Mapping[str, Any]) -> None:
+    """Explains the error of a loss or a metric by what it received by its key, or did not.
+
+    Args:
+        error: what it raised; gets a note if the loss or metric received the output of its key alone.
+        what: how messages call the loss or the metric.
+        keys: the keys of the dicts that hold it.
+        given: what it received.
+        kwargs: the values by name.
+
+    Raises:
+        TypeError: in place of the error, if it received a dict of sample weights.
+    """
+    weight = given.get("sample_weight")
+    if given.get("preds") is not kwargs.get("preds"):
+        error.add_note(
+            f"{what} received the output of the key {'/'.join(keys)!r} alone, because it was given under that key. "
+            "Under another key it receives all outputs."
+        )
+    elif isinstance(weight, Mapping):
+        raise TypeError(
+            f"{what} needs one array of sample weights, but they are a dict: {contents(weight)}. Give one "
+            "array, choose one with `.index_into(sample_weight=...)`, or give the losses in a dict by the keys of the "
+            "outputs."
+        ) from error
+
+
+def indexed_arguments(thing: Any) -> frozenset[str]:
+    """The arguments that a loss or a metric indexes into, by the names under which they are given.
+
+    Example:
+        >>> from elegy.losses.mean_squared_error import MeanSquaredError
+        >>> sorted(indexed_arguments(MeanSquaredError().index_into(target="a", preds="a")))
+        ['preds', 'target']
+    """
+    inner = getattr(thing, "loss", None)
+    inner = getattr(thing, "metric", None) if inner is None else inner
+    if inner is None:
+        return frozenset()
+    found = indexed_arguments(inner)
+    if not hasattr(thing, "translate"):
+        return found
+    renamed = dict(getattr(thing, "names", ()))
+    return frozenset(renamed.get(name, name) for name in found) | {name for name, _ in getattr(thing, "paths", ())}
+
+
+def _holds(value: Any, keys: tuple[str, ...]) -> bool:
+    for key in keys:
+        if isinstance(value, Mapping):
+            if key not in value:
+                return False
+        elif key not in getattr(value, "_fields", ()):
+            return False
+        value = lookup(value, key)
+    return True

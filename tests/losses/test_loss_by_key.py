@@ -1,0 +1,202 @@
+"""Losses and metrics in a dict over outputs in a dict: each receives the output, label and weight of its key."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from boring_modules import host
+
+import elegy as eg
+from elegy.losses import CrossEntropy, MeanAbsoluteError, MeanSquaredError
+from elegy.losses.by_key import given_by_key, indexed_arguments
+from elegy.metrics import LossesAndMetrics
+
+RNG = np.random.default_rng(0)
+N = 22
+X, A = RNG.normal(size=(N, 3)).astype("f4"), RNG.normal(size=(N, 2)).astype("f4")
+B, W = RNG.integers(0, 4, N), RNG.uniform(0.5, 2, N).astype("f4")
+Heads = namedtuple("Heads", ["a", "b"])
+CLOSE = {"rtol": 2e-5, "atol": 1e-6}  # float32, sums in another order than the reference's
+
+
+class TwoHeads(eg.ElegyModule):
+    kind: Any = eg.static_field(default=dict)
+
+    def init(self, key, inputs):
+        return self.replace(params={"a": jnp.ones((3, 2)) / 3, "b": jnp.linspace(-1, 1, 12).reshape(3, 4)})
+
+    def apply(self, key, inputs, training):
+        return self.kind(a=inputs @ self.params["a"], b=inputs @ self.params["b"]), self
+
+
+def reference(params, x, a, b, weight_a, weight_b):
+    loss_a = jnp.sum(weight_a * ((x @ params["a"] - a) ** 2).mean(-1)) / jnp.sum(weight_a)
+    loss_b = optax.softmax_cross_entropy_with_integer_labels(x @ params["b"], b)
+    return loss_a, jnp.sum(weight_b * loss_b) / jnp.sum(weight_b)
+
+
+def bare(weight_a, weight_b, epochs=2, size=8):
+    params = TwoHeads().init(None, X).params
+    for _ in range(epochs):
+        for i in range(0, N, size):
+            rows = slice(i, i + size)
+            part = [leaf[rows] for leaf in (X, A, B, weight_a, weight_b)]
+            grads = jax.grad(lambda p, part=part: sum(reference(p, *part)))(params)
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    return params
+
+
+LOSSES = {"a": MeanSquaredError(), "b": CrossEntropy()}
+ONES = np.ones(N, "f4")
+
+
+OF_A, BOTH = ({"a": W}, (W, ONES)), ({"a": W, "b": W[::-1]}, (W, W[::-1]))
+RUNS = [
+    (dict, "jit", None, (ONES, ONES)),
+    (dict, "jit", W, (W, W)),
+    (dict, "jit", *OF_A),
+    (dict, "eager", *OF_A),
+    (dict, "data_parallel", *BOTH),
+    (Heads, "jit", *BOTH),
+]
+
+
+@pytest.mark.parametrize(("kind", "strategy", "weight", "weights"), RUNS)
+def test_a_trainer_follows_the_bare_loop(kind, strategy, weight, weights):
+    trainer = eg.Trainer(TwoHeads(kind=kind), LOSSES, {"b": eg.metrics.Accuracy()}, optax.sgd(0.1), strategy=strategy)
+    labels = {"a": A, "b": B}
+    history = trainer.fit(X, labels, sample_weight=weight, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    assert list(history.history) == ["loss", "a_loss", "b_loss", "b_accuracy"]
+    params = bare(*weights)
+    for ours, theirs in zip(host(trainer.state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+    logs = trainer.evaluate(X, labels, sample_weight=weight, batch_size=8, verbose=0)
+    loss_a, loss_b = reference(params, X, A, B, *weights)
+    right = (np.argmax(X @ np.asarray(params["b"]), -1) == B) * weights[1]
+    expected = {
+        "loss": loss_a + loss_b,
+        "a_loss": loss_a,
+        "b_loss": loss_b,
+        "b_accuracy": right.sum() / weights[1].sum(),
+    }
+    assert list(logs) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("first", ["predict", "train_on_batch", "variables"])
+def test_names_do_not_depend_on_what_is_called_first(first):
+    module = TwoHeads()
+    if first == "variables":
+        module = module.init(None, X).replace(key=jax.random.key(0))
+    trainer = eg.Trainer(module, LOSSES, optimizer=optax.sgd(0.1))
+    if first == "predict":
+        trainer.predict(X)
+    elif first == "train_on_batch":
+        assert list(trainer.train_on_batch(X, {"a": A, "b": B})) == ["loss", "a_loss", "b_loss"]
+    assert list(trainer.evaluate(X, {"a": A, "b": B}, verbose=0)) == ["loss", "a_loss", "b_loss"]
+
+
+def logs_of(losses, metrics=None, target=None, preds=None, **kwargs):
+    state = LossesAndMetrics(losses, metrics)
+    state = state.for_outputs(preds)
+    logs = state.batch_updates(target=target, preds=preds, **kwargs).compute_logs()
+    return {name: float(value) for name, value in logs.items() if name != "loss"}
+
+
+ZERO, ONE, THREE = jnp.zeros(2), jnp.ones(2), jnp.full(2, 3.0)
+
+
+@pytest.mark.parametrize("preds", [{"a": ONE, "b": THREE}, Heads(ONE, THREE)])
+def test_losses_that_index_into_the_outputs_see_all_of_them_under_any_key(preds):
+    losses = {"a": MeanSquaredError().index_into(target="b", preds="b"), "c": MeanAbsoluteError().index_into(preds="a")}
+    target = {"a": ZERO, "b": ONE}
+    assert logs_of(losses["a"], target=target, preds=preds) == {"mean_squared_error": 4.0}
+    assert logs_of({"a": losses["a"]}, target=target, preds=preds) == {"a": 4.0}
+    renamed = losses["a"].rename_arguments(target="labels")
+    assert logs_of({"a": renamed}, labels=target, preds=preds) == {"a": 4.0}
+
+
+def test_one_output_is_not_looked_into():
+    assert logs_of({"a": MeanSquaredError()}, target=ZERO, preds=THREE) == {"a": 9.0}
+    assert logs_of({"a": [MeanSquaredError()]}, target=ZERO, preds=THREE) == {"a/mean_squared_error": 9.0}
+
+
+def test_under_another_key_a_function_sees_all_outputs():
+    losses = {
+        "a": MeanSquaredError(),
+        "sum": lambda target, preds: preds["a"] + preds["b"],
+        "l2": eg.regularizers.L2(1.0),
+    }
+    logs = logs_of(
+        losses, target={"a": ZERO, "b": ZERO}, preds={"a": ONE, "b": THREE}, parameters={"w": jnp.array([2.0])}
+    )
+    assert logs == {"a_loss": 1.0, "sum": 4.0, "l2": 4.0}
+
+
+def test_nested_keys_and_lists():
+    preds, target = {"h": {"a": ONE}, "b": THREE}, {"h": {"a": ZERO}, "b": ZERO}
+    losses = [{"h": {"a": MeanSquaredError()}, "b": [MeanSquaredError(), MeanAbsoluteError()]}]
+    assert logs_of(losses, target=target, preds=preds) == {
+        "h_a_loss": 1.0,
+        "b_mean_squared_error": 9.0,
+        "b_mean_absolute_error": 3.0,
+    }
+
+
+def test_metrics_are_named_after_output_and_metric():
+    metrics = {"a": MeanAbsoluteError(), "b": [eg.metrics.MSE(), lambda target, preds: preds - target]}
+    logs = logs_of(None, metrics, target={"a": ZERO, "b": ONE}, preds={"a": ONE, "b": THREE})
+    assert logs == {"a_mean_absolute_error": 1.0, "b_mean_square_error": 4.0, "b_<lambda>": 2.0}
+
+
+def test_weights_are_chosen_by_key_also_for_a_loss_that_indexes():
+    weight = {"a": jnp.array([1.0, 0.0])}
+    loss = MeanSquaredError().index_into(target="a", preds="a")
+    preds = {"a": jnp.array([1.0, 5.0]), "b": THREE}
+    assert logs_of({"a": loss}, target={"a": ZERO}, preds=preds, sample_weight=weight) == {"a": 1.0}
+    metrics = {"b": eg.metrics.MSE(), "a": eg.metrics.MSE()}
+    mask = jnp.array([False, True])
+    logs = logs_of(None, metrics, target={"a": ZERO, "b": ONE}, preds=preds, sample_weight={"a": ONE}, mask=mask)
+    assert logs["b_mean_square_error"] == 4.0
+
+
+def test_a_dict_of_weights_for_one_loss_is_refused():
+    for losses, metrics in ((MeanSquaredError(), None), (None, eg.metrics.MSE())):
+        with pytest.raises(
+            TypeError, match=r"needs one array of sample weights, but they are a dict: the only key is 'a'"
+        ):
+            logs_of(losses, metrics, target=ZERO, preds=ONE, sample_weight={"a": ONE})
+
+
+def test_an_error_tells_that_the_output_was_chosen_by_key():
+    with pytest.raises(TypeError) as caught:
+        logs_of({"a": lambda target, preds: preds["a"] - target["a"]}, target={"a": ZERO}, preds={"a": ONE})
+    assert "the loss 'a_loss' received the output of the key 'a' alone" in "".join(caught.value.__notes__)
+
+
+class Point(NamedTuple):
+    x: Any
+    y: Any
+
+
+def test_fields_of_named_tuples_are_indexed_by_name():
+    loss = MeanSquaredError().index_into(target="x", preds=("p", "y", 0))
+    assert loss(target=Point(ZERO, None), preds={"p": Point(None, [THREE])}).item() == 9.0
+    with pytest.raises(KeyError, match=r"'preds' has nothing at 'z'.* it is a Point with the fields 'x' and 'y'"):
+        MeanSquaredError().index_into(preds="z")(target=ZERO, preds=Point(ONE, ONE))
+
+
+def test_what_a_thing_indexes_is_told_under_the_outer_names():
+    loss = MeanSquaredError().index_into(target="a", preds="a").rename_arguments(target="labels")
+    assert indexed_arguments(loss) == {"labels", "preds"}
+    assert indexed_arguments(eg.metrics.MSE().index_into(preds=0)) == {"preds"}
+    kwargs = {"preds": ONE}
+    assert given_by_key(loss, ("a",), kwargs) is not None
+    assert given_by_key(MeanSquaredError(), (), kwargs) is kwargs
