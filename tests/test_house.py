@@ -38,6 +38,7 @@ FLOORS = {
     "types": 1,
     "names": 1,
     "flat": 1,
+    "integers": 1,
     "lazy": 1,
     "jaxprs": 1,
     "lazy_logs": 1,

@@ -18,9 +18,10 @@ from elegy.data.foreign_order import (
 )
 from elegy.data.foreign_state import get_state, has_state, set_state
 from elegy.data.iteration import Iteration, begin, is_sequence
-from elegy.data.plan import LIMIT_NAMES, positive_int
+from elegy.data.plan import LIMIT_NAMES
 from elegy.data.weights import weigh_classes
 from elegy.distributed import Split
+from elegy.integers import positive_int
 from elegy.types import Batch
 from elegy.waiting import RunInterrupted, Wait
 
@@ -100,7 +101,7 @@ class IterableSource:
         """
         name = LIMIT_NAMES.get(self._what, "steps")
         if limit is not None:
-            limit = positive_int(limit, name)
+            limit = positive_int(name, limit)
             if self.steps is not None and limit > self.steps and not self.one_shot:
                 raise ValueError(self._too_short(name, limit, self.steps))
         return self._pass(limit, name)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import operator
-from typing import Any
 
 import numpy as np
 
 from elegy.data.permutation import index_dtype
+from elegy.integers import positive_int
 
 DEFAULT_BATCH_SIZE = 32
 """The batch size where none is given."""
@@ -19,28 +18,6 @@ BATCH_SIZE_NAMES = {"fit": "batch_size", "validation": "validation_batch_size"}
 
 LIMIT_NAMES = {"fit": "steps_per_epoch", "validation": "validation_steps"}
 """What the number of steps is called in a call, `steps` where not listed."""
-
-
-def positive_int(value: Any, name: str) -> int:
-    """Checks a count that a user gave.
-
-    Raises:
-        TypeError: when it is no integer.
-        ValueError: when it is not positive.
-
-    Example:
-        >>> positive_int(np.int64(3), "batch_size")
-        3
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be a positive integer, not {value!r}.")
-    if number <= 0:
-        raise ValueError(f"{name} must be a positive integer, not {number}.")
-    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +56,7 @@ class EpochPlan:
         limit_name = LIMIT_NAMES.get(self.what, "steps")
         if self.size <= 0:
             raise ValueError(f"the data of {self.what} is empty: there must be at least one example.")
-        batch_size = DEFAULT_BATCH_SIZE if self.batch_size is None else positive_int(self.batch_size, size_name)
+        batch_size = DEFAULT_BATCH_SIZE if self.batch_size is None else positive_int(size_name, self.batch_size)
         if batch_size > self.size and self.batch_size is not None and self.what == "fit":
             raise ValueError(
                 f"{size_name}={batch_size} is larger than the data, which has {self.size} examples. "
@@ -87,7 +64,7 @@ class EpochPlan:
             )
         object.__setattr__(self, "batch_size", min(batch_size, self.size))
         if self.limit is not None:
-            limit = positive_int(self.limit, limit_name)
+            limit = positive_int(limit_name, self.limit)
             if limit > self._available:
                 dropped = " (the short last batch is dropped)" if self.drop_remaining else ""
                 raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from elegy.data import rows
+from elegy.data.batch import rows
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
 from elegy.engine.state_buffer import StateBuffer, strong

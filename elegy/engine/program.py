@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from elegy.data import rows
+from elegy.data.batch import rows
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError

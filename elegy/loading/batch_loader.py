@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from elegy.data import ArraySource, EpochPlan, IterableSource, check_finite, prefetch, rows
-from elegy.data.batch import named_leaves
+from elegy.data import ArraySource, IterableSource, check_finite, prefetch
+from elegy.data.batch import named_leaves, rows
+from elegy.data.plan import EpochPlan
 from elegy.loading.chunks import (
     BatchLayout,
     Chunk,

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from elegy.data import ArraySource, EpochPlan, pad_rows, prefetch, rows
+from elegy.data import ArraySource, prefetch
+from elegy.data.batch import pad_rows, rows
+from elegy.data.plan import EpochPlan
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.data import IterableSource, pad_rows, rows, take_rows
+from elegy.data import IterableSource
+from elegy.data.batch import pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
 from elegy.loading.batch_loader import BEGINNING, Cursor, IterableLoader
 from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, resized, structure

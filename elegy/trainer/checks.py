@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,12 +13,14 @@ import jax
 import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
-from elegy.data import ArraySource, check_finite, rows, unpack
+from elegy.data import ArraySource, check_finite, unpack
+from elegy.data.batch import rows
 from elegy.data.sparse import SparseRows
 from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
+from elegy.integers import as_integer, positive_int, positive_int_or_none
 from elegy.loading import BatchLoader
 from elegy.module import high_level
 from elegy.module.levels import level_of
@@ -27,38 +28,15 @@ from elegy.strategies import Sharded
 from elegy.types import Batch, PyTree
 
 
-def positive(name: str, value: Any, *, optional: bool = False) -> int | None:
-    """Checks a whole number of at least 1.
-
-    Raises:
-        TypeError: when it is no integer.
-        ValueError: when it is zero or negative.
-    """
-    if optional and value is None:
-        return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name} must be a positive integer, not {value!r}.")
-    if number <= 0:
-        raise ValueError(f"{name} must be a positive integer, not {number}.")
-    return number
-
-
 def seed(value: Any) -> int:
     """Checks a seed.
 
     Raises:
-        TypeError: when it is no integer.
-        ValueError: when it has more than 64 bits.
+        TypeError: if it is not an integer.
+        ValueError: if it has more than 64 bits.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+    number = as_integer(value)
+    if number is None:
         shown = "a key" if isinstance(value, jax.Array) else repr(value)
         raise TypeError(
             f"seed must be an integer such as 42, not {shown}: keys, and the order of the examples, are made from it."
@@ -125,9 +103,7 @@ def fusing(value: Any) -> int | str:
         return "auto"
     if isinstance(value, str):
         raise ValueError(f"steps_per_execution must be 'auto' or a positive integer, not {value!r}.")
-    number = positive("steps_per_execution", value)
-    assert number is not None
-    return number
+    return positive_int("steps_per_execution", value)
 
 
 def finite(*sources: Any) -> None:
@@ -150,14 +126,16 @@ def listed(callbacks: Any) -> Iterable[Callback]:
     return callbacks if isinstance(callbacks, (list, tuple)) else CallbackList(() if callbacks is None else callbacks)
 
 
-def initial_epoch(value: Any, epochs: int) -> None:
-    """Checks the epoch index to start at.
+def initial_epoch(value: Any, epochs: int) -> int:
+    """Checks the index of the epoch to start at.
 
     Raises:
-        ValueError: when it is not below `epochs`.
+        ValueError: if it is not an integer of at least 0 and below `epochs`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < epochs:
+    number = as_integer(value)
+    if number is None or not 0 <= number < epochs:
         raise ValueError(f"initial_epoch must be an integer of at least 0 and below epochs={epochs}, not {value!r}.")
+    return number
 
 
 def can_run(buffer: StateBuffer, phase: CompiledPhase) -> None:
@@ -270,8 +248,8 @@ def validation(source: Any, batch_size: Any, steps: Any) -> tuple[int | None, in
         TypeError: if it is not an integer.
     """
     sizes = {
-        "validation_batch_size": positive("validation_batch_size", batch_size, optional=True),
-        "validation_steps": positive("validation_steps", steps, optional=True),
+        "validation_batch_size": positive_int_or_none("validation_batch_size", batch_size),
+        "validation_steps": positive_int_or_none("validation_steps", steps),
     }
     for name, value in sizes.items():
         if source is None and value is not None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from elegy.data import as_batch, pack, rows, unpack
-from elegy.data.batch import size_of
-from elegy.data.convert import copied
+from elegy.data import pack, unpack
+from elegy.data.batch import rows, size_of
+from elegy.data.convert import as_batch, copied
 from elegy.data.refused import refuse_non_arrays
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure

@@ -13,10 +13,12 @@ import jax
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.checkpoint import store
-from elegy.data import ArraySource, as_source, as_validation_source, split, unpack
+from elegy.data import ArraySource, as_source, split, unpack
+from elegy.data.sources import as_validation_source
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
+from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
@@ -218,14 +220,14 @@ class Trainer(OnBatch, Files, Report):
             source, validation = split(source, validation_split)
         if check_inputs:
             checks.finite(source, validation)
-        epochs = checks.positive("epochs", epochs)  # type: ignore[assignment]
-        checks.initial_epoch(initial_epoch, epochs)
+        epochs = positive_int("epochs", epochs)
+        initial_epoch = checks.initial_epoch(initial_epoch, epochs)
         config = FitConfig(
             epochs=epochs,
-            max_steps=checks.positive("max_steps", max_steps, optional=True),
+            max_steps=positive_int_or_none("max_steps", max_steps),
             max_time=checks.seconds("max_time", max_time),
             shuffle=shuffle,
-            validation_freq=checks.positive("validation_freq", validation_freq),  # type: ignore[arg-type]
+            validation_freq=positive_int("validation_freq", validation_freq),
         )
         history = History()
         listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
@@ -243,7 +245,7 @@ class Trainer(OnBatch, Files, Report):
                     source,
                     what="fit",
                     batch_size=batch_size,
-                    limit=checks.positive("steps_per_epoch", steps_per_epoch, optional=True),
+                    limit=positive_int_or_none("steps_per_epoch", steps_per_epoch),
                     fuse=fuse,
                     callbacks=listeners,
                     drop_remaining=drop_remaining,
@@ -310,7 +312,7 @@ class Trainer(OnBatch, Files, Report):
         """
         listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         source = as_source(inputs, labels, sample_weight, what="evaluate")
-        limit, fuse = checks.positive("steps", steps, optional=True), fuse_with(listeners, "auto", "test")
+        limit, fuse = positive_int_or_none("steps", steps), fuse_with(listeners, "auto", "test")
         request = PhaseRequest.of(
             self._buffer, "test", source, what="evaluate", batch_size=batch_size, limit=limit, fuse=fuse
         )
@@ -360,7 +362,7 @@ class Trainer(OnBatch, Files, Report):
     ) -> tuple[ExecutionPlan, CallbackList]:
         listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         source = as_source(inputs, what="predict", known=self._input_tree)
-        limit, fuse = checks.positive("steps", steps, optional=True), fuse_with(listeners, "auto", "predict")
+        limit, fuse = positive_int_or_none("steps", steps), fuse_with(listeners, "auto", "predict")
         request = PhaseRequest.of(
             self._buffer, "pred", source, what="predict", batch_size=batch_size, limit=limit, fuse=fuse
         )

@@ -8,8 +8,9 @@ import pytest
 import scipy.sparse
 from jax.experimental import sparse
 
-from elegy.data import ArraySource, as_arrays, as_source, check_finite, split
+from elegy.data import ArraySource, as_source, check_finite, split
 from elegy.data.batch import rows
+from elegy.data.convert import as_arrays
 from elegy.data.iterables import IterableSource
 from elegy.data.sparse import SparseRows
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elegy.data.permutation import epoch_permutation
-from elegy.data.plan import EpochPlan, positive_int
+from elegy.data.plan import EpochPlan
+from elegy.integers import positive_int
 
 SIZES = st.integers(1, 200)
 
@@ -109,5 +110,5 @@ def test_batches_and_orders_out_of_range_are_refused():
 
 
 def test_counts_of_numpy_are_integers():
-    assert type(positive_int(np.int32(4), "n")) is int
+    assert type(positive_int("n", np.int32(4))) is int
     assert EpochPlan(10, np.int64(4)) == EpochPlan(10, 4)

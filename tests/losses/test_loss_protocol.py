@@ -199,7 +199,10 @@ def test_rename_arguments():
     ("loss", "message"),
     [
         (MeanSquaredError().index_into(target="b"), r"'target' has nothing at 'b': the only key is 'a'"),
-        (MeanSquaredError().index_into(inputs="b"), "indexes into 'inputs', which is missing: there are 'target' and 'preds'"),
+        (
+            MeanSquaredError().index_into(inputs="b"),
+            "indexes into 'inputs', which is missing: there are 'target'",
+        ),
         (
             MeanSquaredError().rename_arguments(target="labels"),
             "takes 'labels', which is missing: there are 'target' and 'preds'",

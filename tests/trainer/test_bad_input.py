@@ -151,7 +151,7 @@ CASES = [
     Case(
         "no labels",
         TypeError,
-        r"loss 'mean_squared_error' needs 'target'.*there are 'inputs', 'preds',.*`fit\(x, y\)`.*autoencoder.*`fit\(x, x\)`",
+        r"'mean_squared_error' needs 'target'.*there are 'inputs', 'preds',.*`fit\(x, y\)`.*autoencoder.*`fit\(x, x\)`",
         fit(X),
     ),
     Case(
