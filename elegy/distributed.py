@@ -43,8 +43,8 @@ def initialize(
         **options: further arguments of `jax.distributed.initialize`.
 
     Raises:
-        RuntimeError: when JAX was used before, or is initialized already; when not all processes came in time.
-        ValueError: when no cluster is recognised and arguments are missing.
+        RuntimeError: if JAX was used before or is initialized already, or if not all processes came in time.
+        ValueError: if no cluster is recognised and arguments are missing.
 
     Example:
         >>> import elegy as eg
@@ -109,7 +109,7 @@ class Split:
         """The number of batches, where the iterable tells.
 
         Raises:
-            TypeError: when it does not.
+            TypeError: if it does not.
         """
         return len(self.batches)  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def together(action: Callable[[], T], what: str) -> T:
         what: names it, for the message.
 
     Raises:
-        RuntimeError: when it failed in another process; where it failed, its own error is raised.
+        RuntimeError: if it failed in another process; where it failed, its own error is raised.
         RunInterrupted: in all processes, when a signal ended the wait of one of them.
 
     Example:

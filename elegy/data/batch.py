@@ -16,7 +16,7 @@ PARTS = ("inputs", "labels", "sample_weight")
 
 
 def pack(inputs: PyTree, labels: PyTree | None = None, sample_weight: PyTree | None = None) -> Batch:
-    """Makes a batch of its parts, in the shortest form that `unpack` reads back.
+    """Packs the parts of a batch into the shortest form that `unpack` reads back.
 
     Args:
         inputs: a tree of arrays, each of shape (rows, ...).
@@ -45,10 +45,10 @@ def unpack(batch: Batch) -> tuple[PyTree, PyTree | None, PyTree | None]:
         batch: a plain tuple of one to three parts; anything else (a named tuple too) is inputs.
 
     Returns:
-        `(inputs, labels, sample_weight)`, None for what the batch has not.
+        `(inputs, labels, sample_weight)`; parts that the batch does not have are None.
 
     Raises:
-        ValueError: when the batch is a plain tuple of another length.
+        ValueError: if the batch is a plain tuple of another length.
 
     Example:
         >>> unpack(("x", "y"))
@@ -102,8 +102,8 @@ def rows(batch: Batch, where: str = "") -> int:
         where: a prefix for the names in error messages.
 
     Raises:
-        ValueError: when the batch has no array, an array is a scalar, or the leading dimensions differ;
-            the message names the paths.
+        ValueError: if the batch has no array, an array is a scalar, or the leading dimensions differ; the message
+            names the paths.
 
     Example:
         >>> rows((np.zeros((4, 28, 28)), np.zeros(4)))
@@ -121,14 +121,14 @@ def rows(batch: Batch, where: str = "") -> int:
 
 
 def size_of(data: Batch, where: str = "") -> int:
-    """The number of examples in data that must not be empty.
+    """The number of examples in data, of which there must be one at least.
 
     Args:
         data: a tree of arrays of shape (rows, ...).
         where: a prefix for the names in error messages.
 
     Raises:
-        ValueError: as `rows`, and when there is no row.
+        ValueError: as `rows`, and if there is no row.
 
     Example:
         >>> size_of(np.zeros((4, 2)))
@@ -186,7 +186,7 @@ def pad_rows(batch: Batch, to: int) -> Batch:
         to: the wanted number of rows.
 
     Raises:
-        ValueError: when the batch is longer than `to`, or has no row to repeat.
+        ValueError: if the batch is longer than `to`, or has no row to repeat.
 
     Example:
         >>> pad_rows(np.array([1, 2]), 4)

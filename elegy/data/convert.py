@@ -15,13 +15,14 @@ from elegy.data.numeric import as_numeric, is_numeric
 from elegy.data.sparse import SparseRows, is_sparse
 from elegy.data.tables import is_column, is_table, table_as_array
 from elegy.lazy import is_instance_of
+from elegy.names import type_name
 from elegy.types import Batch, PyTree
 
 _SCALARS = (numbers.Number, np.generic, str, bytes)
 
 
 def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTree:
-    """Turns every leaf of a tree into an array.
+    """Converts every leaf of a tree to an array.
 
     Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is. Only those
     that lie on a mesh with axes of type `Explicit` are taken as if its axes were `Auto`: rows are gathered from them.
@@ -51,13 +52,13 @@ def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTr
 
 
 def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
-    """Turns the leaves of a batch into arrays, as `as_arrays` does, and leaves its form alone.
+    """Converts the leaves of a batch to arrays, as `as_arrays` does, and keeps its form.
 
     Args:
         batch: what a user or an iterable gave as a batch.
         where: a prefix for error messages, such as `"batch 3: "`.
-        listed: whether a list means a tuple, unless it is an array of numbers. PyTorch's collate function makes
-            lists of tuples, so a list of up to three parts that holds PyTorch tensors is taken that way in any case.
+        listed: whether a list stands for a tuple, unless it is an array of numbers. PyTorch's collate function turns
+            tuples into lists, so a list of up to three parts that holds PyTorch tensors stands for a tuple anyway.
 
     Raises:
         TypeError: if a leaf is not an array of numbers; the message names its path.
@@ -77,7 +78,7 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
 
 
 def copied(batch: Batch) -> Batch:
-    """A batch whose NumPy arrays nobody else can write to.
+    """Copies the NumPy arrays of a batch, so that nobody else can write to them.
 
     Example:
         >>> x = np.zeros(2)
@@ -116,7 +117,7 @@ def _is_ready(leaf: Any) -> bool:
 
 
 def _lies_explicitly(array: jax.Array) -> bool:
-    """Whether JAX wants to be told where what is computed from an array shall lie."""
+    """Whether an array lies on a mesh with axes of type `Explicit`, so that every operation needs a sharding."""
     place = array.sharding
     return isinstance(place, NamedSharding) and AxisType.Explicit in place.mesh.axis_types
 
@@ -137,12 +138,12 @@ def holds_arrays(tree: PyTree) -> bool:
 
 
 def _stops_here(value: Any) -> bool:
-    # JAX warns of iterators that it meets in a tree: ours are named in an error of their own.
+    # JAX warns of iterators in a tree; here they are leaves, and an error names them.
     return _is_number_list(value) or isinstance(value, Iterator) or _is_jax_sparse(value)
 
 
 def _is_number_list(value: Any) -> bool:
-    """Only the first element is looked at: NumPy finds out about the others when it converts the list."""
+    """Whether a list is an array of numbers, by its first element: NumPy checks the others when it converts them."""
     if type(value) is not list:
         return False
     while isinstance(value, (list, tuple)):
@@ -176,19 +177,19 @@ def _as_array(leaf: Any, name: str, lazy: bool) -> Any:
         return _of_sparse(leaf, name, lazy)
     if _is_jax_sparse(leaf):
         raise TypeError(
-            f"{name} is a {type(leaf).__name__}, a sparse array of JAX, of which batches cannot take rows. Give "
+            f"{name} is {type_name(leaf)}, a sparse array of JAX, of which batches cannot take rows. Give "
             "`array.todense()`, or a SciPy matrix, whose rows become dense batch by batch."
         )
     if not is_array_like(leaf):
         raise TypeError(
-            f"{name} is a {type(leaf).__name__}, which is not an array and cannot become one. Give NumPy or JAX "
+            f"{name} is {type_name(leaf)}, which is not an array and cannot become one. Give NumPy or JAX "
             "arrays, lists of numbers, or objects with `__array__`."
         )
     try:
         array = np.asarray(leaf)
     except Exception as error:
         raise TypeError(
-            f"{name} is a {type(leaf).__name__} that could not be turned into a NumPy array: {error} "
+            f"{name} is {type_name(leaf)} that could not be turned into a NumPy array: {error} "
             "Turn it into one first (for a PyTorch tensor, `tensor.detach().cpu().numpy()`)."
         ) from error
     return as_numeric(array, name)

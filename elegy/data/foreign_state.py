@@ -1,4 +1,4 @@
-"""The position of iterables that know their own: asked for, written as JSON, handed back."""
+"""The state of iterables that know their position, encoded as JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of, require
+from elegy.names import type_name
 
 _PROTOCOLS = (("state_dict", "load_state_dict"), ("get_state", "set_state"))
 _TAG = "elegy"
 
 
 def has_state(thing: Any) -> bool:
-    """Whether a thing offers `state_dict` / `load_state_dict` or `get_state` / `set_state`.
+    """Whether an object offers `state_dict` / `load_state_dict` or `get_state` / `set_state`.
 
     Example:
         >>> has_state(iter([1]))
@@ -25,16 +26,16 @@ def has_state(thing: Any) -> bool:
 
 
 def get_state(thing: Any) -> Any:
-    """Asks a thing for its state, and makes it fit for JSON.
+    """Asks an object for its state, and encodes it for JSON.
 
     Args:
-        thing: something that `has_state`, or anything else.
+        thing: any object.
 
     Returns:
-        The encoded state; None where the thing has none.
+        The encoded state; None if the object has none.
 
     Raises:
-        CheckpointError: when the thing raises, or its state holds what JSON cannot carry and this module does not know.
+        CheckpointError: if the object raises, or its state cannot be encoded.
     """
     methods = _methods(thing)
     if methods is None:
@@ -42,15 +43,15 @@ def get_state(thing: Any) -> Any:
     try:
         state = methods[0]()
     except Exception as error:
-        raise CheckpointError(f"the {type(thing).__name__} did not tell its state: {error!r}.") from error
+        raise CheckpointError(f"the {type(thing).__name__} could not give its state: {error!r}.") from error
     return encode(state, f"the state of the {type(thing).__name__}")
 
 
 def set_state(thing: Any, state: Any) -> None:
-    """Hands a state back that `get_state` returned.
+    """Gives an object the state that `get_state` returned.
 
     Raises:
-        CheckpointError: when the thing has no way to take one.
+        CheckpointError: if the object does not take a state.
     """
     methods = _methods(thing)
     if methods is None:
@@ -62,10 +63,14 @@ def set_state(thing: Any, state: Any) -> None:
 
 
 def encode(value: Any, where: str = "the value") -> Any:
-    """Writes a value in terms of JSON: bytes, tuples, arrays and dicts with other keys than strings included.
+    """Encodes a value for JSON: bytes, tuples, arrays and dicts with other keys than strings included.
+
+    Args:
+        value: the value.
+        where: what messages call it.
 
     Raises:
-        CheckpointError: for what has no such form; the message says where it is.
+        CheckpointError: if a part of it cannot be encoded; the message says which.
 
     Example:
         >>> decode(encode({"position": (3, b"!"), 7: np.arange(2)}))
@@ -92,7 +97,7 @@ def encode(value: Any, where: str = "the value") -> Any:
         kind = "scalar" if isinstance(value, np.generic) else kind
         return {_TAG: kind, "dtype": value.dtype.name, "shape": list(value.shape), "data": data}
     raise CheckpointError(
-        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold. The state of a data iterator is made of "
+        f"{where} is {type_name(value)}, which a checkpoint cannot hold. The state of a data iterator is made of "
         "numbers, strings, bytes, arrays, lists, tuples and dicts."
     )
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from elegy.data.convert import as_batch, copied
-from elegy.data.foreign_order import (
-    is_endless,
-    is_reseeded,
-    random_state,
-    warn_if_repeated,
-    warn_of_fork,
-    warn_of_unknown_order,
-)
+from elegy.data.foreign_order import is_endless, warn_of_unknown_order
 from elegy.data.foreign_state import get_state, has_state, set_state
-from elegy.data.iteration import Iteration, begin, is_sequence
+from elegy.data.iteration import REMEDY, Reader, is_sequence
 from elegy.data.plan import LIMIT_NAMES
 from elegy.data.weights import weigh_classes
 from elegy.distributed import Split
 from elegy.integers import positive_int
 from elegy.types import Batch
-from elegy.waiting import RunInterrupted, Wait
-
-SLOW_SECONDS = 5.0
-"""Reading past batches for longer than this is worth a warning."""
 
 
 class IterableSource:
@@ -68,25 +56,18 @@ class IterableSource:
         self._part: Callable[[Any], Any] | None = None
         if isinstance(iterable, Split):
             iterable, self._part = iterable.batches, iterable.part
-        self.one_shot = isinstance(iterable, Iterator)
+        self._reader = Reader(iterable, what, epoch)
+        self.one_shot = self._reader.one_shot
         self.steps = _length(iterable)
-        self._iterable = iterable
         self.class_weight = class_weight
         self._what = what
-        self._seen = 0
         self.taken = 0
         self._passed = 0  # the batches of the last pass that ended
-        self._iteration: Iteration | None = None
-        self._previous: Iteration | None = None
-        self._next = epoch  # the number of the next iteration
-        self._random: Any = None  # the state of random generators that the next iteration begins with
         self._goes_on = self.one_shot
         self._resumed = 0, False  # how many batches of the next pass are done; whether it is over
-        self._told: set[str] = set()
-        self._left = False  # whether a signal ended the wait for a batch, so that nobody knows how far the iterator is
 
     def __repr__(self) -> str:
-        return f"IterableSource({type(self._iterable).__name__}, steps={self.steps}, one_shot={self.one_shot})"
+        return f"IterableSource({self._reader.kind}, steps={self.steps}, one_shot={self.one_shot})"
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
         """A pass over the data.
@@ -107,18 +88,19 @@ class IterableSource:
         return self._pass(limit, name)
 
     def _pass(self, limit: int | None, name: str) -> Iterator[Batch]:
+        reader = self._reader
         self._goes_on = self.one_shot or (self._what == "fit" and limit is not None)
         (self.taken, over), self._resumed = self._resumed, (0, False)
-        begun_here = not over and not (self._is_open() and (self._goes_on or self.taken))
+        begun_here = not over and not (reader.is_open and (self._goes_on or self.taken))
         if begun_here:
-            self._begin()
+            reader.begin()
         while not over and (limit is None or self.taken < limit):
             try:
-                item = self._read()
+                item = reader.read()
             except StopIteration:
                 if begun_here or not self._goes_on or (self.one_shot and self.taken):
                     break
-                self._begin()
+                reader.begin()
                 begun_here = True
                 continue
             self.taken += 1
@@ -130,58 +112,12 @@ class IterableSource:
         if limit is not None and taken < limit and not over:
             raise ValueError(self._too_short(name, limit, taken))
 
-    def _is_open(self) -> bool:
-        return self._iteration is not None and not self._iteration.ended
-
-    def _begin(self, first: int = 0) -> Iteration:
-        begun: Iteration = self._wait(
-            lambda: begin(
-                self._iterable, self._next, self._what, reseed=self._what == "fit", random=self._random, first=first
-            )
-        )
-        if "fork" not in self._told:
-            self._told.add("fork")
-            warn_of_fork(begun.iterable, self._what)
-        elif self._what == "fit" and "repeats" not in self._told:
-            self._told.add("repeats")
-            warn_if_repeated(begun.iterable, begun.iterator, self._what)
-        self._previous, self._iteration = self._iteration, begun
-        self._next, self._random = self._next + 1, None
-        return begun
-
-    def _read(self) -> Any:
-        """The next batch of the iteration, as the iterable yields it.
-
-        Raises:
-            StopIteration: at the end.
-        """
-        now = self._iteration
-        if now is None or now.ended:
-            raise StopIteration
-        try:
-            item = self._wait(now.iterator.__next__)
-        except StopIteration:
-            now.ended = True
-            raise
-        now.read += 1
-        self._seen += 1
-        return item
-
-    def _wait(self, call: Callable[[], Any]) -> Any:
-        """Calls into the iterable, which may take for ever: a signal ends that."""
-        try:
-            with Wait():
-                return call()
-        except RunInterrupted:
-            self._left = True
-            raise
-
     def end(self) -> None:
-        """The running pass is over, though nobody asked it for more after its last batch."""
+        """Ends the running pass, though nobody asked for more after its last batch."""
         if self.taken:
             self._passed, self.taken = self.taken, 0
-            if self._iteration is not None and not self._goes_on:
-                self._iteration.leave()
+            if self._reader.now is not None and not self._goes_on:
+                self._reader.now.leave()
 
     def start_at(self, epoch: int) -> bool:
         """Sets the number of the first epoch, where it was not known before.
@@ -189,13 +125,9 @@ class IterableSource:
         Returns:
             Whether a pass that was begun has the order of another epoch, so that it must be begun anew.
         """
-        begun, self._next = self._iteration, epoch
-        if begun is None:
+        if not self._reader.renumber(epoch):
             return False
-        if begun.number == epoch or self.one_shot or self._what != "fit" or not is_reseeded(begun.iterable):
-            begun.number, self._next = epoch, epoch + 1
-            return False
-        self._seen, self.taken, self._iteration = self._seen - self.taken, 0, None
+        self._reader.seen, self.taken = self._reader.seen - self.taken, 0
         return True
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any]:
@@ -213,42 +145,30 @@ class IterableSource:
         Raises:
             CheckpointError: if the iterable's own state cannot be had, or stored.
         """
+        reader = self._reader
         read_to_end = taken > 0 and not self.taken
         over = read_to_end and taken >= self._passed  # above: a process's share that ended before the others'
         ahead = 0 if over else (self._passed if read_to_end else self.taken) - taken
-        number, read, random = self._place(ahead)
+        number, read, random = reader.place(ahead)
         state: dict[str, Any] = {
             "taken": min(taken, self._passed) if over else taken,
-            "seen": self._seen - ahead,
+            "seen": reader.seen - ahead,
             "over": over,
             "iteration": number,
             "read": read,
             "random": random,
         }
-        if self._left:
+        if reader.interrupted:
             state["left"] = True
         elif own and not ahead:
-            iterator = self._iteration.iterator if self._iteration is not None and self._is_open() else None
+            iterator = reader.now.iterator if reader.now is not None and reader.is_open else None
             if self.one_shot:
-                state["iterator"] = get_state(self._iterable if iterator is None else iterator)
+                state["iterator"] = get_state(reader.iterable if iterator is None else iterator)
             else:
                 state["iterator"] = None if iterator is None else get_state(iterator)
-                state["iterable"] = get_state(self._iterable)
-                state["cut"] = self._iteration is not None and self._iteration.left
+                state["iterable"] = get_state(reader.iterable)
+                state["cut"] = reader.now is not None and reader.now.left
         return state
-
-    def _place(self, ahead: int) -> tuple[int, int, Any]:
-        """The iteration that the next batch is from, how many batches of it are done, and what it was drawn with.
-
-        Args:
-            ahead: how many of the batches that were read are not done.
-        """
-        now, before = self._iteration, self._previous
-        if now is not None and before is not None and ahead > now.read:
-            return before.number, before.read + now.read - ahead, before.random
-        if now is not None and (ahead or not now.ended):
-            return now.number, now.read - ahead, now.random
-        return self._next, 0, random_state(self._iterable) if self._what == "fit" else None
 
     def load_state(self, state: Mapping[str, Any]) -> bool:
         """Makes the next pass go on where `state` was taken; batches that were read here before do not count.
@@ -269,122 +189,85 @@ class IterableSource:
                 nobody can ask whether it stands at its beginning, if it may have another order now, or if a state of
                 its own is missing, because a signal ended the run while it read a batch.
         """
+        reader = self._reader
         own, of_iterable = state.get("iterator"), state.get("iterable")
         taken, number, read, random = state["taken"], state["iteration"], state["read"], state["random"]
         done = state["seen"] if self.one_shot else taken or read
-        if left := state.get("left", False) and has_state(self._iterable):
+        if left := state.get("left", False) and has_state(reader.iterable):
             self._warn_counted(read)
         if own is of_iterable is random is None and not done and not self.start_at(number):
-            self._seen += state["seen"]
+            reader.seen += state["seen"]
             return False
-        read_here, self.taken = self._seen, 0
+        read_here, self.taken = reader.seen, 0
         self._passed, self._resumed = taken, (taken, state["over"])
         if self.one_shot:
-            now = self._iteration if self._iteration is not None and self._is_open() else self._begin()
+            now = reader.now if reader.now is not None and reader.is_open else reader.begin()
             if own is not None:
                 set_state(now.iterator, own)
             else:
-                self._skip_iterator(max(state["seen"] - read_here, 0), state["seen"], begun=read_here > 0)
-            self._seen = state["seen"]
+                reader.skip(max(state["seen"] - read_here, 0), begun=read_here > 0)
+                self._warn_unknown(state["seen"])
+            reader.seen = state["seen"]
             return True
-        self._iteration, self._previous, self._next, self._random = None, None, number, random
+        reader.go_to(number, random)
         if of_iterable is not None:
-            set_state(self._iterable, of_iterable)
+            set_state(reader.iterable, of_iterable)
             if state["cut"]:
-                self._begin()  # the run had begun this pass already, and its next one takes another iterator
-                self._iteration, self._next = None, number
+                reader.begin()  # the run had begun this pass already, and its next one takes another iterator
+                reader.go_to(number)
         if read:
-            if is_sequence(self._iterable) and read > len(self._iterable):
-                raise ValueError(self._other_data(read, len(self._iterable)))
-            now = self._begin(read)
+            if is_sequence(reader.iterable) and read > len(reader.iterable):
+                raise reader.other_data(read, len(reader.iterable))
+            now = reader.begin(read)
             if own is not None:
                 set_state(now.iterator, own)
             elif of_iterable is None and read > now.read:
                 if state.get("left", False) and not left and has_state(now.iterator):
                     self._warn_counted(read)
                 warn_of_unknown_order(now.iterable, self._what)
-                self._skip(read, begun=False)
+                reader.skip(read)
             now.read = read
-        self._seen = state["seen"]
+        reader.seen = state["seen"]
         return True
 
     def _warn_counted(self, read: int) -> None:
         warnings.warn(
-            f"the interrupted run was stopped while the {type(self._iterable).__name__} given to {self._what} read a "
-            f"batch, so its own state is not in the checkpoint: the first {read} batches of the pass are read and "
-            "left aside. That is exact if every pass gives the same batches; otherwise resume from an older one.",
+            f"the interrupted run was stopped while the {self._reader.kind} given to {self._what} read a batch, so its "
+            f"own state is not in the checkpoint: the first {read} batches of the pass are read and left aside. That "
+            "is exact if every pass gives the same batches; otherwise resume from an older one.",
             stacklevel=4,
         )
 
-    def _skip_iterator(self, count: int, seen: int, begun: bool) -> None:
-        self._skip(count, begun)
-        remedy = f" {_REMEDY}" if self._what == "fit" else ""
+    def _warn_unknown(self, seen: int) -> None:
+        remedy = f" {REMEDY}" if self._what == "fit" else ""
         warnings.warn(
-            f"the position of the {type(self._iterable).__name__} given to {self._what} is not known: "
-            f"{seen} batches of it were read and left aside, as if it began where the interrupted run's "
-            f"did.{remedy}",
+            f"the position of the {self._reader.kind} given to {self._what} is not known: {seen} batches of it were "
+            f"read and left aside, as if it began where the interrupted run's did.{remedy}",
             stacklevel=3,
         )
 
-    def _skip(self, count: int, begun: bool) -> None:
-        """Reads batches and drops them.
-
-        Args:
-            count: how many.
-            begun: whether some were read before: an iterator that ends then is asked for a new beginning.
-        """
-        started, done = time.monotonic(), 0
-        while done < count:
-            try:
-                self._read()
-            except StopIteration:
-                if not (self.one_shot and begun):
-                    raise ValueError(self._other_data(count, done)) from None
-                self._begin()
-                begun = False
-                continue
-            done, begun = done + 1, True
-        seconds = time.monotonic() - started
-        if seconds > SLOW_SECONDS:
-            warnings.warn(
-                f"reading the {count} batches that the interrupted run had seen took {seconds:.0f} s. {_REMEDY}",
-                stacklevel=3,
-            )
-
-    def _other_data(self, count: int, found: int) -> str:
-        return (
-            f"the interrupted run had read {count} batches, but the {type(self._iterable).__name__} given to "
-            f"{self._what} ended after {found}. Resume with the data that the run began with."
-        )
-
     def _prepared(self, item: Any) -> Batch:
-        where = f"batch {self._seen - 1}: "
+        where = f"batch {self._reader.seen - 1}: "
         item = item if self._part is None else self._part(item)
         # A loader may fill its next batch into the same buffers, while this one still waits for the device.
         batch = copied(as_batch(item, where, listed=True))
         return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
 
     def _no_batch(self) -> str:
-        kind = type(self._iterable).__name__
-        if not self._seen:
+        kind, seen = self._reader.kind, self._reader.seen
+        if not seen:
             return f"the data of {self._what} is empty: the {kind} yielded no batch."
         return (
-            f"the {kind} given to {self._what} is exhausted: it yielded {self._seen} batches before and has none for "
-            "another pass. Give something that can be iterated again, such as a list, a data loader, or a function "
-            "that returns a new generator, or limit the steps of each pass."
+            f"the {kind} given to {self._what} is exhausted: it yielded {seen} batches before and has none for another "
+            "pass. Give something that can be iterated again, such as a list, a data loader, or a function that "
+            "returns a new generator, or limit the steps of each pass."
         )
 
     def _too_short(self, name: str, limit: int, found: int) -> str:
-        kind = type(self._iterable).__name__
         return (
-            f"{name}={limit} is beyond the data: the {kind} had {found} batches for this pass. Lower {name}, "
-            "leave it out to read to the end, or give data that is longer."
+            f"{name}={limit} is beyond the data: the {self._reader.kind} had {found} batches for this pass. Lower "
+            f"{name}, leave it out to read to the end, or give data that is longer."
         )
-
-
-_REMEDY = (
-    "Data that offers `state_dict` and `load_state_dict`, or `get_state` and `set_state`, is put in its place at once."
-)
 
 
 def _length(iterable: Any) -> int | None:

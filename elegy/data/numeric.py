@@ -8,6 +8,7 @@ from typing import NoReturn
 import jax
 import numpy as np
 
+from elegy.names import type_name
 from elegy.types import Array
 
 _KINDS = "biufc"
@@ -93,8 +94,9 @@ def _of_objects(array: np.ndarray, name: str) -> np.ndarray:
         return values
     numbers = (bool, int, float, complex, np.generic)
     other = next((item for item in array.ravel() if not isinstance(item, numbers)), array.ravel()[0])
+    shown = "None" if other is None else f"{type_name(other)} ({other!r:.40})"
     raise TypeError(
-        f"{name} has the dtype object and holds a {type(other).__name__} ({other!r:.40}), which does not fit into an "
+        f"{name} has the dtype object and holds {shown}, which does not fit into an "
         "array of numbers. Replace missing values, and convert the others, for example with `.astype(np.float32)`."
     )
 

@@ -1,4 +1,4 @@
-"""How an epoch over arrays is cut into batches."""
+"""How an epoch over arrays is divided into batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elegy.data.permutation import index_dtype
 from elegy.integers import positive_int
 
 DEFAULT_BATCH_SIZE = 32
-"""The batch size where none is given."""
+"""The batch size if none is given."""
 
 BATCH_SIZE_NAMES = {"fit": "batch_size", "validation": "validation_batch_size"}
 """What the batch size is called in a call, `batch_size` where not listed."""
@@ -26,16 +26,16 @@ class EpochPlan:
 
     Args:
         size: the number of examples.
-        batch_size: examples a batch; None means 32, or all of them where there are fewer. A number that is
-            larger than the data is an error for fit, and means all of the data elsewhere.
+        batch_size: examples in a batch; None means 32, or all of them if there are fewer. A number larger than the
+            data is an error for fit, and means all of the data elsewhere.
         drop_remaining: whether a short last batch is left out.
         limit: how many batches to see at most; None for all.
         what: the call, `"fit"`, `"validation"`, `"evaluate"` or `"predict"`, for names in messages.
-        done: how many examples of the order an interrupted epoch has seen; the batches are those of the others.
+        done: how many examples of the order an interrupted epoch has seen; the others make the batches.
 
     Raises:
-        TypeError: when a count is no integer.
-        ValueError: when a count is not positive, fit's batch is larger than the data, or the limit is beyond
+        TypeError: if a count is not an integer.
+        ValueError: if a count is not positive, fit's batch is larger than the data, or the limit is beyond
             the number of batches.
 
     Example:
@@ -105,10 +105,10 @@ class EpochPlan:
         return stop - start
 
     def batch_rows(self, i: int) -> tuple[int, int]:
-        """Where batch `i` starts and stops in the epoch's order.
+        """The start and the stop of batch `i` in the epoch's order.
 
         Raises:
-            IndexError: when there is no such batch.
+            IndexError: if there is no such batch.
         """
         if not 0 <= i < self.steps:
             raise IndexError(f"there is no batch {i}: the epoch has {self.steps} batches.")
@@ -128,8 +128,8 @@ class EpochPlan:
             last example, and the true sizes, of shape (count,), int32. The indices are int32 where `size` allows.
 
         Raises:
-            IndexError: when a batch is beyond the epoch.
-            ValueError: when the order has another length than the data.
+            IndexError: if a batch is beyond the epoch.
+            ValueError: if the order has another length than the data.
 
         Example:
             >>> indices, sizes = EpochPlan(size=5, batch_size=3).index_matrix(None, 0, 2)

@@ -33,7 +33,7 @@ def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
         A generator of the same items. An exception of the iterator is raised here, with its traceback.
 
     Raises:
-        ValueError: when the depth is negative.
+        ValueError: if the depth is negative.
 
     Example:
         >>> list(prefetch(range(3), depth=2))

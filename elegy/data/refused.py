@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from elegy.lazy import is_instance_of
+from elegy.names import type_name
 
 
 def refuse_examples(inputs: Any, what: str) -> None:
@@ -20,7 +21,6 @@ def refuse_examples(inputs: Any, what: str) -> None:
     Raises:
         TypeError: if they are a PyTorch `Dataset` that is indexed, or a Hugging Face `Dataset` or `DatasetDict`.
     """
-    kind = type(inputs).__name__
     if is_instance_of(inputs, "datasets", "DatasetDict"):
         raise TypeError(
             f"the inputs of {what} are a DatasetDict with the splits {list(inputs)}: choose one, such as data['train']."
@@ -35,9 +35,9 @@ def refuse_examples(inputs: Any, what: str) -> None:
     dataset = is_instance_of(inputs, "torch.utils.data", "Dataset")
     if dataset and not is_instance_of(inputs, "torch.utils.data", "IterableDataset"):
         raise TypeError(
-            f"the inputs of {what} are a {kind}, a PyTorch Dataset, whose items are single examples. Give a loader of "
-            "batches: `torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)` (`batch_size=None` if each "
-            "item is a batch)."
+            f"the inputs of {what} are {type_name(inputs)}, a PyTorch Dataset, whose items are single examples. Give a "
+            "loader of batches: `torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)`, with "
+            "`batch_size=None` if each item is a batch."
         )
 
 
@@ -79,7 +79,7 @@ def refuse_non_arrays(inputs: Any, what: str, *, or_else: str = "") -> None:
         TypeError: if they are.
     """
     if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
-        given = "None" if inputs is None else f"a {type(inputs).__name__} ({inputs!r})"
+        given = "None" if inputs is None else f"{type_name(inputs)} ({inputs!r})"
         raise TypeError(
             f"the inputs of {what} are {given}. Give an array, a tree (dict, list, tuple) of arrays{or_else}."
         )

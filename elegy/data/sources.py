@@ -1,4 +1,4 @@
-"""Where batches come from: arrays that are cut into batches, or an iterable that yields them."""
+"""Sources of batches: arrays that are divided into batches, or an iterable that yields them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non
 from elegy.data.sparse import SparseRows
 from elegy.data.tables import is_table
 from elegy.data.weights import check_class_weight, weigh_all
+from elegy.names import type_name
 from elegy.types import Array, Batch, PyTree
 
 
@@ -57,7 +58,7 @@ class ArraySource:
         columns: Mapping[str, Sequence[Any]] | None = None,
         where: str = "",
     ) -> ArraySource:
-        """Measures a batch of arrays.
+        """Makes a source of a batch of arrays.
 
         Args:
             batch: all of the data.
@@ -67,7 +68,7 @@ class ArraySource:
             where: a prefix for the names in error messages.
 
         Raises:
-            ValueError: when it has no rows, or its arrays have different numbers of them.
+            ValueError: if it has no rows, or its arrays have different numbers of them.
         """
         size = size_of(batch, where)
         nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
@@ -84,7 +85,7 @@ class ArraySource:
         return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
 
     def take(self, indices: np.ndarray) -> Batch:
-        """Gathers rows.
+        """Gathers rows, dense.
 
         Args:
             indices: integers of shape (n,), or of any shape such as (steps, n); they count from 0.
@@ -144,13 +145,13 @@ def as_source(
     known: Any = None,
     epoch: int = 0,
 ) -> ArraySource | IterableSource:
-    """Tells what a user's data is.
+    """Makes a source of a user's data.
 
-    With labels or weights, `inputs` are inputs. Alone they are inputs too when they are an array or a tree of
-    arrays; a list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs. Otherwise they
-    give batches: an iterable (a data loader, a dataset, a list of tuples), an iterator (used up as it goes), a
-    sequence with `__len__` and `__getitem__`, or a function without arguments that returns an iterator. A list whose
-    items are all of the tree that is `known` gives batches too.
+    With labels or weights, `inputs` are inputs. Alone they are inputs too if they are an array or a tree of arrays; a
+    list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs. Otherwise they give batches:
+    an iterable (a data loader, a dataset, a list of tuples), an iterator (read once), a sequence with `__len__` and
+    `__getitem__`, or a function without arguments that returns an iterator. A list whose items are all of the tree that
+    is `known` gives batches too.
 
     Args:
         inputs: a tree of arrays of shape (rows, ...), or an iterable of batches.
@@ -162,10 +163,10 @@ def as_source(
         epoch: the number of the first epoch, by which loaders that can be reseeded are.
 
     Raises:
-        TypeError: when `inputs` are a string, a number or nothing, a leaf is no array of numbers, or labels come with
-            an iterable.
-        ValueError: when the data is empty, arrays differ in length, a list is ragged, integers would be cut off, or
-            class weights don't fit.
+        TypeError: if `inputs` are None, a string, a number or single examples, a leaf is not an array of numbers, or
+            labels come with an iterable.
+        ValueError: if the data is empty, arrays differ in length, a list is ragged, values are masked, integers would
+            be cut off, or class weights do not fit.
 
     Example:
         >>> as_source([1.0, 2.0], [0, 1])
@@ -178,7 +179,7 @@ def as_source(
     for name, part in (("labels", labels), ("sample_weight", sample_weight)):
         if part is not None and _gives_batches(inputs):
             raise TypeError(
-                f"{name} were given to {what} beside inputs that are a {type(inputs).__name__} of batches. Let "
+                f"{name} were given to {what} beside inputs that are {type_name(inputs)} of batches. Let "
                 "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
             )
     alone = labels is None and sample_weight is None
@@ -201,7 +202,7 @@ def as_source(
 
 
 def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
-    """Tells what a user's validation data is.
+    """Makes a source of a user's validation data.
 
     Args:
         validation_data: a tuple or list `(inputs, labels)` or `(inputs, labels, sample_weight)`, or all that

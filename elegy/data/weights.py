@@ -1,4 +1,4 @@
-"""Class weights become sample weights."""
+"""Converts class weights to sample weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from elegy.data.batch import unpack
 from elegy.data.sparse import SparseRows
+from elegy.names import type_name
 from elegy.types import Array, Batch
 
 
@@ -18,8 +19,8 @@ def check_class_weight(class_weight: Any) -> dict[int, float]:
     """Checks a mapping of classes to weights.
 
     Raises:
-        TypeError: when it is no mapping of integers to numbers.
-        ValueError: when a weight is negative or not finite.
+        TypeError: if it is not a mapping of integers to numbers.
+        ValueError: if a weight is negative or not finite.
 
     Example:
         >>> check_class_weight({0: 1, 1: 2.5})
@@ -27,7 +28,7 @@ def check_class_weight(class_weight: Any) -> dict[int, float]:
     """
     if not isinstance(class_weight, Mapping):
         raise TypeError(
-            f"class_weight is a {type(class_weight).__name__}, but must be a dict of class indices to weights, such "
+            f"class_weight is {type_name(class_weight)}, but must be a dict of class indices to weights, such "
             "as {0: 1.0, 1: 5.0}."
         )
     checked = {}
@@ -58,7 +59,7 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
 
     Raises:
         TypeError: if the labels are sparse.
-        ValueError: when the batch has no labels, labels that do not name a class for each example, or one-hot labels
+        ValueError: if the batch has no labels, labels that do not name a class for each example, or one-hot labels
             of fewer classes than there are weights for.
 
     Example:
@@ -94,7 +95,7 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
 
 
 def weigh_all(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
-    """As `weigh_classes`, for all of the data: labels of -1 and 1 may be weighed, a -1 that is no label may not.
+    """As `weigh_classes`, for all of the data; a negative class must be the label of some example.
 
     Raises:
         ValueError: as `weigh_classes`, and for a negative class that no example has.

@@ -84,7 +84,7 @@ def seconds(name: str, value: Any) -> float | None:
     """Checks an optional duration in seconds.
 
     Raises:
-        ValueError: when it is not a positive number.
+        ValueError: if it is not a positive number.
     """
     if value is None:
         return None
@@ -97,7 +97,7 @@ def fusing(value: Any) -> int | str:
     """Checks `steps_per_execution`.
 
     Raises:
-        ValueError: when it is neither `"auto"` nor a positive integer.
+        ValueError: if it is neither `"auto"` nor a positive integer.
     """
     if value == "auto":
         return "auto"
@@ -110,7 +110,7 @@ def finite(*sources: Any) -> None:
     """Checks the data that is in arrays; that of an iterable is checked batch by batch.
 
     Raises:
-        ValueError: when there is a NaN or an infinity.
+        ValueError: if there is a NaN or an infinity.
     """
     for source in sources:
         if isinstance(source, ArraySource):
@@ -121,7 +121,7 @@ def listed(callbacks: Any) -> Iterable[Callback]:
     """Checks that the callbacks of a call come as a list.
 
     Raises:
-        TypeError: for a single callback, a class, or anything else that is no list of callbacks.
+        TypeError: if it is a single callback, a class, or anything else that is not a list of callbacks.
     """
     return callbacks if isinstance(callbacks, (list, tuple)) else CallbackList(() if callbacks is None else callbacks)
 
@@ -195,8 +195,8 @@ def labels(
         class_weight: weights by class, whose keys must be classes.
 
     Raises:
-        ValueError: when labels do not fit the outputs (out of range, of another kind or shape), a weight is negative,
-            or a class that is weighed is none.
+        ValueError: if labels do not fit the outputs (out of range, of another kind or shape), a weight is negative, or
+            a key of the class weights is not a class.
     """
     module = buffer.form
     if level_of(buffer.cls, phase) != "high" or module.losses_and_metrics is None:

@@ -99,7 +99,7 @@ def test_pandas_tables_become_arrays():
         ([1, np.zeros(2)], ValueError, "inputs is a ragged list"),
         ({"a": "text"}, TypeError, "inputs/a is a str, which is not an array"),
         ({"a": {"b": iter([])}}, TypeError, "inputs/a/b is a list_iterator, which is not an array"),
-        ((np.zeros(2), object()), TypeError, "inputs/1 is a object, which is not an array"),
+        ((np.zeros(2), object()), TypeError, "inputs/1 is an object, which is not an array"),
         ({"a": Tensor(None, RuntimeError("requires grad."))}, TypeError, "inputs/a is a Tensor.*requires grad.*detach"),
     ],
 )

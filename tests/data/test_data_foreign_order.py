@@ -1,9 +1,11 @@
 """Loaders of other libraries: reseeded by epoch where there is a way, a warning where there is none."""
 
+import itertools
 import json
 import multiprocessing
 import warnings
 
+import datasets
 import grain
 import numpy as np
 import pytest
@@ -126,6 +128,33 @@ def test_set_epoch_is_called_with_the_number_of_each_epoch():
     assert epochs(IterableSource(Numbered(), epoch=2), 2) == [[200, 201], [300, 301]]
     assert epochs(IterableSource(Numbered()), 3, 1) == [[0], [1], [100]]
     assert is_reseeded(Numbered())
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize(("passes", "done"), [(1, 2), (2, 0)])
+def test_a_hugging_face_data_set_is_shuffled_by_epoch_and_goes_on(limit, passes, done):
+    rows = datasets.Dataset.from_dict({"x": list(range(20))}).to_iterable_dataset(num_shards=2)
+
+    def make():
+        return rows.shuffle(seed=3, buffer_size=8).with_format("numpy").batch(4)
+
+    def read(batches):
+        return [int(i) for batch in batches for i in batch["x"]]
+
+    expected, told = [], make()
+    for epoch in range(4):
+        told.set_epoch(epoch)
+        expected += read(told)
+    source = IterableSource(make())
+    seen = [i for _ in range(passes) for i in read(source.batches(limit))]
+    batches = source.batches(limit)
+    seen += read(itertools.islice(batches, done))
+    resumed = IterableSource(make())
+    next(resumed.batches(limit))  # as fit does before it resumes
+    resumed.load_state(json.loads(json.dumps(source.state(done))))
+    seen += [i for _ in range(2) for i in read(resumed.batches(limit))]
+    assert seen == expected[: len(seen)]
+    assert len(seen) == (passes + 2) * 4 * (limit or 5)
 
 
 def test_the_number_of_the_epoch_may_be_known_late():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from elegy.data.iterables import IterableSource
+from elegy.names import type_name
 
 X, Y = np.arange(4.0), np.arange(4)
 
@@ -177,7 +178,7 @@ def test_no_batch_at_all_is_an_empty_dataset(iterable):
 
 @pytest.mark.parametrize("result", [None, (X, Y), X, 3], ids=lambda v: type(v).__name__)
 def test_a_function_must_return_an_iterator(result):
-    with pytest.raises(TypeError, match=f"returned a {type(result).__name__}, but must return an iterator"):
+    with pytest.raises(TypeError, match=f"returned {type_name(result)}, but must return an iterator"):
         numbers(IterableSource(lambda: result))
 
 

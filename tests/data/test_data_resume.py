@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from elegy.data import iterables
+from elegy.data import iteration
 from elegy.data.foreign_state import decode, encode
 from elegy.data.iterables import IterableSource
 from elegy.errors import CheckpointError
@@ -230,7 +230,7 @@ def test_a_batch_that_was_read_but_not_used_is_read_again():
 
 
 def test_slow_reading_is_said(monkeypatch):
-    monkeypatch.setattr(iterables, "SLOW_SECONDS", -1.0)
+    monkeypatch.setattr(iteration, "SLOW_SECONDS", -1.0)
     source = IterableSource(lambda: generator())
     with pytest.warns(UserWarning, match="reading the 7 batches .* `state_dict`"):
         source.load_state(place(generator, 7))
@@ -257,7 +257,7 @@ def test_a_state_that_cannot_be_stored_is_named():
 
     source = IterableSource(Odd(range(3)))
     next(source.batches())
-    with pytest.raises(CheckpointError, match=r"state of the Odd\['workers'\]\[0\]\['lock'\] is a object"):
+    with pytest.raises(CheckpointError, match=r"state of the Odd\['workers'\]\[0\]\['lock'\] is an object"):
         source.state(1)
 
 

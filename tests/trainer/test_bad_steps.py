@@ -235,7 +235,7 @@ LATER = [
     ),
     ("another tree", ValueError, r"batch 2 has the structure", ({"x": X[:8]}, Y[:8])),
     ("lengths", ValueError, r"batch 2: inputs has 8 rows but batch 2: labels has 7", (X[:8], Y[:7])),
-    ("no array", TypeError, r"batch 2: inputs is a object, which is not an array", (object(), Y[:8])),
+    ("no array", TypeError, r"batch 2: inputs is an object, which is not an array", (object(), Y[:8])),
 ]
 
 
