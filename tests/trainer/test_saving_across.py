@@ -31,6 +31,7 @@ def test_from_and_to_every_number_of_devices(folder, target):
     check(trainer_on(ALONE[target]()), folder, ALONE)
 
 
+@pytest.mark.slow
 def test_from_and_to_two_processes(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
