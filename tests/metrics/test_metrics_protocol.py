@@ -16,6 +16,7 @@ from elegy.losses import CrossEntropy, Huber
 from elegy.metrics.function import as_metric
 from elegy.metrics.metric import Metric
 from elegy.pytree import field, static_field
+from elegy.strategies.strategy import struct_of
 
 N, C = 24, 4
 RNG = np.random.default_rng(0)
@@ -178,8 +179,7 @@ def test_call_returns_the_batch_value_and_the_merged_metric(case):
 @pytest.mark.parametrize("case", sorted(set(CASES) - {"metrics", "losses", "all"}))
 def test_built_in_metrics_are_maskable(case):
     metric, data = CASES[case]
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
-    assert metric.maskable(N, **shapes)
+    assert metric.maskable(N, **jax.tree.map(struct_of, data))
 
 
 @given(
