@@ -132,6 +132,8 @@ class Executor:
             buffer: holds the state; one that was only planned is made.
             batch: a batch as the step takes it, the same in every process.
         """
+        if level_of(buffer.cls, phase) != "high":  # before a planned state is made
+            return False
         examples = resized(structure(batch), 0)
         key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(examples))
         if key not in self._masks:
