@@ -17,7 +17,7 @@ from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_arr
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.flat import eval_shape, make_jaxpr, outline
-from elegy.loading.chunks import Chunk, resized, structure
+from elegy.loading.chunks import Chunk, capacity, resized, structure
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
@@ -182,14 +182,7 @@ class Executor:
         program = self._programs.get(key)
         if program is None:
             self._count_trace(phase, batch)
-            strategy = self.strategy
-            if rows(batch) % strategy.replicas:
-                strategy = strategy.undivided
-            with self._about_shapes(phase, batch):
-                program = self._trace(phase, strategy, buffer, batch, mask)
-            if phase == "pred" and not program.rowwise:
-                # What has no row an example is computed from the whole batch.
-                program = self._trace(phase, strategy.undivided, buffer, batch, mask)
+            program = self.traced(phase, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
         version, recent = self._recent.get(phase, (None, {}))
@@ -197,6 +190,18 @@ class Executor:
             recent = {}
         recent[id(batch)] = (batch, mask is not None, program)
         self._recent[phase] = (buffer.version, recent)
+        return program
+
+    def traced(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
+        """A program traced anew, to look at; `program` keeps those that run."""
+        strategy = self.strategy
+        if rows(batch) % strategy.replicas:
+            strategy = strategy.undivided
+        with self._about_shapes(phase, batch):
+            program = self._trace(phase, strategy, buffer, batch, mask)
+        if phase == "pred" and not program.rowwise:
+            # What has no row an example is computed from the whole batch.
+            program = self._trace(phase, strategy.undivided, buffer, batch, mask)
         return program
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
@@ -378,12 +383,6 @@ class _Init:
 
 def _is_numeric(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "OSUMm")
-
-
-def capacity(chunk: Chunk) -> int:
-    """How many batches the arrays of a chunk have room for."""
-    leaves = jax.tree.leaves(chunk.data) if chunk.index is None else [chunk.index]
-    return leaves[0].shape[0]
 
 
 def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:

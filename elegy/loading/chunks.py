@@ -84,6 +84,12 @@ class BatchLayout:
         return -(-count // self.multiple) * self.multiple if self.masked else count
 
 
+def capacity(chunk: Chunk) -> int:
+    """How many batches the arrays of a chunk have room for."""
+    leaves = jax.tree.leaves(chunk.data) if chunk.index is None else [chunk.index]
+    return leaves[0].shape[0]
+
+
 def structure(batch: Batch) -> PyTree:
     """The structure, shapes and dtypes of a batch."""
     return jax.tree.map(struct_of, batch)

@@ -149,18 +149,32 @@ def plan_phases(
         ValueError: if labels do not fit the outputs.
         StepError: if a step returns the wrong thing.
     """
+    _check_phases(executor, buffer, requests)
     plans: list[ExecutionPlan] = []
     traced = buffer
     for request in requests:
-        checks.loader_labels(buffer, request.phase, request.loader, executor)
-        masked = executor.compiles(buffer.cls, request.phase) and _pads(executor, buffer, request)
+        pays = executor.compiles(buffer.cls, request.phase) and _padding_pays(executor, request)
+        masked = pays and executor.can_mask(request.phase, buffer, _first(request.loader))
         plans.append(plan_execution(executor, traced, request, masked=masked, once=once))
         traced = traced if plans[-1].state is None else buffer.outline(plans[-1].state)
     return plans
 
 
-def _pads(executor: Executor, buffer: StateBuffer, request: PhaseRequest) -> bool:
-    """Whether short batches are padded: where it pays, and leaves no trace.
+def _check_phases(executor: Executor, buffer: StateBuffer, requests: Sequence[PhaseRequest]) -> None:
+    """Finds mistakes in labels and steps before the first state is made, which the look at padding needs."""
+    looks = any(_padding_pays(executor, request) for request in requests)
+    traced = buffer
+    for request in requests:
+        phase, loader = request.phase, request.loader
+        checks.loader_labels(buffer, phase, loader, executor)
+        if looks and executor.compiles(buffer.cls, phase):
+            batch = structure(loader.view(loader.first_batch()))
+            program = executor.traced(phase, traced, *_structs(batch, BatchLayout(), loader, phase))
+            traced = buffer.outline(program.state)
+
+
+def _padding_pays(executor: Executor, request: PhaseRequest) -> bool:
+    """Whether short batches should be padded if that leaves no trace.
 
     It pays if rows do not divide over the replicas, and if an iterable may bring batches of many sizes. The one short
     batch of arrays is padded in training only: its step takes longer to compile than it takes to see whether rows
@@ -171,8 +185,13 @@ def _pads(executor: Executor, buffer: StateBuffer, request: PhaseRequest) -> boo
         full, short = loader.plan.batch_size, loader.plan.last_size
         if full % replicas == short % replicas == 0 and (phase != "train" or full == short):
             return False
+    return True
+
+
+def _first(loader: BatchLoader) -> Batch:
+    """The first batch as the step takes it, the same in every process."""
     batch = loader.first_batch()
-    return executor.can_mask(phase, buffer, loader.view(agreed(batch) if loader.shared else batch))
+    return loader.view(agreed(batch) if loader.shared else batch)
 
 
 def plan_execution(
