@@ -131,7 +131,7 @@ def test_a_run_resumes_from_each_of_its_checkpoints(tmp_path, every, async_save)
     assert [path.name for path in found] == [f"step_{s:08d}" for s in sorted({*range(every, end, every), end})]
     for path in found:
         resumed = make()
-        fit(resumed, resume=path, steps_per_execution=1)
+        fit(resumed, resume=path)  # with the steps of an execution that the checkpoint names
         assert_same_run(resumed, whole)
 
 
@@ -141,7 +141,7 @@ def test_a_run_with_a_last_step_resumes_from_it(tmp_path, limit):
     checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1, every=eg.Every(steps=1))
     fit(whole, callbacks=[checkpoint], max_steps=limit)
     at_epoch_end = limit % STEPS == 0
-    fit(resumed, resume=tmp_path / f"step_{limit - (not at_epoch_end):08d}", max_steps=limit, steps_per_execution=1)
+    fit(resumed, resume=tmp_path / f"step_{limit - (not at_epoch_end):08d}", max_steps=limit)
     assert_same_run(resumed, whole)
 
 
