@@ -109,27 +109,29 @@ def set_random_state(iterable: Any, state: Any) -> None:
 
 
 def warn_of_unknown_order(iterable: Any, what: str) -> None:
-    """Warns that batches are counted to find the place in a `DataLoader` whose sampler may draw another order now.
+    """Warns that batches are counted to find the place in a loader that may have another order now.
 
     Args:
         iterable: what an interrupted run goes on with.
         what: the call, for the message.
 
     Warns:
-        UserWarning: if the sampler is neither one of PyTorch's nor has `set_epoch`.
+        UserWarning: if it is a PyTorch `DataLoader` with a sampler that is neither one of PyTorch's nor has
+            `set_epoch`, or a data set of `tf.data`.
     """
-    if not _is_torch_loader(iterable):
-        return
-    unknown = [
-        sampler
-        for sampler in _samplers(iterable)
-        if not type(sampler).__module__.startswith("torch.utils.data") and not hasattr(sampler, "set_epoch")
-    ]
-    if unknown:
+    if _is_torch_loader(iterable):
+        samplers = (one for one in _samplers(iterable) if not hasattr(one, "set_epoch"))
+        unknown = [one for one in samplers if not type(one).__module__.startswith("torch.utils.data")]
+        who = f"the sampler {type(unknown[0]).__name__} of the DataLoader" if unknown else None
+        remedy = "use torchdata's StatefulDataLoader, or give the sampler `set_epoch`"
+    else:
+        tensorflow = any(cls.__module__.startswith("tensorflow.python.data") for cls in type(iterable).__mro__)
+        who = "the tf.data.Dataset" if tensorflow else None
+        remedy = "shuffle with a seed and `reshuffle_each_iteration=False`, or save at the end of epochs only"
+    if who is not None:
         warnings.warn(
-            f"the interrupted epoch goes on after the batches that were seen, as if {type(unknown[0]).__name__}, the "
-            f"sampler of the DataLoader given to {what}, drew the same order again. If it does not, some examples come "
-            "twice and others never: use torchdata's StatefulDataLoader, or give the sampler `set_epoch`.",
+            f"the interrupted epoch goes on after as many batches as were seen, as if {who} given to {what} had the "
+            f"same order again. If it has not, some examples come twice and others never: {remedy}.",
             stacklevel=3,
         )
 

@@ -178,6 +178,15 @@ def test_a_split_loader_is_reseeded_too():
     assert epochs(source, 2) == [[0, 1], [100, 101]]
 
 
+def test_a_tensorflow_data_set_is_warned_of_when_a_run_goes_on_inside_of_an_epoch():
+    kind = type("Dataset", (list,), {"__module__": "tensorflow.python.data.ops.dataset_ops"})
+    data = kind([np.zeros(1)] * 3)
+    source = IterableSource(data)
+    next(source.batches())
+    with pytest.warns(UserWarning, match=r"as if the tf.data.Dataset given to fit.*reshuffle_each_iteration=False"):
+        IterableSource(data).load_state(source.state(1))
+
+
 # PyTorch
 
 
@@ -249,7 +258,7 @@ def test_a_sampler_of_unknown_order_is_warned_of_when_a_run_goes_on_inside_of_an
     loader = torch_loader(shuffle=False, sampler=Sampler())
     source = IterableSource(loader)
     next(source.batches())
-    with pytest.warns(UserWarning, match=r"as if Sampler, the sampler.*StatefulDataLoader"):
+    with pytest.warns(UserWarning, match=r"as if the sampler Sampler of the DataLoader.*StatefulDataLoader"):
         IterableSource(loader).load_state(source.state(1))
 
 
