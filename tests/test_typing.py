@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
 from mypy import api
 
 import elegy as eg
@@ -64,6 +65,7 @@ def test_the_package_says_that_it_is_typed():
     assert Path(eg.__file__).with_name("py.typed").exists()
 
 
+@pytest.mark.slow
 def test_mypy_knows_the_fields_of_a_users_classes(tmp_path, monkeypatch):
     file = tmp_path / "users.py"
     file.write_text(SOURCE)

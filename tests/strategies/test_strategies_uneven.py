@@ -77,6 +77,7 @@ class Case:
     iterable: bool = False
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     close: float = 1.0  # multiplies the tolerance
+    slow: bool = False
 
 
 COLUMNS = {"*/kernel": (None, "model")}
@@ -86,7 +87,7 @@ CASES = {
         lambda: DataParallel(3), MLP, 18, 6, two_losses, "first", options={"shuffle": False}
     ),
     "zero weights in a batch of its own shape": Case(
-        lambda: Sharded({"data": 3}), MLP, 8, 4, two_losses, "first", options={"shuffle": False}
+        lambda: Sharded({"data": 3}), MLP, 8, 4, two_losses, "first", options={"shuffle": False}, slow=True
     ),
     "class weights, several steps, a short batch on five": Case(
         lambda: DataParallel(5),
@@ -94,8 +95,11 @@ CASES = {
         23,
         3,
         options={"class_weight": {0: 0.5, 2: 0.0, 3: 2.0}, "steps_per_execution": 3},
+        slow=True,
     ),
-    "several steps on seven": Case(lambda: Sharded({"data": 7}), MLP, 33, 5, options={"steps_per_execution": 4}),
+    "several steps on seven": Case(
+        lambda: Sharded({"data": 7}), MLP, 33, 5, options={"steps_per_execution": 4}, slow=True
+    ),
     "several steps that cannot be masked on three": Case(
         lambda: DataParallel(3), Managed, 23, 6, dict, options={"steps_per_execution": 2}
     ),
@@ -106,9 +110,14 @@ CASES = {
         lambda: FSDP({"data": 8}, min_size=4), MLP, 29, 5, options={"validation_split": 0.4, "validation_batch_size": 3}
     ),
     "the short batch left out": Case(
-        lambda: FSDP({"data": 2, "model": 4}, min_size=4, rules=COLUMNS), MLP, 23, 8, options={"drop_remaining": True}
+        lambda: FSDP({"data": 2, "model": 4}, min_size=4, rules=COLUMNS),
+        MLP,
+        23,
+        8,
+        options={"drop_remaining": True},
+        slow=True,
     ),
-    "four by two": Case(lambda: FSDP({"data": 4, "model": 2}, min_size=4, rules=COLUMNS), MLP, 23, 8),
+    "four by two": Case(lambda: FSDP({"data": 4, "model": 2}, min_size=4, rules=COLUMNS), MLP, 23, 8, slow=True),
     "several data axes, odd parameters": Case(
         lambda: FSDP({"a": 2, "b": 3}, min_size=2), Odd, 20, 7, close=50
     ),  # 8 bits of a significand
@@ -117,17 +126,22 @@ CASES = {
         MLP,
         11,
         4,
+        slow=True,
     ),
     "axes that divide data and parameters": Case(
-        lambda: FSDP({"data": 2, "model": 2}, data_axes=("data", "model"), rules=COLUMNS, min_size=4), MLP, 11, 4
+        lambda: FSDP({"data": 2, "model": 2}, data_axes=("data", "model"), rules=COLUMNS, min_size=4),
+        MLP,
+        11,
+        4,
+        slow=True,
     ),
     "no data axis": Case(lambda: FSDP({"model": 4}, rules=COLUMNS, min_size=4), MLP, 11, 4),
-    "dropout on three": Case(lambda: Sharded({"data": 3}), Dropped, 17, 7),
+    "dropout on three": Case(lambda: Sharded({"data": 3}), Dropped, 17, 7, slow=True),
     "dropout in parts": Case(lambda: FSDP({"data": 8}, min_size=4), Dropped, 17, 7),
-    "equinox, data parallel": Case(lambda: DataParallel(8), equinox_net, 19, 5),
+    "equinox, data parallel": Case(lambda: DataParallel(8), equinox_net, 19, 5, slow=True),
     "equinox in parts": Case(lambda: FSDP({"data": 3}, min_size=4), equinox_net, 19, 5),
     "nnx, data parallel": Case(lambda: DataParallel(6), Counting, 19, 5),
-    "nnx in parts": Case(lambda: FSDP({"data": 2, "more": 2}, min_size=4), Counting, 19, 5),
+    "nnx in parts": Case(lambda: FSDP({"data": 2, "more": 2}, min_size=4), Counting, 19, 5, slow=True),
     "batch statistics in parts": Case(
         lambda: FSDP({"data": 4}, min_size=4, shard_batch_stats=True), Normalised, 19, 8, iterable=True
     ),
@@ -179,7 +193,9 @@ def on_one_device(case: Case) -> dict[str, Any]:
     return REFERENCES[key]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=pytest.mark.slow if case.slow else ()) for name, case in CASES.items()]
+)
 def test_a_run_equals_the_run_on_one_device(case: str) -> None:
     one = CASES[case]
     expected, actual = on_one_device(one), results(one, one.strategy())
