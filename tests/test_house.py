@@ -177,6 +177,14 @@ def test_files_are_short_and_use_public_jax(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
 
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_test_is_skipped(path):
+    """A missing library fails a test; a test that needs one beyond the extra `test` carries the mark `needs`."""
+    skips = {"importorskip", "skipif", "skip", "xfail"}
+    names = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    assert not skips & set(names)
+
+
 def test_importing_elegy_loads_no_optional_and_no_heavy_library():
     code = f"import sys, elegy; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

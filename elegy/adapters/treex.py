@@ -39,9 +39,11 @@ def load_treex() -> types.ModuleType:
     Raises:
         ImportError: when one of them is not installed, or treeo is of another series.
 
-    Example:
-        >>> tx = load_treex()  # doctest: +SKIP
-        >>> class Net(tx.Module): ...  # doctest: +SKIP
+    Example, where treex is installed::
+
+        tx = load_treex()
+
+        class Net(tx.Module): ...
     """
     if "treex" in sys.modules:
         return sys.modules["treex"]
@@ -81,9 +83,10 @@ class TreexModule(ElegyModule):
         TypeError: when `module` is no treex module.
         ValueError: at init, when `variables` do not fit the module; the message lists the paths.
 
-    Example:
-        >>> tx = load_treex()  # doctest: +SKIP
-        >>> state = TreexModule(tx.Linear(2)).init(jax.random.key(0), jnp.ones((4, 3)))  # doctest: +SKIP
+    Example, where treex is installed::
+
+        tx = load_treex()
+        state = TreexModule(tx.Linear(2)).init(jax.random.key(0), jnp.ones((4, 3)))
     """
 
     variables: PyTree = field(default=None, kw_only=True)

@@ -191,14 +191,16 @@ def test_a_tensorflow_data_set_is_warned_of_when_a_run_goes_on_inside_of_an_epoc
 
 
 def torch_loader(**kwargs):
-    data = pytest.importorskip("torch.utils.data")
-    torch = pytest.importorskip("torch")
+    import torch
+    from torch.utils import data
+
     return data.DataLoader(data.TensorDataset(torch.arange(SIZE)), **{"batch_size": BATCH, "shuffle": True, **kwargs})
 
 
 def seeded(kind):
-    torch = pytest.importorskip("torch")
-    data = pytest.importorskip("torch.utils.data")
+    import torch
+    from torch.utils import data
+
     generator = torch.Generator().manual_seed(7)
     if kind == "global":
         return torch_loader()
@@ -213,7 +215,8 @@ def seeded(kind):
 @pytest.mark.parametrize("limit", [None, 2])
 @pytest.mark.parametrize(("passes", "done"), [(1, 1), (2, 1), (2, 0)])
 def test_a_shuffled_torch_loader_goes_on_exactly_in_another_process(kind, limit, passes, done):
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(1)
     source = IterableSource(seeded(kind))
     epochs(source, passes, limit)
@@ -235,8 +238,9 @@ def test_a_shuffled_torch_loader_goes_on_exactly_in_another_process(kind, limit,
 
 @pytest.mark.needs(library="torch")
 def test_a_distributed_sampler_is_told_the_epoch():
-    data = pytest.importorskip("torch.utils.data")
-    torch = pytest.importorskip("torch")
+    import torch
+    from torch.utils import data
+
     dataset = data.TensorDataset(torch.arange(SIZE))
     samplers = [data.DistributedSampler(dataset, num_replicas=1, rank=0, seed=5) for _ in range(2)]
     found = epochs(IterableSource(torch_loader(shuffle=False, sampler=samplers[0])), 3)

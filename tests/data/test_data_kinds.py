@@ -198,8 +198,9 @@ def test_single_examples_of_an_iterable_are_told():
 
 @pytest.mark.needs(library="torch")
 def test_a_torch_data_set_without_a_loader_is_refused():
-    torch = pytest.importorskip("torch")
-    data = pytest.importorskip("torch.utils.data")
+    import torch
+    from torch.utils import data
+
     pairs = data.TensorDataset(torch.from_numpy(DENSE), torch.from_numpy(DENSE))  # each could pass for a batch
     with pytest.raises(TypeError, match=r"a TensorDataset, a PyTorch Dataset.*DataLoader\(dataset, batch_size=32"):
         as_source(pairs)
