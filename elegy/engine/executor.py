@@ -21,7 +21,7 @@ from elegy.loading.chunks import Chunk, capacity, resized, structure
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
-from elegy.module.row_independence import rows_are_independent
+from elegy.module.row_independence import RowProbe
 from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
@@ -51,7 +51,7 @@ class Executor:
         self._recent: dict[str, tuple[int, dict[int, tuple[PyTree, bool, Program]]]] = {}
         self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
         self._last_reset: tuple[int | None, Any] = (None, None)
-        self._masks: dict[Any, bool] = {}
+        self._probes: dict[Any, RowProbe] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
         self.takes_batches: dict[str, bool] = {}  # phases whose batches, and so their shapes, are the user's own
@@ -124,21 +124,18 @@ class Executor:
 
     # programs
 
-    def can_mask(self, phase: CompiledPhase, buffer: StateBuffer, batch: Batch) -> bool:
-        """Whether short batches of a phase may be filled up and masked: seen once, see `rows_are_independent`.
+    def row_probe(self, phase: CompiledPhase, buffer: StateBuffer, batch: Batch) -> RowProbe:
+        """What tells whether short batches of a phase may be filled up and masked: one for each shape of an example.
 
         Args:
             phase: the phase.
-            buffer: holds the state; one that was only planned is made.
+            buffer: holds the state, or its structure.
             batch: a batch as the step takes it, the same in every process.
         """
-        if level_of(buffer.cls, phase) != "high":  # before a planned state is made
-            return False
-        examples = resized(structure(batch), 0)
-        key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(examples))
-        if key not in self._masks:
-            self._masks[key] = rows_are_independent(buffer.placed(), phase, batch, self.strategy)
-        return self._masks[key]
+        key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
+        if key not in self._probes:
+            self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy)
+        return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
         """The structure of what the high-level step of a phase computes from inputs, before losses.
@@ -182,7 +179,14 @@ class Executor:
         program = self._programs.get(key)
         if program is None:
             self._count_trace(phase, batch)
-            program = self.traced(phase, buffer, batch, mask)
+            strategy = self.strategy
+            if rows(batch) % strategy.replicas:
+                strategy = strategy.undivided
+            with self._about_shapes(phase, batch):
+                program = self._trace(phase, strategy, buffer, batch, mask)
+            if phase == "pred" and not program.rowwise:
+                # What has no row an example is computed from the whole batch.
+                program = self._trace(phase, strategy.undivided, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
         version, recent = self._recent.get(phase, (None, {}))
@@ -190,18 +194,6 @@ class Executor:
             recent = {}
         recent[id(batch)] = (batch, mask is not None, program)
         self._recent[phase] = (buffer.version, recent)
-        return program
-
-    def traced(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
-        """A program traced anew, to look at; `program` keeps those that run."""
-        strategy = self.strategy
-        if rows(batch) % strategy.replicas:
-            strategy = strategy.undivided
-        with self._about_shapes(phase, batch):
-            program = self._trace(phase, strategy, buffer, batch, mask)
-        if phase == "pred" and not program.rowwise:
-            # What has no row an example is computed from the whole batch.
-            program = self._trace(phase, strategy.undivided, buffer, batch, mask)
         return program
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:

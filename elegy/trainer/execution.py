@@ -22,6 +22,7 @@ from elegy.loading.batch_loader import BEGINNING
 from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
 from elegy.loading.multihost import agreed
 from elegy.module.levels import level_of
+from elegy.module.row_independence import RowProbe
 from elegy.strategies import Strategy
 from elegy.trainer import checks
 from elegy.types import Batch, PyTree
@@ -41,6 +42,9 @@ ones fall out of the processor's caches."""
 OUTPUT_BYTES = 16 * 2**20
 """The outputs of one execution that predicts have about this size at most."""
 
+SAMPLE_ROWS = 64
+"""Rows of arrays in which it is looked whether rows depend on one another."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionPlan:
@@ -52,7 +56,7 @@ class ExecutionPlan:
         layout: how batches are grouped and padded.
         strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
-        can_mask: tells of a state and a batch whether batches of its example shapes may be padded.
+        row_probe: of a state and a batch, tells whether batches of its example shapes may be padded.
     """
 
     phase: CompiledPhase
@@ -60,7 +64,7 @@ class ExecutionPlan:
     layout: BatchLayout
     strategy: Strategy
     state: Any = None
-    can_mask: Callable[[StateBuffer, Batch], bool] = lambda buffer, batch: False
+    row_probe: Callable[[StateBuffer, Batch], RowProbe] | None = None
 
     def chunks(
         self,
@@ -81,7 +85,10 @@ class ExecutionPlan:
         """
 
         def layout_of(batch: Batch) -> BatchLayout:
-            return dataclasses.replace(self.layout, masked=self.layout.masked and self.can_mask(buffer, batch))
+            if not self.layout.masked or self.row_probe is None:
+                return self.layout
+            masked = self.row_probe(buffer, batch).rows_are_independent(buffer.placed)
+            return dataclasses.replace(self.layout, masked=masked)
 
         return self.loader.chunks(layout_of, self.strategy, order, limit, start, chunk_size)
 
@@ -149,31 +156,33 @@ def plan_phases(
         ValueError: if labels do not fit the outputs.
         StepError: if a step returns the wrong thing.
     """
-    _check_phases(executor, buffer, requests)
+    for request in requests:
+        checks.loader_labels(buffer, request.phase, request.loader, executor)
+    probes = [
+        executor.row_probe(request.phase, buffer, _sample(request.loader))
+        if _padding_pays(executor, buffer, request)
+        else None
+        for request in requests
+    ]
+    # Traced first for what is likely, because a mistake in a step is told before the first state is made.
+    likely = [probe is not None and probe.independent is not False for probe in probes]
+    plans = _plan_all(executor, buffer, requests, likely, once)
+    masked = [probe is not None and probe.rows_are_independent(buffer.placed) for probe in probes]
+    return plans if masked == likely else _plan_all(executor, buffer, requests, masked, once)
+
+
+def _plan_all(
+    executor: Executor, buffer: StateBuffer, requests: Sequence[PhaseRequest], masked: Sequence[bool], once: bool
+) -> list[ExecutionPlan]:
     plans: list[ExecutionPlan] = []
     traced = buffer
-    for request in requests:
-        pays = executor.compiles(buffer.cls, request.phase) and _padding_pays(executor, request)
-        masked = pays and executor.can_mask(request.phase, buffer, _first(request.loader))
-        plans.append(plan_execution(executor, traced, request, masked=masked, once=once))
+    for request, pads in zip(requests, masked, strict=True):
+        plans.append(plan_execution(executor, traced, request, masked=pads, once=once))
         traced = traced if plans[-1].state is None else buffer.outline(plans[-1].state)
     return plans
 
 
-def _check_phases(executor: Executor, buffer: StateBuffer, requests: Sequence[PhaseRequest]) -> None:
-    """Finds mistakes in labels and steps before the first state is made, which the look at padding needs."""
-    looks = any(_padding_pays(executor, request) for request in requests)
-    traced = buffer
-    for request in requests:
-        phase, loader = request.phase, request.loader
-        checks.loader_labels(buffer, phase, loader, executor)
-        if looks and executor.compiles(buffer.cls, phase):
-            batch = structure(loader.view(loader.first_batch()))
-            program = executor.traced(phase, traced, *_structs(batch, BatchLayout(), loader, phase))
-            traced = buffer.outline(program.state)
-
-
-def _padding_pays(executor: Executor, request: PhaseRequest) -> bool:
+def _padding_pays(executor: Executor, buffer: StateBuffer, request: PhaseRequest) -> bool:
     """Whether short batches should be padded if that leaves no trace.
 
     It pays if rows do not divide over the replicas, and if an iterable may bring batches of many sizes. The one short
@@ -185,11 +194,15 @@ def _padding_pays(executor: Executor, request: PhaseRequest) -> bool:
         full, short = loader.plan.batch_size, loader.plan.last_size
         if full % replicas == short % replicas == 0 and (phase != "train" or full == short):
             return False
-    return True
+    return executor.compiles(buffer.cls, phase)
 
 
-def _first(loader: BatchLoader) -> Batch:
-    """The first batch as the step takes it, the same in every process."""
+def _sample(loader: BatchLoader) -> Batch:
+    """A batch as the step takes it, the same in every process, to see whether rows depend on one another."""
+    source = loader.source
+    if isinstance(source, ArraySource) and source.on_host:  # the first rows may all be of one class
+        index = np.linspace(0, source.size - 1, min(source.size, SAMPLE_ROWS)).astype(int)
+        return loader.view(source.take(index))
     batch = loader.first_batch()
     return loader.view(agreed(batch) if loader.shared else batch)
 
@@ -226,7 +239,7 @@ def plan_execution(
         most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
         steps = min(steps, _power_of_two(most / bytes_of(batch)))
     layout = dataclasses.replace(layout, steps=steps, resident=resident)
-    return ExecutionPlan(phase, loader, layout, strategy, program.state, functools.partial(executor.can_mask, phase))
+    return ExecutionPlan(phase, loader, layout, strategy, program.state, functools.partial(executor.row_probe, phase))
 
 
 def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:

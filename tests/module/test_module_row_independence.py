@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import elegy as eg
-from elegy.module.row_independence import rows_are_independent
+from elegy.module.row_independence import RowProbe
 from elegy.strategies import resolve_strategy
 
 rng = np.random.default_rng(0)
@@ -23,7 +23,8 @@ def probed(module, phase="pred", loss=None, metrics=None, batch=None):
     trainer.init_on_batch(batch)
     before = jax.tree.map(np.array, trainer.state.params)
     given = batch[0] if phase == "pred" else batch
-    answer = rows_are_independent(trainer._buffer.placed(), phase, given, resolve_strategy("jit"))
+    probe = RowProbe(trainer._buffer.struct, phase, given, resolve_strategy("jit"))
+    answer = probe.rows_are_independent(trainer._buffer.placed)
     jax.tree.map(np.testing.assert_array_equal, trainer.state.params, before)
     return answer
 
@@ -191,7 +192,19 @@ class Mapped(nn.Module):
         return jax.lax.map(lambda row: row.sum(0), nn.remat(nn.Dense)(4)(x))
 
 
-@pytest.mark.parametrize("module", [Convolutions(), Words(), Recurrent(), Mapped()], ids=lambda m: type(m).__name__)
+class Half(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        for _ in range(4):
+            x = x + nn.Dense(16, dtype=jnp.bfloat16)(nn.LayerNorm(dtype=jnp.bfloat16)(x))
+        return nn.Dense(4)(x)
+
+
+MODULES = [Convolutions(), Words(), Recurrent(), Mapped(), Half()]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
 def test_modules_that_keep_the_padding_in_training(module):
     losses = [eg.losses.CrossEntropy(), eg.regularizers.L2(0.1)]
     assert probed(module, "train", losses, [eg.metrics.Accuracy(), eg.losses.CrossEntropy()])
@@ -293,3 +306,14 @@ REFUSED = {
 def test_where_nothing_can_be_seen_batches_keep_their_shape(module, options, capfd):
     assert not probed(module, **options)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("strategy", ["data_parallel", "sharded", eg.strategies.FSDP({"data": 8}, min_size=4)], ids=str)
+@pytest.mark.parametrize(("loss", "padded"), [(squares, True), (contrastive, False)], ids=["apart", "together"])
+def test_batches_are_padded_on_a_mesh_where_rows_are_independent(strategy, loss, padded):
+    trainer = eg.Trainer(DENSE, loss, optimizer=optax.sgd(0.1), strategy=strategy)
+    trainer.init_on_batch(X[:5], Y[:5])
+    batch, buffer = (X[:5], Y[:5]), trainer._buffer
+    probe = trainer._executor.row_probe("train", buffer, batch)
+    assert probe.rows_are_independent(buffer.placed) is padded
+    assert buffer.readable()

@@ -132,7 +132,7 @@ def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_no_axis_of_examples()
     y = rng.normal(size=(10, 4)).astype(np.float32)
     trainer = eg.Trainer(nn.Dense(4), lambda target, preds: ((target - preds) ** 2).mean(0), optimizer=optax.sgd(0.0))
     trainer.fit(X, y, batch_size=4, shuffle=False, verbose=0)
-    assert not any(trainer._executor._masks.values())
+    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
 
 
 def test_a_scalar_that_weights_have_no_part_in_is_warned_of():

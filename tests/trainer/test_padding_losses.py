@@ -61,7 +61,7 @@ def test_losses_across_examples_see_no_padding(function, reduction):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for mine, theirs in zip(*(jax.tree.leaves(one.state.params) for one in (trainer, eager)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
-    assert not any(trainer._executor._masks.values())
+    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
 
 
 def test_a_loss_of_each_example_still_compiles_once():
@@ -114,3 +114,12 @@ def test_functions_of_numpy_run_eagerly():
     trainer = eg.Trainer(nn.Dense(1), metrics=error, strategy="eager")
     value = trainer.evaluate(X, Y[:, 0], batch_size=5, verbose=0)["error"]
     np.testing.assert_allclose(value, np.abs(Y[:, 0] - trainer.predict(X)[:, 0]).mean(), rtol=1e-5)
+
+
+def test_labels_that_are_sorted_hide_nothing():
+    def beside_the_next_label(target, preds):
+        return (jnp.roll(target, -1) - preds[:, 0]) ** 2
+
+    trainer = eg.Trainer(nn.Dense(3), beside_the_next_label, optimizer=optax.sgd(0.1))
+    trainer.fit(np.tile(X, (2, 1)), np.repeat([0.0, 1.0], 10), batch_size=6, shuffle=False, verbose=0)
+    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
