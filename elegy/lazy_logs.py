@@ -20,6 +20,9 @@ class LazyLogs(Mapping[str, float]):
         ready: tells whether `fetch` can return without waiting for the device; None if that is not known.
         previous: gives the logs of the step before, if it ran in the same execution.
 
+    Attributes:
+        on_read: called with the logs at the first read, once the values are there; None for nothing.
+
     Raises:
         TypeError: at the first read, when a value is not a scalar.
 
@@ -30,7 +33,7 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_fetch", "_previous", "_ready", "_ready_at", "_values")
+    __slots__ = ("_fetch", "_previous", "_ready", "_ready_at", "_values", "on_read")
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class LazyLogs(Mapping[str, float]):
         self._ready, self._previous = ready, previous
         self._ready_at: float | None = None
         self._values: dict[str, float] = {}
+        self.on_read: Callable[[LazyLogs], None] | None = None
 
     @property
     def ready(self) -> bool | None:
@@ -76,6 +80,8 @@ class LazyLogs(Mapping[str, float]):
             self._values = {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
             self._fetch = None
             self._ready_at = self._ready_at or time.monotonic()
+            if self.on_read is not None:
+                self.on_read(self)
         return self._values
 
     def __getitem__(self, name: str) -> float:

@@ -231,7 +231,7 @@ def iterable_chunks(
                 first, examples, waiting = first + len(waiting), examples + sum(s for _, s in waiting), []
             layout, shape = layout_here, this
         waiting.append((batch, size))
-        # Asked with one batch more than there is, whose size is not known: the chunk ends where it is left out.
+        # Asked for one batch more than there is: if the answer leaves it out, the chunk ends here.
         sizes = [s for _, s in waiting]
         if len(waiting) == layout.steps or chunk_size(first - begin, examples, [*sizes, size]) <= len(waiting):
             yield _stack(waiting, shape, first, layout, strategy)

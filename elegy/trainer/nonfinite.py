@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
+import warnings
 from collections import deque
 from typing import Any, Literal, get_args
 
@@ -10,6 +13,7 @@ import jax
 
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
+from elegy.lazy_logs import LazyLogs
 from elegy.module.finite import FiniteCheck
 from elegy.module.levels import level_of
 from elegy.names import path_name
@@ -117,6 +121,45 @@ class NonFiniteMonitor:
         """Reads what was recorded: results on a device cannot be pickled."""
         self.count()
         return self.__dict__
+
+
+class LossWatch:
+    """Warns, once a run, when the loss is NaN or infinite in training logs that somebody reads.
+
+    Args:
+        active: False if another part of the run looks at the loss.
+    """
+
+    def __init__(self, active: bool):
+        self._active = active
+
+    def watch(self, logs: LazyLogs, step: int, epoch: int) -> LazyLogs:
+        """Looks at logs when they are read; returns them.
+
+        Args:
+            logs: the logs of a step.
+            step: the number of the step, from 1.
+            epoch: the epoch's index.
+        """
+        if self._active:
+            logs.on_read = functools.partial(self._look, step, epoch)
+        return logs
+
+    def _look(self, step: int, epoch: int, logs: LazyLogs) -> None:
+        loss = logs.get("loss", 0.0)
+        if not self._active or math.isfinite(loss):
+            return
+        self._active = False
+        before = logs.previous
+        while before is not None and not math.isfinite(before.get("loss", 0.0)):
+            step, before = step - 1, before.previous
+        warnings.warn(
+            f"the loss is {loss} at step {step} of epoch {epoch + 1}, or since an earlier one; training goes on. "
+            "`Trainer(nonfinite='raise')` ends a run at such a step and names the parameters whose gradients are not "
+            "finite, 'skip' leaves the step out, and the callback `TerminateOnNaN` stops the run.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def check_level(policy: Policy, buffer: StateBuffer) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from elegy.callbacks import CallbackList, Event
+from elegy.callbacks import CallbackList, Event, TerminateOnNaN
 from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
@@ -22,6 +22,7 @@ from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.nonfinite import LossWatch
 from elegy.trainer.pace import Pace
 
 
@@ -123,6 +124,8 @@ class Run:
         self._started = time.monotonic()
         self.loader.start_at(trainer.epoch)
         self._pace: Pace | None = None
+        told = any(isinstance(callback, TerminateOnNaN) for callback in callbacks)
+        self._loss = LossWatch(trainer.nonfinite == "ignore" and not told)
 
     @property
     def seconds(self) -> float:
@@ -244,12 +247,13 @@ class Run:
                         done = k + 1
                         if k:
                             self.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False)
-                        self.logs, last = out.logs(k), k == chunk.count - 1
+                        self.logs = self._loss.watch(out.logs(k), trainer.step, trainer.epoch)
+                        last = k == chunk.count - 1
                         self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs, is_current=last)
                 finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
                     self._count(sizes[done:])
                     if sizes:
-                        self.logs = out.logs(chunk.count - 1)
+                        self.logs = self._loss.watch(out.logs(chunk.count - 1), trainer.step, trainer.epoch)
                 if stopped := self.over():
                     break
         finally:

@@ -16,6 +16,8 @@ import elegy as eg
 from elegy.callbacks import EarlyStopping, ModelCheckpoint, TerminateOnNaN
 from elegy.data import epoch_permutation
 from elegy.errors import NonFiniteError
+from elegy.lazy_logs import LazyLogs
+from elegy.trainer.nonfinite import LossWatch
 
 BATCH, SIZE = 4, 40
 RUNS = [("eager", 1), ("jit", 1), ("jit", 4), ("jit", "auto"), ("data_parallel", 2), ("sharded", 1)]
@@ -351,3 +353,42 @@ def test_mistakes_are_said(tmp_path, options, module, given, message):
 
     with pytest.raises(ValueError, match=message):
         run()
+
+
+@pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+@pytest.mark.parametrize("reads", [True, False])
+def test_ignore_warns_once_of_a_loss_that_somebody_reads(strategy, fuse, reads):
+    class Reads(eg.Callback):
+        batch_hooks_read = "logs"
+
+        def on_train_batch_end(self, event):
+            dict(event.logs)
+
+    x, y = data(bad=[3, 6])
+    trainer = make(strategy)
+    with pytest.warns(RuntimeWarning, match="the loss is nan at step") as caught:
+        history = fit(trainer, x, y, steps_per_execution=fuse, callbacks=[Reads()] if reads else [])
+    assert trainer.step == 20
+    assert np.isnan(history["loss"]).all()
+    (text,) = [str(warning.message) for warning in caught]
+    step = 4 if reads or fuse == "auto" else 9 if fuse in (2, 4) else 10  # the first of the execution that is read
+    assert f"at step {step} of epoch 1, or since an earlier one" in text
+
+
+def test_what_looks_at_the_loss_reads_nothing_itself():
+    fetched = []
+    logs = LazyLogs(lambda: fetched.append(1) or {"loss": np.inf})
+    watch = LossWatch(active=True)
+    assert watch.watch(logs, 7, 0) is logs
+    assert fetched == []
+    with pytest.warns(RuntimeWarning, match="the loss is inf at step 7 of epoch 1"):
+        assert logs["loss"] == np.inf
+    watch.watch(LazyLogs(lambda: {"loss": np.nan}), 8, 0).copy()  # warned already
+    LossWatch(active=False).watch(LazyLogs(lambda: {"loss": np.nan}), 8, 0).copy()
+
+
+def test_terminate_on_nan_is_the_only_one_to_warn():
+    x, y = data(bad=[3])
+    with pytest.warns(RuntimeWarning) as caught:
+        fit(make(), x, y, callbacks=[TerminateOnNaN()])
+    assert [str(warning.message)[:20] for warning in caught] == ["training is stopped:"]
