@@ -10,6 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+OTHER_CONTAINERS = "the containers or static fields differ"
+"""The difference of two trees that hold the same leaves."""
+
 
 def snake_case(name: str) -> str:
     """Turns a class name into a log name.
@@ -139,11 +142,13 @@ def contents(value: Any) -> str:
 
 
 def differences(before: Any, after: Any) -> list[str]:
-    """What differs in paths, shapes and dtypes between the leaves of two trees.
+    """Lists the differences of two trees: paths, shapes and dtypes of leaves, otherwise `OTHER_CONTAINERS`.
 
     Example:
         >>> differences({"a": np.zeros(2, int), "b": 1.0}, {"a": np.zeros(3, int), "c": 1.0})
         ['b is gone (it was float32[])', 'c is new (float32[])', 'a was int64[2], now it is int64[3]']
+        >>> differences([1.0], (1.0,))
+        ['the containers or static fields differ']
     """
     old, new = (
         {path_name(path): array_name(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
@@ -151,6 +156,6 @@ def differences(before: Any, after: Any) -> list[str]:
     )
     found = [f"{name} is gone (it was {old[name]})" for name in old if name not in new]
     found += [f"{name} is new ({new[name]})" for name in new if name not in old]
-    return found + [
-        f"{name} was {old[name]}, now it is {new[name]}" for name in old if name in new and old[name] != new[name]
-    ]
+    found += [f"{name} was {old[name]}, now it is {new[name]}" for name in old if new.get(name, old[name]) != old[name]]
+    old_structure: object = jax.tree.structure(before)
+    return found or ([] if old_structure == jax.tree.structure(after) else [OTHER_CONTAINERS])

@@ -40,11 +40,6 @@ class AsyncSaver:
         self._error: BaseException | None = None
         self._closed = self._left = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether a save is under way."""
-        return self._thread is not None and self._thread.is_alive()
-
     def save(
         self,
         path: str | os.PathLike[str],

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from elegy.checkpoint.address import Address, path_of
+from elegy.checkpoint.local import LocalCheckpoint
 from elegy.checkpoint.manifest import read_manifest, verify_files
-from elegy.checkpoint.mounted import Mounted
 from elegy.checkpoint.remote import Remote
 from elegy.errors import CheckpointError, CheckpointFormatError
 
-Place = Mounted | Remote
+Place = LocalCheckpoint | Remote
 """Where one checkpoint stands, or a directory of them: two classes with the same methods."""
 
 
@@ -48,7 +48,7 @@ def place_of(path: str | os.PathLike[str]) -> Place:
         (PosixPath('/runs/best'), Address(text='memory://runs/best'))
     """
     where = path_of(path)
-    return Remote(where) if isinstance(where, Address) else Mounted(where)
+    return Remote(where) if isinstance(where, Address) else LocalCheckpoint(where)
 
 
 def find_checkpoints(directory: str | os.PathLike[str]) -> Sequence[Path | Address]:

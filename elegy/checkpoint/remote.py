@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from elegy.checkpoint.address import Address
+from elegy.checkpoint.local import check_own
 from elegy.checkpoint.manifest import MANIFEST, read_manifest
-from elegy.checkpoint.mounted import check_own
 from elegy.checkpoint.naming import LEFTOVER, REPLACED, STEP, checkpoint_step
 from elegy.errors import CheckpointError
 

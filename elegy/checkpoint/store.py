@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.checkpoint import team
 from elegy.checkpoint.arrays import from_stored, placement, read_arrays, to_stored, write_arrays
 from elegy.checkpoint.directory import Opened, opened, place_of
 from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
 from elegy.checkpoint.manifest import ARRAYS, METADATA, read_manifest, verify_files, write_flushed, write_manifest
 from elegy.checkpoint.match import describe_all, fitting
+from elegy.distributed import from_first, is_first, together
 from elegy.errors import CheckpointError
 from elegy.types import PyTree
 
@@ -204,16 +205,17 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     """
     target = place_of(path)
     try:
-        suffix = team.shared_suffix()
+        suffix = from_first(np.frombuffer(secrets.token_bytes(8), np.uint8)).tobytes().hex()
+        doing = f"writing {target.path}"
         with contextlib.ExitStack() as stack:
-            if team.leads():
-                staging = team.together(lambda: stack.enter_context(target.staged(suffix, content.step)))
+            if is_first():
+                staging = together(lambda: stack.enter_context(target.staged(suffix, content.step)), doing)
             else:
-                staging = team.together(lambda: target.staging(suffix))
+                staging = together(lambda: target.staging(suffix), doing)
             if content.arrays:
-                team.together(lambda: write_arrays(staging / ARRAYS, content.arrays))
-            team.together(lambda: _finish(staging, content) if team.leads() else None)
-            team.together(stack.close)
+                together(lambda: write_arrays(staging / ARRAYS, content.arrays), doing)
+            together(lambda: _finish(staging, content) if is_first() else None, doing)
+            together(stack.close, doing)
     except CheckpointError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from elegy.checkpoint.address import local_path
 from elegy.checkpoint.leaves import describe, named_leaves
-from elegy.checkpoint.mounted import replace_file
+from elegy.checkpoint.local import replace_file
 from elegy.errors import CheckpointError
 from elegy.lazy import require
 from elegy.types import PyTree

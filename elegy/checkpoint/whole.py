@@ -9,7 +9,7 @@ from typing import Any
 import cloudpickle
 
 from elegy.checkpoint.address import local_path
-from elegy.checkpoint.mounted import replace_file
+from elegy.checkpoint.local import replace_file
 from elegy.errors import CheckpointError
 
 _MAGIC = b"elegy pickle 1\n"

@@ -181,12 +181,12 @@ class Executor:
             self._count_trace(phase, batch)
             strategy = self.strategy
             if rows(batch) % strategy.replicas:
-                strategy = strategy.undivided
+                strategy = strategy.replicated
             with self._about_shapes(phase, batch):
                 program = self._trace(phase, strategy, buffer, batch, mask)
             if phase == "pred" and not program.rowwise:
                 # What has no row an example is computed from the whole batch.
-                program = self._trace(phase, strategy.undivided, buffer, batch, mask)
+                program = self._trace(phase, strategy.replicated, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
         version, recent = self._recent.get(phase, (None, {}))
@@ -247,7 +247,7 @@ class Executor:
             return  # of another state, or with a mask
         if len(seen) == MANY_SHAPES and phase not in self._warned:
             self._warned.add(phase)
-            changes = "; ".join(differences(seen[0], batch)) or "its containers are of other types"
+            changes = "; ".join(differences(seen[0], batch))
             warnings.warn(
                 f"the {phase} step is compiled for the {len(seen) + 1}th shape of batch: {changes}. Every new shape or "
                 "dtype costs a compilation. Pad the examples to a few lengths (buckets), and keep one number of rows.",

@@ -19,7 +19,7 @@ from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
 from elegy.module import finite, managed
 from elegy.module.logs import LogBook, drain, prepare
-from elegy.names import differences, path_name, type_name
+from elegy.names import OTHER_CONTAINERS, differences, path_name, type_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
 from elegy.types import PyTree
@@ -270,21 +270,15 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
     if type(after) is not type(before):
         raise StepError(f"{who} returned another class: {type(after).__name__} in place of {type(before).__name__}.")
     wrong = differences(before, after)
-    if not wrong and not _alike(before, after):
-        fields = [
-            name
+    if wrong == [OTHER_CONTAINERS]:
+        wrong = [
+            f"the structure or a static value of {name} changed"
             for name in type(before).__dataclass_fields__
-            if not _alike(getattr(before, name), getattr(after, name))
+            if differences(getattr(before, name), getattr(after, name))
             or (name in before._static_names and getattr(before, name) != getattr(after, name))
         ]
-        wrong = [f"the structure or a static value of {name} changed" for name in fields]
     if wrong:
         raise StepError(
             f"{who} changed the structure of the state: {'; '.join(wrong)}. A step must return a state of the same "
             "tree, shapes and dtypes; make every field its final shape in the init step."
         )
-
-
-def _alike(before: PyTree, after: PyTree) -> bool:
-    old: object = jax.tree.structure(before)
-    return old == jax.tree.structure(after)

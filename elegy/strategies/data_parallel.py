@@ -90,7 +90,7 @@ class DataParallel(MeshStrategy):
         return ((self.axis_name, self.replicas),)
 
     @property
-    def undivided(self) -> Strategy:
+    def replicated(self) -> Strategy:
         """`Sharded` over the same devices."""
         return Sharded(self.mesh)
 

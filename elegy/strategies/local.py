@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from elegy.strategies.device_ref import reduced
 from elegy.strategies.init import InitKernel, copied_to
-from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree

@@ -14,10 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elegy.distributed import collect
 from elegy.names import path_name
+from elegy.strategies.device_ref import reduced
 from elegy.strategies.init import InitKernel, copied_to
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
-from elegy.strategies.portable import reduced
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import PyTree
@@ -259,7 +259,7 @@ def _put_here(leaf: Any, sharding: NamedSharding) -> Any:
 
 
 def _put_everywhere(leaf: Any, sharding: NamedSharding) -> Any:
-    """Places a value that every process holds; what lies on these devices already is moved by JAX."""
+    """Places a value that every process has; JAX moves arrays that are on these devices already."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         lies = leaf.sharding
         if isinstance(lies, NamedSharding) and [*lies.mesh.devices.flat] == [*sharding.mesh.devices.flat]:

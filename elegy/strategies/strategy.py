@@ -26,7 +26,7 @@ class Strategy:
     A strategy answers four questions and knows no module:
 
     1. how the state is placed and collected: `place_state`, `collect_state`, `compile_init`;
-    2. how a batch is placed and outputs are collected: `place`, `collect_outputs`, `replicas`, `undivided`;
+    2. how a batch is placed and outputs are collected: `place`, `collect_outputs`, `replicas`, `replicated`;
     3. how a step is wrapped: `compile`;
     4. how what the replicas computed is combined, inside the step: `fold_key`, `sum`, `mean`, `combine_metrics`,
        `use_params`.
@@ -68,10 +68,10 @@ class Strategy:
         return 1
 
     @property
-    def undivided(self) -> Strategy:
-        """The strategy for batches that cannot be divided over the replicas: its steps see the whole batch.
+    def replicated(self) -> Strategy:
+        """The fallback for a batch that cannot be divided over the replicas: every replica gets the whole batch.
 
-        It must place states as this one does.
+        It places states as this strategy does.
         """
         return self
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import export as jax_export
 
 from elegy.checkpoint.address import local_path
-from elegy.checkpoint.mounted import replace_file
+from elegy.checkpoint.local import replace_file
+from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import CheckpointError
 from elegy.lazy import require
 from elegy.names import array_name, path_name
@@ -131,15 +132,11 @@ def _check_readable(tf: Any, function: Any, structs: PyTree) -> None:
 def prediction(state: Any) -> Callable[[PyTree], PyTree]:
     """The prediction step as a function of the inputs alone; the state is part of it, as NumPy arrays."""
     leaves, treedef = jax.tree.flatten(state)
-    keys = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-    impls = {i: jax.random.key_impl(leaves[i]) for i in keys}
-    host = to_host([jax.random.key_data(leaf) if i in impls else leaf for i, leaf in enumerate(leaves)])
+    impls = key_impls(leaves)
+    host = to_host(unwrap_keys(leaves, impls))
 
     def pred_step(inputs: PyTree) -> PyTree:
-        values = [
-            jax.random.wrap_key_data(jnp.asarray(leaf), impl=impls[i]) if i in impls else jnp.asarray(leaf)
-            for i, leaf in enumerate(host)
-        ]
+        values = wrap_keys([jnp.asarray(leaf) for leaf in host], impls)
         return jax.tree.unflatten(treedef, values).pred_step(inputs, jnp.zeros((), jnp.int32))[0]
 
     return pred_step

@@ -23,7 +23,7 @@ from elegy.checkpoint.naming import DAMAGED, LEFTOVER, REPLACED, STAGED, STEP, c
 from elegy.errors import CheckpointError, CheckpointFormatError
 
 
-class Mounted:
+class LocalCheckpoint:
     """A checkpoint, or a directory of them, on a mounted file system.
 
     Args:
@@ -80,7 +80,7 @@ class Mounted:
         """Where `staged` prepares what will stand here.
 
         Example:
-            >>> Mounted(Path("/runs/best")).staging("1f")
+            >>> LocalCheckpoint(Path("/runs/best")).staging("1f")
             PosixPath('/runs/best.tmp-1f')
         """
         return _beside(self.path, STAGED, unique)

@@ -1,4 +1,4 @@
-"""Strategies in pickles: devices by their numbers, which another program looks up among its own."""
+"""Pickles strategies: devices are stored by number and looked up where the pickle is loaded."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jax.sharding import AxisType, Mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Devices, or a mesh of them, by number.
+class DeviceRef:
+    """Refers to a device, several devices or a mesh by device number.
 
     Args:
-        ids: the numbers, an array of the mesh's shape; of one device a scalar.
+        ids: the device numbers: an array of the mesh's shape, or a scalar for one device.
         kind: `"device"`, `"devices"` or `"mesh"`.
         names: the names of the mesh's axes.
     """
@@ -26,11 +26,11 @@ class Places:
     kind: str
     names: tuple[str, ...] = ()
 
-    def here(self) -> Any:
-        """The devices with these numbers.
+    def resolve(self) -> Any:
+        """Looks the devices up among `jax.devices()`.
 
         Raises:
-            LookupError: when there is none with one of them.
+            LookupError: if a device is missing; the message names it.
         """
         known = {device.id: device for device in jax.devices()}
         missing = [i for i in np.ravel(self.ids).tolist() if i not in known]
@@ -45,43 +45,48 @@ class Places:
         return Mesh(found.reshape(np.shape(self.ids)), self.names, axis_types=auto)
 
 
-def portable(value: Any) -> Any:
-    """A value of a strategy's field, with devices as `Places`."""
+def to_reference(value: Any) -> Any:
+    """Replaces devices, tuples of devices and meshes by a `DeviceRef`; returns any other value as it is."""
     if isinstance(value, jax.Device):
-        return Places(np.asarray(value.id), "device")
+        return DeviceRef(np.asarray(value.id), "device")
     if isinstance(value, tuple) and value and all(isinstance(one, jax.Device) for one in value):
-        return Places(np.array([one.id for one in value]), "devices")
+        return DeviceRef(np.array([one.id for one in value]), "devices")
     if isinstance(value, Mesh):
-        return Places(np.vectorize(lambda one: one.id, otypes=[int])(value.devices), "mesh", value.axis_names)
+        return DeviceRef(np.vectorize(lambda one: one.id, otypes=[int])(value.devices), "mesh", value.axis_names)
     return value
 
 
 def reduced(strategy: Any, instead: type) -> tuple:
-    """What a strategy's `__reduce__` returns.
+    """Builds the return value of a strategy's `__reduce__`.
 
     Args:
-        strategy: the strategy.
+        strategy: the strategy to pickle.
         instead: as for `rebuilt`.
     """
-    fields = {name: portable(value) for name, value in vars(strategy).items() if not _computed(type(strategy), name)}
+    fields = {
+        name: to_reference(value) for name, value in vars(strategy).items() if not _computed(type(strategy), name)
+    }
     return rebuilt, (type(strategy), fields, instead)
 
 
 def _computed(cls: type, name: str) -> bool:
-    """Whether an attribute is computed from the others at its first use."""
+    """True if an attribute is a `functools.cached_property`, which the pickle leaves out."""
     return isinstance(getattr(cls, name, None), functools.cached_property)
 
 
 def rebuilt(cls: type, fields: dict[str, Any], instead: type) -> Any:
-    """A strategy from its fields.
+    """Rebuilds a strategy from a pickle.
 
     Args:
-        cls: its class.
-        fields: their values, by `portable`.
-        instead: the class of what takes its place, with a warning, where its devices are missing.
+        cls: the strategy's class.
+        fields: the values of its fields, converted by `to_reference`.
+        instead: the strategy class to use if a device is missing.
+
+    Warns:
+        UserWarning: if a device is missing and `instead` is used.
     """
     try:
-        values = {name: value.here() if isinstance(value, Places) else value for name, value in fields.items()}
+        values = {name: value.resolve() if isinstance(value, DeviceRef) else value for name, value in fields.items()}
     except LookupError as missing:
         warnings.warn(
             f"the {cls.__name__} that was saved used {missing.args[0]}, which is not among the {jax.device_count()} "
