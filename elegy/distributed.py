@@ -65,7 +65,7 @@ def initialize(
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes files; the only one is.
+    """True if this is the process that prints and writes files; the only one is.
 
     Example:
         >>> is_first()

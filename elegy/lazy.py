@@ -15,7 +15,7 @@ EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | 
 
 
 def is_instance_of(value: Any, module: str, *names: str) -> bool:
-    """Whether `value` is an instance of one of `module`'s classes, without importing `module`.
+    """True if `value` is an instance of one of `module`'s classes, without importing `module`.
 
     A library that was never imported cannot have made the value, so nothing is imported to find out.
 
@@ -34,7 +34,7 @@ def require(module: str, purpose: str) -> ModuleType:
     """Imports an optional library, or says in one sentence what it is needed for.
 
     Raises:
-        ImportError: when the library is not installed.
+        ImportError: if the library is not installed.
     """
     try:
         return importlib.import_module(module)

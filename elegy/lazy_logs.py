@@ -49,7 +49,7 @@ class LazyLogs(Mapping[str, float]):
 
     @property
     def ready(self) -> bool | None:
-        """Whether the values can be read without waiting for the device; None if that is not known."""
+        """True if the values can be read without waiting for the device; None if that is not known."""
         if self._ready_at is not None:
             return True
         ready = None if self._ready is None else self._ready()

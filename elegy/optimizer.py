@@ -127,7 +127,7 @@ class Optimizer(Pytree):
 
 
 def _holds(state: PyTree, kind: type) -> bool:
-    """Whether a state contains one of a transformation's kind."""
+    """True if a state contains one of a transformation's kind."""
 
     def matches(node: Any) -> bool:
         return isinstance(node, kind)
@@ -146,7 +146,7 @@ def _lookahead_error(error: Exception) -> TypeError:
 
 
 def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) -> bool:
-    """Whether a transformation contains `optax.lookahead`, whose parameters are pairs."""
+    """True if a transformation contains `optax.lookahead`, whose parameters are pairs."""
     try:
         return _holds(jax.eval_shape(tx.init, pair), optax.LookaheadState)
     except Exception:  # a transformation for parameters of one structure takes no pairs of them

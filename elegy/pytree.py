@@ -193,8 +193,8 @@ class Pytree(metaclass=_PytreeMeta):
     declared field; JAX never runs it again when it rebuilds the tree.
 
     Raises:
-        FrozenError: when a field is assigned or deleted after construction.
-        TypeError: when a static field holds an array or an unhashable value, or a field has no value.
+        FrozenError: if a field is assigned or deleted after construction.
+        TypeError: if a static field holds an array or an unhashable value, or a field has no value.
 
     Example:
         >>> class Point(Pytree):

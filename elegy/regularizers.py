@@ -47,7 +47,7 @@ class Regularizer(Loss):
             float32 scalars `(numerator, denominator)`.
 
         Raises:
-            ValueError: when `call` returns no scalar.
+            ValueError: if `call` returns no scalar.
         """
         value = self.values(**kwargs)
         if value.ndim:

@@ -69,7 +69,7 @@ class Every:
         return f"Every({self.unit}={getattr(self, self.unit)!r})"
 
     def due(self, before: float, now: float) -> bool:
-        """Whether the interval's end lies in `(before, now]`, both counted in its unit from the run's beginning.
+        """True if the interval's end lies in `(before, now]`, both counted in its unit from the run's beginning.
 
         Example:
             >>> Every(steps=10).due(8, 11), Every(steps=10).due(10, 11)

@@ -70,7 +70,7 @@ def end_wait() -> None:
     """Ends the wait of this thread, if there is one; called by a signal handler.
 
     Raises:
-        RunInterrupted: If there is one.
+        RunInterrupted: if there is one.
     """
     if _state.wait:
         _state.wait, _state.ended = 0, True  # first: an exception within `__enter__` never gets to `__exit__`

@@ -90,7 +90,7 @@ def call_arguments(
 
 
 def takes(function: Callable[..., Any], name: str, *, required: bool = False) -> bool:
-    """Whether the signature of a function names a parameter (with `required`: one without a default).
+    """True if the signature of a function names a parameter (with `required`: one without a default).
 
     Example:
         >>> takes(lambda x, state=None: x, "state"), takes(lambda x, state=None: x, "state", required=True)
@@ -105,7 +105,7 @@ def takes(function: Callable[..., Any], name: str, *, required: bool = False) ->
 
 
 def takes_inputs(function: Callable[..., Any], skip: int) -> bool:
-    """Whether a function takes anything after its first `skip` parameters.
+    """True if a function takes anything after its first `skip` parameters.
 
     Example:
         >>> takes_inputs(lambda key: 0, 1), takes_inputs(lambda key, x: 0, 1)

@@ -46,7 +46,7 @@ class EquinoxModule(ElegyModule):
         counters: what in the state is not of floats; floats are in `batch_stats`.
 
     Raises:
-        TypeError: when `module` is no Equinox module, or its call takes no `state` although it has one.
+        TypeError: if `module` is no Equinox module, or its call takes no `state` although it has one.
         ValueError: at init, when `variables` do not fit; the message lists the paths.
 
     Example:

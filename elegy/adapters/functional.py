@@ -34,7 +34,7 @@ class FunctionalModule(ElegyModule):
         counters: what in the state is not of floats; replicas do not average it. Floats are in `batch_stats`.
 
     Raises:
-        TypeError: when one of the two cannot be called, or returns no pair where there is state.
+        TypeError: if one of the two cannot be called, or returns no pair where there is state.
         ValueError: at init, when `variables` do not fit what `init` returns.
 
     Example:

@@ -34,7 +34,7 @@ class HaikuModule(ElegyModule):
         counters: what in Haiku's state is not of floats; replicas do not average it.
 
     Raises:
-        TypeError: when it is neither.
+        TypeError: if it is neither.
         ValueError: at init, when `variables` do not fit; the message lists the paths.
 
     Example:
@@ -117,7 +117,7 @@ class HaikuModule(ElegyModule):
 
     @property
     def _takes_key(self) -> bool:
-        """Whether `apply` takes a key, which `hk.without_apply_rng` takes away."""
+        """True if `apply` takes a key, which `hk.without_apply_rng` takes away."""
         init, apply = (list(inspect.signature(f).parameters.values()) for f in self.transformed)
         if "rng" in [p.name for p in apply[1:3]]:
             return True

@@ -43,7 +43,7 @@ class LinenModule(ElegyModule):
         collections: collection name -> variables, for all but `params` and `batch_stats`.
 
     Raises:
-        TypeError: when `module` is no linen module, or `variables` is not a dict of collections.
+        TypeError: if `module` is no linen module, or `variables` is not a dict of collections.
         ValueError: at init, when `variables` do not fit the module; the message lists the paths.
 
     Example:

@@ -44,7 +44,7 @@ class NNXModule(ElegyModule):
         variables: what is neither parameter, batch statistic nor random state, a nested dict.
 
     Raises:
-        TypeError: when `module` is no NNX module.
+        TypeError: if `module` is no NNX module.
         ValueError: at init, when `variables` do not fit the module; the message lists the paths.
 
     Example:

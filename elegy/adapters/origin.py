@@ -69,7 +69,7 @@ class Origin:
             who: the module's name, for the message.
 
         Raises:
-            ValueError: when one of them is gone.
+            ValueError: if one of them is gone.
         """
         leaves = [leaf() for leaf in self._leaves]
         if any(leaf is None for leaf in leaves):

@@ -98,7 +98,7 @@ def register_adapter(recognise: Recognise, adapt: Adapt) -> None:
         adapt: a function `(module, variables) -> ElegyModule`; `variables` is what the Trainer was given.
 
     Raises:
-        TypeError: when one of them cannot be called.
+        TypeError: if one of them cannot be called.
 
     Example:
         >>> import jax.numpy as jnp
@@ -131,7 +131,7 @@ def resolve(module: Any, variables: Any = None) -> ElegyModule:
     Raises:
         TypeError: for a class in the place of an instance, for an object that no adapter recognises (the message
             lists what is accepted), and for an adapter that returns no ElegyModule.
-        ValueError: when `variables` are given to an ElegyModule.
+        ValueError: if `variables` are given to an ElegyModule.
 
     Example:
         >>> resolve((lambda key, x: {}, lambda params, x: x))

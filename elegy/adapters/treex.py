@@ -37,7 +37,7 @@ def load_treex() -> types.ModuleType:
     `pip install --no-deps treex==0.6.9 treeo==0.0.9` and `pip install einops pyyaml flax`.
 
     Raises:
-        ImportError: when one of them is not installed, or treeo is of another series.
+        ImportError: if one of them is not installed, or treeo is of another series.
 
     Example, where treex is installed::
 
@@ -80,7 +80,7 @@ class TreexModule(ElegyModule):
         variables: frozen parameters, caches and other state, a nested dict.
 
     Raises:
-        TypeError: when `module` is no treex module.
+        TypeError: if `module` is no treex module.
         ValueError: at init, when `variables` do not fit the module; the message lists the paths.
 
     Example, where treex is installed::

@@ -41,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Finds the loggers, which are callbacks, too. They derive from this package, so it cannot import them first."""
+    """Imports the loggers on first access: their modules import this package, so it cannot import them first."""
     if name in ("CSVLogger", "TensorBoard"):
         return getattr(importlib.import_module("elegy.loggers"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

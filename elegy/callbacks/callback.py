@@ -30,17 +30,15 @@ class Callback:
     """Watches a run: override the hooks that you need. Each receives one `Event`.
 
     Attributes:
-        batch_hooks_read: what the batch hooks look at. `"logs"`: the event's numbers and logs only, so several
+        batch_hooks_read: what the batch hooks read. `"logs"`: the event's numbers and logs only, so several
             steps may run in one execution; a stop takes effect after the steps that have run already. `"state"`:
             `event.trainer.state` right after its own step, so an execution ends there; for a hook that is called for
             every batch, this turns such fusing off, with a message. None, not declared: like `"state"` under
             `steps_per_execution="auto"`. A callback without batch hooks need not declare it. See `PeriodicCallback`
             for hooks that act at intervals.
-        runs_last: whether its hooks are called after those of all other callbacks, as is right for one that saves
-            what the others know.
-        first_process_only: whether, of several processes, only the first one calls its hooks, as is right for one
-            that writes a file or to the terminal. Such hooks may read logs, but no state that lies in several
-            processes.
+        runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
+        first_process_only: True to call its hooks in the first process only, for a callback that writes a file or to
+            the terminal. Such hooks may read logs, but not arrays that are divided over several processes.
 
     Example:
         >>> class PrintLoss(Callback):
@@ -61,7 +59,7 @@ class Callback:
         """Called once, at the end of `fit`, also when the run fails."""
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Called before the first batch of an epoch, and before the next one where a resumed run goes on inside it."""
+        """Called before the first batch of an epoch, and when a resumed run continues inside of an epoch."""
 
     def on_epoch_end(self, event: Event) -> None:
         """Called once for each epoch, after its last batch and its validation, with the logs of both.
@@ -100,23 +98,23 @@ class Callback:
         """Called after a prediction step."""
 
     def meet(self, callbacks: Sequence[Callback]) -> None:
-        """Told all callbacks of a run, itself among them, before any `on_train_begin`.
+        """Receives all callbacks of a run, including this one, before any `on_train_begin`.
 
         Args:
             callbacks: in the order in which they are called.
         """
 
     def before_end(self, event: Event) -> None:
-        """Told that the run is over before any `on_train_end`, in which a callback may replace the state.
+        """Called at the end of `fit`, before any `on_train_end`, so before a callback may replace the state.
 
         Args:
             event: that of `on_train_end`.
         """
 
     def listens(self, hook: str) -> bool:
-        """Whether `hook` is called at all; by default, whether it is overridden.
+        """True if `hook` must be called. By default, a hook is called if the class overrides it.
 
-        A hook that nobody listens to costs the loop nothing. Asked once a run.
+        A hook that no callback listens to costs no time. The method is called once for each hook and run.
 
         Args:
             hook: a name from `HOOKS`.
@@ -128,7 +126,7 @@ class Callback:
         return getattr(getattr(self, hook), "__func__", None) is not getattr(Callback, hook)
 
     def longest_execution(self, batch_size: int | None) -> int | None:
-        """The most training steps that one execution may have because of this callback; None for any number.
+        """Returns the largest number of training steps in one execution that this callback allows; None for no limit.
 
         Args:
             batch_size: examples of a full batch; None if that is not known.
@@ -136,9 +134,9 @@ class Callback:
         return 1 if self.batch_hooks_read == "state" else None
 
     def acts_on_run(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """The batches after which an execution must end, because the hook reads the state or may stop the run.
+        """Returns the batches after which an execution must end, because the hook reads the state or may stop the run.
 
-        The answer must depend on the arguments only; it may be asked for ahead of time.
+        The result must depend on the arguments only: the loop may call this ahead of time.
 
         Args:
             step: training steps completed before the execution.
@@ -151,10 +149,10 @@ class Callback:
         return self.batches_heard(step, examples, sizes) if self.batch_hooks_read == "state" else ()
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """Which of the batches of one execution the hook at their end must be called for; by default, all.
+        """Returns the batches of one execution after which the batch hook must be called; by default, all.
 
-        An event for every batch costs more than a short step takes. Callbacks that act at intervals name the batches
-        they act at; they may be called for others, too. The answer must depend on the arguments only.
+        An event for every batch costs more than a short step takes. A callback that acts at intervals returns the
+        batches at which it acts; it may be called for others, too. The result must depend on the arguments only.
 
         Args:
             step: training steps completed before the execution.
@@ -167,11 +165,11 @@ class Callback:
         return range(len(sizes))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs to know, fit for JSON; it is written into checkpoints."""
+        """Returns the state that a resumed run needs, as JSON values; checkpoints contain it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` returned; called right after `on_train_begin` of a resumed run.
+        """Restores what `state_dict` returned; called right after `on_train_begin` of a resumed run.
 
         Args:
             state: the dict from the checkpoint.

@@ -80,7 +80,7 @@ class DeferredLogReader:
             close: closes the files.
 
         Warns:
-            UserWarning: If the run failed and the reads fail, too: the run's own exception is the one to raise.
+            UserWarning: if the run failed and the reads fail, too: the run's own exception is the one to raise.
         """
         try:
             try:

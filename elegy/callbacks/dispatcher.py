@@ -1,4 +1,4 @@
-"""The one place from which hooks are called."""
+"""Checks the callbacks of a run and calls their hooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from elegy.distributed import is_first
 from elegy.errors import NonFiniteError
 from elegy.names import unique_names
 
-# After these a callback may have files to close: every callback hears them, also when one before it fails.
+# In these hooks callbacks close files, so each is called for every callback, even if one raises.
 _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
 
@@ -27,9 +27,8 @@ class CallbackList:
         callbacks: instances of `Callback`.
 
     Raises:
-        TypeError: for what is no callback, a class in place of an instance, or a hook that cannot be called with
-            one event.
-        ValueError: when a callback is listed twice, or declares an unknown `batch_hooks_read`.
+        TypeError: if an entry is not a callback instance, or a hook cannot be called with one event.
+        ValueError: if a callback is listed twice, or declares an unknown `batch_hooks_read`.
 
     Example:
         >>> class Count(Callback):
@@ -77,7 +76,7 @@ class CallbackList:
         return len(self._callbacks)
 
     def listens(self, hook: str) -> bool:
-        """Whether any callback listens to `hook`; when none does, no event need be made.
+        """True if a callback listens to `hook`. Otherwise the loop makes no event.
 
         Args:
             hook: a name from `HOOKS`.
@@ -85,7 +84,7 @@ class CallbackList:
         return bool(self._listeners[hook])
 
     def batches_heard(self, phase: str, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
-        """Which batches of one execution make events, in order.
+        """Returns the batches of one execution for which the loop makes events, in order.
 
         Args:
             phase: `"train"` or `"test"`.
@@ -104,18 +103,18 @@ class CallbackList:
         return sorted(heard)
 
     def emit(self, hook: str, event: Event, failure: BaseException | None = None) -> None:
-        """Calls `hook` of every callback that listens to it, in order; before `on_train_end` every `before_end`.
+        """Calls `hook` of every callback that listens to it, in order. Calls `before_end` before `on_train_end`.
 
         The closing hooks (`on_train_end`, `on_test_end`, `on_predict_end`) are called for every callback, even if
-        one of them raises. What the later ones raise becomes notes on the first exception.
+        one of them raises. Later exceptions become notes on the first one.
 
         Args:
             hook: a name from `HOOKS`.
-            event: what the hooks receive.
-            failure: the exception that ends the run, for a closing hook. What the hook raises becomes a note on it.
+            event: the event that the hooks receive.
+            failure: the exception that ends the run, for a closing hook. Exceptions of the hook become notes on it.
 
         Raises:
-            Exception: what a hook raised, of its own type, with a note that names the callback and the hook.
+            Exception: the exception of a hook, with a note that names the callback and the hook.
         """
         if hook == "on_train_begin":
             for callback in self._callbacks:
@@ -153,15 +152,15 @@ class CallbackList:
     def longest_execution(
         self, phase: str, batch_size: int | None = None, *, undeclared: bool = True
     ) -> tuple[int | None, tuple[str, ...]]:
-        """The most steps that one execution may have because of the callbacks.
+        """Returns the largest number of steps in one execution that the callbacks allow.
 
         Args:
             phase: `"train"`, `"test"` or `"predict"`.
             batch_size: examples of a full batch; None if that is not known.
-            undeclared: whether callbacks that do not declare what their batch hooks read are taken to read the state.
+            undeclared: True to assume that a callback without `batch_hooks_read` reads the state.
 
         Returns:
-            The number, None for any, and the class names of the callbacks that want it.
+            The number (None for no limit), and the class names of the callbacks that set it.
         """
         limits = [(_longest(c, phase, batch_size, undeclared), type(c).__name__) for c in self._callbacks]
         most = min((limit for limit, _ in limits if limit is not None), default=None)
@@ -173,7 +172,7 @@ class CallbackList:
         return bool(self._acting)
 
     def execution_size(self, step: int, examples: int, sizes: Sequence[int]) -> int:
-        """How many of the next batches run in one execution, so that it ends where a callback acts on the run.
+        """Returns how many of the next batches run in one execution, which ends where a callback acts on the run.
 
         Args:
             step: training steps completed before the execution.
@@ -189,9 +188,9 @@ class CallbackList:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
-        """Hands out what `state_dict` returned: now, or after `on_train_begin` where that is still to come.
+        """Passes each callback its state from `state_dict`: now, or after `on_train_begin` if that comes later.
 
-        Callbacks that `states` does not know start anew; a state whose callback is gone is left aside.
+        Callbacks without a state in `states` start anew. States without a callback are ignored.
 
         Args:
             states: as from `state_dict`.
@@ -211,7 +210,7 @@ class CallbackList:
 
 
 def _call(callback: Callback, name: str, method: Callable, *args: Any) -> Any:
-    """Calls a method of a callback that is not a hook; its exceptions name it."""
+    """Calls a method of a callback that is not a hook, and adds a note with its name to exceptions."""
     try:
         return method(*args)
     except Exception as error:
@@ -220,14 +219,14 @@ def _call(callback: Callback, name: str, method: Callable, *args: Any) -> Any:
 
 
 def _note(error: Exception, callback: Callback, name: str, event: Event | None = None) -> None:
-    if isinstance(error, NonFiniteError):  # the step's fault, of which the callback was the first to hear
+    if isinstance(error, NonFiniteError):  # raised by the step; the callback was the first to read its results
         return
     when = "" if event is None else f", after training step {event.step}"
     _add_note(error, f"Raised in the callback method {type(callback).__name__}.{name}{when}.")
 
 
 def _add_note(error: BaseException, text: str) -> None:
-    # Some exceptions, such as frozen dataclasses, refuse notes; they are raised as they are.
+    # Frozen dataclasses that are exceptions cannot get notes.
     with contextlib.suppress(Exception):
         error.add_note(text)
 
@@ -259,11 +258,11 @@ def _check(callback: Any, index: int) -> None:
             raise TypeError(
                 f"{where} is the class {callback.__name__}, not an instance: write `{callback.__name__}(...)`."
             )
-        raise TypeError(f"{where} is {_given(callback)}, which is no elegy.callbacks.Callback.")
+        raise TypeError(f"{where} is {_given(callback)}, which is not an elegy.callbacks.Callback.")
     if not isinstance(callback, Callback):
         raise TypeError(
-            f"{where} is {_given(callback)}, which is no elegy.callbacks.Callback. Derive its class from Callback, or "
-            "wrap functions: `LambdaCallback(on_epoch_end=function)`."
+            f"{where} is {_given(callback)}, which is not an elegy.callbacks.Callback. Derive its class from "
+            "Callback, or wrap functions: `LambdaCallback(on_epoch_end=function)`."
         )
     if callback.batch_hooks_read not in ("logs", "state", None):
         raise ValueError(
@@ -275,17 +274,17 @@ def _check(callback: Any, index: int) -> None:
             near = difflib.get_close_matches(name, HOOKS, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             warnings.warn(
-                f"{type(callback).__name__}.{name} is no hook and is never called.{meant} The hooks are: "
+                f"{type(callback).__name__}.{name} is not a hook and is never called.{meant} The hooks are: "
                 f"{', '.join(HOOKS)}.",
                 stacklevel=4,
             )
 
 
 def _check_signature(callback: Callback, hook: str, method: Callable) -> None:
-    """Catches hooks written for Keras, which would take the event for an epoch index or for logs."""
+    """Refuses hooks with Keras's signature, which would receive the event as an epoch index or as logs."""
     try:
         signature = inspect.signature(method)
-    except (TypeError, ValueError):  # builtins have none
+    except (TypeError, ValueError):  # builtins have no signature
         return
     try:
         signature.bind(None)

@@ -17,8 +17,8 @@ from elegy.callbacks.monitor import Mode, Monitor
 class EarlyStopping(Callback):
     """Stops training when a monitored value has stopped improving.
 
-    NaN never counts as an improvement. Epochs in which the validation did not run are skipped. A run that is resumed
-    where it stopped ends at once, unless `patience` is larger now.
+    NaN never counts as an improvement. Epochs without a validation are skipped. A run that is resumed after it was
+    stopped ends at once, unless `patience` is larger now.
 
     Args:
         monitor: the log's name.
@@ -26,22 +26,22 @@ class EarlyStopping(Callback):
         patience: how many epochs in a row may pass without an improvement before training stops.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
         baseline: a value to beat; epochs that do not beat it use up patience.
-        restore_best_weights: whether the run ends with the state of the best epoch: for a `val_` name the state that
-            was validated, otherwise that at the epoch's end. All of its fields are restored, so that `evaluate` gives
-            `best` again, except what counts steps or draws random numbers: `trainer.step`, `trainer.epoch`, the keys
-            and Optax's `count` fields go on. The best state stays on the devices beside the running one. A run that a
-            signal or an exception ends keeps its last state, with which it can be resumed.
-        start_from_epoch: how many epochs of the run to wait before looking.
-        verbose: 1 to print why training stopped and what was restored.
+        restore_best_weights: True to end the run with the state of the best epoch: for a `val_` name the state that
+            was validated, otherwise the state at the epoch's end. All fields are restored, so that `evaluate` returns
+            `best` again, except counters and random keys: `trainer.step`, `trainer.epoch`, the keys and Optax's
+            `count` fields keep their last values. The best state needs device memory of its own. A run that a signal
+            or an exception ends keeps its last state, so that it can be resumed.
+        start_from_epoch: the number of epochs at the beginning of the run that are not compared.
+        verbose: 1 to print why training stopped and which epoch was restored.
 
     Attributes:
         best: the best value so far, or None.
-        best_epoch: its epoch's index.
+        best_epoch: the index of the epoch with the best value.
         wait: epochs since the last improvement.
         stopped_epoch: the index of the epoch after which training was stopped, or None.
 
     Raises:
-        ValueError: If the mode is unknown or the patience negative; at the beginning of a run without validation
+        ValueError: if the mode is unknown or the patience negative; at the beginning of a run without validation
             if a `val_` name is monitored; at the end of the first epoch if the monitored name is not logged (the
             message lists the names that are).
 
@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
         EarlyStopping(monitor='val_accuracy', mode='max', patience=3)
     """
 
-    # Its batch hook reads the state while it is validated, which does not change it.
+    # The batch hook reads the state during validation, which does not change it.
     batch_hooks_read: Literal["logs"] = "logs"
 
     def __init__(
@@ -86,7 +86,7 @@ class EarlyStopping(Callback):
         self._first_epoch = first_epoch
         self._best_step: int | None = None  # the state of this step is the best
         self._best_state: Any = None
-        self._validated: Any = None  # the state of the validation after which no epoch has ended yet
+        self._validated: Any = None  # the state of the last validation, until the epoch ends
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
@@ -95,7 +95,7 @@ class EarlyStopping(Callback):
         self._trainer = event.trainer
 
     def listens(self, hook: str) -> bool:
-        """Test hooks only where the state that is validated may have to be restored."""
+        """True for test hooks only if the validated state may have to be restored."""
         validated = self.restore_best_weights and self.monitor.name.startswith("val_")
         return super().listens(hook) and (validated or not hook.startswith("on_test"))
 
@@ -113,7 +113,7 @@ class EarlyStopping(Callback):
         self._validated = None
 
     def on_test_batch_end(self, event: Event) -> None:
-        """Notes the state that is validated: a callback may have assigned it for the validation only."""
+        """Stores the validated state: a callback may have assigned it for the validation only."""
         if self._trainer is not None and self._validated is None:
             self._validated = event.trainer.state
 
@@ -131,7 +131,7 @@ class EarlyStopping(Callback):
             if self.baseline is None or self.monitor.better(value, self.baseline):
                 self.wait = 0
             return
-        # One epoch alone cannot show that nothing improves.
+        # A first epoch cannot be worse than one before it.
         if self.wait >= self.patience and event.epoch > self._first_epoch:
             self.stopped_epoch = event.epoch
             event.trainer.stop_training = True
@@ -149,7 +149,7 @@ class EarlyStopping(Callback):
             return
         if best is None:
             warnings.warn(
-                f"EarlyStopping cannot restore {self._best()}: the run was resumed after it, and a checkpoint holds "
+                f"EarlyStopping cannot restore {self._best()}: the run was resumed after it, and a checkpoint contains "
                 "the last weights only. `ModelCheckpoint(monitor=...)` keeps the best.",
                 stacklevel=2,
             )
@@ -165,7 +165,7 @@ class EarlyStopping(Callback):
         return f"epoch {self.best_epoch + 1} ({self.monitor.name} {self.best:.6g})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best value and the patience used; the best state itself is not in it."""
+        """Returns the best value and the patience used, without the best state."""
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -176,7 +176,7 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on counting where the run was; one that had stopped ends at once, if patience is still used up."""
+        """Continues the counts of the resumed run, and stops it at once if patience is used up."""
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
         if state["best_epoch"] != self.best_epoch:
             self._best_step, self._best_state = state["best_step"], None
@@ -188,9 +188,10 @@ class EarlyStopping(Callback):
 
 
 def _going_on(best: Any, current: Any) -> Any:
-    """The best state with the key and the optimizer's counters and keys of the current one.
+    """Returns the best state with the keys and the optimizer's counters of the current one.
 
-    Otherwise more training would draw the same random numbers again, and schedules would lag behind the steps.
+    With the old keys, further training would draw the same random numbers again; with the old counters, schedules
+    would lag behind the steps.
     """
 
     def choose(path: Any, old: Any, new: Any) -> Any:

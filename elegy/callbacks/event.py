@@ -1,4 +1,4 @@
-"""What a callback's hook receives."""
+"""The argument of a callback's hooks."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from elegy.lazy_logs import LazyLogs
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """A moment of a run, as a callback's hook sees it.
+    """The trainer, the counters and the logs when a hook is called.
 
     Args:
-        trainer: the `Trainer`; `trainer.state` is the state at this moment and stays valid when kept,
+        trainer: the `Trainer`. `trainer.state` is the current state, and stays valid when you keep it.
             `trainer.stop_training = True` ends the run after the running step.
-        phase: what runs; inside of `fit`, validation is `"test"`.
-        step: completed training steps, over the trainer's life.
-        epoch: index of the running epoch (of the last one, at the end of `fit`), over the trainer's life.
+        phase: `"train"`, `"test"` (evaluation, and validation inside of `fit`) or `"predict"`.
+        step: training steps completed over the trainer's life.
+        epoch: index of the running epoch (at the end of `fit`, of the last one), over the trainer's life.
         batch: index of the batch in its epoch; None outside of the batch hooks.
         logs: log names and floats. Batch hooks see the running values of the epoch, `on_epoch_end` those of the
             whole epoch and, with the prefix `val_`, of its validation, `on_train_end` those after the run's last step.
             Reading them may wait for the device.
-        epochs: the epoch count at which the run ends; None when something else ends it.
-        steps: batches in an epoch; None where the source does not tell.
-        batch_size: examples in a full batch; None where the source does not tell.
+        epochs: the epoch count at which the run ends; None if a number of steps or a time ends it.
+        steps: batches in an epoch; None if unknown.
+        batch_size: examples in a full batch; None if unknown.
         examples: training examples seen by the run so far.
         elapsed: seconds from the run's beginning to the call of the hook. The device may be far behind: see `seconds`.
-        validates: whether the run has validation data, be it not for every epoch.
+        validates: True if the run has validation data, even if it does not validate after every epoch.
         ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
             `"finished"`; None before.
-        resumed: in `on_epoch_begin`, whether batches of the epoch were trained before: by the run that was cut, or
-            before this one went back to a checkpoint.
-        is_current: False for a step inside of an execution of several, of which `trainer.state` has seen the later
-            steps, too.
+        resumed: in `on_epoch_begin`, True if batches of the epoch were trained before, by the interrupted run or
+            before this run went back to a checkpoint.
+        is_current: False if later steps of the same execution have already changed `trainer.state`.
 
     Example:
         >>> Event(trainer=None, phase="train", step=10, epoch=0, batch=9, logs={"loss": 0.5}).logs["loss"]
@@ -61,10 +60,10 @@ class Event:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the run's beginning until the results in `logs` were computed; waits for them.
+        """Seconds from the run's beginning until the device had computed `logs`; waits for the device.
 
-        Steps run asynchronously, so a hook is called long before its step is done. In hooks without logs it is the
-        same as `elapsed`.
+        Steps run asynchronously, so a hook is called before its step is done. In hooks without logs, equal to
+        `elapsed`.
         """
         computed = self.logs.ready_at if isinstance(self.logs, LazyLogs) else self._made
         return self.elapsed + max(computed - self._made, 0.0)

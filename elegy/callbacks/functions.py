@@ -10,14 +10,14 @@ from elegy.callbacks.event import Event
 
 
 class LambdaCallback(Callback):
-    """Calls the functions that it is given.
+    """Calls functions as hooks.
 
     Args:
-        batch_hooks_read: what the batch hooks look at (see `Callback`).
+        batch_hooks_read: what the batch hooks read (see `Callback`).
         **hooks: functions of one event, by hook name.
 
     Raises:
-        TypeError: for a name that is no hook (the message lists them), or a value that cannot be called.
+        TypeError: if a name is not a hook (the message lists the hooks), or a value cannot be called.
 
     Example:
         >>> callback = LambdaCallback(on_epoch_end=lambda event: print(event.epoch))
@@ -28,9 +28,9 @@ class LambdaCallback(Callback):
     def __init__(self, *, batch_hooks_read: Literal["logs", "state"] | None = None, **hooks: Callable[[Event], Any]):
         for name, function in hooks.items():
             if name not in HOOKS:
-                raise TypeError(f"LambdaCallback: {name!r} is no hook. The hooks are: {', '.join(HOOKS)}.")
+                raise TypeError(f"LambdaCallback: {name!r} is not a hook. The hooks are: {', '.join(HOOKS)}.")
             if not callable(function):
                 raise TypeError(f"LambdaCallback: {name} must be a function of one event, not {function!r}.")
         self.batch_hooks_read = batch_hooks_read
-        # Instance attributes hide the empty methods, so the dispatcher finds the functions themselves.
+        # Instance attributes shadow the empty methods of the class.
         self.__dict__.update(hooks)

@@ -12,9 +12,9 @@ from elegy.callbacks.event import Event
 class History(Callback):
     """Keeps every epoch's logs. `Trainer.fit` adds one and returns it.
 
-    An epoch's values are read when the next epoch ends, when the run does, or when somebody asks for them, so that
-    the device need not stand still between epochs. A run that stops inside of an epoch leaves the running values of
-    that epoch as the last entry, without validation; a resumed run replaces it when the epoch ends.
+    The values of an epoch are read from the device when the next epoch ends, at the end of the run, or when `history`
+    is read, so that the loop does not wait between epochs. If a run stops inside of an epoch, the last entry has the
+    running values of that epoch, without validation. A resumed run replaces it when the epoch ends.
 
     Attributes:
         epoch: the index of the epoch of each entry.
@@ -32,13 +32,13 @@ class History(Callback):
         self._history: dict[str, list[float]] = {}
         self._last: list[str] = []
         self._unread: Mapping[str, float] = {}
-        self._running: int | None = None  # the epoch that has begun and not ended
+        self._running: int | None = None  # the index of the running epoch
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """Log name to one float an epoch; validation names begin with `val_`.
+        """A dict of log names to lists with one float for each epoch; validation names begin with `val_`.
 
-        A name that is not logged in every epoch (`validation_freq=2`) has as many values as there were.
+        The list of a name that is not logged in every epoch (`validation_freq=2`) is shorter.
         """
         self._read()
         return self._history
@@ -56,7 +56,7 @@ class History(Callback):
         self._running = None
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Notes which epoch runs."""
+        """Stores the index of the running epoch."""
         self._running = event.epoch
 
     def on_epoch_end(self, event: Event) -> None:
@@ -65,7 +65,7 @@ class History(Callback):
         self._add(event)
 
     def _add(self, event: Event) -> None:
-        """Adds an entry; it replaces that of the same epoch from a run that was cut inside of it."""
+        """Adds an entry, or replaces the one that a run left when it stopped inside of this epoch."""
         self._read()
         if self.epoch and self.epoch[-1] == event.epoch:
             self.epoch.pop()
@@ -75,19 +75,19 @@ class History(Callback):
         self._unread = event.logs
 
     def on_train_end(self, event: Event) -> None:
-        """Adds the running values of an epoch that was cut, and reads the last entry."""
-        # An epoch whose first batch did not come has no values: the logs are those of the epoch before.
+        """Adds the running values of an epoch that did not end, and reads the last entry."""
+        # If the epoch had no batch, the event has the logs of the epoch before.
         if self._running == event.epoch and event.ended != "failed" and event.logs:
             self._add(event)
         self._read()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the record, so that a resumed run goes on with it."""
+        """Returns the record of the run."""
         history = {name: list(values) for name, values in self.history.items()}
         return {"history": history, "epoch": list(self.epoch), "last": list(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the record of the interrupted run."""
+        """Continues the record of the interrupted run."""
         self._history = {name: list(values) for name, values in state["history"].items()}
         self._unread = {}
         self.epoch, self._last = list(state["epoch"]), list(state["last"])

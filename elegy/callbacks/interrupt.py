@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first signal ends the run cleanly, a second Ctrl-C at once."""
+"""Signal handlers: the first SIGINT or SIGTERM ends the run after the running step, a second Ctrl-C raises."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MEETINGS = itertools.count(1)
 
 PATIENCE = 2.0
-"""Seconds that a batch may take to come after the first signal; data that works is not torn out of its next batch."""
+"""Seconds to wait for the next batch after the first signal, so that a loader that works can return it."""
 
 
 class Interrupts:
-    """The handler of one run: remembers its first signal.
+    """The signal handler of one run, which stores the first signal.
 
-    From the first signal on it looks every two seconds whether the main thread still waits for the same batch, and
-    ends that wait. As a context manager it holds a second Ctrl-C back until the block ends: inside, a step consumes the
-    state's buffers, and its results are not yet where they belong.
+    After the first signal it checks every two seconds if the main thread still waits for the same batch, and ends that
+    wait. As a context manager it defers a second Ctrl-C until the block ends: inside, a step consumes the buffers of
+    the state, and its results are not stored yet.
 
     Args:
         trainer: the object whose `stop_training` is set.
 
     Attributes:
-        signal: the number of the first signal; None while there was none.
+        signal: the number of the first signal, or None.
 
     Example:
         >>> from types import SimpleNamespace
@@ -48,17 +48,17 @@ class Interrupts:
         self._passed_on = False
         self._shared = getattr(getattr(trainer, "strategy", None), "processes", 1) > 1
         self._holds = self._held_back = False
-        self._wait = 0  # the wait of the main thread when it was looked at last
+        self._wait = 0  # the number of the main thread's wait at the last check
         self._looks = False
         self._lock, self._closed = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
-        """From here on a second Ctrl-C waits."""
+        """Defers a second Ctrl-C from here on."""
         self._holds = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Raises what waited."""
+        """Raises a deferred Ctrl-C."""
         self._holds = False
         if self._held_back:
             self._held_back = False
@@ -66,18 +66,18 @@ class Interrupts:
 
     @property
     def interrupted(self) -> bool:
-        """Whether there was a signal."""
+        """True if a signal was received."""
         return self.signal is not None
 
     @property
     def ending(self) -> Literal["finished", "interrupted"]:
-        """How a run without an exception ends."""
+        """How a run that raises no exception ended, for `Event.ended`."""
         return "interrupted" if self.interrupted else "finished"
 
     def agree(self) -> None:
-        """Stops the run where several processes have agreed to, because one of them received SIGTERM.
+        """Stops the run of several processes at the same step after one of them received SIGTERM.
 
-        All of them call it equally often.
+        Every process must call it equally often.
         """
         from jax.experimental import multihost_utils
 
@@ -85,7 +85,7 @@ class Interrupts:
             self.end()
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Receives a signal."""
+        """Handles a signal."""
         if self._looks:
             self._looks = False
             self._end_long_wait()
@@ -99,10 +99,10 @@ class Interrupts:
             return
         if self._shared:
             self._passed_on = True
-            signal.raise_signal(signal.SIGTERM)  # JAX hears it and tells the other processes
+            signal.raise_signal(signal.SIGTERM)  # JAX's handler tells the other processes
         else:
             self.end(signum)
-        # A stream that is being written to refuses; the message is a courtesy, the stop is not.
+        # Writing fails if the signal interrupted a write to the same stream; the run then stops without the message.
         with suppress(RuntimeError, OSError, ValueError):
             print(
                 f"\n{_name(signum)}: training ends after the running step. Ctrl-C{_again(signum)} stops it at once.",
@@ -113,33 +113,33 @@ class Interrupts:
         threading.Thread(target=self._look_again, args=(signum,), name="elegy-interrupt", daemon=True).start()
 
     def _look_again(self, signum: int) -> None:
-        """Has the handler look from time to time: it runs in the main thread, where a signal ends system calls."""
+        """Sends the signal again every two seconds: the handler runs in the main thread and can end its system call."""
         while not self._closed.wait(PATIENCE):
             with self._lock:
-                installed = signal.getsignal(signum) is self  # another trainer's fit may run inside of this one's data
+                installed = signal.getsignal(signum) is self  # the data of this run may call another trainer's fit
                 if installed and not self._closed.is_set():
                     self._looks = True
                     signal.pthread_kill(threading.main_thread().ident, signum)  # type: ignore[arg-type]
 
     def _end_long_wait(self) -> None:
-        """Ends a wait in which the main thread was the last time, too."""
+        """Ends the wait of the main thread if it is the one of the last check."""
         before, self._wait = self._wait, current_wait()
         if self._wait and self._wait == before:
             self.end()
             end_wait()
 
     def close(self) -> None:
-        """The run is over: the handler will not be called by this object any more."""
+        """Stops the periodic checks."""
         with self._lock:
             self._closed.set()
-        while self._looks:  # that signal is on its way, and must not meet another handler
+        while self._looks:  # a signal on its way must not reach another handler
             time.sleep(0)
 
     def end(self, signum: int = signal.SIGTERM) -> None:
-        """Stops the run because of a signal: the first one counts.
+        """Stops the run, and stores the signal if it is the first one.
 
         Args:
-            signum: its number.
+            signum: the number of the signal.
         """
         self.signal = self.signal or signum
         self.trainer.stop_training = True
@@ -155,20 +155,20 @@ def _again(signum: int) -> str:
 
 @contextmanager
 def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
-    """While it is open, the first SIGINT (Ctrl-C) or SIGTERM sets `trainer.stop_training`, a second SIGINT raises.
+    """Inside of the block, the first SIGINT (Ctrl-C) or SIGTERM sets `trainer.stop_training`, a second SIGINT raises.
 
-    A wait of the main thread for data that goes on for two seconds after the signal raises `RunInterrupted`.
+    If the main thread still waits for data two seconds after the signal, the wait raises `RunInterrupted`.
 
-    The handlers that were there before come back at the end. Nothing is done outside of the main thread, where Python
-    allows no handlers, and inside of another such block of the same trainer. A signal that is ignored (`nohup`) or
-    handled by other than Python code is left alone, and so is SIGTERM in a program of several processes: there JAX
-    listens to it, so that all of them stop at the same step.
+    The previous handlers are restored at the end. The block does nothing outside of the main thread, where Python
+    allows no handlers, or inside of another such block of the same trainer. Signals that are ignored (`nohup`) or have
+    a handler that is not Python code keep their handler, and so does SIGTERM in a program of several processes: JAX's
+    handler makes all of them stop at the same step.
 
     Args:
         trainer: the object whose `stop_training` is set.
 
     Returns:
-        A context manager that gives the `Interrupts`, whose `interrupted` tells a stop by a signal from others.
+        A context manager that returns the `Interrupts`; its `interrupted` is True if a signal stopped the run.
 
     Example:
         >>> from types import SimpleNamespace
@@ -193,7 +193,7 @@ def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
         if number == signal.SIGTERM and jax.distributed.is_initialized():
             continue
         previous[number] = before
-    with no_wait():  # the block may run inside of code that is waited for, such as data of another trainer
+    with no_wait():  # the block may run inside of a `Wait`, for example in the data of another trainer
         for number in previous:
             signal.signal(number, handler)
         try:

@@ -15,23 +15,23 @@ EVERY_EPOCH = Every(epochs=1)
 class PeriodicCallback(Callback):
     """Base of callbacks that act every so many steps, epochs, examples or seconds.
 
-    `on_train_batch_end` is not listened to if `every` counts epochs. Steps and epochs are counted over the trainer's
-    life, so that a resumed run acts at the same steps; examples and seconds over the run. A class that overrides
-    `on_train_begin` or `on_epoch_begin` calls the one that is here, too.
+    `on_train_batch_end` is not called if `every` counts epochs. Steps and epochs are counted over the trainer's life,
+    so that a resumed run acts at the same steps; examples and seconds over the run. A class that overrides
+    `on_train_begin` or `on_epoch_begin` calls the method of the base class, too.
 
-    If several steps run in one execution, it ends at the steps at which the interval ends: there,
-    `event.trainer.state` is the state of that very step, and a stop takes effect at once. With an interval in seconds,
-    the callback is called at the end of an execution. A class that only reads logs sets `only_logs = True`; then
-    executions are as long as without it.
+    If several steps run in one execution, it ends at the steps at which the interval ends, so that
+    `event.trainer.state` is the state of that step, and a stop takes effect at once. With an interval in seconds, the
+    callback is called at the end of an execution. A class that only reads logs sets `only_logs = True`; it does not
+    shorten executions.
 
     Args:
         every: the interval.
 
     Attributes:
-        only_logs: True if the batch hooks read the event's numbers and logs, but no state, and never stop the run.
+        only_logs: True if the batch hooks read the event's numbers and logs only, and never stop the run.
 
     Raises:
-        TypeError: If `every` is not an `Every`.
+        TypeError: if `every` is not an `Every`.
 
     Example:
         >>> class Print(PeriodicCallback):
@@ -59,7 +59,7 @@ class PeriodicCallback(Callback):
         self._seen: float = 0
 
     def listens(self, hook: str) -> bool:
-        """As for every callback, but no batch hooks where the interval counts epochs."""
+        """As `Callback.listens`, but False for the batch hooks if the interval counts epochs."""
         return super().listens(hook) and (hook != "on_train_batch_end" or self.every.unit != "epochs")
 
     def longest_execution(self, batch_size: int | None) -> int | None:
@@ -77,7 +77,7 @@ class PeriodicCallback(Callback):
         return PeriodicCallback.batches_heard(self, step, examples, sizes)
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """The batches at which the interval ends; of seconds, only the last can tell."""
+        """The batches at which the interval ends; for seconds, the last batch."""
         if self.every.steps is not None:
             return range(-(step + 1) % self.every.steps, len(sizes), self.every.steps)
         if self.every.examples is None:
@@ -90,13 +90,13 @@ class PeriodicCallback(Callback):
         self._seen = self._count_before(event)
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Goes back with a run that went back to a checkpoint."""
+        """Resets the count if the run went back to a checkpoint."""
         self._seen = min(self._seen, self._count_before(event))
 
     def due(self, event: Event) -> bool:
-        """Whether the interval has passed since it was last asked; ask once in a hook.
+        """True if the interval ended since the last call; call it once in a hook.
 
-        Epochs are counted in `on_epoch_end`, everything else in `on_train_batch_end`: elsewhere the answer is no.
+        Epochs end in `on_epoch_end`, other intervals in `on_train_batch_end`: in other hooks the result is False.
 
         Args:
             event: the event of one of these hooks.

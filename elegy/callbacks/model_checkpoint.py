@@ -1,4 +1,4 @@
-"""Saves the trainer during a run, and keeps the best and the newest."""
+"""Saves checkpoints during a run, and keeps the best and the newest."""
 
 from __future__ import annotations
 
@@ -38,44 +38,42 @@ from elegy.types import Every
 class _Saved:
     name: str
     step: int
-    value: float | None  # None: not measured, or NaN
+    value: float | None  # None if not measured, or NaN
 
 
 class ModelCheckpoint(PeriodicCallback):
-    """Saves checkpoints into `directory` as `step_00000123`, and deletes those that are no longer wanted.
+    """Saves checkpoints to `directory/step_00000123`, and deletes old ones.
 
-    Neither the newest nor the best is ever deleted. Only checkpoints that this object saved are, each once a newer one
-    is complete, and again at the next save where that fails. A run that Ctrl-C or SIGTERM ends is saved where it
-    stopped; with `save_last`, so is the end of every other run. Weights that `EarlyStopping(restore_best_weights=True)`
-    put back are saved where it ended the run, unless the last checkpoint is the best one, too; a run of all its epochs
-    or steps is saved with its own weights, from which a longer one goes on. `fit` waits for the last save; an error of
-    a save in the background is raised by the next one, or at the end of `fit`. A run whose loss `TerminateOnNaN` finds
-    to be no number saves nothing from there on, so that a resumed one goes on from the last good checkpoint.
+    It keeps the newest and the `save_top_k` best checkpoints, and deletes only checkpoints that it saved itself, after
+    a newer one is complete. It saves the last state if Ctrl-C or SIGTERM ends the run; with `save_last`, also at the
+    end of every other run. If `EarlyStopping(restore_best_weights=True)` ends the run, it saves the restored state,
+    unless the last checkpoint is the best one. After a run of all its epochs or steps it saves the last state, from
+    which a longer run continues. `fit` waits for the last save. The next save, or the end of `fit`, raises the error
+    of a save in the background. After `TerminateOnNaN` has found a loss that is not finite, nothing is saved, so that
+    a resumed run starts from a finite state.
 
     Args:
-        directory: where the checkpoints go, a path or an address such as `gs://bucket/run`; made where missing. It
-            belongs to one run: a run that begins at an earlier step than an intact checkpoint that is there is refused.
-        monitor: the log that tells which checkpoint is best, read after the epoch's validation; None to keep the
-            newest `save_top_k` instead.
+        directory: a path or an address such as `gs://bucket/run`; it is made if it is missing. Each run needs its own:
+            a run that begins at an earlier step than an intact checkpoint in the directory raises an error.
+        monitor: the log that ranks the checkpoints, read after the epoch's validation. None keeps the newest
+            `save_top_k` instead.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
-        save_top_k: how many of the best to keep; -1 keeps all.
-        save_last: whether to save whenever due and at the end of the run, and keep the newest; otherwise only what is
-            among the best is saved.
-        every: when to save. Where it counts other than epochs, a monitored `val_` name is looked at after each
-            validation as well, and other names are read within the epoch.
-        async_save: whether checkpoints are written beside the loop, which goes on at once; a save that is due while
-            the one before is being written waits for it.
-        save_on_exception: whether a run that an exception ends is saved where it stopped, too.
+        save_top_k: the number of best checkpoints to keep; -1 keeps all.
+        save_last: True to save at every interval and at the end of the run, and to keep the newest checkpoint; False
+            to save only states that are among the best.
+        every: when to save. With an interval other than epochs, a monitored `val_` name is also read after each
+            validation, and other names are read within the epoch.
+        async_save: True to write checkpoints in a background thread. A save waits for the one before it.
+        save_on_exception: True to save the last state if an exception ends the run.
 
     Raises:
-        TypeError: when `every` is no `Every`.
-        ValueError: for an unknown mode, or when nothing would ever be saved; when a run without validation begins and
-            a `val_` name is monitored; at the first save, when the monitored name is not logged (the message lists
-            those that are).
-        CheckpointError: for an address of an unknown protocol; when a run begins, if the directory holds checkpoints
-            of another one, or is an address and the program has several processes; a second `ModelCheckpoint` of the
-            run with this directory is a `ValueError`.
-        ImportError: for an address whose library is not installed.
+        TypeError: if `every` is not an `Every`.
+        ValueError: if the mode is unknown, or nothing would ever be saved; at the beginning of a run, if a `val_` name
+            is monitored without validation data, or two callbacks have the same directory; at the first save, if the
+            monitored name is not logged (the message lists the logs).
+        CheckpointError: if the protocol of an address is unknown; at the beginning of a run, if the directory contains
+            checkpoints of another run, or is an address and the program has several processes.
+        ImportError: if the library for an address is not installed.
 
     Example:
         >>> ModelCheckpoint("run/checkpoints", monitor="val_accuracy", save_top_k=3, every=Every(epochs=1)).mode
@@ -109,9 +107,9 @@ class ModelCheckpoint(PeriodicCallback):
         self.save_on_exception = save_on_exception
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
-        self._begun = False  # the run may use the directory
+        self._begun = False  # True while the run may write to the directory
         self._watchers: list[TerminateOnNaN] = []
-        self._state: Callable[[], Any] | None = None  # gives the state that was saved last, while somebody has it
+        self._state: Callable[[], Any] | None = None  # a weak reference to the state that was saved last
 
     @property
     def mode(self) -> str | None:
@@ -141,10 +139,10 @@ class ModelCheckpoint(PeriodicCallback):
         return [self.directory / saved.name for saved in reversed(self._saved)]
 
     def wait(self) -> None:
-        """Returns when no save is under way.
+        """Waits for a save in the background.
 
         Raises:
-            CheckpointError: when the last one failed.
+            CheckpointError: if the save failed.
         """
         if self._saver is None:
             return
@@ -155,7 +153,7 @@ class ModelCheckpoint(PeriodicCallback):
             raise
 
     def meet(self, callbacks: Sequence[Callback]) -> None:
-        """Finds those that know whether a state is worth saving; refuses another one with the same directory."""
+        """Finds the `TerminateOnNaN` callbacks; refuses another `ModelCheckpoint` with the same directory."""
         self._begun = False
         self._watchers = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
         for other in callbacks:
@@ -163,12 +161,12 @@ class ModelCheckpoint(PeriodicCallback):
                 continue
             if _resolved(other.directory) == _resolved(self.directory):
                 raise ValueError(
-                    f"two ModelCheckpoints save into {self.directory}, where each would delete what the other keeps: "
-                    "give each a directory of its own."
+                    f"two ModelCheckpoints save to {self.directory} and would delete each other's checkpoints: give "
+                    "each its own directory."
                 )
 
     def on_train_begin(self, event: Event) -> None:
-        """Makes the directory, and removes what saves that were cut off left in it."""
+        """Makes the directory, and deletes the files of interrupted saves."""
         super().on_train_begin(event)
         if self.monitor is not None:
             self.monitor.check(event)
@@ -181,7 +179,7 @@ class ModelCheckpoint(PeriodicCallback):
         self._begun = True
 
     def _check_directory(self, step: int) -> None:
-        """What is newer than the run would be taken for its own, and resumed from, by `resume="auto"`."""
+        """Refuses a directory with newer checkpoints: `resume="auto"` would take them for this run's."""
         later = [path for path in find_checkpoints(self.directory) if checkpoint_step(path) > step]
         if found := [path.name for path in later if is_intact(path)]:
             raise CheckpointError(
@@ -191,13 +189,13 @@ class ModelCheckpoint(PeriodicCallback):
             )
 
     def before_end(self, event: Event) -> None:
-        """Saves the end of a run that nobody stopped: a longer one goes on from this state, not from a callback's."""
+        """Saves the end of a run that was not stopped, before a callback replaces the state in `on_train_end`."""
         if self._begun and event.ended == "finished" and self.save_last and not event.trainer.stop_training:
             self._save_where_it_stopped(event)
 
     def on_train_end(self, event: Event) -> None:
-        """Saves where the run stopped, and waits for what is being written."""
-        if not self._begun:  # a directory that was refused is not the run's to write into
+        """Saves the last state, and waits for the save."""
+        if not self._begun:  # the directory was refused
             return
         self._begun = False
         try:
@@ -222,24 +220,24 @@ class ModelCheckpoint(PeriodicCallback):
         last = self._saved[-1]
         replaced = self._state is not None and self._state() is not event.trainer.state
         if replaced and self.best_path != self.last_path:
-            # Its value was that of the weights before, and those are gone.
+            # The measured value belongs to the state before the callback replaced it.
             self._save(event, dataclasses.replace(last, value=None))
 
     def _save_in_an_emergency(self, event: Event) -> None:
         try:
             self._save_where_it_stopped(event)
             self.wait()
-        except Exception as error:  # the exception that ended the run is the one to see
+        except Exception as error:  # `fit` raises the exception that ended the run
             warnings.warn(f"the run failed, and it could not be saved where it stopped: {error}", stacklevel=2)
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Saves when due; a validation value is not known yet."""
+        """Saves if the interval has ended. A validation value is not known yet."""
         if self.due(event):
             measured = self.monitor is not None and not self.monitor.name.startswith("val_")
             self._consider(event, due=True, measured=measured)
 
     def on_epoch_end(self, event: Event) -> None:
-        """Saves when due, or when the epoch's validation puts it among the best."""
+        """Saves if the interval has ended, or the epoch's validation ranks the state among the best."""
         if self.every.unit == "epochs":
             if self.due(event):
                 self._consider(event, due=True, measured=self.monitor is not None)
@@ -266,7 +264,7 @@ class ModelCheckpoint(PeriodicCallback):
         self._saved = [*(other for other in before if other.name != saved.name), saved]
         path = self.directory / saved.name
         try:
-            # The checkpoint holds this callback's state, in which it must be listed itself.
+            # The checkpoint contains this callback's state, which must list the checkpoint itself.
             if self._saver is None:
                 event.trainer.save(path)
                 self._prune()
@@ -294,8 +292,8 @@ class ModelCheckpoint(PeriodicCallback):
                 if is_first() and self._exists(saved.name):
                     remove(self.directory / saved.name)
             except CheckpointError as error:
-                # The new one is there, and the run has done nothing wrong: the next save tries again.
-                warnings.warn(f"an old checkpoint stays: {error}", stacklevel=2)
+                # The new checkpoint is complete, so the run goes on; the next save tries again.
+                warnings.warn(f"an old checkpoint could not be deleted: {error}", stacklevel=2)
             else:
                 self._saved.remove(saved)
 
@@ -307,18 +305,18 @@ class ModelCheckpoint(PeriodicCallback):
         return {"saved": [[s.name, s.step, s.value] for s in self._saved]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with those checkpoints of the interrupted run that still exist."""
+        """Restores the list of the interrupted run, without checkpoints that no longer exist."""
         saved = [_Saved(name, step, value) for name, step, value in state["saved"]]
-        # What is listed may be deleted later, so a name must not lead out of the directory.
+        # `_prune` deletes listed checkpoints, so a name must not lead out of the directory.
         self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and self._exists(s.name)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: no part of a run."""
+        """Returns the attributes to pickle, without those of a run."""
         return {**self.__dict__, "_saver": None, "_begun": False, "_watchers": [], "_state": None}
 
 
 def _resolved(directory: Path | Address) -> Path | tuple[Any, str]:
-    """The directory, however it is written."""
+    """Returns a value that is equal for different spellings of the same directory."""
     if isinstance(directory, Path):
         return directory.resolve()
     files, root = directory.connect()

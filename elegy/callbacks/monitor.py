@@ -1,4 +1,4 @@
-"""Which of two values of a log is better."""
+"""Compares the values of a log."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Monitor:
 
     Args:
         name: the log's name.
-        mode: `"min"` where less is better, `"max"` where more is; `"auto"` takes `"max"` for names with a part that
-            begins like accuracy, auc, f1, precision, recall or r2, unless they end in loss or error.
+        mode: `"min"` if a smaller value is better, `"max"` if a larger one is. `"auto"` is `"max"` for names that
+            contain a word like accuracy, auc, f1, precision, recall or r2 and do not end in loss or error, and
+            `"min"` for all other names.
         min_delta: how much better a value must be to count.
 
     Raises:
@@ -41,17 +42,17 @@ class Monitor:
         self.min_delta = abs(min_delta)
 
     def check(self, event: Event) -> None:
-        """Checks what is known of the log before the first epoch.
+        """Checks before the first epoch that the log can exist.
 
         Args:
             event: the event of `on_train_begin`.
 
         Raises:
-            ValueError: for a validation name in a run without validation.
+            ValueError: if a validation name is monitored in a run without validation.
         """
         if self.name.startswith("val_") and not event.validates:
             raise ValueError(
-                f"the monitored {self.name!r} will not be logged: the run has no validation data. Pass "
+                f"the monitored log {self.name!r} will not exist: the run has no validation data. Pass "
                 "`validation_data` or `validation_split` to `fit`, or monitor a log of the training, such as "
                 f"{self.name.removeprefix('val_')!r}."
             )
@@ -63,7 +64,7 @@ class Monitor:
             event: an event with logs.
 
         Raises:
-            ValueError: when the log does not exist; the message lists those that do.
+            ValueError: if the log does not exist; the message lists the logs.
         """
         logs = event.logs
         if self.name in logs:
@@ -73,11 +74,11 @@ class Monitor:
         raise ValueError(f"the monitored {self.name!r} is not logged. Logged are: {', '.join(logs) or 'nothing'}.")
 
     def better(self, value: float, reference: float | None) -> bool:
-        """Whether `value` beats `reference`; any number beats None, and NaN beats nothing.
+        """True if `value` is better than `reference`. Any number is better than None; NaN is never better.
 
         Args:
             value: the new value.
-            reference: the value to beat.
+            reference: the value to compare with.
         """
         if math.isnan(value):
             return False

@@ -16,7 +16,7 @@ from elegy.types import Every
 _OFTEN = Every(steps=50)
 
 _MOST = 1024
-"""The loss is looked at after this many executions at the latest."""
+"""The largest number of executions between two readings of the loss."""
 
 _ADVICE = (
     "Look at the learning rate and the inputs. `Trainer(nonfinite='raise')` names the parameters whose gradients are "
@@ -27,20 +27,20 @@ _ADVICE = (
 class TerminateOnNaN(PeriodicCallback):
     """Stops training, with a warning that names the step, when the loss is NaN or infinite.
 
-    The loss is read when the interval is due and at the end of every epoch; reading waits for the device, so a short
-    interval costs speed. A step whose loss is NaN shows in the epoch's running value, whichever later step is read;
-    the warning names the first such step since the last look. If no log is named `loss`, all training logs are looked
-    at. Under `Trainer(nonfinite="skip")` the loss stays finite; there, a step that was left out ends the run.
+    The loss is read at the end of each interval and of each epoch. Reading waits for the device, so a short interval
+    costs speed. The running value of the epoch stays NaN after a step whose loss is NaN, so no such step is missed;
+    the warning names the first one since the last reading. If no log is named `loss`, all training logs are read.
+    Under `Trainer(nonfinite="skip")` the loss stays finite, and a skipped step ends the run.
 
-    `ModelCheckpoint` asks it before each save: a state after such a loss is not saved, and the last one before stays.
+    `ModelCheckpoint` calls `lost` before each save, and does not save a state after such a loss.
 
     Args:
-        every: how often to look. An execution of several steps ends where a given interval is due, so that no step
-            runs after the look that stops the run. The default looks every 50 steps and leaves executions as long as
-            they are, because that is faster; the stop takes effect at the end of the execution.
+        every: how often to read the loss. An execution of several steps ends where the interval ends, so that no step
+            runs after the one that stops the run. The default reads every 50 steps and does not shorten executions,
+            because that is faster; the stop takes effect at the end of the execution.
 
     Raises:
-        TypeError: If `every` is not an `Every`.
+        TypeError: if `every` is not an `Every`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -59,15 +59,15 @@ class TerminateOnNaN(PeriodicCallback):
         self.only_logs = every is _OFTEN
         self._skipped = 0
         self._stopped = self._lost = False
-        self._unread: list[tuple[int, Mapping[str, float]]] = []  # ends of executions since the last look
-        self._read = -1  # the step of the last look
+        self._unread: list[tuple[int, Mapping[str, float]]] = []  # ends of executions since the last reading
+        self._read = -1  # the step of the last reading
 
     def listens(self, hook: str) -> bool:
-        """As for every callback: training batches are listened to with every interval."""
+        """As `Callback.listens`: the batch hooks are called with every kind of interval."""
         return Callback.listens(self, hook)
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """Those at which the interval ends, and the last one: its logs lead to those of the execution."""
+        """The batches at which the interval ends, and the last one, whose logs cover the execution."""
         return {*super().batches_heard(step, examples, sizes), len(sizes) - 1}
 
     def on_train_begin(self, event: Event) -> None:
@@ -77,30 +77,30 @@ class TerminateOnNaN(PeriodicCallback):
         self._skipped = getattr(event.trainer, "skipped_steps", 0)
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Starts with an epoch whose running values are new."""
+        """Drops the logs of the last epoch: running values start anew."""
         super().on_epoch_begin(event)
         self._unread, self._read = [], event.step
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Looks when due."""
+        """Reads the loss if the interval has ended."""
         if self.due(event) or len(self._unread) >= _MOST:
             self._look(event)
         else:
             self._unread.append((event.step, event.logs))
 
     def on_epoch_end(self, event: Event) -> None:
-        """Looks once more."""
+        """Reads the loss."""
         self._look(event)
 
     def on_train_end(self, event: Event) -> None:
-        """Lets go of logs."""
+        """Drops the stored logs."""
         self._unread = []
 
     def lost(self, event: Event) -> bool:
-        """True if the loss is not finite, in these logs or when it was last looked at: the state is not worth saving.
+        """True if the loss is not finite in the event's logs or at the last reading.
 
         Args:
-            event: an event of the run; the logs of a hook that has some are looked at.
+            event: an event of the run.
         """
         if not self._lost and event.logs:
             self._look(event)
@@ -130,7 +130,7 @@ class TerminateOnNaN(PeriodicCallback):
         self._unread, self._read = [], event.step
 
     def _since(self, event: Event, name: str) -> str:
-        """The first step since the last look at which a log is not finite."""
+        """Names the first step since the last reading at which a log is not finite."""
         steps = itertools.chain(self._unread, [(event.step, event.logs)])
         step, logs = next((step, logs) for step, logs in steps if not math.isfinite(logs.get(name, 0.0)))
         before = getattr(logs, "previous", None)

@@ -27,8 +27,8 @@ class Address:
         text: the address, with its protocol.
 
     Raises:
-        CheckpointError: when it is none, or its protocol is not known.
-        ImportError: when fsspec, or the library that it needs for the protocol, is not installed.
+        CheckpointError: if it is none, or its protocol is not known.
+        ImportError: if fsspec, or the library that it needs for the protocol, is not installed.
 
     Example:
         >>> run = Address("memory://bucket/run/")
@@ -89,7 +89,7 @@ def path_of(path: str | os.PathLike[str]) -> Path | Address:
 
     Raises:
         CheckpointError: for an address that nothing serves, or a path with a backslash where that is no separator.
-        ImportError: when a library that it takes is not installed.
+        ImportError: if a library that it takes is not installed.
 
     Example:
         >>> path_of("/runs/step_00000001"), path_of("memory://runs")

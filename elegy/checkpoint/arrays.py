@@ -40,7 +40,7 @@ def write_arrays(directory: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _small(value: Any) -> bool:
-    """Whether an array is small, and whole on a device of this, the only process."""
+    """True if an array is small, and whole on a device of this, the only process."""
     return (
         isinstance(value, jax.Array)
         and jax.process_count() == 1

@@ -59,7 +59,7 @@ class AsyncSaver:
             then: called in the background once the checkpoint is in place.
 
         Raises:
-            CheckpointError: when something cannot be stored (nothing is written), or the save before this one
+            CheckpointError: if something cannot be stored (nothing is written), or the save before this one
                 failed (then this one was not started).
             RuntimeError: after `close`.
         """
@@ -82,7 +82,7 @@ class AsyncSaver:
         """Returns when no save is under way, or when a KeyboardInterrupt ended the wait for one before.
 
         Raises:
-            CheckpointError: when the last save failed.
+            CheckpointError: if the last save failed.
             Exception: what its `then` raised.
             KeyboardInterrupt: once, if it came during the wait. The save goes on in the background.
         """
@@ -101,7 +101,7 @@ class AsyncSaver:
         """Waits for the last save and takes no more; closing twice is fine.
 
         Raises:
-            CheckpointError: when the last save failed.
+            CheckpointError: if the last save failed.
         """
         self._closed = True
         self.wait()

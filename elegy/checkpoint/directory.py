@@ -41,7 +41,7 @@ def place_of(path: str | os.PathLike[str]) -> Place:
 
     Raises:
         CheckpointError: for an address that nothing serves, or in a program of several processes.
-        ImportError: when a library that it takes is not installed.
+        ImportError: if a library that it takes is not installed.
 
     Example:
         >>> place_of("/runs/best").path, place_of("memory://runs/best").path
@@ -59,7 +59,7 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> Sequence[Path | Addre
             upload was finished.
 
     Raises:
-        CheckpointError: when an address cannot be listed.
+        CheckpointError: if an address cannot be listed.
 
     Example:
         >>> find_checkpoints("/nowhere")
@@ -72,8 +72,8 @@ def newest_intact(directory: str | os.PathLike[str]) -> Path | Address | None:
     """The checkpoint with the highest step that is not damaged, or None.
 
     Raises:
-        CheckpointFormatError: when another release wrote a newer one: it is not damaged, so it is not passed over.
-        CheckpointError: when an address cannot be listed, or one of its checkpoints not be downloaded.
+        CheckpointFormatError: if another release wrote a newer one: it is not damaged, so it is not passed over.
+        CheckpointError: if an address cannot be listed, or one of its checkpoints not be downloaded.
 
     Warns:
         UserWarning: naming every newer checkpoint that was skipped, and what is wrong with it.
@@ -120,7 +120,7 @@ def opened(path: str | os.PathLike[str] | Opened) -> Iterator[Opened]:
     a directory of checkpoints. One that is open already is taken as it is.
 
     Raises:
-        CheckpointError: when no checkpoint in the directory is intact, or one at an address cannot be downloaded.
+        CheckpointError: if no checkpoint in the directory is intact, or one at an address cannot be downloaded.
 
     Warns:
         UserWarning: as `newest_intact` does.
@@ -162,10 +162,10 @@ def verify(path: str | os.PathLike[str]) -> None:
 
 
 def is_intact(path: str | os.PathLike[str]) -> bool:
-    """Whether `verify` finds nothing wrong.
+    """True if `verify` finds nothing wrong.
 
     Raises:
-        CheckpointError: when a checkpoint at an address cannot be downloaded, so that nobody knows.
+        CheckpointError: if a checkpoint at an address cannot be downloaded, so that nobody knows.
 
     Example:
         >>> is_intact("/nowhere")
@@ -184,7 +184,7 @@ def remove(path: str | os.PathLike[str]) -> None:
     """Deletes a checkpoint. A crash in between leaves no half-deleted one behind.
 
     Raises:
-        CheckpointError: when it cannot be deleted, or is not a checkpoint.
+        CheckpointError: if it cannot be deleted, or is not a checkpoint.
     """
     place = place_of(path)
     try:

@@ -45,7 +45,7 @@ class Leaf:
 
     @property
     def stored(self) -> bool:
-        """Whether an array holds the value: Python scalars and arrays without elements need none."""
+        """True if an array holds the value: Python scalars and arrays without elements need none."""
         return self.kind != "python" and 0 not in self.shape
 
     def to_json(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def describe(value: Any) -> Leaf:
     """Describes one leaf: a JAX or NumPy array or scalar, a `jax.ShapeDtypeStruct`, or a Python scalar.
 
     Raises:
-        TypeError: when values of this type or dtype cannot be stored.
+        TypeError: if values of this type or dtype cannot be stored.
 
     Example:
         >>> print(describe(np.zeros((2, 3), np.float32)))
@@ -125,7 +125,7 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     `%2F` throughout the tree.
 
     Raises:
-        CheckpointError: when two leaves still share a path.
+        CheckpointError: if two leaves still share a path.
 
     Example:
         >>> named_leaves({"a": [1, 2], "b": None})

@@ -34,11 +34,11 @@ class LocalCheckpoint:
         self.path = path
 
     def exists(self) -> bool:
-        """Whether something stands here."""
+        """True if something stands here."""
         return self.path.exists()
 
     def finished(self) -> bool:
-        """Whether a checkpoint here was written to its end."""
+        """True if a checkpoint here was written to its end."""
         return (self.path / MANIFEST).exists()
 
     def aside(self) -> Path | None:
@@ -95,8 +95,8 @@ class LocalCheckpoint:
                 would meet it again at each launch.
 
         Raises:
-            CheckpointError: when something that is no checkpoint stands here, and this is not the place of `step`.
-            OSError: when the file system refuses.
+            CheckpointError: if something that is no checkpoint stands here, and this is not the place of `step`.
+            OSError: if the file system refuses.
 
         Warns:
             UserWarning: naming what was moved aside, and where it is.
@@ -116,8 +116,8 @@ class LocalCheckpoint:
         """Deletes the checkpoint. It is renamed first: a crash in between leaves no half-deleted one behind.
 
         Raises:
-            CheckpointError: when it is not a checkpoint.
-            OSError: when the file system refuses.
+            CheckpointError: if it is not a checkpoint.
+            OSError: if the file system refuses.
         """
         self._check_replaceable()
         doomed = _beside(self.path, STAGED)
@@ -163,7 +163,7 @@ class LocalCheckpoint:
         return REPLACED
 
     def _readable(self) -> bool:
-        """Whether an intact checkpoint is found here, if only through a link or by another release."""
+        """True if an intact checkpoint is found here, if only through a link or by another release."""
         try:
             verify_files(self.path, read_manifest(self.path, self.path), self.path)
         except CheckpointFormatError:
@@ -210,7 +210,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Writes a single file; whatever happens, `path` holds the old bytes or the new ones, complete.
 
     Raises:
-        CheckpointError: when the file system refuses; what was there stays.
+        CheckpointError: if the file system refuses; what was there stays.
     """
     staging = _beside(path, STAGED)
     try:

@@ -38,8 +38,8 @@ def write_manifest(directory: Path, kind: str, leaves: list[dict[str, Any]]) -> 
         leaves: one JSON object a leaf of the saved tree.
 
     Raises:
-        OSError: when a file cannot be read, flushed or written.
-        CheckpointError: when the directory holds something that is no plain file.
+        OSError: if a file cannot be read, flushed or written.
+        CheckpointError: if the directory holds something that is no plain file.
     """
     files, folders = _listing(directory, directory)
     with ThreadPoolExecutor(_hash_threads()) as pool:
@@ -66,8 +66,8 @@ def read_manifest(directory: Path, where: object = None) -> dict[str, Any]:
         where: what messages name, if not the directory.
 
     Raises:
-        CheckpointError: when there is no checkpoint, it was never finished, or the manifest is damaged.
-        CheckpointFormatError: when it has another version of the format.
+        CheckpointError: if there is no checkpoint, it was never finished, or the manifest is damaged.
+        CheckpointFormatError: if it has another version of the format.
     """
     where = directory if where is None else where
     path = directory / MANIFEST

@@ -34,7 +34,7 @@ def checkpoint_step(path: str | os.PathLike[str]) -> int:
     """The step that a checkpoint's directory name says.
 
     Raises:
-        ValueError: when the name is not of the form `step_00000123`.
+        ValueError: if the name is not of the form `step_00000123`.
 
     Example:
         >>> checkpoint_step("runs/step_00000123")

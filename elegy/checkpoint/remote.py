@@ -29,7 +29,7 @@ class Remote:
         path: the address.
 
     Raises:
-        CheckpointError: when the program has several processes, or the file system refuses.
+        CheckpointError: if the program has several processes, or the file system refuses.
     """
 
     def __init__(self, path: Address):
@@ -43,11 +43,11 @@ class Remote:
             self._files, self._root = path.connect()
 
     def exists(self) -> bool:
-        """Whether a complete checkpoint is here."""
+        """True if a complete checkpoint is here."""
         return self.finished() or self.aside() is not None
 
     def finished(self) -> bool:
-        """Whether a checkpoint here was written to its end."""
+        """True if a checkpoint here was written to its end."""
         return MANIFEST in self._entries()
 
     def aside(self) -> Address | None:
@@ -81,7 +81,7 @@ class Remote:
         """A directory on this machine with everything that is here; deleted when the block ends.
 
         Raises:
-            CheckpointError: when the file system does not give it.
+            CheckpointError: if the file system does not give it.
         """
         with tempfile.TemporaryDirectory(prefix="elegy-") as folder:
             directory = Path(folder) / "checkpoint"
@@ -106,7 +106,7 @@ class Remote:
             step: not used here: object stores move nothing aside.
 
         Raises:
-            CheckpointError: when something that is no checkpoint is here.
+            CheckpointError: if something that is no checkpoint is here.
             Exception: what the file system raises; what was here stays.
         """
         check_own(self.path, set(self._entries()))
@@ -124,7 +124,7 @@ class Remote:
         """Deletes the checkpoint, its manifest first: a crash in between leaves none behind that counts.
 
         Raises:
-            CheckpointError: when it is not a checkpoint.
+            CheckpointError: if it is not a checkpoint.
             Exception: what the file system raises.
         """
         names = set(self._entries())

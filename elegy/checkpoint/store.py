@@ -82,7 +82,7 @@ def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any],
         kind: what the checkpoint is of; `restore` asks for the same.
 
     Raises:
-        CheckpointError: when a leaf or a value cannot be stored (nothing is written then), or the file system
+        CheckpointError: if a leaf or a value cannot be stored (nothing is written then), or the file system
             refuses (what was there stays).
 
     Example:
@@ -115,7 +115,7 @@ def restore(
         NumPy array, typed key or scalar.
 
     Raises:
-        CheckpointError: when there is no checkpoint, it is damaged or unfinished, of another kind or format, or
+        CheckpointError: if there is no checkpoint, it is damaged or unfinished, of another kind or format, or
             does not match the target: every file or path is listed. Nothing is ever cast or reshaped.
 
     Warns:
@@ -154,7 +154,7 @@ def read_metadata(path: str | os.PathLike[str] | Opened, *, kind: str = "trainer
     """Reads a checkpoint's metadata alone, after checking every byte of the checkpoint.
 
     Raises:
-        CheckpointError: when there is no intact checkpoint of this kind and format; later, when a trainer asks for an
+        CheckpointError: if there is no intact checkpoint of this kind and format; later, when a trainer asks for an
             entry of its own that is not there.
     """
     with opened(path) as found:
@@ -201,7 +201,7 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     """Writes a snapshot as `save` does.
 
     Raises:
-        CheckpointError: when the file system refuses; what was there stays.
+        CheckpointError: if the file system refuses; what was there stays.
     """
     target = place_of(path)
     try:

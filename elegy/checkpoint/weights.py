@@ -31,7 +31,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by path.
 
     Raises:
-        CheckpointError: when two leaves share a path.
+        CheckpointError: if two leaves share a path.
 
     Example:
         >>> flatten({"dense": {"kernel": 1, "bias": 2}})
@@ -49,7 +49,7 @@ def select(flat: Mapping[str, Any], prefix: str, *, keep_prefix: bool = False) -
         keep_prefix: whether the paths stay as they are; otherwise they begin below the prefix.
 
     Raises:
-        CheckpointError: when nothing is there; the message lists what is.
+        CheckpointError: if nothing is there; the message lists what is.
 
     Example:
         >>> select({"params/w": 1, "params/b": 2, "step": 3}, "params")
@@ -72,7 +72,7 @@ def rename(flat: Mapping[str, Any], mapping: Mapping[str, str] | Callable[[str],
             function from a path to its new name.
 
     Raises:
-        CheckpointError: when a name in the mapping applies nowhere, or two leaves would get one path.
+        CheckpointError: if a name in the mapping applies nowhere, or two leaves would get one path.
 
     Example:
         >>> rename({"encoder/w": 1, "encoder/b": 2, "step": 3}, {"encoder": "backbone", "encoder/b": "bias"})
@@ -100,7 +100,7 @@ def save_safetensors(
 
     Raises:
         CheckpointError: listing every value that the format cannot hold, or when the file cannot be written.
-        ImportError: when safetensors is not installed.
+        ImportError: if safetensors is not installed.
     """
     safetensors = require("safetensors.numpy", _PURPOSE)
     problems = [f"{name}: {problem}" for name, value in flat.items() if (problem := _problem(value))]
@@ -120,8 +120,8 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         path -> NumPy array; `fill` puts them into a tree.
 
     Raises:
-        CheckpointError: when the file cannot be read, or is no valid safetensors file.
-        ImportError: when safetensors is not installed.
+        CheckpointError: if the file cannot be read, or is no valid safetensors file.
+        ImportError: if safetensors is not installed.
     """
     safetensors = require("safetensors", _PURPOSE)
     file = local_path(path)

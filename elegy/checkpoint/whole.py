@@ -24,7 +24,7 @@ def save_pickle(path: str | os.PathLike[str], obj: Any) -> None:
         obj: anything that cloudpickle takes.
 
     Raises:
-        CheckpointError: when the object cannot be pickled, or the file cannot be written.
+        CheckpointError: if the object cannot be pickled, or the file cannot be written.
 
     Example:
         >>> import tempfile

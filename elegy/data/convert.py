@@ -89,7 +89,7 @@ def copied(batch: Batch) -> Batch:
 
 
 def is_leaf(value: Any) -> bool:
-    """Whether JAX sees `value` as a single leaf, not as a container.
+    """True if JAX sees `value` as a single leaf, not as a container.
 
     Example:
         >>> is_leaf(3), is_leaf([3]), is_leaf(None)
@@ -99,7 +99,7 @@ def is_leaf(value: Any) -> bool:
 
 
 def is_array_like(value: Any) -> bool:
-    """Whether `value` is an array or offers to become one.
+    """True if `value` is an array or offers to become one.
 
     Example:
         >>> is_array_like(np.zeros(3)), is_array_like([3]), is_array_like(iter([]))
@@ -117,7 +117,7 @@ def _is_ready(leaf: Any) -> bool:
 
 
 def _lies_explicitly(array: jax.Array) -> bool:
-    """Whether an array lies on a mesh with axes of type `Explicit`, so that every operation needs a sharding."""
+    """True if an array lies on a mesh with axes of type `Explicit`, so that every operation needs a sharding."""
     place = array.sharding
     return isinstance(place, NamedSharding) and AxisType.Explicit in place.mesh.axis_types
 
@@ -128,7 +128,7 @@ def _automatic(array: jax.Array) -> jax.Array:
 
 
 def holds_arrays(tree: PyTree) -> bool:
-    """Whether some leaf of a tree is array-like.
+    """True if some leaf of a tree is array-like.
 
     Example:
         >>> holds_arrays((np.zeros(3), 1)), holds_arrays(([1, 2], 1))
@@ -143,7 +143,7 @@ def _stops_here(value: Any) -> bool:
 
 
 def _is_number_list(value: Any) -> bool:
-    """Whether a list is an array of numbers, by its first element: NumPy checks the others when it converts them."""
+    """True if a list is an array of numbers, by its first element: NumPy checks the others when it converts them."""
     if type(value) is not list:
         return False
     while isinstance(value, (list, tuple)):

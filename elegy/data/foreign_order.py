@@ -41,7 +41,7 @@ def reseeded(iterable: Any, epoch: int) -> Any:
 
 
 def is_reseeded(iterable: Any) -> bool:
-    """Whether `reseeded` gives another order in another epoch.
+    """True if `reseeded` gives another order in another epoch.
 
     Example:
         >>> is_reseeded([1, 2])
@@ -163,7 +163,7 @@ def warn_of_fork(iterable: Any, what: str) -> None:
 
 
 def is_endless(iterable: Any) -> bool:
-    """Whether `len()` of an iterable is the greatest integer, by which Grain says that there is no end.
+    """True if `len()` of an iterable is the greatest integer, by which Grain says that there is no end.
 
     Example:
         >>> is_endless([1, 2])

@@ -16,7 +16,7 @@ _TAG = "elegy"
 
 
 def has_state(thing: Any) -> bool:
-    """Whether an object offers `state_dict` / `load_state_dict` or `get_state` / `set_state`.
+    """True if an object offers `state_dict` / `load_state_dict` or `get_state` / `set_state`.
 
     Example:
         >>> has_state(iter([1]))

@@ -86,7 +86,7 @@ class Reader:
 
     @property
     def is_open(self) -> bool:
-        """Whether an iteration runs."""
+        """True if an iteration runs."""
         return self.now is not None and not self.now.ended
 
     @property
@@ -258,7 +258,7 @@ def begin(
 
 
 def is_sequence(iterable: Any) -> bool:
-    """Whether something is read by index: it has `__getitem__`, but not `__iter__`.
+    """True if something is read by index: it has `__getitem__`, but not `__iter__`.
 
     Example:
         >>> is_sequence([1, 2])

@@ -1,4 +1,4 @@
-"""Whether an array holds numbers that JAX can take as they are."""
+"""True if an array holds numbers that JAX can take as they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDEST = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}
 
 
 def is_numeric(array: np.ndarray) -> bool:
-    """Whether JAX takes an array as it is.
+    """True if JAX takes an array as it is.
 
     Example:
         >>> is_numeric(np.zeros(2)), is_numeric(np.array(["a"])), is_numeric(np.ma.zeros(2))

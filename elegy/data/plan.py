@@ -79,7 +79,7 @@ class EpochPlan:
         return whole + (rest > 0 and not self.drop_remaining)
 
     def exhausted(self, batches: int, examples: int) -> bool:
-        """Whether an epoch is over.
+        """True if an epoch is over.
 
         Args:
             batches: how many batches it has seen.

@@ -76,12 +76,12 @@ class ArraySource:
 
     @property
     def on_host(self) -> bool:
-        """Whether no array is JAX's, so that a thread may gather rows without touching JAX."""
+        """True if no array is JAX's, so that a thread may gather rows without touching JAX."""
         return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self.batch))
 
     @property
     def sparse(self) -> bool:
-        """Whether some array is sparse, so that the data must not be made dense as a whole."""
+        """True if some array is sparse, so that the data must not be made dense as a whole."""
         return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
 
     def take(self, indices: np.ndarray) -> Batch:
@@ -247,7 +247,7 @@ def _is_list_of_tuples(inputs: Any) -> bool:
 
 
 def _is_list_of(inputs: Any, known: Any) -> bool:
-    """Whether each item of a list of arrays, or of trees of arrays, is the inputs of a batch."""
+    """True if each item of a list of arrays, or of trees of arrays, is the inputs of a batch."""
     return (
         type(inputs) is list
         and len(inputs) > 0

@@ -63,7 +63,7 @@ class SparseRows:
 
 
 def is_sparse(value: Any) -> bool:
-    """Whether a value is a sparse matrix or array of SciPy.
+    """True if a value is a sparse matrix or array of SciPy.
 
     Example:
         >>> is_sparse(np.zeros(3))

@@ -11,7 +11,7 @@ from elegy.lazy import is_instance_of
 
 
 def is_table(value: Any) -> bool:
-    """Whether a value is a DataFrame of pandas.
+    """True if a value is a DataFrame of pandas.
 
     Example:
         >>> is_table(np.zeros(3))
@@ -21,7 +21,7 @@ def is_table(value: Any) -> bool:
 
 
 def is_column(value: Any) -> bool:
-    """Whether a value is a column of a Hugging Face data set, which is read when it is indexed.
+    """True if a value is a column of a Hugging Face data set, which is read when it is indexed.
 
     Example:
         >>> is_column(np.zeros(3))

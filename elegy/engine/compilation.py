@@ -19,7 +19,7 @@ def enable_compilation_cache(directory: str | os.PathLike[str]) -> None:
         directory: where compiled functions are kept; made if missing. It may be shared and may be deleted.
 
     Raises:
-        ValueError: when the process keeps them in another place already.
+        ValueError: if the process keeps them in another place already.
     """
     path = str(Path(directory).expanduser().absolute())
     current = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # options are added at run time

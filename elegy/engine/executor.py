@@ -60,7 +60,7 @@ class Executor:
         self._logged: dict[str, list[str]] = {}
 
     def compiles(self, cls: type, phase: CompiledPhase) -> bool:
-        """Whether a phase of a module's class runs compiled."""
+        """True if a phase of a module's class runs compiled."""
         return self.strategy.compiles and level_of(cls, phase) != "core"
 
     # the state
@@ -312,7 +312,7 @@ class Executor:
         """Checks that a step logs what the steps of its epoch logged before.
 
         Raises:
-            StepError: when it does not.
+            StepError: if it does not.
         """
         known = self._logged.setdefault(phase, names)
         if known is not names and known != names and set(known) != set(names):

@@ -149,7 +149,7 @@ class Program:
 
     @property
     def rowwise(self) -> bool:
-        """Whether every output of the traced step has one row an example."""
+        """True if every output of the traced step has one row an example."""
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
 
     @functools.cached_property
@@ -218,7 +218,7 @@ def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array or a number, that is, what JAX computes with.
+    """True if a leaf is an array or a number, that is, what JAX computes with.
 
     Example:
         >>> is_array(jnp.zeros(2)), is_array(1.0), is_array("text"), is_array(object())

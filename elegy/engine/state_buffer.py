@@ -61,7 +61,7 @@ class StateBuffer:
         return buffer
 
     def readable(self) -> bool:
-        """Whether no placed leaf was consumed."""
+        """True if no placed leaf was consumed."""
         self._settle()
         return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 

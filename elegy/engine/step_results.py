@@ -62,6 +62,6 @@ class PlainStepResults:
 
 
 def _computed(arrays: PyTree) -> bool:
-    """Whether no array has to be waited for."""
+    """True if no array has to be waited for."""
     # The type `jax.Array` does not declare what every array has.
     return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ class BatchLoader:
         return None if self.plan is None else self.plan.batch_size
 
     def exhausted(self, cursor: Cursor) -> bool:
-        """Whether a pass has no batch left, as far as that is known."""
+        """True if a pass has no batch left, as far as that is known."""
         return cursor.batches == self.steps
 
     def first_batch(self) -> Batch:
@@ -123,7 +123,7 @@ class BatchLoader:
 
     @property
     def shared(self) -> bool:
-        """Whether each process brings batches of its own, which are joined."""
+        """True if each process brings batches of its own, which are joined."""
         return False
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
@@ -173,7 +173,7 @@ class ArrayLoader(BatchLoader):
         return self.plan.steps
 
     def exhausted(self, cursor: Cursor) -> bool:
-        """Whether a pass has no batch left."""
+        """True if a pass has no batch left."""
         return self.plan.exhausted(cursor.batches, cursor.examples)
 
     def first_batch(self) -> Batch:

@@ -145,7 +145,7 @@ def joined_chunks(
         first: the index of the first batch.
 
     Raises:
-        RuntimeError: when reading failed in another process; where it failed, its own error is raised.
+        RuntimeError: if reading failed in another process; where it failed, its own error is raised.
     """
     sizes = gather(np.int64(rows(like)))
     filler, full = _with_rows(like, sizes), int(sizes.max())

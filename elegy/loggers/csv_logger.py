@@ -22,29 +22,29 @@ _SECONDS = 1.0
 class CSVLogger(PeriodicCallback):
     """Writes the logs to a CSV file, one row at a time. Written rows survive a crash.
 
-    Rows that come less than a second apart are written up to eight rows late, so that the device does not wait for
-    them. The file is complete whenever a checkpoint is saved, and at the end of the run.
+    Rows that come less than a second apart are written up to eight rows late, so that the loop does not wait for the
+    device. The file is complete when a checkpoint is saved, and at the end of the run.
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log. A log that appears
     later gets a new column: the file is rewritten, and the earlier rows are empty there.
 
-    No run writes into the rows of another one. If `log.csv` has rows, a new run writes to `log_1.csv`, the next to
-    `log_2.csv`, and a warning says so. The same object goes on with its file if its trainer trains on. A run that
-    resumes from a checkpoint, or goes back to one, goes on with its file, too: rows that came after that checkpoint
-    are deleted. If that checkpoint was saved at the last step of an epoch, before its validation, its row is replaced.
+    A run never changes the rows of another run. If `log.csv` has rows, a new run writes to `log_1.csv`, the next to
+    `log_2.csv`, and a warning says so. A second `fit` with the same logger and trainer continues the file. A run that
+    resumes from a checkpoint, or goes back to one, also continues its file: it deletes the rows after that checkpoint.
+    If that checkpoint was saved at the last step of an epoch, before its validation, its row is replaced.
 
     Args:
         filename: the file. Missing directories are made.
         separator: the character between values.
         append: True to add the rows of a new run to an existing file.
-        every: when to write a row. With an interval other than epochs, rows hold the running values of the epoch,
+        every: when to write a row. With an interval other than epochs, rows contain the running values of the epoch,
             and an epoch with a validation gets one more row at its end.
 
     Attributes:
         path: the file of the running or last run.
 
     Raises:
-        TypeError: If `every` is not an `Every`.
+        TypeError: if `every` is not an `Every`.
         OSError: At the beginning of the run, if the file cannot be written.
 
     Example:
@@ -72,16 +72,16 @@ class CSVLogger(PeriodicCallback):
         self.append = append
         self._columns: list[str] = []
         self._file: IO[str] | None = None
-        self._has_place = False  # whether `path` is known to be the file of this run
-        self._rows = 0  # the rows of this run's file that are kept
-        self._step = 0  # at which the last run ended
-        self._resumed: int | None = None  # the step of the checkpoint from which the run goes on
+        self._has_place = False  # True if `path` is the file of this run
+        self._rows = 0  # the number of rows of this run
+        self._step = 0  # the last step of the last run
+        self._resumed: int | None = None  # the step of the checkpoint that the run resumes from
         self._trainer: Any = None
-        self._epoch_row: tuple[int, int] | None = None  # the index of the last epoch that ended, and of its row
+        self._epoch_row: tuple[int, int] | None = None  # the indices of the last complete epoch and of its row
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
-        """Goes on with the file of the last run if its trainer trains on."""
+        """Continues the file of the last run if the trainer is the same."""
         super().on_train_begin(event)
         trains_on = self._has_place and 0 < self._step <= event.step and self.path.exists()
         self._columns, self._rows, self._epoch_row, self._resumed = [], 0, None, None
@@ -97,7 +97,7 @@ class CSVLogger(PeriodicCallback):
             self._has_place = False  # until it is known whether the run resumes
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Makes sure, before the first step, that the file can be written."""
+        """Opens the file, so that an error is raised before the first step."""
         super().on_epoch_begin(event)
         self._take_place()
 
@@ -123,7 +123,7 @@ class CSVLogger(PeriodicCallback):
         return not lines or (len(lines) == 1 and lines[0].startswith(f"epoch{self.separator}step".encode()))
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Writes a row when due."""
+        """Writes a row if the interval has ended."""
         if self.due(event):
             self._reader.defer(lambda: self._write(event), event.logs)
 
@@ -142,7 +142,7 @@ class CSVLogger(PeriodicCallback):
         self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Completes the file; returns its name, its columns and the number of its rows."""
+        """Writes deferred rows; returns the file's name, its columns and the number of its rows."""
         self._reader.flush()
         if self._trainer is not None:
             self._take_place()
@@ -155,13 +155,13 @@ class CSVLogger(PeriodicCallback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the file: keeps the rows that it had, and those of the same step that came afterwards."""
+        """Continues the file: keeps the rows up to the checkpoint's step."""
         self._reader.flush()  # a run that goes back has deferred rows of which some will be deleted
         self._close()
         if not self._has_place:
             name = state.get("file", self._asked.name)
             if not re.fullmatch(rf"{re.escape(self._asked.stem)}(_\d+)?{re.escape(self._asked.suffix)}", name):
-                return  # The run wrote elsewhere: what is here is another run's.
+                return  # the file belongs to another run
             self._use(self._asked.with_name(name))
         self._columns, self._rows, self._resumed = list(state["columns"]), state["rows"], state.get("step")
         self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None
@@ -187,7 +187,7 @@ class CSVLogger(PeriodicCallback):
         self._take_place()
         rows = self._kept()
         if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
-            # The run goes on from a checkpoint of the last step of this epoch, which ends once more.
+            # The run resumed from a checkpoint of the last step of this epoch, whose end is repeated.
             del rows[self._epoch_row[1] : self._epoch_row[1] + 1]
             self._epoch_row = None
         self._columns = list(dict.fromkeys([*self._columns, *row]))
@@ -197,13 +197,13 @@ class CSVLogger(PeriodicCallback):
         return self._file
 
     def _kept(self) -> list[dict[str, str]]:
-        """The rows of the file, less those that came after the checkpoint from which the run goes on."""
+        """The rows of the file up to the checkpoint that the run resumes from."""
         rows = self._read()[1]
         kept = rows[: self._rows]
         for row in rows[self._rows :]:
             if row.get("step") != str(self._resumed):
                 break
-            # A callback before this one saved at that step, of which this one had not been told yet.
+            # An earlier callback saved the checkpoint at this step before this callback was called.
             self._columns = list(dict.fromkeys([*self._columns, *(name for name in row if row[name])]))
             if self.every.unit == "epochs" or any(row[name] for name in row if name.startswith("val_")):
                 self._epoch_row = (int(row["epoch"]), len(kept))
@@ -229,7 +229,7 @@ class CSVLogger(PeriodicCallback):
         return self.path.open("a", newline="")
 
     def _close(self) -> None:
-        file, self._file = self._file, None  # first: a full disk refuses
+        file, self._file = self._file, None  # before `close`, which may raise (full disk)
         if file is not None:
             file.close()
 

@@ -1,4 +1,4 @@
-"""Where a run writes: no run writes into the files of another one."""
+"""Chooses the file or directory of a run, so that no run writes to the files of another one."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _TAKEN: set[Path] = set()
-"""The files and directories that running loggers of this process write to."""
+"""The files and directories of the running loggers of this process."""
 
 
 def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
-    """Returns the first candidate that holds no logs of another run, and reserves it in this process.
+    """Returns the first candidate without logs of another run, and reserves it in this process.
 
     Args:
-        candidates: the place that was asked for, then alternatives without end.
-        is_free: tells whether a place holds no logs.
+        candidates: the user's path, then an endless sequence of alternatives.
+        is_free: returns True if a path has no logs.
 
     Raises:
-        OSError: If a place cannot be looked at.
+        OSError: if a path cannot be read.
 
     Warns:
-        UserWarning: If it is not the place that was asked for.
+        UserWarning: if the result is not the user's path.
     """
     wanted = path = next(candidates)
     while path.resolve() in _TAKEN or not is_free(path):
@@ -36,10 +36,10 @@ def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
 
 
 def reserve(path: Path) -> None:
-    """Notes that a running logger writes to `path`."""
+    """Marks `path` as in use by a running logger."""
     _TAKEN.add(path.resolve())
 
 
 def release(path: Path) -> None:
-    """Notes that the run that wrote to `path` is over."""
+    """Marks `path` as no longer in use."""
     _TAKEN.discard(path.resolve())

@@ -23,7 +23,7 @@ from elegy.loggers.places import release, reserve, take
 from elegy.names import path_name
 from elegy.types import Every
 
-# A flush waits for the disk and reading for the device: short epochs share a flush, and wait for the device's values.
+# A flush waits for the disk, and reading logs for the device: short epochs share both.
 _SECONDS = 1.0
 
 _FILES = itertools.count(1)
@@ -35,22 +35,22 @@ class TensorBoard(PeriodicCallback):
     A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch. Validation names lose
     their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps.
 
-    No run writes into the curves of another one. If `log_dir` has some, a new run writes to `log_dir/run_1`, the next
-    to `log_dir/run_2`, and a warning says so; TensorBoard shows them side by side. The same object goes on with its
-    directory if its trainer trains on. A run that resumes from a checkpoint, or goes back to one, goes on with its
-    directory, too; TensorBoard no longer shows what the files hold past that checkpoint.
+    A run never adds to the curves of another run. If `log_dir` has curves, a new run writes to `log_dir/run_1`, the
+    next to `log_dir/run_2`, and a warning says so; TensorBoard shows them side by side. A second `fit` with the same
+    logger and trainer continues its directory. A run that resumes from a checkpoint, or goes back to one, also
+    continues its directory; TensorBoard no longer shows the records after that checkpoint.
 
     Args:
         log_dir: the directory.
-        every: when to write. With an interval other than epochs, the running values of the epoch are written when due,
-            and the values of the epoch at its end.
+        every: when to write. With an interval other than epochs, the running values are written at each interval, and
+            the values of the epoch at its end.
         histograms: True to write a histogram of every parameter array with the values of the epoch.
 
     Attributes:
         path: the directory of the running or last run.
 
     Raises:
-        TypeError: If `every` is not an `Every`.
+        TypeError: if `every` is not an `Every`.
         ImportError: At the beginning of the run, if tensorboardX is not installed.
 
     Example:
@@ -66,7 +66,7 @@ class TensorBoard(PeriodicCallback):
         super().__init__(every)
         self.log_dir = self.path = Path(log_dir)
         self.histograms = histograms
-        # Parameters that are divided over processes are read by all of them together.
+        # Reading parameters that are divided over processes is a collective operation.
         self.first_process_only = not histograms
         self._library: Any = None
         self._record: Any = None
@@ -81,7 +81,7 @@ class TensorBoard(PeriodicCallback):
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
-        """Goes on with the directory of the last run if its trainer trains on."""
+        """Continues the directory of the last run if the trainer is the same."""
         super().on_train_begin(event)
         self._has_place = self._has_place and 0 < self._step <= event.step
         if self._has_place:
@@ -96,14 +96,14 @@ class TensorBoard(PeriodicCallback):
         self._session = require("tensorboardX.proto.event_pb2", "the TensorBoard callback")
 
     def on_epoch_begin(self, event: Event) -> None:
-        """Opens the file of the training before the first step."""
+        """Opens the training file before the first step."""
         super().on_epoch_begin(event)
         self._epoch = event.epoch
         if is_first():
             self._writer("train")
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Writes the running values when due."""
+        """Writes the running values if the interval has ended."""
         if self.due(event):
             self._reader.defer(lambda: self._write("batch", event), event.logs)
 
@@ -135,12 +135,12 @@ class TensorBoard(PeriodicCallback):
         return {"log_dir": self.log_dir.name, "run": run, "step": self._trainer.step if ended else self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the directory, and hides the records that come after the checkpoint."""
+        """Continues the directory, and hides the records after the checkpoint."""
         self._reader.flush()
         if not self._has_place:
             run = state.get("run", "")
             if state.get("log_dir", self.log_dir.name) != self.log_dir.name or not re.fullmatch(r"(run_\d+)?", run):
-                return  # The run wrote elsewhere: what is here is another run's.
+                return  # the directory belongs to another run
             self._use(self.log_dir / run)
         self._step = state["step"]
         self._purge_step = self._step + 1
@@ -159,7 +159,7 @@ class TensorBoard(PeriodicCallback):
         if not self._has_place:
             self._use(take(_numbered(self.log_dir), _is_free))
         if name not in self._writers:
-            # The library names files by the second: one of a run that is resumed at once would replace the last.
+            # tensorboardX names files by the second, so a run resumed within a second would replace the last file.
             suffix = f".{os.getpid()}.{next(_FILES):04d}"
             writer = self._library.SummaryWriter(logdir=str(self.path / name), filename_suffix=suffix)
             self._writers[name] = writer
@@ -168,14 +168,14 @@ class TensorBoard(PeriodicCallback):
         return self._writers[name]
 
     def _purge(self, writer: Any) -> None:
-        # As `SummaryWriter(purge_step=...)` does, which a writer that is open already cannot be told.
+        # As `SummaryWriter(purge_step=...)` does, for a writer that is already open.
         start = self._session.SessionLog(status=self._session.SessionLog.START)
         writer.file_writer.add_event(self._session.Event(session_log=start), self._purge_step)
 
     def _write(self, kind: str, event: Event) -> None:
         if not is_first():
             return
-        # All values of a moment make one record: its checksum and its way to the disk cost more than the values.
+        # One record for all values of a step: the checksum and the write cost more than the values.
         records: dict[str, Any] = {}
         for name, value in event.logs.items():
             part, name = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
@@ -198,7 +198,7 @@ class TensorBoard(PeriodicCallback):
 
 
 def _is_free(path: Path) -> bool:
-    """True if the directory holds no records of a run."""
+    """True if the directory has no records of a run."""
     return not any(path.glob("train/events.out.tfevents.*")) and not any(path.glob("validation/events.out.tfevents.*"))
 
 

@@ -38,7 +38,7 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter] | None:
 
 
 def names_argument(function: Callable, name: str) -> bool:
-    """Whether a function has a parameter of this very name (`**kwargs` does not count).
+    """True if a function has a parameter of this very name (`**kwargs` does not count).
 
     Example:
         >>> names_argument(lambda target, **rest: 0, "rest")
@@ -49,7 +49,7 @@ def names_argument(function: Callable, name: str) -> bool:
 
 
 def sees_examples(function: Callable) -> bool:
-    """Whether a function is given something of the examples, unlike one of the parameters alone.
+    """True if a function is given something of the examples, unlike one of the parameters alone.
 
     Example:
         >>> sees_examples(lambda y_true, y_pred: 0), sees_examples(lambda parameters: 0)

@@ -14,7 +14,7 @@ _BY_KEY = ("target", "preds", "sample_weight")
 
 
 def takes_output(thing: Any, keys: tuple[str, ...], preds: Any) -> bool:
-    """Whether a loss or a metric that is given under a key receives the output of that key alone.
+    """True if a loss or a metric that is given under a key receives the output of that key alone.
 
     Args:
         thing: the loss or the metric. One that looks into the outputs itself, by `index_into`, receives all of them.

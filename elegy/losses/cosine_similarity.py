@@ -28,7 +28,7 @@ def cosine_similarity(target: Any, preds: Any, axis: int = -1) -> jax.Array:
         Values without `axis`, at least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,6 +64,6 @@ class CosineSimilarity(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return cosine_similarity(target, preds, self.axis)

@@ -43,7 +43,7 @@ def cross_entropy(
         Values `(...)`, without the class axis (a binary `(B,)` stays `(B,)`), at least float32.
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: if the shapes do not fit.
         TypeError: if class indices are not integers, or an array is complex.
 
     Example:
@@ -161,8 +161,8 @@ class CrossEntropy(Loss):
             preds: `(..., C)`.
 
         Raises:
-            ValueError: when the shapes do not fit.
-            TypeError: when class indices are not integers.
+            ValueError: if the shapes do not fit.
+            TypeError: if class indices are not integers.
         """
         check_array(target, "target", "CrossEntropy")
         check_array(preds, "preds", "CrossEntropy")
@@ -188,8 +188,8 @@ class CrossEntropy(Loss):
             preds: predictions; only their shape and dtype are looked at.
 
         Raises:
-            ValueError: when an index or a yes/no label is out of range, or the shapes do not fit.
-            TypeError: when class indices are not integers.
+            ValueError: if an index or a yes/no label is out of range, or the shapes do not fit.
+            TypeError: if class indices are not integers.
         """
         if array_shape(target) is None:
             return

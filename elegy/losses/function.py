@@ -56,7 +56,7 @@ class FunctionLoss(Loss):
 
     @property
     def applies_weight(self) -> bool:
-        """Whether the function takes `sample_weight`."""
+        """True if the function takes `sample_weight`."""
         return names_argument(self.function.value, "sample_weight")
 
     @property
@@ -91,7 +91,7 @@ class FunctionLoss(Loss):
         """The function's output as an array.
 
         Raises:
-            TypeError: when the function requires something that is not available, or returns no array.
+            TypeError: if the function requires something that is not available, or returns no array.
             ValueError: if it is `(B, B)`, made of `(B,)` and `(B, 1)` by broadcasting.
 
         Warns:

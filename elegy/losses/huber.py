@@ -29,7 +29,7 @@ def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
         `(B, ...)`; for inputs `(B,)` one value for each. At least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,6 +68,6 @@ class Huber(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return huber(target, preds, self.delta)

@@ -65,7 +65,7 @@ class Loss(Pytree):
 
     @property
     def applies_weight(self) -> bool:
-        """Whether `values` are multiplied by `sample_weight` already."""
+        """True if `values` are multiplied by `sample_weight` already."""
         return False
 
     def values(self, **kwargs: Any) -> jax.Array:
@@ -78,7 +78,7 @@ class Loss(Pytree):
             The values, `(B, ...)`, not weighted.
 
         Raises:
-            TypeError: when `call` requires something that is not available.
+            TypeError: if `call` requires something that is not available.
         """
         available = {k: v for k, v in kwargs.items() if k != "sample_weight"}
         return jnp.asarray(call_with_named(self.call, available, f"the loss {name_of(self)!r}"))
@@ -100,7 +100,7 @@ class Loss(Pytree):
             ValueError: for `Reduction.NONE`, which is no scalar.
 
         Warns:
-            UserWarning: when there are sample weights, and the value is a scalar that was computed without them.
+            UserWarning: if there are sample weights, and the value is a scalar that was computed without them.
         """
         self.check_reduction()
         sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
@@ -153,7 +153,7 @@ class Loss(Pytree):
             A float32 scalar; for `Reduction.NONE` the weighted values.
 
         Raises:
-            TypeError: when `call` requires something that was not given.
+            TypeError: if `call` requires something that was not given.
         """
         kwargs.update(target=target, preds=preds)
         if self.reduction is Reduction.NONE:
@@ -164,7 +164,7 @@ class Loss(Pytree):
         return numerator if denominator is None else safe_divide(numerator, denominator)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether the loss keeps at least one value for each row, so that rows of weight 0 can be left out.
+        """True if the loss keeps at least one value for each row, so that rows of weight 0 can be left out.
 
         Args:
             batch_size: the number of rows.

@@ -22,7 +22,7 @@ def mean_absolute_error(target: Any, preds: Any) -> jax.Array:
         `(B, ...)`; for inputs `(B,)` the distances themselves. At least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> mean_absolute_error(jnp.zeros((1, 2)), jnp.array([[1.0, -3.0]]))
@@ -53,6 +53,6 @@ class MeanAbsoluteError(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return mean_absolute_error(target, preds)

@@ -25,7 +25,7 @@ def mean_absolute_percentage_error(target: Any, preds: Any) -> jax.Array:
         `(B, ...)`, in percent; for inputs `(B,)` the percentages themselves. At least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> mean_absolute_percentage_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.5, 3.0]]))
@@ -56,6 +56,6 @@ class MeanAbsolutePercentageError(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return mean_absolute_percentage_error(target, preds)

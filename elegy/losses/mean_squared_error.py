@@ -22,7 +22,7 @@ def mean_squared_error(target: Any, preds: Any) -> jax.Array:
         `(B, ...)`; for inputs `(B,)` the squares themselves. At least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,7 +55,7 @@ class MeanSquaredError(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return mean_squared_error(target, preds)
 

@@ -22,7 +22,7 @@ def mean_squared_logarithmic_error(target: Any, preds: Any) -> jax.Array:
         `(B, ...)`; for inputs `(B,)` the squares themselves. At least float32.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: if the shapes differ.
 
     Example:
         >>> mean_squared_logarithmic_error(jnp.zeros((1, 1)), jnp.array([[jnp.e - 1.0]]))
@@ -54,6 +54,6 @@ class MeanSquaredLogarithmicError(Loss):
             preds: the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         return mean_squared_logarithmic_error(target, preds)

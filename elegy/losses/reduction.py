@@ -67,7 +67,7 @@ def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
         The weight as an array with `len(shape)` axes (or none).
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: if the shapes do not fit.
 
     Example:
         >>> align_weight(jnp.ones(3), (3, 2), "sample_weight").shape

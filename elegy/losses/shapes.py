@@ -28,7 +28,7 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
         `(target, preds)`, floating or complex.
 
     Raises:
-        ValueError: when the shapes differ otherwise.
+        ValueError: if the shapes differ otherwise.
 
     Example:
         >>> [x.shape for x in match_shapes(jnp.zeros(3), jnp.zeros((3, 1)), "MeanSquaredError")]
@@ -136,7 +136,7 @@ def mean_over_features(values: jax.Array) -> jax.Array:
 def pairs_rows(
     function: Callable[[dict[str, Any]], Any], examples: dict[str, Any]
 ) -> Literal["output", "inside"] | None:
-    """Whether a function broadcasts `(B,)` and `(B, 1)` to `(B, B)`, which compares every example with every other.
+    """True if a function broadcasts `(B,)` and `(B, 1)` to `(B, B)`, which compares every example with every other.
 
     Where the shapes of target and predictions differ by one axis of size 1 and broadcast, the function is traced with
     other numbers of rows for the two. A function that matches them by rows cannot be; one that broadcasts makes an

@@ -94,7 +94,7 @@ class Accuracy(DecisionMetric):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         if self.subset_accuracy or self.average == "samples":
             return self._add(*self._count_examples(jnp.asarray(target), jnp.asarray(preds), sample_weight, mask))

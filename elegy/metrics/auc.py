@@ -68,7 +68,7 @@ class AUC(Metric):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         target, preds = match_real(target, preds, "AUC")
         scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)

@@ -64,7 +64,7 @@ class ConfusionMatrix(Metric):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         target, preds = jnp.asarray(target), jnp.asarray(preds)
         scores = has_class_axis(target, preds)

@@ -126,7 +126,7 @@ class DecisionMetric(Metric):
             preds: predictions; only their shape and dtype are looked at.
 
         Raises:
-            ValueError: when `mode`, `top_k`, `average` or `class_id` does not fit the shapes.
+            ValueError: if `mode`, `top_k`, `average` or `class_id` does not fit the shapes.
         """
         what = type(self).__name__
         shapes = f"preds of shape {preds.shape} and dtype {preds.dtype} beside target of shape {target.shape}"
@@ -162,7 +162,7 @@ class DecisionMetric(Metric):
             mask: `(B,)` bool or None.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         target, preds = jnp.asarray(target), jnp.asarray(preds)
         check_real(type(self).__name__, target=target, preds=preds)
@@ -220,7 +220,7 @@ class DecisionMetric(Metric):
             preds: probabilities, scores or decisions, of the same shape.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: if the shapes differ.
         """
         target, preds = match_real(target, preds, type(self).__name__)
         return target > 0.5, preds > self.threshold
@@ -264,7 +264,7 @@ class DecisionMetric(Metric):
 
 
 def has_class_axis(target: Any, preds: Any) -> bool:
-    """Whether the last axis of predictions is one of scores of classes.
+    """True if the last axis of predictions is one of scores of classes.
 
     Example:
         >>> has_class_axis(jnp.zeros(4), jnp.zeros((4, 3))), has_class_axis(jnp.zeros(4), jnp.zeros((4, 1)))
@@ -287,7 +287,7 @@ def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) ->
         what: how messages call the caller.
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: if the shapes do not fit.
 
     Example:
         >>> class_indices(jnp.array([1]), jnp.array([[0.1, 0.7, 0.2]]), 2, "Accuracy")

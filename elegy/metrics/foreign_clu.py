@@ -21,7 +21,7 @@ class CluMetric(ForeignMetric):
         name: the name in the logs.
 
     Raises:
-        TypeError: when the class cannot make a state without data.
+        TypeError: if the class cannot make a state without data.
 
     Example:
         >>> import clu.metrics
@@ -52,7 +52,7 @@ class CluMetric(ForeignMetric):
             **kwargs: what `from_model_output` of the class or of the collection's classes names.
 
         Raises:
-            TypeError: when something that is required was not given, or the state changes its shape.
+            TypeError: if something that is required was not given, or the state changes its shape.
         """
         return self.with_state(self.state.merge(self._from_outputs(library_arguments(kwargs))))
 
@@ -85,7 +85,7 @@ class CluMetric(ForeignMetric):
         return self.state.compute()
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether every class names `mask` or `sample_weights`.
+        """True if every class names `mask` or `sample_weights`.
 
         Args:
             batch_size: the number of rows.

@@ -40,7 +40,7 @@ class JaxMetricsMetric(ForeignMetric):
             **kwargs: what the metric's `update` names.
 
         Raises:
-            TypeError: when something that is required was not given.
+            TypeError: if something that is required was not given.
         """
         available = {k: v for k, v in library_arguments(kwargs).items() if k not in ALIASES}
         return self.with_state(call_with_named(self.state.update, available, f"the metric {self.name!r}"))
@@ -63,7 +63,7 @@ class JaxMetricsMetric(ForeignMetric):
         return self.state.compute()
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether the metric's `update` names `sample_weight`.
+        """True if the metric's `update` names `sample_weight`.
 
         Args:
             batch_size: the number of rows.

@@ -66,7 +66,7 @@ class NnxMetric(ForeignMetric):
             **kwargs: what the metric's `update` names.
 
         Raises:
-            TypeError: when something that is required was not given.
+            TypeError: if something that is required was not given.
         """
         metric = self._object()
         call_with_named(metric.update, library_arguments(kwargs), f"the metric {self.name!r}")
@@ -91,7 +91,7 @@ class NnxMetric(ForeignMetric):
         )
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether the metric's `update` names `mask`.
+        """True if the metric's `update` names `mask`.
 
         Args:
             batch_size: the number of rows.

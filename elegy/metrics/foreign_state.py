@@ -29,7 +29,7 @@ class ForeignMetric(Metric):
 
     @property
     def brings_names(self) -> bool:
-        """Whether this is a collection without a name of its own."""
+        """True if this is a collection without a name of its own."""
         return self.collection
 
     @abc.abstractmethod
@@ -47,7 +47,7 @@ class ForeignMetric(Metric):
             state: the state; leaves of another dtype are cast.
 
         Raises:
-            TypeError: when the structure or a shape is another one.
+            TypeError: if the structure or a shape is another one.
         """
         old, new = (
             [(path_name(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]

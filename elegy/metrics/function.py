@@ -58,7 +58,7 @@ class LossMetric(Metric):
             **kwargs: what `Loss.terms` takes.
 
         Raises:
-            TypeError: when the loss requires something that was not given.
+            TypeError: if the loss requires something that was not given.
         """
         numerator, denominator = self.loss.terms(**kwargs)
         total = self.total + numerator
@@ -84,7 +84,7 @@ class LossMetric(Metric):
         return self.replace(total=total, count=count)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether the loss keeps one value an example.
+        """True if the loss keeps one value an example.
 
         Args:
             batch_size: the number of rows.

@@ -181,7 +181,7 @@ class Losses(LossTerms):
             **kwargs: what the losses name, and `sample_weight`, `mask` and `examples` (see `Loss.terms`).
 
         Raises:
-            TypeError: when a loss requires something that was not given.
+            TypeError: if a loss requires something that was not given.
         """
         return self.merge(self.batch_updates(**kwargs))
 
@@ -353,7 +353,7 @@ def scalar_aux(name: str, value: Any, kind: str) -> jax.Array:
     """A sown value as an array.
 
     Raises:
-        ValueError: when it is no scalar.
+        ValueError: if it is no scalar.
 
     Example:
         >>> scalar_aux("kl", 1.0, "loss").shape

@@ -83,7 +83,7 @@ class LossesAndMetrics(Metric):
                 `mask` (`(B,)` bool), `parameters`, `batch_stats`, `examples` (the number of real examples).
 
         Raises:
-            TypeError: when a loss or metric requires something that was not given.
+            TypeError: if a loss or metric requires something that was not given.
             ValueError: for an aux value whose name is not known.
         """
         arguments = self._arguments(aux_losses, aux_metrics, kwargs)
@@ -142,7 +142,7 @@ class LossesAndMetrics(Metric):
             other: the state of other data, usually `batch_updates(...)`.
 
         Raises:
-            ValueError: when the two do not hold the same losses and metrics.
+            ValueError: if the two do not hold the same losses and metrics.
         """
         merged = {}
         for part in _PARTS:
@@ -279,7 +279,7 @@ class LossesAndMetrics(Metric):
 
     @property
     def has_keys(self) -> bool:
-        """Whether some loss or metric was given in a dict."""
+        """True if some loss or metric was given in a dict."""
         return any(any(part.keys) for part in (self.losses, self.metrics) if part is not None)
 
     @property

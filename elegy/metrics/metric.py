@@ -59,7 +59,7 @@ class Metric(Pytree):
 
     @property
     def brings_names(self) -> bool:
-        """Whether `compute` returns a dict whose keys are log names as they stand, without this metric's name."""
+        """True if `compute` returns a dict whose keys are log names as they stand, without this metric's name."""
         return False
 
     @abc.abstractmethod
@@ -135,7 +135,7 @@ class Metric(Pytree):
         return updates.compute(), self.merge(updates)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Whether rows of weight 0 can be left out: `update` takes `sample_weight` or `mask`.
+        """True if rows of weight 0 can be left out: `update` takes `sample_weight` or `mask`.
 
         Args:
             batch_size: the number of rows.

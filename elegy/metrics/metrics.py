@@ -101,7 +101,7 @@ class Metrics(MetricSet):
             **kwargs: what the metrics name. A `mask` without `sample_weight` serves as weights.
 
         Raises:
-            TypeError: when a metric requires something that was not given.
+            TypeError: if a metric requires something that was not given.
         """
         if kwargs.get("sample_weight") is None and kwargs.get("mask") is not None:
             kwargs["sample_weight"] = jnp.asarray(kwargs["mask"]).astype(jnp.float32)

@@ -46,7 +46,7 @@ class PairMean(Accumulator):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         return self.accumulate(self.values(target, preds), sample_weight, mask)
 

@@ -43,8 +43,8 @@ class Perplexity(Accumulator):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
-            TypeError: when class indices are not integers.
+            ValueError: if the shapes do not fit.
+            TypeError: if class indices are not integers.
         """
         target = widen_integers(jnp.asarray(target))
         values = cross_entropy(target, preds, from_logits=self.from_logits)

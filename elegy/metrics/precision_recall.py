@@ -36,7 +36,7 @@ class _PositiveCounts(DecisionMetric):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         counts = self.count(target, preds, sample_weight, mask)[1]
         return self.replace(tp=self.tp + counts.tp, fp=self.fp + counts.fp, fn=self.fn + counts.fn)

@@ -68,7 +68,7 @@ class R2(Metric):
             **_: ignored.
 
         Raises:
-            ValueError: when the shapes do not fit.
+            ValueError: if the shapes do not fit.
         """
         target, preds = match_real(target, preds, "R2")
         outputs = target.shape[-1] if target.ndim > 1 else 1

@@ -112,7 +112,7 @@ class Reduce(Accumulator):
             **_: ignored.
 
         Raises:
-            ValueError: when the weights do not fit the values.
+            ValueError: if the weights do not fit the values.
         """
         return self.accumulate(values, sample_weight, mask)
 

@@ -30,7 +30,7 @@ class FiniteCheck(Pytree):
 
     @property
     def finite(self) -> jax.Array:
-        """Whether the loss and all gradients are finite, `bool[]`."""
+        """True if the loss and all gradients are finite, `bool[]`."""
         return ~self.bad[0]
 
 

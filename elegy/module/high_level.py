@@ -163,7 +163,7 @@ def missing(module: Any, phase: str) -> MissingMethodError:
 
 
 def runs_apply(module: Any) -> bool:
-    """Whether the class of the module overrides `apply`."""
+    """True if the class of the module overrides `apply`."""
     return overrides(type(module), "apply")
 
 

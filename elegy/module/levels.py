@@ -21,7 +21,7 @@ def default_step(method: F) -> F:
 
 
 def overrides(cls: type, method: str) -> bool:
-    """Whether a class replaces the default method of this name."""
+    """True if a class replaces the default method of this name."""
     return not getattr(getattr(cls, method), _MARK, False)
 
 

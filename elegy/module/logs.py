@@ -126,7 +126,7 @@ class Entry(Pytree):
 
     @property
     def adds(self) -> bool:
-        """Whether this is a loss that has to be added to the one that the step returned."""
+        """True if this is a loss that has to be added to the one that the step returned."""
         return self.kind == "loss" and not self.counted
 
     def updates(self, examples: jax.Array) -> Any:
@@ -223,7 +223,7 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...], losses: Losse
         losses: the losses and metrics of the module.
 
     Raises:
-        StepError: when the phase has accumulators already, of other names or reductions.
+        StepError: if the phase has accumulators already, of other names or reductions.
     """
     scalars = [e for e in pending if e.kind != "metric"]
     names = scalar_names(pending)
@@ -270,7 +270,7 @@ def drain(
         `(logs, module)`: the epoch's values so far by name, losses first; the module without pending entries.
 
     Raises:
-        StepError: when the logs' names change, or a metric was logged under a field that is none.
+        StepError: if the logs' names change, or a metric was logged under a field that is none.
     """
     pending = module._logs.pending
     own_total = any(entry.kind == "total" for entry in pending)

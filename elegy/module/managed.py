@@ -116,7 +116,7 @@ def reported_losses(state: Any) -> list[LossesAndMetrics]:
 
 
 def is_default_loss(loss: Any, state: Any) -> bool:
-    """Whether a step returned the loss of the default step as it was, together with the losses that make it up."""
+    """True if a step returned the loss of the default step as it was, together with the losses that make it up."""
     return state._step is not None and loss is state._step.loss and len(reported_losses(state)) <= 1
 
 

@@ -1,4 +1,4 @@
-"""Whether the rows of a batch are computed independently of one another: seen by running, never known by name."""
+"""Decides by running a step with different padding if the rows of a batch are computed independently."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
 
 
 def _moved(before: Any, after: Any) -> bool:
-    """Whether a traced call changed a leaf of the state, apart from what it reported."""
+    """True if a traced call changed a leaf of the state, apart from what it reported."""
     old, new = (jax.tree.leaves(state.replace(_logs=LogBook())) for state in (before, after))
     return len(old) != len(new) or any(a is not b for a, b in zip(old, new, strict=True))
 
@@ -261,12 +261,12 @@ def _is_inexact(leaf: Any) -> bool:
 
 
 def _same(some: list[Any], others: list[Any]) -> bool:
-    """Whether arrays are the same bits."""
+    """True if arrays are the same bits."""
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(some, others, strict=True))
 
 
 def _same_constants(some: Any, others: Any) -> bool:
-    """Whether two traces are written with the same constants."""
+    """True if two traces are written with the same constants."""
     pairs = list(map(_constants, (some, others)))
     return len(pairs[0]) == len(pairs[1]) and all(a is b or _same([a], [b]) for a, b in zip(*pairs, strict=True))
 
@@ -280,7 +280,7 @@ def _constants(traced: Any) -> list[Any]:
 
 
 def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """Whether two arrays are the same up to rounding, by the largest entry."""
+    """True if two arrays are the same up to rounding, by the largest entry."""
     if not _is_inexact(a):
         return np.array_equal(a, b)
     largest = np.abs(a[np.isfinite(a)]).max(initial=0.0)

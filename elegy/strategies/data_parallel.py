@@ -39,8 +39,8 @@ class DataParallel(MeshStrategy):
         axis_name: the name of the axis of replicas.
 
     Raises:
-        TypeError: when `devices` is neither a number nor a list of devices.
-        ValueError: when there are not that many devices, one is named twice, or a process has none of them.
+        TypeError: if `devices` is neither a number nor a list of devices.
+        ValueError: if there are not that many devices, one is named twice, or a process has none of them.
 
     Example:
         >>> strategy = DataParallel(devices=1)

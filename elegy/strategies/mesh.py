@@ -133,7 +133,7 @@ class MeshStrategy(Strategy):
         return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
     def shares_evenly(self, rows: int) -> bool:
-        """Whether the rows of each process's devices are an equal part, in the order of the processes."""
+        """True if the rows of each process's devices are an equal part, in the order of the processes."""
         count = self.processes
         if rows % count:
             return False
@@ -180,7 +180,7 @@ def as_mesh(given: Any, default: str) -> Mesh:
 
     Raises:
         TypeError: for anything else.
-        ValueError: when there are too few devices, they do not divide into the sizes, or a process has none of them.
+        ValueError: if there are too few devices, they do not divide into the sizes, or a process has none of them.
 
     Example:
         >>> dict(as_mesh({"data": 1}, "data").shape)

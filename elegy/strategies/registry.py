@@ -36,8 +36,8 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
         factory: a function without arguments that returns the strategy; a `Strategy` class is one.
 
     Raises:
-        ValueError: when the name is taken.
-        TypeError: when the name is no string, or `factory` cannot be called.
+        ValueError: if the name is taken.
+        TypeError: if the name is no string, or `factory` cannot be called.
 
     Example:
         >>> import jax

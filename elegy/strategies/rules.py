@@ -30,7 +30,7 @@ def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
         rules: patterns, and for each dimension an axis name, a tuple of axis names, or `None`.
 
     Raises:
-        TypeError: when they are no pairs, a pattern is no string, or a placement is neither a tuple nor a
+        TypeError: if they are no pairs, a pattern is no string, or a placement is neither a tuple nor a
             `PartitionSpec`.
 
     Example:
@@ -93,7 +93,7 @@ def spec_for(rules: Rules, path: str, shape: tuple[int, ...], mesh: Mesh) -> Par
         mesh: the mesh.
 
     Raises:
-        ValueError: when the rule does not fit the shape.
+        ValueError: if the rule does not fit the shape.
     """
     for pattern, spec in rules:
         if _matches(pattern, path):

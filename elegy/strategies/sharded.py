@@ -30,8 +30,8 @@ class Sharded(MeshStrategy):
         rules: for a pattern of paths, an axis name or `None` for each dimension.
 
     Raises:
-        TypeError: when mesh or rules are of another kind.
-        ValueError: when the mesh does not fit the devices, or an axis does not exist. When a state is placed: for a
+        TypeError: if mesh or rules are of another kind.
+        ValueError: if the mesh does not fit the devices, or an axis does not exist. When a state is placed: for a
             rule that matches no parameter, or does not fit one.
 
     Example:

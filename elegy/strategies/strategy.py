@@ -94,7 +94,7 @@ class Strategy:
         return slice(0, rows)
 
     def shares_evenly(self, rows: int) -> bool:
-        """Whether each process provides an equal part of `rows` rows, in the order of the processes."""
+        """True if each process provides an equal part of `rows` rows, in the order of the processes."""
         return True
 
     def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
@@ -115,12 +115,12 @@ class Strategy:
 
     @property
     def compiles(self) -> bool:
-        """Whether steps are compiled, so that several can run in one execution."""
+        """True if steps are compiled, so that several can run in one execution."""
         return False
 
     @property
     def donates(self) -> bool:
-        """Whether a compiled step consumes the buffers of the state it is given."""
+        """True if a compiled step consumes the buffers of the state it is given."""
         return False
 
     @property

@@ -104,7 +104,7 @@ class TestErrors:
         ("given", "error", "message"),
         [
             ([Recorder], TypeError, r"callbacks\[0\] is the class Recorder, not an instance: write `Recorder\(...\)`"),
-            ([Recorder(), int], TypeError, r"callbacks\[1\] is the class int, which is no elegy.callbacks.Callback"),
+            ([Recorder(), int], TypeError, r"callbacks\[1\] is the class int, which is not an elegy.callbacks"),
             ([print], TypeError, "builtin_function_or_method.*wrap functions"),
             (["history"], TypeError, "str: 'history'.*Derive its class"),
             (Recorder(), TypeError, "must be a list of callbacks, not Recorder"),
@@ -129,7 +129,7 @@ class TestErrors:
         class Typo(Callback):
             def on_epoch_ends(self, event): ...
 
-        with pytest.warns(UserWarning, match=r"Typo.on_epoch_ends is no hook.*Did you mean on_epoch_end\?"):
+        with pytest.warns(UserWarning, match=r"Typo.on_epoch_ends is not a hook.*Did you mean on_epoch_end\?"):
             CallbackList([Typo()])
 
     def test_unknown_declaration(self):

@@ -200,7 +200,7 @@ def test_a_deletion_that_failed_is_tried_again(tmp_path, monkeypatch, async_save
     delete = model_checkpoint.remove
     monkeypatch.setattr(model_checkpoint, "remove", remove)
     saving = ModelCheckpoint(tmp_path, async_save=async_save)
-    with pytest.warns(UserWarning, match="an old checkpoint stays: 503, try again"):
+    with pytest.warns(UserWarning, match="an old checkpoint could not be deleted: 503, try again"):
         fit([saving], epochs=4)
     assert names(tmp_path) == ["step_00000016"] == [path.name for path in saving.paths]
     assert tries[:2] == ["step_00000004"] * 2
@@ -227,7 +227,7 @@ def test_two_savers_of_one_address_are_refused(tmp_path):
         (tmp_path / "run", f"file://{tmp_path}/run"),
         (f"file://{tmp_path}/link", f"local://{tmp_path}/run"),
     ]:
-        with pytest.raises(ValueError, match="two ModelCheckpoints save into"):
+        with pytest.raises(ValueError, match="two ModelCheckpoints save to"):
             fit([ModelCheckpoint(one), ModelCheckpoint(other, "loss")])
     fit([ModelCheckpoint(tmp_path / "run"), ModelCheckpoint(f"file://{tmp_path}/other")])
     assert names(tmp_path / "run") == names(tmp_path / "other") == ["step_00000004"]

@@ -178,7 +178,7 @@ def test_two_savers_of_one_directory_are_refused(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "run", target_is_directory=True)
     first = ModelCheckpoint(tmp_path / "run", "loss")
     for second in ("run", "link", os.path.join("other", "..", "run")):
-        with pytest.raises(ValueError, match="two ModelCheckpoints save into"):
+        with pytest.raises(ValueError, match="two ModelCheckpoints save to"):
             fit([first, ModelCheckpoint(second, "accuracy")], epochs=1, resume=None)
     assert not (tmp_path / "run").exists()
     fit([first, ModelCheckpoint("other", "accuracy")], epochs=1, resume=None)
@@ -192,7 +192,7 @@ def test_a_checkpoint_that_cannot_be_pruned_does_not_end_the_run(tmp_path, async
                 (path / ".DS_Store").touch()
 
     saving = ModelCheckpoint(tmp_path, async_save=async_save)
-    with pytest.warns(UserWarning, match="an old checkpoint stays: .*DS_Store"):
+    with pytest.warns(UserWarning, match="an old checkpoint could not be deleted: .*DS_Store"):
         trainer = fit([Finder(), saving], epochs=4, resume=None)
     assert trainer.epoch == 4
     assert names(tmp_path)[-1] == "step_00000016" == saving.last_path.name
