@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.types import PyTree
@@ -173,7 +174,7 @@ def collect(value: PyTree) -> PyTree:
 def _collected(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return leaf
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_collected(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     if leaf.is_fully_replicated:
         return np.asarray(leaf)

@@ -134,8 +134,8 @@ def contents(value: Any) -> str:
     """
     if isinstance(value, Mapping):
         return "it is empty" if not value else f"the {'keys are' if len(value) > 1 else 'only key is'} {listed(value)}"
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return f"it is {type_name(value)} with the fields {listed(value._fields)}"
+    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)) is not None:
+        return f"it is {type_name(value)} with the fields {listed(fields)}"
     if isinstance(value, (list, tuple)):
         return f"it is {type_name(value)} of length {len(value)}"
     return f"it is {array_name(value)}"

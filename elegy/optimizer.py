@@ -91,7 +91,8 @@ class Optimizer(Pytree):
         if isinstance(self.state, LookaheadPair):
             fast_and_slow = optax.LookaheadParams(params, self.state.slow)
             updates, inner = self._updates(grads, self.state.inner, fast_and_slow, extra)
-            fast, slow = optax.apply_updates(fast_and_slow, updates)
+            fast = optax.apply_updates(params, updates.fast)
+            slow = optax.apply_updates(self.state.slow, updates.slow)
             return fast, self.replace(state=LookaheadPair(inner, slow))
         updates, state = self._updates(grads, self.state, params, extra)
         return optax.apply_updates(params, updates), self.replace(state=state)

@@ -124,10 +124,9 @@ def _values_getter(names: tuple[str, ...]) -> Callable[[Any], tuple]:
 def _register(cls: type[Pytree]) -> None:
     children: tuple[str, ...]
     static: tuple[str, ...]
-    keys: tuple[jax.tree_util.GetAttrKey, ...]
+    keys: tuple[Any, ...]  # of `jax.tree_util.GetAttrKey`, which JAX declares as Any
     get_children: Callable[[Any], tuple]
     get_static: Callable[[Any], tuple]
-    new = object.__new__
 
     def read_fields() -> None:
         nonlocal children, static, keys, get_children, get_static
@@ -144,7 +143,7 @@ def _register(cls: type[Pytree]) -> None:
     def flatten_with_keys(tree: Any) -> tuple[tuple, tuple]:
         return tuple(zip(keys, get_children(tree), strict=True)), get_static(tree)
 
-    def unflatten(aux: tuple, values: Any) -> Any:
+    def unflatten(aux: tuple, values: Any, new: Callable[[type], Any] = object.__new__) -> Any:
         tree = new(cls)
         state = tree.__dict__
         state.update(zip(children, values, strict=True))
@@ -222,7 +221,7 @@ class Pytree(metaclass=_PytreeMeta):
         _register(cls)
 
     def _complete(self) -> None:
-        state = self.__dict__
+        state = vars(self)  # for type checkers `self.__dict__` is that of a class, because there is a metaclass
         for f in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             if f.name in state:
                 continue
@@ -280,8 +279,8 @@ class Pytree(metaclass=_PytreeMeta):
             if name not in known:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}. Its fields are: {', '.join(known)}.")
         tree = object.__new__(type(self))
-        state = tree.__dict__
-        state.update(self.__dict__)
+        state = vars(tree)
+        state.update(vars(self))
         state.pop(_UNLOCKED, None)
         state.update(fields)
         tree._check_static_fields(name for name in fields if name in self._static_names)
@@ -324,12 +323,12 @@ def _unlock_all(tree: Any) -> list[Pytree]:
 @contextmanager
 def _unlocked(trees: list[Pytree]) -> Iterator[None]:
     for tree in trees:
-        tree.__dict__[_UNLOCKED] = True
+        vars(tree)[_UNLOCKED] = True
     try:
         yield
     finally:
         for tree in trees:
-            tree.__dict__.pop(_UNLOCKED, None)
+            vars(tree).pop(_UNLOCKED, None)
     for tree in trees:
         tree._check_static_fields(tree._static_names)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
 """An array of NumPy or JAX."""
+
+if TYPE_CHECKING:
+    Device: TypeAlias = Any  # jaxlib has no types of its own: for type checkers `jax.Device` is not a class
+else:
+    Device = jax.Device
 
 PyTree: TypeAlias = Any
 """Any nesting of containers that `jax.tree` understands."""

@@ -205,7 +205,7 @@ def _call(module: Any, inputs: PyTree, *, key: jax.Array, training: bool) -> PyT
 
 
 def _seed(key: jax.Array, index: int, stream: jax.ShapeDtypeStruct) -> jax.Array:
-    if not jax.dtypes.issubdtype(stream.dtype, jax.dtypes.prng_key):
+    if not jnp.issubdtype(stream.dtype, jax.dtypes.prng_key):
         return jnp.zeros(stream.shape, stream.dtype)
     key = jax.random.fold_in(key, index)
     return jax.random.split(key, stream.shape) if stream.shape else key

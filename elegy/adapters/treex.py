@@ -111,14 +111,18 @@ class TreexModule(ElegyModule):
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
         """Initialises the module, or takes its values."""
         who, module = self._shape.value.name, self._source.value()
-        given = self._origin.value.recall(who) if self._initial is None else self._initial["given"]
-        if module is None and self._initial is None:
-            raise Origin.gone(who)
-        if module is not None and not module.initialized:
-            args, kwargs = call_arguments(module.__call__, inputs, True)
-            with _frozen_dicts():
-                module = module.init(key, load_treex().Inputs(*args, **kwargs))
-        own = self._initial["own"] if module is None else self._look_at(module)
+        initial = self._initial
+        given = self._origin.value.recall(who) if initial is None else initial["given"]
+        if module is None:
+            if initial is None:
+                raise Origin.gone(who)
+            own = initial["own"]
+        else:
+            if not module.initialized:
+                args, kwargs = call_arguments(module.__call__, inputs, True)
+                with _frozen_dicts():
+                    module = module.init(key, load_treex().Inputs(*args, **kwargs))
+            own = self._look_at(module)
         return self._with(match_variables(own, given, who)).replace(_initial=None)
 
     def _look_at(self, module: Any) -> dict[str, PyTree]:

@@ -66,7 +66,7 @@ def _match(name: str, own: PyTree, given: PyTree, problems: list[str]) -> PyTree
 
 def _same_kind(value: Any, leaf: Any) -> bool:
     kinds = (jnp.floating, jnp.complexfloating, jnp.integer, jnp.bool_, jax.dtypes.prng_key)
-    return any(jax.dtypes.issubdtype(_dtype(value), k) and jax.dtypes.issubdtype(leaf.dtype, k) for k in kinds)
+    return any(jnp.issubdtype(_dtype(value), k) and jnp.issubdtype(leaf.dtype, k) for k in kinds)
 
 
 def _dtype(leaf: Any) -> Any:
@@ -74,7 +74,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def _is_float(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(_dtype(leaf), jnp.inexact)
+    return jnp.issubdtype(_dtype(leaf), jnp.inexact)
 
 
 def split_floats(tree: PyTree) -> tuple[PyTree, PyTree]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ class EarlyStopping(Callback):
     """
 
     # The batch hook reads the state during validation, which does not change it.
-    batch_hooks_read: Literal["logs"] = "logs"
+    batch_hooks_read = "logs"
 
     def __init__(
         self,

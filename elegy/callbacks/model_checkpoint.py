@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
@@ -80,7 +80,7 @@ class ModelCheckpoint(PeriodicCallback):
         'max'
     """
 
-    batch_hooks_read: Literal["state"] = "state"
+    batch_hooks_read = "state"
     runs_last = True
 
     def __init__(

@@ -6,7 +6,6 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
@@ -52,7 +51,7 @@ class TerminateOnNaN(PeriodicCallback):
         True
     """
 
-    batch_hooks_read: Literal["logs"] = "logs"
+    batch_hooks_read = "logs"
 
     def __init__(self, every: Every = _OFTEN):
         super().__init__(every)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.checkpoint.leaves import Leaf
@@ -69,7 +70,7 @@ def read_arrays(directory: Path, shardings: Mapping[str, jax.sharding.Sharding |
 
 def to_stored(value: Any) -> Any:
     """The plain array that holds a leaf's bits."""
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(value)
     return np.asarray(value) if isinstance(value, np.generic) else value
 

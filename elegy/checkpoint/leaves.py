@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.errors import CheckpointError
@@ -91,7 +92,7 @@ def describe(value: Any) -> Leaf:
         array float32[2,3]
     """
     if isinstance(value, (jax.Array, jax.ShapeDtypeStruct)):
-        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return Leaf("key", value.shape, str(value.dtype), _impl(value))
         return Leaf("jax", value.shape, _storable(value.dtype))
     if type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):

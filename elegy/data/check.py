@@ -34,7 +34,7 @@ def check_finite(batch: Batch, what: str = "the data", columns: Mapping[str, Seq
     found = []
     for name, leaf in named_leaves(batch):
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jax.dtypes.issubdtype(dtype, np.inexact):
+        if dtype is None or not jnp.issubdtype(dtype, np.inexact):
             continue
         values = leaf.values if isinstance(leaf, SparseRows) else leaf
         xp: Any = jnp if isinstance(leaf, jax.Array) else np

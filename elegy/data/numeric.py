@@ -6,6 +6,7 @@ import weakref
 from typing import NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.names import type_name
@@ -66,7 +67,7 @@ def as_numeric(array: np.ndarray, name: str) -> Array:
                 "Switch 64 bits on, `jax.config.update('jax_enable_x64', True)`, rescale the values, or give floats."
             )
         return array
-    if jax.dtypes.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
+    if jnp.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
         return array
     _refuse(array, name)
 

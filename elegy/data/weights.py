@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import unpack
@@ -115,7 +116,7 @@ def weigh_all(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
 
 
 def _multiply(given: Array, weights: np.ndarray) -> Array:
-    if not jax.dtypes.issubdtype(given.dtype, np.floating):
+    if not jnp.issubdtype(given.dtype, np.floating):
         given = given.astype(np.float32)
     return given * weights.reshape(weights.shape + (1,) * (given.ndim - 1)).astype(given.dtype)
 
@@ -124,7 +125,7 @@ def _classes(labels: np.ndarray, where: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim == 1:
-        if not jax.dtypes.issubdtype(labels.dtype, np.floating) or np.array_equal(labels, np.trunc(labels)):
+        if not jnp.issubdtype(labels.dtype, np.floating) or np.array_equal(labels, np.trunc(labels)):
             return labels
     elif labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (np.sum(labels, axis=1) == 1).all():
         return np.argmax(labels, axis=1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
@@ -19,9 +20,7 @@ def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
         {1: 'threefry2x32'}
     """
     return {
-        i: jax.random.key_impl(leaf)
-        for i, leaf in enumerate(leaves)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        i: jax.random.key_impl(leaf) for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
 
 

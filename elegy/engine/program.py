@@ -69,6 +69,7 @@ class Program:
         self._rows = rows(batch)
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
+        self._impls: dict[int, Any] = {}  # of the random keys in the state
         self.output_tree: Any = None  # of a prediction, whose outputs travel as a list of arrays
         forward = _forward(phase, strategy, guard) if phase != "pred" else self._predict
         without_logs = state.replace(_logs=LogBook())

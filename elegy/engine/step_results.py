@@ -37,9 +37,10 @@ class StepResults:
         return [FiniteCheck(found.bad[k], found.loss[k]) for k in range(self.count)]
 
     def _row(self, k: int) -> dict[str, Any]:
-        if self._host is None:
-            self._host = jax.device_get(self._packed)
-        return self._program.row(self._host, None if self.count is None else k)
+        host = self._host
+        if host is None:
+            host = self._host = jax.device_get(self._packed)
+        return self._program.row(host, None if self.count is None else k)
 
 
 class PlainStepResults:

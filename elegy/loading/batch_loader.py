@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,8 @@ from elegy.loading.chunks import (
 )
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
+
+S = TypeVar("S", bound=ArraySource | IterableSource)
 
 _ALIGNMENT = 64
 """Bytes. The CPU backend shares an array that is aligned so, and copies another one, five times slower."""
@@ -49,7 +51,7 @@ def _as_given(batch: Batch) -> Batch:
     return batch
 
 
-class BatchLoader:
+class BatchLoader(Generic[S]):
     """Iterates the batches of one source, pass after pass, and knows where it stands.
 
     It knows no module and no engine. `ArrayLoader` reads arrays, `IterableLoader` an iterable of batches, and
@@ -66,7 +68,7 @@ class BatchLoader:
         plan: the batches of a pass over arrays; None for an iterable.
     """
 
-    source: ArraySource | IterableSource
+    source: S
     plan: EpochPlan | None = None
 
     def __init__(
@@ -148,7 +150,7 @@ class BatchLoader:
         """Ends the running pass."""
 
 
-class ArrayLoader(BatchLoader):
+class ArrayLoader(BatchLoader[ArraySource]):
     """Cuts arrays into batches.
 
     Args:
@@ -158,7 +160,6 @@ class ArrayLoader(BatchLoader):
         **options: as for `BatchLoader`.
     """
 
-    source: ArraySource
     plan: EpochPlan
 
     def __init__(self, source: ArraySource, batch_size: int | None, drop_remaining: bool = False, **options: Any):
@@ -205,7 +206,7 @@ class ArrayLoader(BatchLoader):
         return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches, chunk_size)
 
 
-class IterableLoader(BatchLoader):
+class IterableLoader(BatchLoader[IterableSource]):
     """Reads an iterable of batches.
 
     Args:
@@ -213,8 +214,6 @@ class IterableLoader(BatchLoader):
         finite: whether to refuse batches that hold NaN or infinity.
         **options: as for `BatchLoader`.
     """
-
-    source: IterableSource
 
     def __init__(self, source: IterableSource, finite: bool = False, **options: Any):
         super().__init__(**options)

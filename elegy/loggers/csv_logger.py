@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
@@ -59,7 +59,7 @@ class CSVLogger(PeriodicCallback):
         0,10,0.5
     """
 
-    batch_hooks_read: Literal["logs"] = "logs"
+    batch_hooks_read = "logs"
     only_logs = True
     first_process_only = True
 

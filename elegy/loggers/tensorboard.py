@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class TensorBoard(PeriodicCallback):
         Every(steps=100)
     """
 
-    batch_hooks_read: Literal["logs"] = "logs"
+    batch_hooks_read = "logs"
     only_logs = True
     first_process_only = True
 
@@ -130,9 +130,10 @@ class TensorBoard(PeriodicCallback):
         """Does the deferred writes; returns the run's directory, and up to which step it is written."""
         self._reader.flush()
         # Of an epoch that has ended the record may still be to come: callbacks before this one save, too.
-        ended = self._trainer is not None and self._trainer.epoch > self._epoch
+        trainer = self._trainer
+        step = trainer.step if trainer is not None and trainer.epoch > self._epoch else self._step
         run = "" if self.path == self.log_dir else self.path.name
-        return {"log_dir": self.log_dir.name, "run": run, "step": self._trainer.step if ended else self._step}
+        return {"log_dir": self.log_dir.name, "run": run, "step": step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the directory, and hides the records after the checkpoint."""

@@ -16,7 +16,7 @@ from elegy.metrics.metric import Metric
 from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
 from elegy.names import unique_names
 
-_PARTS = ("losses", "aux_losses", "metrics", "aux_metrics")
+_PARTS: tuple[str, ...] = ("losses", "aux_losses", "metrics", "aux_metrics")
 
 
 class LossesAndMetrics(Metric):
@@ -65,8 +65,7 @@ class LossesAndMetrics(Metric):
         given = (losses, aux_losses, metrics, aux_metrics)
         kinds: tuple[Any, ...] = (Losses, AuxLosses, Metrics, AuxMetrics)
         for part, value, kind in zip(_PARTS, given, kinds, strict=True):
-            made = value if value is None or isinstance(value, kind) else kind(value, dtype=self.dtype)
-            vars(self)[part] = made if made is not None and made.names else None
+            vars(self)[part] = _part(kind, value, self.dtype)
 
     def update(
         self,
@@ -331,6 +330,12 @@ class LossesAndMetrics(Metric):
         for part in (self.losses, self.metrics):
             if part is not None:
                 part.target_check(target, preds, sample_weight)
+
+
+def _part(kind: Any, given: Any, dtype: Any) -> Any:
+    """What was given as one part of the state, as an object of its class; None if it is empty."""
+    made = given if given is None or isinstance(given, kind) else kind(given, dtype=dtype)
+    return made if made is not None and made.names else None
 
 
 def _extend(old: Any, new: Any) -> Any:

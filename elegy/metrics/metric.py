@@ -89,11 +89,11 @@ class Metric(Pytree):
         """
         return self.reset().update(**kwargs)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: Any) -> Self:  # Any, so that a subclass may declare `other: Self`
         """Returns the metric of both metrics' data.
 
         Args:
-            other: a metric of the same structure.
+            other: a metric of the same class and structure.
         """
         if type(self).aggregate is not Metric.aggregate:
             return jax.tree.map(lambda *leaves: jnp.stack(leaves), self, other).aggregate()

@@ -106,8 +106,8 @@ def outline(value: Any, batch: int | None = None) -> Any:
         return jax.ShapeDtypeStruct((*(() if batch is None else (batch,)), *value.shape), value.dtype)
     if isinstance(value, Mapping):
         return {key: outline(item, batch) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: outline(getattr(value, name), batch) for name in value._fields}
+    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)) is not None:
+        return {name: outline(getattr(value, name), batch) for name in fields}
     if isinstance(value, (list, tuple)):
         return [outline(item, batch) for item in value]
     return type(value).__name__

@@ -21,6 +21,7 @@ Reduce = Literal["mean", "sum", "min", "max", "last"]
 REDUCTIONS = ("mean", "sum", "min", "max", "last")
 
 _START = {"mean": 0.0, "sum": 0.0, "min": jnp.inf, "max": -jnp.inf, "last": 0.0}
+_PAIRWISE: dict[str, Callable[[Any, Any], Any]] = {"min": jnp.minimum, "max": jnp.maximum}
 
 
 class ScalarLog(Pytree):
@@ -64,7 +65,7 @@ class ScalarLog(Pytree):
         """Combines this with what came after it."""
         if self.reduce == "last":
             return jax.tree.map(lambda new, old: jnp.where(later.weight.value > 0, new, old), later, self)
-        over: Callable = {"min": jnp.minimum, "max": jnp.maximum}.get(self.reduce, operator.add)
+        over = _PAIRWISE.get(self.reduce, operator.add)
         return self.replace(total=over(self.total, later.total), weight=self.weight + later.weight)
 
     def compute(self) -> jax.Array:
@@ -227,7 +228,9 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...], losses: Losse
     """
     scalars = [e for e in pending if e.kind != "metric"]
     names = scalar_names(pending)
-    wanted = {name: entry.reduce for name, entry in zip(names, scalars, strict=True)}
+    wanted: dict[str, Reduce | Literal["losses"]] = {
+        name: entry.reduce for name, entry in zip(names, scalars, strict=True)
+    }
     have = getattr(book, phase)
     if have is None:
         return book.replace(**{phase: {name: empty_log(reduce, losses) for name, reduce in wanted.items()}})
@@ -281,7 +284,8 @@ def drain(
     fields: dict[str, Metric] = {}
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            held = fields.get(entry.name, getattr(module, entry.name))
+            of_module: Metric = getattr(module, entry.name)
+            held = fields.get(entry.name, of_module)
             fields[entry.name] = keep(held.merge(update), held)
     shown = dict(fields)
     total: list[jax.Array] = []

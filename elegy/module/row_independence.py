@@ -85,7 +85,8 @@ class RowProbe:
     """
 
     def __init__(self, state: Any, phase: Phase, batch: Batch, strategy: Strategy):
-        self._phase, self._strategy = phase, strategy
+        self._phase: Phase = phase
+        self._strategy = strategy
         self.independent: bool | None = None
         with self._noting():
             self._prepare(state.replace(_logs=LogBook()), batch)
@@ -151,15 +152,16 @@ class RowProbe:
             raise _Dependent("rows are all the same")
         leaves = jax.tree.leaves(state.set_params(jax.tree.map(_with_noise, state.get_params())))
         run = self._compiled(self._padded, leaves)
+        padded: list[Any] = []
         for start, orders in self._orders.items():
-            padded, *others = (run(order, start) for order in orders)
-            if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(padded) if _is_inexact(leaf)):
+            padded, *others = (jax.tree.leaves(run(order, start)) for order in orders)
+            if any(np.isnan(leaf).any() for leaf in padded if _is_inexact(leaf)):
                 raise _Dependent("NaN hides what it depends on")
-            if not all(_same(jax.tree.leaves(padded), jax.tree.leaves(other)) for other in others):
+            if not all(_same(padded, other) for other in others):
                 raise _Dependent("results depend on rows that are padding")
         short = self._compiled(self._short, leaves)(np.arange(self._real), 0)
         tolerance = LOOSE if _same_constants(self._padded[0], self._short[0]) else ROUNDING
-        pairs = zip(jax.tree.leaves(padded), jax.tree.leaves(short), strict=True)
+        pairs = zip(padded, jax.tree.leaves(short), strict=True)
         if not all(_close(one, other, tolerance) for one, other in pairs):
             raise _Dependent("results depend on the number of rows")
 

@@ -17,7 +17,7 @@ from elegy.strategies.mesh import MeshStrategy, check_enough, check_reaches
 from elegy.strategies.packing import SMALL, packed
 from elegy.strategies.sharded import Sharded
 from elegy.strategies.strategy import Kind, M, Strategy, struct_of
-from elegy.types import PyTree
+from elegy.types import Device, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,11 @@ class DataParallel(MeshStrategy):
         (1, (('device', 1),))
     """
 
-    devices: Sequence[jax.Device] | int | None = dataclasses.field(default=None, kw_only=False)
+    devices: Sequence[Device] | int | None = dataclasses.field(default=None, kw_only=False)
     axis_name: str = "device"
     mesh: Mesh = dataclasses.field(init=False, repr=False)
 
-    def __init__(self, devices: Sequence[jax.Device] | int | None = None, axis_name: str = "device"):
+    def __init__(self, devices: Sequence[Device] | int | None = None, axis_name: str = "device"):
         if isinstance(devices, int) and not isinstance(devices, bool):
             if devices < 1:
                 raise ValueError(f"devices={devices}: data parallelism needs at least one device.")

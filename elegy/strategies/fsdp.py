@@ -67,7 +67,8 @@ class FSDP(Sharded):
         free = [d for d, n in enumerate(leaf.shape) if entries[d] is None and n % count == 0 and n >= count]
         if not free:
             return given
-        entries[max(free, key=lambda d: leaf.shape[d])] = axes if len(axes) > 1 else axes[0]
+        axis, *others = axes
+        entries[max(free, key=lambda d: leaf.shape[d])] = axes if others else axis
         return PartitionSpec(*entries)
 
     def use_params(self, params: PyTree) -> PyTree:

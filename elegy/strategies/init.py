@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from elegy.flat import make_jaxpr
@@ -48,7 +49,7 @@ class InitKernel:
         if self._closed is None:
             self._trace(args)
         leaves = jax.tree.leaves(args)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             # Within another function it is not this one that is compiled, and there is nothing to copy yet.
             out = jax.jit(jaxpr_as_fun(self._closed), out_shardings=self._shardings)(*leaves)
             return jax.tree.unflatten(self._treedef, out)

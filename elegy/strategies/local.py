@@ -14,7 +14,7 @@ from elegy.strategies.device_ref import reduced
 from elegy.strategies.init import InitKernel, copied_to
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
-from elegy.types import PyTree
+from elegy.types import Device, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Jit(Strategy):
         True
     """
 
-    device: jax.Device | None = None
+    device: Device | None = None
 
     def __reduce__(self) -> tuple:
         return reduced(self, Jit)
@@ -111,7 +111,7 @@ def _options(place: SingleDeviceSharding, *, once: bool = False) -> dict[str, in
     return compiler_options(device.platform, once=once)
 
 
-def default_device() -> jax.Device:
+def default_device() -> Device:
     """The device that JAX uses where none is named."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]  # options are added at run time
     return device if isinstance(device, jax.Device) else jax.local_devices()[0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -20,7 +21,7 @@ from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
-from elegy.types import PyTree
+from elegy.types import Device, PyTree
 
 IN_FLIGHT_ON_CPU = 16
 """Executions that may wait for several CPU devices: their collectives block threads of one small pool."""
@@ -66,7 +67,7 @@ class MeshStrategy(Strategy):
         """Where an array of a batch lies: its rows divided over the data axes, or everywhere if they do not divide."""
         axis = {"batch": 0, "chunk": 1}.get(kind)
         everywhere, *divided = self._placements
-        return everywhere if axis is None or shape[axis] % self.replicas else divided[axis]
+        return everywhere if axis is None or shape[axis] % self._replicas else divided[axis]
 
     @functools.cached_property
     def _placements(self) -> tuple[NamedSharding, NamedSharding, NamedSharding]:
@@ -75,9 +76,13 @@ class MeshStrategy(Strategy):
         whole, first, second = (NamedSharding(self.mesh, spec) for spec in specs)
         return whole, first, second
 
-    @functools.cached_property
+    @property
     def replicas(self) -> int:
         """The product of the sizes of the data axes."""
+        return self._replicas
+
+    @functools.cached_property
+    def _replicas(self) -> int:
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
     @property
@@ -90,9 +95,13 @@ class MeshStrategy(Strategy):
         """The state's buffers are reused."""
         return True
 
-    @functools.cached_property
+    @property
     def max_in_flight(self) -> int | None:
         """Bounded on several CPU devices of one process."""
+        return self._max_in_flight
+
+    @functools.cached_property
+    def _max_in_flight(self) -> int | None:
         devices = self.mesh.devices.flat
         return IN_FLIGHT_ON_CPU if devices[0].platform == "cpu" and self.mesh.size > 1 else None
 
@@ -120,9 +129,13 @@ class MeshStrategy(Strategy):
         put = _put_everywhere if self.mesh.is_multi_process else _put_here
         return jax.tree.map(lambda leaf: put(leaf, self.data_sharding(leaf.shape, kind)), value)
 
-    @functools.cached_property
+    @property
     def processes(self) -> int:
         """The number of processes whose devices are in the mesh."""
+        return self._processes
+
+    @functools.cached_property
+    def _processes(self) -> int:
         return len({device.process_index for device in self.mesh.devices.flat})
 
     def rows_here(self, rows: int) -> slice:
@@ -232,7 +245,7 @@ def check_enough(need: int, what: str) -> None:
         )
 
 
-def check_reaches(devices: Iterable[jax.Device], what: str, *, counted: bool = False) -> None:
+def check_reaches(devices: Iterable[Device], what: str, *, counted: bool = False) -> None:
     """Checks that the processes that use a mesh have devices in it.
 
     Args:
@@ -262,13 +275,19 @@ def _put_everywhere(leaf: Any, sharding: NamedSharding) -> Any:
     """Places a value that every process has; JAX moves arrays that are on these devices already."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         lies = leaf.sharding
-        if isinstance(lies, NamedSharding) and [*lies.mesh.devices.flat] == [*sharding.mesh.devices.flat]:
+        if isinstance(lies, NamedSharding) and _devices(lies) == _devices(sharding):
             return jax.jit(lambda array: array, out_shardings=sharding)(leaf)
         leaf = collect(leaf)
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _put_everywhere(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return _from_host(np.asarray(leaf), sharding)
+
+
+def _devices(sharding: NamedSharding) -> list[Device]:
+    mesh = sharding.mesh
+    assert isinstance(mesh, Mesh)  # not an AbstractMesh: the sharding is that of an array
+    return [*mesh.devices.flat]
 
 
 def _from_host(host: np.ndarray, sharding: NamedSharding) -> jax.Array:

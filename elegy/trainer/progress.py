@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from elegy.callbacks import Callback, Event
 from elegy.callbacks.deferred_logs import DeferredLogReader
@@ -47,7 +47,7 @@ class ProgressBar(Callback):
         epoch 3/10  step 168  loss 0.123  ...s
     """
 
-    batch_hooks_read: Literal["logs"] = "logs"
+    batch_hooks_read = "logs"
     first_process_only = True
 
     def __init__(self, verbose: int = 1):

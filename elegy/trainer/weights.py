@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, select, store
 from elegy.checkpoint.address import path_of
@@ -36,7 +37,8 @@ def _is_weight(state: Any, path: str, leaf: Any) -> bool:
     field = path.partition("/")[0]
     if field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric):
         return False
-    return not jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def variables(state: Any) -> PyTree:
