@@ -1,4 +1,4 @@
-"""Several processes that train together: how they find each other, and which part of the data is whose."""
+"""Training in several processes: connecting them, dividing data over them, exchanging values between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from elegy.waiting import RunInterrupted
 T = TypeVar("T")
 
 _FAILED, _LEFT = 1, 2
-"""What a process tells the others of an action: it failed, or a signal ended its wait."""
+"""What a process reports to the others: its action raised an error, or a signal ended its wait."""
 
 
 def initialize(
@@ -29,30 +29,30 @@ def initialize(
     shutdown_timeout: int = 300,
     **options: Any,
 ) -> None:
-    """Connects this process with the others of the run; call it first, before anything that touches a device.
+    """Connects this process with the others of the run. Call it before anything that uses a device.
 
-    Under SLURM, Open MPI, Kubernetes and on TPU pods JAX finds the arguments by itself: `initialize()`.
+    Under SLURM, Open MPI, Kubernetes and on TPU pods JAX finds the arguments: call `initialize()`.
 
     Args:
         coordinator_address: `"host:port"` of the first process, the same in every process.
-        num_processes: how many processes there are.
-        process_id: the number of this process, from 0.
-        local_device_ids: which of the machine's devices this process uses; all where none are given.
+        num_processes: the number of processes.
+        process_id: the index of this process, from 0.
+        local_device_ids: the devices of the machine that this process uses; by default all.
         initialization_timeout: seconds to wait for all processes at the start.
-        heartbeat_timeout: seconds without a sign of life after which a process counts as lost; the others end then.
+        heartbeat_timeout: seconds without a heartbeat after which a process counts as lost, and the others abort.
         shutdown_timeout: seconds to wait for all processes at the end.
         **options: further arguments of `jax.distributed.initialize`.
 
     Raises:
-        RuntimeError: if JAX was used before or is initialized already, or if not all processes came in time.
-        ValueError: if no cluster is recognised and arguments are missing.
+        RuntimeError: if JAX was used or initialized before, or if not all processes connect in time.
+        ValueError: if arguments are missing and JAX recognises no cluster.
 
     Example:
         >>> import elegy as eg
         >>> eg.distributed.initialize("10.0.0.1:8476", num_processes=2, process_id=0)  # doctest: +SKIP
     """
     if jax.distributed.is_initialized():
-        raise RuntimeError("elegy.distributed.initialize was called before: one call a process is enough.")
+        raise RuntimeError("elegy.distributed.initialize was called before. Call it once in each process.")
     jax.distributed.initialize(
         coordinator_address,
         num_processes,
@@ -66,7 +66,7 @@ def initialize(
 
 
 def is_first() -> bool:
-    """True if this is the process that prints and writes files; the only one is.
+    """True in process 0, which prints and writes files.
 
     Example:
         >>> is_first()
@@ -76,10 +76,10 @@ def is_first() -> bool:
 
 
 class Split:
-    """Batches of which every process sees all and keeps its part, to be fed to `fit`, `evaluate` or `predict`.
+    """Splits the batches of an iterable that yields the same batches in every process, for `fit` or `evaluate`.
 
-    An iterable is taken as its process's own share of the data. One that yields the same batches everywhere is split
-    by this class: of each batch, process `i` of `n` keeps the `i`-th of `n` parts.
+    Without this class, `fit` takes an iterable as this process's own part of the data. With it, process `i` of `n`
+    keeps the `i`-th of `n` parts of each batch.
 
     Args:
         batches: an iterable of batches, or a function without arguments that returns an iterator.
@@ -93,12 +93,12 @@ class Split:
         self.batches = batches
 
     def __iter__(self) -> Iterator[Any]:
-        """One pass."""
+        """Returns an iterator over one pass."""
         return map(self.part, self.batches() if callable(self.batches) else self.batches)
 
     @staticmethod
     def part(batch: PyTree) -> PyTree:
-        """This process's part of a batch: views of its rows.
+        """Returns this process's part of a batch, as views.
 
         Args:
             batch: a tree of arrays of shape `(rows, ...)`.
@@ -107,19 +107,19 @@ class Split:
         return jax.tree.map(lambda leaf: np.array_split(np.asarray(leaf), count)[index], batch)
 
     def __len__(self) -> int:
-        """The number of batches, where the iterable tells.
+        """Returns the number of batches.
 
         Raises:
-            TypeError: if it does not.
+            TypeError: if the iterable has no length.
         """
         return len(self.batches)  # type: ignore[arg-type]
 
 
 def gather(value: PyTree) -> PyTree:
-    """What every process holds, stacked on a new leading axis in their order, as NumPy arrays in every process.
+    """Returns the values of all processes, stacked on a new leading axis in process order, as NumPy arrays.
 
     Args:
-        value: numbers and arrays of one shape in all processes.
+        value: numbers and arrays, with the same shapes in all processes.
 
     Example:
         >>> gather(np.arange(2))
@@ -129,17 +129,17 @@ def gather(value: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], value)
     from jax.experimental import multihost_utils
 
-    # Every leaf as a vector at least: of scalars `process_allgather` makes an axis of its own.
+    # Each leaf gets an axis first: with `tiled=True`, `process_allgather` concatenates along it.
     return jax.tree.map(
         lambda leaf: np.asarray(multihost_utils.process_allgather(np.asarray(leaf)[None], tiled=True)), value
     )
 
 
 def from_first(value: PyTree) -> PyTree:
-    """What the first process holds, in every process.
+    """Returns the value of process 0 in every process.
 
     Args:
-        value: numbers and arrays of one shape in all processes.
+        value: numbers and arrays, with the same shapes in all processes.
 
     Example:
         >>> from_first(np.arange(2))
@@ -153,16 +153,16 @@ def from_first(value: PyTree) -> PyTree:
 
 
 def collect(value: PyTree) -> PyTree:
-    """Arrays that are divided over several processes, whole in every process; all of them must call it.
+    """Returns a tree with whole arrays in place of arrays that are divided over processes; all processes must call it.
 
-    Parameters under `"fsdp"` are such arrays: no process can read them alone.
+    Under `"fsdp"` the parameters are divided over processes, so that no process can read them alone.
 
     Args:
         value: a tree, for example `trainer.state.params`.
 
     Returns:
-        The tree with NumPy arrays (for typed keys, JAX arrays of this process) in place of arrays that lie on several
-        processes; everything else is as it was.
+        The tree with NumPy arrays (for typed keys, JAX arrays of this process) in place of divided arrays; other leaves
+        are unchanged.
 
     Example:
         >>> collect({"w": np.arange(2), "steps": 3})
@@ -184,15 +184,16 @@ def _collected(leaf: Any) -> Any:
 
 
 def together(action: Callable[[], T], what: str) -> T:
-    """Runs an action in every process, so that one in which it fails does not leave the others waiting.
+    """Runs an action in every process; if it fails in one, it raises an error in all of them.
 
     Args:
-        action: the same step of the program in every process.
-        what: names it, for the message.
+        action: the function to run; all processes must call `together` at the same point of the program.
+        what: the name of the action in the message.
 
     Raises:
-        RuntimeError: if it failed in another process; where it failed, its own error is raised.
-        RunInterrupted: in all processes, when a signal ended the wait of one of them.
+        Exception: the error of the action, in the process in which it failed.
+        RuntimeError: if the action failed in another process.
+        RunInterrupted: in all processes, if a signal ended the wait of one of them.
 
     Example:
         >>> together(lambda: 3, "counting")

@@ -1,7 +1,4 @@
-"""The exceptions that have a name of their own.
-
-Everything else that is wrong with a call is a plain `ValueError` or `TypeError`.
-"""
+"""The exceptions of this library. Wrong arguments raise `ValueError` or `TypeError`."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class FrozenError(dataclasses.FrozenInstanceError, RuntimeError, ElegyError):
 
 
 class StepError(RuntimeError, ElegyError):
-    """A step returned something that the loop cannot go on with."""
+    """A step returned an invalid result."""
 
 
 class NonFiniteError(FloatingPointError, ElegyError):
@@ -28,7 +25,7 @@ class NonFiniteError(FloatingPointError, ElegyError):
 
 
 class MissingMethodError(NotImplementedError, ElegyError):
-    """A module does not say how to run a phase; the message lists the ways out."""
+    """A module has no method for a phase; the message lists what to implement."""
 
 
 class CheckpointError(ValueError, ElegyError):
@@ -36,4 +33,4 @@ class CheckpointError(ValueError, ElegyError):
 
 
 class CheckpointFormatError(CheckpointError):
-    """A whole checkpoint has a format that this release does not read."""
+    """An intact checkpoint has a format that this release does not read."""

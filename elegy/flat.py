@@ -1,8 +1,8 @@
-"""Tracing functions of trees without leaving the trees in JAX's caches.
+"""Traces functions of trees without leaving tree definitions in JAX's caches.
 
 JAX keeps the tree definitions of the arguments and the results of what it traces in caches that outlive the function.
-A tree definition holds the static parts of a state: the user's module, optimizer and losses, and the arrays that those
-hold. So the trees are flattened here, and JAX sees dicts of arrays by path.
+A tree definition contains the static parts of a state: the user's module, optimizer and losses, with their arrays. To
+let these be freed, this module flattens the trees and passes JAX dicts of arrays by path.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from elegy.names import path_name
 from elegy.types import PyTree
 
 Flat = OrderedDict[str, Any]
-"""Arrays by path, in the order of the leaves of a tree; JAX sorts a plain dict."""
+"""Arrays by path, in the order of a tree's leaves. An OrderedDict, because JAX sorts the keys of a dict."""
 
 
 class FlatFunction:
-    """A function of trees as a function from one flat dict of arrays to another.
+    """Converts a function of trees to a function from one flat dict of arrays to another.
 
     Args:
         function: takes and returns trees.
-        args: its arguments: arrays or `jax.ShapeDtypeStruct`; their structure is what the flat function takes.
+        args: example arguments: trees of arrays or `jax.ShapeDtypeStruct`.
 
     Attributes:
-        out_tree: the tree definition of what the function returned at its last call.
+        out_tree: the tree definition of the result of the last call.
 
     Example:
         >>> function = FlatFunction(lambda state, x: {"y": state["w"] * x}, ({"w": 2}, 3))
@@ -50,7 +50,7 @@ class FlatFunction:
         self.out_tree: Any = None
 
     def flatten(self, args: Sequence[PyTree]) -> Flat:
-        """Arguments of the same structure as the flat function takes them."""
+        """Flattens arguments that have the structure of the example arguments."""
         return OrderedDict(zip(self._names, jax.tree.leaves(tuple(args)), strict=True))
 
     def __call__(self, arrays: Flat) -> Flat:
@@ -61,19 +61,19 @@ class FlatFunction:
         return OrderedDict(zip(names, (leaf for _, leaf in found), strict=True))
 
     def unflatten(self, arrays: Flat) -> PyTree:
-        """What the function returned, from what the flat function returned."""
+        """Restores the result of the function from the result of the flat function."""
         return jax.tree.unflatten(self.out_tree, arrays.values())
 
 
 def eval_shape(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
-    """Traces a function: as `jax.eval_shape`.
+    """Traces a function, as `jax.eval_shape` does.
 
     Args:
         function: takes and returns trees.
         *args: arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-        What it returns, with `jax.ShapeDtypeStruct` for arrays.
+        The function's result, with `jax.ShapeDtypeStruct` in place of arrays.
 
     Example:
         >>> eval_shape(lambda x: (x, x.sum()), jax.ShapeDtypeStruct((2,), "float32"))[1]
@@ -84,9 +84,9 @@ def eval_shape(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
 
 
 def outline(function: Callable[..., PyTree], *args: PyTree) -> tuple[list[Any], Any]:
-    """Traces a function: as `eval_shape`, without making the tree that it returns.
+    """Traces a function as `eval_shape` does, but returns leaves and a tree definition.
 
-    A class of a user's may be made of arrays only, and not of `jax.ShapeDtypeStruct`.
+    A container class of the user's may accept arrays only, and no `jax.ShapeDtypeStruct`.
 
     Args:
         function: takes and returns trees.
@@ -107,7 +107,7 @@ def outline(function: Callable[..., PyTree], *args: PyTree) -> tuple[list[Any], 
 def make_jaxpr(
     function: Callable[..., PyTree], *args: PyTree, axis_env: Sequence[tuple[str, int]] = ()
 ) -> tuple[Any, PyTree]:
-    """Traces a function: as `jax.make_jaxpr` with `return_shape=True`.
+    """Traces a function, as `jax.make_jaxpr` with `return_shape=True` does.
 
     Args:
         function: takes and returns trees.
@@ -125,7 +125,7 @@ def make_jaxpr(
 
 
 def _parameters(function: Callable[..., Any], count: int) -> list[str]:
-    """The names of the first parameters of a function, for JAX's messages about its arguments."""
+    """Returns the names of the first parameters of a function, for JAX's messages about its arguments."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # a builtin without a signature
@@ -135,7 +135,7 @@ def _parameters(function: Callable[..., Any], count: int) -> list[str]:
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """Tells apart leaves whose paths are written alike, such as those of `{"a/b": 1, "a": {"b": 2}}`."""
+    """Makes paths unique that are spelled alike, such as those of `{"a/b": 1, "a": {"b": 2}}`."""
     taken: dict[str, None] = {}
     for name in names:
         while name in taken:

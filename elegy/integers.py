@@ -1,4 +1,4 @@
-"""Checks of integers that a user gave."""
+"""Checks of integer arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def as_integer(value: Any) -> int | None:
-    """The value as a Python int; None for anything that is not an integer, and for a bool.
+    """Returns the value as a Python int, or None if it is a bool or not an integer.
 
     Example:
         >>> as_integer(3), as_integer(3.0), as_integer(True)
@@ -22,11 +22,11 @@ def as_integer(value: Any) -> int | None:
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Checks an integer of at least 1.
+    """Checks that an argument is an integer of at least 1, and returns it as an int.
 
     Args:
-        name: what messages call it.
-        value: what was given.
+        name: the name of the argument in messages.
+        value: the argument.
 
     Raises:
         TypeError: if the value is not an integer.

@@ -1,4 +1,4 @@
-"""What was traced, walked without knowing the names of JAX's primitives."""
+"""Walks through traced functions without knowing the names of JAX's primitives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def bodies(equation: Any) -> list[Any]:
-    """The traced functions that an equation calls: bodies of loops, branches, functions compiled by themselves.
+    """Returns the traced functions that an equation calls: bodies of loops, branches, jitted functions.
 
     Args:
-        equation: an equation of what `jax.make_jaxpr` returns.
+        equation: an equation of a jaxpr.
     """
     values = equation.params.values()
     listed = (value if isinstance(value, (tuple, list)) else [value] for value in values)
@@ -18,10 +18,10 @@ def bodies(equation: Any) -> list[Any]:
 
 
 def equations(traced: Any) -> Iterator[Any]:
-    """The equations of a traced function, and those of the functions that they call.
+    """Yields the equations of a traced function, and those of the functions that they call.
 
     Args:
-        traced: what `jax.make_jaxpr` returns.
+        traced: the result of `jax.make_jaxpr`.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Optional libraries: recognised without being imported, imported when touched."""
+"""Optional libraries: recognises their objects without importing them, and imports them on first use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | 
     "flatbuffers": "export",
     "fsspec": "remote",
 }
-"""The extra of this package that installs a library, by the library's top module."""
+"""The extra of this package that installs a library, by the library's top-level module."""
 
 
 def is_instance_of(value: Any, module: str, *names: str) -> bool:
     """True if `value` is an instance of one of `module`'s classes, without importing `module`.
 
-    A library that was never imported cannot have made the value, so nothing is imported to find out.
+    Only an imported library can have made the value, so the function looks in `sys.modules`.
 
     Example:
         >>> is_instance_of(3, "torch.utils.data", "DataLoader")
@@ -31,7 +31,7 @@ def is_instance_of(value: Any, module: str, *names: str) -> bool:
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Imports an optional library, or says in one sentence what it is needed for.
+    """Imports an optional library, or raises an error that says what needs it and how to install it.
 
     Raises:
         ImportError: if the library is not installed.

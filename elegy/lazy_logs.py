@@ -13,18 +13,18 @@ import numpy as np
 class LazyLogs(Mapping[str, float]):
     """Log values that stay on the device until they are read.
 
-    The first reader pays for one transfer of all values; all holders of the same object share it.
+    The first read transfers all values at once; later reads of the same object cost nothing.
 
     Args:
         fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
-        ready: tells whether `fetch` can return without waiting for the device; None if that is not known.
-        previous: gives the logs of the step before, if it ran in the same execution.
+        ready: returns True if `fetch` can return without waiting for the device; None if this is unknown.
+        previous: returns the logs of the step before, if it ran in the same execution.
 
     Attributes:
-        on_read: called with the logs at the first read, once the values are there; None for nothing.
+        on_read: a function that is called with the logs after the first read, or None.
 
     Raises:
-        TypeError: at the first read, when a value is not a scalar.
+        TypeError: at the first read, if a value is not a scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,7 +49,7 @@ class LazyLogs(Mapping[str, float]):
 
     @property
     def ready(self) -> bool | None:
-        """True if the values can be read without waiting for the device; None if that is not known."""
+        """True if the values can be read without waiting for the device; None if this is unknown."""
         if self._ready_at is not None:
             return True
         ready = None if self._ready is None else self._ready()
@@ -59,9 +59,9 @@ class LazyLogs(Mapping[str, float]):
 
     @property
     def ready_at(self) -> float:
-        """When the values were first seen to be computed, by `time.monotonic()`; waits until they are.
+        """The `time.monotonic()` at which the values were first known to be computed; waits until they are.
 
-        Somebody sees it by reading the values or by asking whether they are `ready`.
+        Reading the values or `ready` sets this time.
         """
         self._read()
         assert self._ready_at is not None
@@ -75,7 +75,7 @@ class LazyLogs(Mapping[str, float]):
     def _read(self) -> dict[str, float]:
         if self._fetch is not None:
             logs = self._fetch()
-            # A list, because JAX sorts the keys of a dict.
+            # A list, because `jax.device_get` sorts the keys of a dict.
             values = jax.device_get(list(logs.values()))
             self._values = {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
             self._fetch = None
@@ -100,7 +100,7 @@ class LazyLogs(Mapping[str, float]):
         return repr(self._read())
 
     def copy(self) -> dict[str, float]:
-        """Returns the values as a dict of one's own."""
+        """Returns the values as a new dict."""
         return dict(self._read())
 
 

@@ -1,4 +1,4 @@
-"""An Optax optimizer together with its state, as one immutable pytree."""
+"""An Optax optimizer and its state as one immutable pytree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LookaheadPair(NamedTuple):
 
     Attributes:
         inner: the transformation's state.
-        slow: the slow parameters, which Optax recommends for evaluation; those of the module are the fast ones.
+        slow: the slow parameters, which Optax recommends for evaluation. The module has the fast parameters.
     """
 
     inner: PyTree
@@ -26,7 +26,7 @@ class LookaheadPair(NamedTuple):
 
 
 class Optimizer(Pytree):
-    """Holds a gradient transformation and its state.
+    """A gradient transformation and its state.
 
     Args:
         tx: an `optax.GradientTransformation` (several are chained with `optax.chain`).
@@ -75,16 +75,17 @@ class Optimizer(Pytree):
             grads: gradients, of the structure and shapes of `params`; those of complex parameters are conjugated, so
                 that the parameters move against them.
             params: the parameters; their dtypes are kept.
-            **extra: what a `GradientTransformationExtraArgs` asks for; what it does not take is left out. A training
-                step passes `value`, the loss of the whole batch; `grad`, the gradients; `value_fn` and `obj_fn`, that
-                loss as a function of the parameters; `grad_fn`, the gradients as a function of the parameters.
+            **extra: arguments of a `GradientTransformationExtraArgs`; those that it does not accept are dropped. A
+                training step passes `value`, the loss of the whole batch; `grad`, the gradients; `value_fn` and
+                `obj_fn`, the loss as a function of the parameters; `grad_fn`, the gradients as a function of the
+                parameters.
 
         Returns:
             `(new_params, new_optimizer)`.
 
         Raises:
             RuntimeError: before `init`.
-            TypeError: if the transformation holds `optax.lookahead` where Optax cannot update pairs of parameters.
+            TypeError: if a wrapper that cannot update pairs of parameters contains `optax.lookahead`.
         """
         if self.state is None:
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
@@ -98,14 +99,14 @@ class Optimizer(Pytree):
         return optax.apply_updates(params, updates), self.replace(state=state)
 
     def _updates(self, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]) -> tuple[Any, PyTree]:
-        # MultiSteps hands extra arguments on, but is no GradientTransformationExtraArgs.
+        # MultiSteps passes extra arguments on, but is not a GradientTransformationExtraArgs.
         tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
         while True:
             try:
                 return tx.update(grads, state, params, **extra)
             except (TypeError, ValueError, AttributeError) as error:
-                # Not every GradientTransformationExtraArgs takes all: `optax.contrib.sam` has named ones. Within a
-                # chain its signature cannot be seen.
+                # Some transformations, such as `optax.contrib.sam`, accept only named extra arguments, and inside of a
+                # chain their signature is hidden.
                 refused = {name for name in extra if f"unexpected keyword argument '{name}'" in str(error)}
                 if not refused:
                     if _holds(state, optax.LookaheadState):
@@ -114,10 +115,10 @@ class Optimizer(Pytree):
                 extra = {name: value for name, value in extra.items() if name not in refused}
 
     def check_gradients(self) -> None:
-        """Checks that the transformation takes the gradient of a batch, which is what a training step gives it.
+        """Checks that the transformation takes the gradient of a batch, which a training step passes.
 
         Raises:
-            TypeError: if it takes gradients of single examples.
+            TypeError: if the transformation takes gradients of single examples.
         """
         if _holds(self.state, optax.contrib.DifferentiallyPrivateAggregateState):
             raise TypeError(
@@ -128,7 +129,7 @@ class Optimizer(Pytree):
 
 
 def _holds(state: PyTree, kind: type) -> bool:
-    """True if a state contains one of a transformation's kind."""
+    """True if an optimizer state contains a state of type `kind`."""
 
     def matches(node: Any) -> bool:
         return isinstance(node, kind)
@@ -141,7 +142,7 @@ def _lookahead_error(error: Exception) -> TypeError:
     return TypeError(
         "the optimizer contains optax.lookahead, whose parameters are pairs, fast and slow. It works alone, in "
         "optax.chain and in optax.inject_hyperparams. Other wrappers, such as optax.MultiSteps, masked, partition and "
-        "apply_if_finite, cannot hold it: let lookahead wrap them, `optax.lookahead(optax.apply_if_finite(...), ...)`. "
+        "apply_if_finite, cannot contain it. Write `optax.lookahead(optax.apply_if_finite(...), ...)` instead. "
         f"Optax reports {type(error).__name__}: {text}"
     )
 
@@ -150,7 +151,7 @@ def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) 
     """True if a transformation contains `optax.lookahead`, whose parameters are pairs."""
     try:
         return _holds(jax.eval_shape(tx.init, pair), optax.LookaheadState)
-    except Exception:  # a transformation for parameters of one structure takes no pairs of them
+    except Exception:  # a transformation without lookahead refuses pairs
         return False
 
 
@@ -168,7 +169,7 @@ __all__ = ["LookaheadPair", "Optimizer", "as_optimizer"]
 
 
 def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
-    """The hyperparameters that `optax.inject_hyperparams` keeps in the state, by path; scheduled ones are left out.
+    """Returns the hyperparameters that `optax.inject_hyperparams` keeps in the state, by path, without scheduled ones.
 
     Args:
         optimizer: an optimizer with its state.
@@ -189,7 +190,7 @@ def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def with_hyperparameters(optimizer: Optimizer, values: Mapping[str, Any]) -> Optimizer:
-    """The optimizer with other hyperparameters.
+    """Returns the optimizer with other hyperparameters.
 
     Args:
         optimizer: the optimizer.

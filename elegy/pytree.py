@@ -29,7 +29,7 @@ def field(*, static: bool = False, metadata: dict[str, Any] | None = None, **kwa
     """Declares a field whose value is a child of the pytree.
 
     Args:
-        static: whether the value belongs to the tree's structure instead (see `static_field`).
+        static: True to make the value part of the tree's structure instead (see `static_field`).
         metadata: as for `dataclasses.field`.
         **kwargs: `default`, `default_factory`, `kw_only`, ... of `dataclasses.field`.
 
@@ -45,7 +45,7 @@ def field(*, static: bool = False, metadata: dict[str, Any] | None = None, **kwa
 def static_field(**kwargs: Any) -> Any:
     """Declares a field that belongs to the tree's structure, not to its leaves.
 
-    Its value must be hashable and hold no array: JAX compares it to decide whether to compile again.
+    Its value must be hashable and contain no array: JAX compares it to decide if it must compile again.
 
     Example:
         >>> class Layer(Pytree):
@@ -58,7 +58,7 @@ def static_field(**kwargs: Any) -> Any:
 
 
 class Static(Generic[T]):
-    """Holds any object as a constant that is equal only to itself.
+    """Wraps any object as a constant that is equal only to itself.
 
     Foreign modules, optimizers and functions may be unhashable or compare by value; this makes them
     fit for a static field.
@@ -272,7 +272,7 @@ class Pytree(metaclass=_PytreeMeta):
             **fields: new values by field name.
 
         Raises:
-            TypeError: for a name that is no field (the message lists them), or a bad static value.
+            TypeError: if a name is not a field (the message lists the fields), or a static value is not hashable.
         """
         known = self.__dataclass_fields__  # type: ignore[attr-defined]  # set by dataclass()
         for name in fields:

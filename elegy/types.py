@@ -1,4 +1,4 @@
-"""The few types that every floor leans on."""
+"""Types that every other module uses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Logs: TypeAlias = Mapping[str, Any]
 """Log names to scalars."""
 
 Phase: TypeAlias = Literal["init", "train", "test", "pred"]
-"""What a step does."""
+"""The phase of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Every:
         return f"Every({self.unit}={getattr(self, self.unit)!r})"
 
     def due(self, before: float, now: float) -> bool:
-        """True if the interval's end lies in `(before, now]`, both counted in its unit from the run's beginning.
+        """True if an interval ends in `(before, now]`, both counted in its unit from the run's beginning.
 
         Example:
             >>> Every(steps=10).due(8, 11), Every(steps=10).due(10, 11)

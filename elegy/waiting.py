@@ -1,4 +1,4 @@
-"""Waits for something outside of the program, which a signal may end: the next batch, a thread that reads ahead."""
+"""Waits that a signal handler can end: for the next batch, for a thread that prefetches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Self
 class RunInterrupted(KeyboardInterrupt):
     """A signal ended a wait or a validation; `fit` ends the run with the state of its last step.
 
-    It is a KeyboardInterrupt, because the code that is interrupted may be the user's, which cleans up after those.
+    It is a KeyboardInterrupt, because user code that is interrupted may clean up after a KeyboardInterrupt.
     """
 
 
 class _State(threading.local):
-    """Of each thread: a signal handler runs in the main thread, and sees only the waits of the main thread."""
+    """The wait of each thread. A signal handler runs in the main thread, and ends only a wait of that thread."""
 
     wait = 0
     ended = False
@@ -29,11 +29,11 @@ _numbers = itertools.count(1)
 
 
 class Wait:
-    """As a context manager: the thread waits, and `end_wait` may end that.
+    """A context manager for a block in which the thread waits, which `end_wait` may end.
 
-    Only calls of foreign code belong into the block, no changes of state: `end_wait` raises RunInterrupted at any place
-    in it, also when the call has just returned. If the foreign code swallows that exception and raises another one (or
-    StopIteration), the block raises RunInterrupted in its place.
+    The block should only call code outside of this library, and change no state: `end_wait` raises RunInterrupted at
+    any place in it, also when the call has just returned. If that code catches the exception and raises another one
+    (or StopIteration), the block raises RunInterrupted instead.
 
     Example:
         >>> try:
@@ -62,24 +62,24 @@ class Wait:
 
 
 def current_wait() -> int:
-    """A number that no other wait has; 0 if this thread does not wait."""
+    """Returns the unique number of this thread's wait; 0 if the thread does not wait."""
     return _state.wait
 
 
 def end_wait() -> None:
-    """Ends the wait of this thread, if there is one; called by a signal handler.
+    """Ends the wait of this thread; a signal handler calls it.
 
     Raises:
-        RunInterrupted: if there is one.
+        RunInterrupted: if the thread waits.
     """
     if _state.wait:
-        _state.wait, _state.ended = 0, True  # first: an exception within `__enter__` never gets to `__exit__`
+        _state.wait, _state.ended = 0, True  # before the raise: `__exit__` is not called if it happens in `__enter__`
         raise RunInterrupted
 
 
 @contextmanager
 def no_wait() -> Iterator[None]:
-    """Inside of the block nothing is interrupted: foreign code that is waited for may call the library again."""
+    """Disables `end_wait` inside of the block: code inside of a `Wait` may call the library again."""
     outer, _state.wait = _state.wait, 0
     try:
         yield

@@ -1,4 +1,4 @@
-"""Checkpoints: complete, verified, and loaded without executing anything."""
+"""Checkpoints: written atomically, verified by checksums, and loaded without executing code."""
 
 from elegy.checkpoint.address import Address
 from elegy.checkpoint.background import AsyncSaver

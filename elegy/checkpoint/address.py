@@ -1,4 +1,4 @@
-"""Where checkpoints are: a path on this machine, or an address on another file system."""
+"""Paths of checkpoints: a local path, or an address on another file system."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from elegy.errors import CheckpointError
 from elegy.lazy import require
 
 _WORD = r"[A-Za-z][A-Za-z0-9+.-]+"
-_ADDRESS = re.compile(f"(?:{_WORD}::)*{_WORD}:/")  # also what `Path` makes of one: "gs:/bucket"
+_ADDRESS = re.compile(f"(?:{_WORD}::)*{_WORD}:/")  # one slash: `Path` changes "gs://bucket" to "gs:/bucket"
 _PATTERN = re.compile(r"[*?\[\]]")
 _PURPOSE = "Reading and writing checkpoints at addresses such as gs://bucket/run"
 
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """A place on a file system that fsspec serves, such as `gs://bucket/run`.
+    """A path on a file system that fsspec supports, such as `gs://bucket/run`.
 
-    It stands where a `Path` stands for places on this machine: `/`, `name`, `str` and `os.fspath` work alike.
+    `/`, `name`, `str` and `os.fspath` work as for a `Path`.
 
     Args:
         text: the address, with its protocol.
 
     Raises:
-        CheckpointError: if it is none, or its protocol is not known.
-        ImportError: if fsspec, or the library that it needs for the protocol, is not installed.
+        CheckpointError: if the text is not an address, or its protocol is unknown.
+        ImportError: if fsspec, or its library for the protocol, is not installed.
 
     Example:
         >>> run = Address("memory://bucket/run/")
@@ -60,17 +60,17 @@ class Address:
         object.__setattr__(self, "text", f"{protocol}://{place.rstrip('/') or place[:1]}")
 
     def connect(self) -> tuple[Any, str]:
-        """The file system, and the place on it."""
+        """Returns the fsspec file system, and the path on it."""
         return require("fsspec.core", _PURPOSE).url_to_fs(self.text)
 
     @property
     def name(self) -> str:
-        """The last part of the place."""
+        """The last part of the path."""
         return self.text.partition("://")[2].rpartition("/")[2]
 
     @property
     def parent(self) -> Address:
-        """The place that this one is in."""
+        """The directory that contains this path."""
         return Address(self.text[: len(self.text) - len(self.name)])
 
     def __truediv__(self, name: str) -> Address:
@@ -85,11 +85,11 @@ class Address:
 
 
 def path_of(path: str | os.PathLike[str]) -> Path | Address:
-    """An absolute path on this machine, or an address.
+    """Converts a path to an absolute local path or an address.
 
     Raises:
-        CheckpointError: for an address that nothing serves, or a path with a backslash where that is no separator.
-        ImportError: if a library that it takes is not installed.
+        CheckpointError: if the protocol of an address is unknown, or a path contains a backslash outside of Windows.
+        ImportError: if the library for an address is not installed.
 
     Example:
         >>> path_of("/runs/step_00000001"), path_of("memory://runs")
@@ -99,16 +99,16 @@ def path_of(path: str | os.PathLike[str]) -> Path | Address:
     if _ADDRESS.match(text):
         return Address(text)
     where = Path(text).expanduser().absolute()
-    if os.sep != "\\" and "\\" in str(where):  # the library that writes the arrays takes it for a separator
-        raise CheckpointError(f"{where}: a checkpoint's path must not hold a backslash. Choose a name without.")
+    if os.sep != "\\" and "\\" in str(where):  # Orbax treats it as a separator
+        raise CheckpointError(f"{where}: a checkpoint's path must not contain a backslash. Choose a name without one.")
     return where
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """An absolute path on this machine, for what is not written elsewhere.
+    """Converts a path to an absolute local path, for files that cannot be written to an address.
 
     Raises:
-        CheckpointError: for an address.
+        CheckpointError: if the path is an address.
 
     Example:
         >>> local_path("/runs/weights.safetensors")

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training loop."""
+"""Writes checkpoints in a background thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from elegy.types import PyTree
 class AsyncSaver:
     """Writes checkpoints in a background thread, one at a time.
 
-    `save` only collects references and starts the copies from the device, so it blocks for milliseconds. The
-    arrays must stay valid until the save is over: the caller hands out references and donates none of them. In a
-    distributed run the processes have to act in step with the training loop's own collectives, so there a save
-    runs in the caller's thread.
+    `save` only collects references and starts the copies from the device, so it blocks for milliseconds. The arrays
+    must stay valid until the save is complete: the caller must not donate them. In a program of several processes a
+    save runs in the caller's thread, because its collectives must not mix with those of the training loop.
 
-    An error is raised once, by the next `save`, `wait` or `close`; call one of the latter two before the program
-    ends. As a context manager it closes itself.
+    The next `save`, `wait` or `close` raises the error of a save. Call `wait` or `close` before the program ends, or
+    use the object as a context manager.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -49,18 +48,17 @@ class AsyncSaver:
         kind: str = "trainer",
         then: Callable[[], object] | None = None,
     ) -> None:
-        """Starts to write a checkpoint; waits first for the one before it.
+        """Waits for the last save, then starts to write a checkpoint.
 
         Args:
             path: as for `elegy.checkpoint.save`.
             arrays: as for `elegy.checkpoint.save`.
-            metadata: as for `elegy.checkpoint.save`; read before the call returns.
+            metadata: as for `elegy.checkpoint.save`; copied before the call returns.
             kind: as for `elegy.checkpoint.save`.
-            then: called in the background once the checkpoint is in place.
+            then: a function to call in the background after the checkpoint is complete.
 
         Raises:
-            CheckpointError: if something cannot be stored (nothing is written), or the save before this one
-                failed (then this one was not started).
+            CheckpointError: if a value cannot be stored, or the last save failed; nothing is written then.
             RuntimeError: after `close`.
         """
         if self._left:
@@ -79,12 +77,12 @@ class AsyncSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when no save is under way, or when a KeyboardInterrupt ended the wait for one before.
+        """Waits for the last save, unless a KeyboardInterrupt has ended an earlier wait for it.
 
         Raises:
             CheckpointError: if the last save failed.
-            Exception: what its `then` raised.
-            KeyboardInterrupt: once, if it came during the wait. The save goes on in the background.
+            Exception: the exception of its `then`.
+            KeyboardInterrupt: if it occurs during the wait. The save goes on in the background.
         """
         if self._thread is not None and not self._left:
             try:
@@ -98,7 +96,7 @@ class AsyncSaver:
             raise error
 
     def close(self) -> None:
-        """Waits for the last save and takes no more; closing twice is fine.
+        """Waits for the last save, and refuses further ones. It may be called twice.
 
         Raises:
             CheckpointError: if the last save failed.
@@ -123,6 +121,6 @@ class AsyncSaver:
         try:
             self.close()
         except Exception:
-            # The block's own error came first and is the one to see.
+            # The error of the block came first, so it is raised.
             if error is None:
                 raise

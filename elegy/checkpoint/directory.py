@@ -1,4 +1,4 @@
-"""Checkpoints and directories of them, wherever they are: how they are found, read, checked and deleted."""
+"""Finds, opens, verifies and deletes checkpoints, at local paths and at addresses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from elegy.checkpoint.remote import Remote
 from elegy.errors import CheckpointError, CheckpointFormatError
 
 Place = LocalCheckpoint | Remote
-"""Where one checkpoint stands, or a directory of them: two classes with the same methods."""
+"""The path of a checkpoint or of a directory of checkpoints: two classes with the same methods."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A checkpoint that can be read on this machine.
+    """A checkpoint that can be read from a local directory.
 
     Args:
-        path: where it is.
-        directory: where it is read: the same, or a copy.
+        path: the path or address of the checkpoint.
+        directory: the local directory to read: the same, or a downloaded copy.
     """
 
     path: Path | Address
@@ -37,11 +37,11 @@ class Opened:
 
 
 def place_of(path: str | os.PathLike[str]) -> Place:
-    """The place that a path or an address means.
+    """Returns the `LocalCheckpoint` or `Remote` for a path or an address.
 
     Raises:
-        CheckpointError: for an address that nothing serves, or in a program of several processes.
-        ImportError: if a library that it takes is not installed.
+        CheckpointError: if the protocol of an address is unknown, or the program has several processes.
+        ImportError: if the library for an address is not installed.
 
     Example:
         >>> place_of("/runs/best").path, place_of("memory://runs/best").path
@@ -52,11 +52,11 @@ def place_of(path: str | os.PathLike[str]) -> Place:
 
 
 def find_checkpoints(directory: str | os.PathLike[str]) -> Sequence[Path | Address]:
-    """All checkpoints in a directory, oldest step first, whether intact or not.
+    """Lists all checkpoints in a directory, intact or damaged, oldest step first.
 
     Args:
-        directory: holds checkpoints named `step_00000123`; it may not exist yet. At an address those count whose
-            upload was finished.
+        directory: a directory of checkpoints named `step_00000123`; it may not exist yet. At an address, only complete
+            uploads are listed.
 
     Raises:
         CheckpointError: if an address cannot be listed.
@@ -69,14 +69,14 @@ def find_checkpoints(directory: str | os.PathLike[str]) -> Sequence[Path | Addre
 
 
 def newest_intact(directory: str | os.PathLike[str]) -> Path | Address | None:
-    """The checkpoint with the highest step that is not damaged, or None.
+    """Returns the checkpoint with the highest step that is not damaged, or None.
 
     Raises:
-        CheckpointFormatError: if another release wrote a newer one: it is not damaged, so it is not passed over.
-        CheckpointError: if an address cannot be listed, or one of its checkpoints not be downloaded.
+        CheckpointFormatError: if a newer checkpoint has the format of another release.
+        CheckpointError: if an address cannot be listed, or a checkpoint cannot be downloaded.
 
     Warns:
-        UserWarning: naming every newer checkpoint that was skipped, and what is wrong with it.
+        UserWarning: if newer checkpoints are damaged; the message lists them and the reasons.
 
     Example:
         >>> newest_intact("/nowhere") is None
@@ -88,13 +88,13 @@ def newest_intact(directory: str | os.PathLike[str]) -> Path | Address | None:
 
 @contextlib.contextmanager
 def newest_opened(directory: str | os.PathLike[str]) -> Iterator[Opened | None]:
-    """Opens what `newest_intact` finds; a copy of one at an address is deleted when the block ends."""
+    """Opens the checkpoint of `newest_intact`; a downloaded copy is deleted when the block ends."""
     broken: list[str] = []
     with contextlib.ExitStack() as stack:
         chosen = None
         for path in reversed(find_checkpoints(directory)):
             with contextlib.ExitStack() as attempt:
-                # What cannot be downloaded may well be intact, so that is an error, and not passed over.
+                # A failed download is an error: the checkpoint may be intact.
                 one = Opened(path, attempt.enter_context(place_of(path).copied()))
                 try:
                     one.verify()
@@ -114,13 +114,12 @@ def newest_opened(directory: str | os.PathLike[str]) -> Iterator[Opened | None]:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str] | Opened) -> Iterator[Opened]:
-    """Opens the checkpoint of this name; a copy of one at an address is deleted when the block ends.
+    """Opens a checkpoint, or the newest intact one in a directory; a downloaded copy is deleted when the block ends.
 
-    It is at the path; beside it if a crash interrupted its replacement; or in it, the newest intact one, if the path is
-    a directory of checkpoints. One that is open already is taken as it is.
+    If a crash interrupted the replacement of a checkpoint, the old one is opened. An `Opened` is returned as it is.
 
     Raises:
-        CheckpointError: if no checkpoint in the directory is intact, or one at an address cannot be downloaded.
+        CheckpointError: if no checkpoint in the directory is intact, or a download fails.
 
     Warns:
         UserWarning: as `newest_intact` does.
@@ -142,7 +141,7 @@ def opened(path: str | os.PathLike[str] | Opened) -> Iterator[Opened]:
 
 
 def verify(path: str | os.PathLike[str]) -> None:
-    """Checks that every file of a checkpoint is there and holds the bytes that were written.
+    """Checks that every file of a checkpoint exists and has the bytes that were written.
 
     Args:
         path: the checkpoint's directory or address.
@@ -165,7 +164,7 @@ def is_intact(path: str | os.PathLike[str]) -> bool:
     """True if `verify` finds nothing wrong.
 
     Raises:
-        CheckpointError: if a checkpoint at an address cannot be downloaded, so that nobody knows.
+        CheckpointError: if a checkpoint at an address cannot be downloaded.
 
     Example:
         >>> is_intact("/nowhere")
@@ -181,7 +180,7 @@ def is_intact(path: str | os.PathLike[str]) -> bool:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Deletes a checkpoint. A crash in between leaves no half-deleted one behind.
+    """Deletes a checkpoint. A crash in between leaves no partial checkpoint.
 
     Raises:
         CheckpointError: if it cannot be deleted, or is not a checkpoint.
@@ -196,7 +195,7 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers(directory: str | os.PathLike[str]) -> Sequence[Path | Address]:
-    """Deletes what interrupted saves left in a directory of checkpoints; nobody may be saving into it.
+    """Deletes the files of interrupted saves in a directory of checkpoints; no save may be running there.
 
     Returns:
         The directories that were deleted.

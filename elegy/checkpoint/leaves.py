@@ -1,4 +1,4 @@
-"""What a leaf of a saved tree is: its description in the manifest, and whether it fits a target's leaf."""
+"""Describes the leaves of saved trees, and compares them with the leaves of a target tree."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _ARRAY_KINDS = ("jax", "numpy", "numpy_scalar")
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf: an array, a typed key, or a Python scalar.
+    """The description of one leaf: an array, a typed key, or a Python scalar.
 
     Args:
-        kind: where the value lives.
-        shape: of the array, or of the array of keys; empty for a Python scalar.
-        dtype: the array's or the key's dtype by name, or the Python type's name.
-        impl: the generator of a typed key, by the name that `jax.random.wrap_key_data` takes.
-        value: what `repr` shows of a Python scalar, which holds all of its bits.
+        kind: the kind of value.
+        shape: the shape of the array or of the array of keys; empty for a Python scalar.
+        dtype: the name of the dtype, or of the Python type.
+        impl: the generator of a typed key, as `jax.random.wrap_key_data` takes it.
+        value: the `repr` of a Python scalar, from which it can be restored exactly.
     """
 
     kind: Kind
@@ -46,20 +46,20 @@ class Leaf:
 
     @property
     def stored(self) -> bool:
-        """True if an array holds the value: Python scalars and arrays without elements need none."""
+        """True if the value is stored as an array. Python scalars and empty arrays are not."""
         return self.kind != "python" and 0 not in self.shape
 
     def to_json(self) -> dict[str, Any]:
-        """The description as the manifest holds it."""
+        """Returns the description for the manifest."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Leaf:
-        """Reads `to_json` back.
+        """Reads the result of `to_json`.
 
         Raises:
-            ValueError: for a kind, type or dtype that no leaf has.
-            TypeError: for fields that a leaf does not have.
+            ValueError: if the kind, type or dtype is unknown.
+            TypeError: if there are unknown fields.
         """
         leaf = cls(**{**fields, "shape": tuple(map(int, fields["shape"]))})
         known = {"python": _PYTHON, "key": (leaf.dtype,)}.get(leaf.kind, _STORABLE)
@@ -68,7 +68,7 @@ class Leaf:
         return leaf
 
     def python_value(self) -> Any:
-        """The Python scalar that `value` shows."""
+        """Returns the Python scalar with the repr `value`."""
         text = self.value or ""
         if self.dtype == "bool":
             return text == "True"
@@ -105,9 +105,9 @@ def describe(value: Any) -> Leaf:
 
 
 def mismatch(saved: Leaf, target: Leaf) -> str | None:
-    """What keeps a saved leaf from taking a target leaf's place, or None when it fits.
+    """Returns the difference of a saved leaf and a target leaf in kind, shape or dtype, or None if there is none.
 
-    JAX and NumPy arrays may take each other's place: where an array lives is not part of its value.
+    A JAX array may replace a NumPy array, and the reverse.
 
     Example:
         >>> mismatch(describe(np.zeros(2, np.int32)), describe(np.zeros(3, np.int32)))
@@ -120,13 +120,13 @@ def mismatch(saved: Leaf, target: Leaf) -> str | None:
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by path, in the tree's order; paths are as people write them, and unique.
+    """Returns the leaves of a tree by path, in the tree's order.
 
-    Where two leaves would be written alike (`{"a/b": 1, "a": {"b": 2}}`), slashes inside of keys are written as
-    `%2F` throughout the tree.
+    If two paths would be equal (`{"a/b": 1, "a": {"b": 2}}`), slashes inside of keys are written as `%2F` throughout
+    the tree.
 
     Raises:
-        CheckpointError: if two leaves still share a path.
+        CheckpointError: if two leaves still have the same path.
 
     Example:
         >>> named_leaves({"a": [1, 2], "b": None})

@@ -1,4 +1,4 @@
-"""Checkpoints on the file systems of this machine: how one takes its place, at once and complete."""
+"""Checkpoints on a local or mounted file system, which are replaced atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from elegy.errors import CheckpointError, CheckpointFormatError
 
 
 class LocalCheckpoint:
-    """A checkpoint, or a directory of them, on a mounted file system.
+    """A checkpoint, or a directory of checkpoints, on a local or mounted file system.
 
     Args:
         path: an absolute path.
@@ -34,33 +34,33 @@ class LocalCheckpoint:
         self.path = path
 
     def exists(self) -> bool:
-        """True if something stands here."""
+        """True if the path exists."""
         return self.path.exists()
 
     def finished(self) -> bool:
-        """True if a checkpoint here was written to its end."""
+        """True if the path is a complete checkpoint."""
         return (self.path / MANIFEST).exists()
 
     def aside(self) -> Path | None:
-        """The checkpoint of this name that a crash left beside its place, while nothing stands here."""
+        """Returns the old checkpoint that a crash left under another name while it was being replaced, or None."""
         if os.path.lexists(self.path):
             return None
         return max(self._replaced(), key=lambda found: found.stat().st_mtime_ns, default=None)
 
     def checkpoints(self) -> list[Path]:
-        """All checkpoints in this directory, oldest step first, whether intact or not."""
+        """Lists all checkpoints in this directory, intact or damaged, oldest step first."""
         if not self.path.is_dir():
             return []
         found = {}
         for name in sorted(os.listdir(self.path)):
             base = name.partition(REPLACED)[0]
             if STEP.fullmatch(base) and (self.path / name).is_dir():
-                # A replaced checkpoint counts only while nothing has taken its place.
+                # A replaced checkpoint counts only if the new one is missing.
                 found[base] = self.path / base if (self.path / base).is_dir() else self.path / name
         return sorted(found.values(), key=checkpoint_step)
 
     def leftovers(self) -> list[Path]:
-        """What interrupted saves left in this directory."""
+        """Lists the directories that interrupted saves left in this directory."""
         if not self.path.is_dir():
             return []
         kept = set(self.checkpoints())
@@ -68,16 +68,16 @@ class LocalCheckpoint:
         return [path for path in found if path not in kept]
 
     def make(self) -> None:
-        """Makes the directory where it is missing."""
+        """Makes the directory if it is missing."""
         self.path.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def copied(self) -> Iterator[Path]:
-        """A directory on this machine from which the checkpoint can be read: itself."""
+        """Yields the local directory from which to read the checkpoint: its own path."""
         yield self.path
 
     def staging(self, unique: str) -> Path:
-        """Where `staged` prepares what will stand here.
+        """Returns the directory in which `staged` prepares the checkpoint.
 
         Example:
             >>> LocalCheckpoint(Path("/runs/best")).staging("1f")
@@ -87,19 +87,19 @@ class LocalCheckpoint:
 
     @contextlib.contextmanager
     def staged(self, unique: str, step: object = None) -> Iterator[Path]:
-        """An empty directory that takes this place when the block ends, and is deleted if it fails.
+        """Yields an empty directory that is renamed to this path when the block ends, and deleted if the block fails.
 
         Args:
-            unique: a suffix that every process of a distributed run shares.
-            step: the step that is saved. Where this place is named after it, what is in the way is moved aside: a run
-                would meet it again at each launch.
+            unique: a suffix that is the same in every process.
+            step: the step that is saved. If this path is named after it, an obstacle at the path is moved aside:
+                otherwise every launch of the run would fail at the same step.
 
         Raises:
-            CheckpointError: if something that is no checkpoint stands here, and this is not the place of `step`.
-            OSError: if the file system refuses.
+            CheckpointError: if the path exists, is not a checkpoint, and is not named after `step`.
+            OSError: if the file system raises it.
 
         Warns:
-            UserWarning: naming what was moved aside, and where it is.
+            UserWarning: if something was moved aside; the message says where it is.
         """
         mark = self._mark_of_old(step)
         staging = self.staging(unique)
@@ -113,11 +113,11 @@ class LocalCheckpoint:
             raise
 
     def remove(self) -> None:
-        """Deletes the checkpoint. It is renamed first: a crash in between leaves no half-deleted one behind.
+        """Deletes the checkpoint. It is renamed first, so that a crash in between leaves no partial checkpoint.
 
         Raises:
-            CheckpointError: if it is not a checkpoint.
-            OSError: if the file system refuses.
+            CheckpointError: if the path is not a checkpoint.
+            OSError: if the file system raises it.
         """
         self._check_replaceable()
         doomed = _beside(self.path, STAGED)
@@ -125,12 +125,12 @@ class LocalCheckpoint:
         shutil.rmtree(doomed)
 
     def clear(self) -> None:
-        """Deletes a leftover."""
+        """Deletes the directory of an interrupted save."""
         shutil.rmtree(self.path)
 
     def _put_in_place(self, staging: Path, mark: str) -> None:
-        # No portable call swaps two directories: the old one steps aside, and `aside` finds it there if the process
-        # dies before the new one has taken its name.
+        # No portable call swaps two directories, so the old one is renamed first; `aside` finds it if the process is
+        # killed before the second rename.
         replaced = None
         if os.path.lexists(self.path):
             replaced = _beside(self.path, mark)
@@ -146,13 +146,13 @@ class LocalCheckpoint:
             shutil.rmtree(old, ignore_errors=True)
         if mark == DAMAGED and replaced is not None:
             warnings.warn(
-                f"{self.path}: what stood there was no intact checkpoint, and held other things than one. It was moved "
-                f"to {replaced}, and the checkpoint has taken its place.",
+                f"{self.path} existed, was not an intact checkpoint, and contained other files. It was moved to "
+                f"{replaced}, and the checkpoint was written in its place.",
                 stacklevel=2,
             )
 
     def _mark_of_old(self, step: object) -> str:
-        """Marks what stands here and has to step aside: as a checkpoint that is replaced, or as something to keep."""
+        """Returns the suffix for what exists at the path: that of a replaced checkpoint, or of something to keep."""
         try:
             self._check_replaceable()
         except CheckpointError:
@@ -163,7 +163,7 @@ class LocalCheckpoint:
         return REPLACED
 
     def _readable(self) -> bool:
-        """True if an intact checkpoint is found here, if only through a link or by another release."""
+        """True if the path is an intact checkpoint, also behind a link or in the format of another release."""
         try:
             verify_files(self.path, read_manifest(self.path, self.path), self.path)
         except CheckpointFormatError:
@@ -189,28 +189,28 @@ class LocalCheckpoint:
 
 
 def check_own(path: object, names: set[str]) -> None:
-    """Checks that a directory that is to be replaced or deleted holds nothing but a checkpoint.
+    """Checks before a directory is replaced or deleted that it contains nothing but a checkpoint.
 
     Args:
         path: the directory.
-        names: what is in it.
+        names: the names of its entries.
 
     Raises:
-        CheckpointError: naming what else is there.
+        CheckpointError: if there are other entries; the message names them.
     """
-    foreign = sorted(names - {MANIFEST, METADATA, ARRAYS})
-    if foreign:
+    others = sorted(names - {MANIFEST, METADATA, ARRAYS})
+    if others:
         raise CheckpointError(
-            f"{path}: the directory holds other things than a checkpoint ({', '.join(foreign[:5])}), "
+            f"{path}: the directory holds other things than a checkpoint ({', '.join(others[:5])}), "
             "so it is not touched. Name a directory of its own."
         )
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a single file; whatever happens, `path` holds the old bytes or the new ones, complete.
+    """Writes a file atomically: after a crash or an error, `path` has the old bytes or the new ones.
 
     Raises:
-        CheckpointError: if the file system refuses; what was there stays.
+        CheckpointError: if the file cannot be written; an existing file is unchanged.
     """
     staging = _beside(path, STAGED)
     try:

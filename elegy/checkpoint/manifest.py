@@ -1,4 +1,4 @@
-"""The manifest: what a checkpoint's directory must hold, byte for byte.
+"""The manifest: the checksums of all files of a checkpoint.
 
 `manifest.json` is written last. It lists every file with its size and SHA-256, every directory, and every
 leaf of the saved tree, and carries a checksum of itself, so nothing in the directory can change unnoticed.
@@ -33,13 +33,13 @@ def write_manifest(directory: Path, kind: str, leaves: list[dict[str, Any]]) -> 
     """Flushes everything below `directory` to the disk, then writes the manifest over it.
 
     Args:
-        directory: holds the finished files.
-        kind: what the checkpoint is of.
-        leaves: one JSON object a leaf of the saved tree.
+        directory: the directory with the finished files.
+        kind: the kind of checkpoint, such as `"trainer"`.
+        leaves: one JSON object for each leaf of the saved tree.
 
     Raises:
         OSError: if a file cannot be read, flushed or written.
-        CheckpointError: if the directory holds something that is no plain file.
+        CheckpointError: if the directory contains a link or a device.
     """
     files, folders = _listing(directory, directory)
     with ThreadPoolExecutor(_hash_threads()) as pool:
@@ -62,11 +62,11 @@ def read_manifest(directory: Path, where: object = None) -> dict[str, Any]:
     """Reads the manifest of one checkpoint and checks it against its own checksum.
 
     Args:
-        directory: holds the checkpoint.
-        where: what messages name, if not the directory.
+        directory: the directory of the checkpoint.
+        where: the path for messages, if it is not the directory.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it was never finished, or the manifest is damaged.
+        CheckpointError: if there is no checkpoint, it is incomplete, or the manifest is damaged.
         CheckpointFormatError: if it has another version of the format.
     """
     where = directory if where is None else where
@@ -93,12 +93,12 @@ def read_manifest(directory: Path, where: object = None) -> dict[str, Any]:
 
 
 def verify_files(directory: Path, manifest: dict[str, Any], where: object = None) -> None:
-    """Compares a checkpoint's files with its manifest, which was read and checked before.
+    """Compares a checkpoint's files with its manifest.
 
     Args:
-        directory: holds the checkpoint.
-        manifest: its manifest.
-        where: what messages name, if not the directory.
+        directory: the directory of the checkpoint.
+        manifest: the result of `read_manifest`.
+        where: the path for messages, if it is not the directory.
 
     Raises:
         CheckpointError: naming every file that is damaged, truncated, missing or extra.
@@ -132,7 +132,7 @@ def verify_files(directory: Path, manifest: dict[str, Any], where: object = None
 
 
 def write_flushed(path: Path, data: bytes) -> None:
-    """Writes a file whose bytes are on the disk when the call returns."""
+    """Writes a file and flushes it to the disk."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -140,7 +140,7 @@ def write_flushed(path: Path, data: bytes) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Makes the names in a directory durable: without it a crash may lose a finished rename."""
+    """Flushes a directory to the disk: without this, a crash may undo a rename."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -155,7 +155,7 @@ def _encode(body: dict[str, Any]) -> bytes:
 
 
 def _decode(data: bytes) -> dict[str, Any] | None:
-    """The body, or None unless the bytes are exactly what `_encode` makes of it (blanks and letter case included)."""
+    """Returns the body, or None if `_encode` does not give exactly these bytes."""
     try:
         body = json.loads(data)["body"]
         return body if isinstance(body, dict) and _encode(body) == data else None
@@ -164,7 +164,7 @@ def _decode(data: bytes) -> dict[str, Any] | None:
 
 
 def _listing(directory: Path, where: object) -> tuple[dict[str, int], list[str]]:
-    """File names to sizes, and directory names, both relative; links and devices are refused."""
+    """Returns file names with sizes, and directory names, both relative; raises an error for links and devices."""
     files: dict[str, int] = {}
     folders: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Saved leaves meet a target tree: what fits, and a list of all that does not."""
+"""Matches saved leaves with a target tree by path, shape and dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def describe_all(named: Mapping[str, Any], where: str) -> dict[str, Leaf]:
     """Describes leaves by path.
 
     Raises:
-        CheckpointError: listing every leaf that is no array, key or scalar, or whose memory was given away.
+        CheckpointError: listing every leaf that is not an array, key or scalar, or whose buffer was donated.
     """
     leaves: dict[str, Leaf] = {}
     problems = []
@@ -37,13 +37,13 @@ def describe_all(named: Mapping[str, Any], where: str) -> dict[str, Leaf]:
 
 
 def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: bool, where: str) -> set[str]:
-    """The paths whose saved leaf fits the target's leaf of that path.
+    """Returns the paths at which the saved leaf matches the target's leaf.
 
     Args:
-        saved: descriptions of what can be loaded, by path.
+        saved: descriptions of the saved leaves, by path.
         target: the leaves to replace, by path: arrays, scalars or `jax.ShapeDtypeStruct`.
-        strict: whether every path must fit, on both sides.
-        where: begins the messages.
+        strict: True to require that all paths match on both sides.
+        where: the beginning of messages.
 
     Raises:
         CheckpointError: listing every mismatch if `strict`, otherwise every target leaf that would be left without
@@ -87,16 +87,16 @@ def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True) -> PyT
     Args:
         target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`.
         flat: path -> value, as `restore(path, None)` or `load_safetensors` return it.
-        strict: whether both must hold the same paths, shapes and dtypes.
+        strict: True to require the same paths, shapes and dtypes on both sides.
 
     Returns:
-        The target's structure with the loaded values, of the target's leaf types, placed where its leaves are.
+        The target's structure with the loaded values, in the target's leaf types and shardings.
 
     Raises:
         CheckpointError: listing every mismatch by path if `strict`; nothing is ever cast or reshaped.
 
     Warns:
-        UserWarning: listing what was not loaded unless `strict`.
+        UserWarning: listing the leaves that were not loaded, unless `strict`.
 
     Example:
         >>> fill({"w": np.zeros(2)}, {"w": np.ones(2)})

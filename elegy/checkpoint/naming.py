@@ -1,4 +1,4 @@
-"""The names of checkpoints in a directory, and of what stands beside them for a while."""
+"""The names of checkpoints in a directory, and of temporary directories beside them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from pathlib import PurePath
 
 STAGED = ".tmp-"
-"""Marks what is being written, or deleted."""
+"""Suffix of a directory that is being written or deleted."""
 
 REPLACED = ".old-"
-"""Marks a complete checkpoint that stands aside, and counts while the name before the mark has none."""
+"""Suffix of a complete checkpoint that is being replaced; it counts while the new one is missing."""
 
 DAMAGED = ".damaged-"
-"""Marks what stood in a checkpoint's place, was none, and was moved aside: nobody reads or deletes it."""
+"""Suffix of something that was moved out of a checkpoint's path and was not a checkpoint; it is never deleted."""
 
 STEP = re.compile(r"step_(\d+)")
 
@@ -21,7 +21,7 @@ LEFTOVER = re.compile(rf"step_\d+(?:{re.escape(STAGED)}|{re.escape(REPLACED)})[0
 
 
 def checkpoint_name(step: int) -> str:
-    """The directory name of the checkpoint of a step.
+    """Returns the directory name of the checkpoint of a step.
 
     Example:
         >>> checkpoint_name(123)
@@ -31,7 +31,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoint_step(path: str | os.PathLike[str]) -> int:
-    """The step that a checkpoint's directory name says.
+    """Returns the step in a checkpoint's directory name.
 
     Raises:
         ValueError: if the name is not of the form `step_00000123`.

@@ -1,8 +1,8 @@
 """Checkpoints at addresses: uploaded from and downloaded to a temporary directory.
 
-Object stores rename nothing, so the manifest is what makes a checkpoint: it is uploaded last and deleted first. Without
-one a checkpoint was never finished; nobody finds it, and the next run deletes it. One that is replaced is there all the
-time: the new one is first uploaded beside it.
+Object stores cannot rename, so the manifest is uploaded last and deleted first. A checkpoint without a manifest is
+incomplete: it is ignored, and the next run deletes it. To replace a checkpoint, the new one is first uploaded under
+another name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from elegy.errors import CheckpointError
 
 
 class Remote:
-    """A checkpoint, or a directory of them, at an address.
+    """A checkpoint, or a directory of checkpoints, at an address.
 
     Args:
         path: the address.
 
     Raises:
-        CheckpointError: if the program has several processes, or the file system refuses.
+        CheckpointError: if the program has several processes, or the file system raises an error.
     """
 
     def __init__(self, path: Address):
@@ -43,45 +43,45 @@ class Remote:
             self._files, self._root = path.connect()
 
     def exists(self) -> bool:
-        """True if a complete checkpoint is here."""
+        """True if the address has a complete checkpoint."""
         return self.finished() or self.aside() is not None
 
     def finished(self) -> bool:
-        """True if a checkpoint here was written to its end."""
+        """True if the address has a complete checkpoint."""
         return MANIFEST in self._entries()
 
     def aside(self) -> Address | None:
-        """The complete checkpoint of this name that a crash left beside its place, while there is none here."""
+        """Returns the complete checkpoint that a crash left under another name during a replacement, or None."""
         if self.finished():
             return None
         return next((place.path for place in self._beside() if place.finished()), None)
 
     def checkpoints(self) -> list[Address]:
-        """All finished checkpoints in this directory, oldest step first."""
+        """Lists all complete checkpoints in this directory, oldest step first."""
         found: dict[str, Address] = {}
-        for name in self._folders():  # sorted: the place itself comes before what stands beside it
+        for name in self._folders():  # sorted: a checkpoint comes before its temporary directories
             base = name.partition(REPLACED)[0]
             if STEP.fullmatch(base) and base not in found and Remote(self.path / name).finished():
                 found[base] = self.path / name
         return sorted(found.values(), key=checkpoint_step)
 
     def leftovers(self) -> list[Address]:
-        """What interrupted saves left in this directory."""
+        """Lists the directories that interrupted saves left in this directory."""
         kept = self.checkpoints()
         found = [self.path / name for name in self._folders() if STEP.fullmatch(name) or LEFTOVER.fullmatch(name)]
         return [path for path in found if path not in kept]
 
     def make(self) -> None:
-        """Makes the directory where the file system has such things."""
+        """Makes the directory if the file system has directories."""
         with _explained(self.path, "cannot be made"):
             self._files.makedirs(self._root, exist_ok=True)
 
     @contextlib.contextmanager
     def copied(self) -> Iterator[Path]:
-        """A directory on this machine with everything that is here; deleted when the block ends.
+        """Yields a local directory with a downloaded copy, which is deleted when the block ends.
 
         Raises:
-            CheckpointError: if the file system does not give it.
+            CheckpointError: if the download fails.
         """
         with tempfile.TemporaryDirectory(prefix="elegy-") as folder:
             directory = Path(folder) / "checkpoint"
@@ -90,7 +90,7 @@ class Remote:
             yield directory
 
     def staging(self, unique: str) -> Path:
-        """Where another process would prepare the checkpoint: nowhere, since there is none.
+        """Raises an error: only one process writes to an address.
 
         Raises:
             CheckpointError: always.
@@ -99,15 +99,15 @@ class Remote:
 
     @contextlib.contextmanager
     def staged(self, unique: str, step: object = None) -> Iterator[Path]:
-        """An empty directory on this machine that is uploaded when the block ends.
+        """Yields an empty local directory that is uploaded when the block ends.
 
         Args:
             unique: a suffix that no other save has.
-            step: not used here: object stores move nothing aside.
+            step: not used: object stores cannot rename.
 
         Raises:
-            CheckpointError: if something that is no checkpoint is here.
-            Exception: what the file system raises; what was here stays.
+            CheckpointError: if the address exists and is not a checkpoint.
+            Exception: an error of the file system; an existing checkpoint is unchanged.
         """
         check_own(self.path, set(self._entries()))
         with tempfile.TemporaryDirectory(prefix="elegy-") as folder:
@@ -121,11 +121,11 @@ class Remote:
                 old.clear()
 
     def remove(self) -> None:
-        """Deletes the checkpoint, its manifest first: a crash in between leaves none behind that counts.
+        """Deletes the checkpoint, its manifest first, so that a crash in between leaves an incomplete one.
 
         Raises:
-            CheckpointError: if it is not a checkpoint.
-            Exception: what the file system raises.
+            CheckpointError: if the address is not a checkpoint.
+            Exception: an error of the file system.
         """
         names = set(self._entries())
         if not names:
@@ -134,7 +134,7 @@ class Remote:
         self.clear()
 
     def clear(self) -> None:
-        """Deletes everything that is here, the manifest first."""
+        """Deletes everything at the address, the manifest first."""
         if self.finished():
             self._files.rm(f"{self._root}/{MANIFEST}")
         self._files.invalidate_cache()
@@ -155,7 +155,7 @@ class Remote:
                 here = [str(directory / name) for name in batch]
                 self._files.put(here, [f"{self._root}/{name}" for name in batch])
         except BaseException:
-            # The first error is the one to see; what cannot be deleted now is a leftover, without a manifest.
+            # The first error is raised. Without a manifest, the next run deletes the files that remain.
             with contextlib.suppress(Exception):
                 self.clear()
             raise
@@ -165,14 +165,14 @@ class Remote:
         for name in files:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
         self._files.get(list(files.values()), [str(directory / name) for name in files])
-        # Object stores have no empty directories. What is wrong with the manifest is for those to say who read it.
+        # Object stores have no empty directories. A damaged manifest is reported when it is read.
         with contextlib.suppress(CheckpointError):
             for name in read_manifest(directory)["directories"]:
                 if ".." not in PurePosixPath(name).parts and not PurePosixPath(name).is_absolute():
                     (directory / name).mkdir(parents=True, exist_ok=True)
 
     def _walk(self, place: str, prefix: str) -> Iterator[tuple[str, str]]:
-        # Not `find`, which takes a directory that cannot be listed for an empty one.
+        # Not `find`, which returns nothing for a directory that cannot be listed.
         for name, entry in self._list(place).items():
             if entry["type"] == "directory":
                 yield from self._walk(entry["name"], f"{prefix}{name}/")
@@ -192,7 +192,7 @@ class Remote:
         return [Remote(parent / name) for name in Remote(parent)._folders() if name.startswith(start)]
 
     def _list(self, place: str) -> dict[str, dict[str, Any]]:
-        """What is in a directory, by name; nothing where there is none."""
+        """Returns the entries of a directory by name; none if it does not exist."""
         self._files.invalidate_cache()
         try:
             entries = self._files.ls(place, detail=True)
@@ -214,7 +214,7 @@ class Remote:
 
 @contextlib.contextmanager
 def _explained(path: Address, what: str) -> Iterator[None]:
-    """Names the address in what the libraries of the file systems raise, which is of many kinds."""
+    """Converts the errors of the file system's library to a CheckpointError that names the address."""
     try:
         yield
     except (CheckpointError, ImportError):

@@ -1,9 +1,9 @@
-"""A tree of arrays and its metadata to and from one directory.
+"""Saves a tree of arrays with metadata to one directory, and restores it.
 
 step_00000123/
     arrays/          the arrays, written by Orbax
     metadata.json    the metadata
-    manifest.json    what all of it must be, written last
+    manifest.json    the checksums of all files, written last
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OF_A_TRAINER = frozenset({"step", "epoch", "skipped_steps", "seed", "history", 
 
 
 class _TrainerMetadata(dict[str, Any]):
-    """Metadata of the kind that is also the default of `save`, so that they need not be a trainer's."""
+    """Metadata of the kind `"trainer"`, the default kind of `save`: a trainer's entries may be missing."""
 
     def __init__(self, entries: dict[str, Any], path: object):
         super().__init__(entries)
@@ -44,17 +44,17 @@ class _TrainerMetadata(dict[str, Any]):
             raise KeyError(key)
         missing = ", ".join(sorted(_OF_A_TRAINER - self.keys()))
         raise CheckpointError(
-            f"{self._path}: this is no trainer's checkpoint: its metadata lack {missing}. Read what "
+            f"{self._path}: this is not the checkpoint of a trainer: its metadata lack {missing}. Read what "
             "`elegy.checkpoint.save` wrote with `elegy.checkpoint.restore`, or weights with `trainer.load_weights`."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Everything that one checkpoint will hold, checked, and independent of what the caller does next.
+    """The checked contents of a checkpoint, which later changes of the caller's objects do not affect.
 
     Args:
-        kind: what the checkpoint is of.
+        kind: the kind of checkpoint.
         leaves: the manifest's description of each leaf.
         arrays: the arrays to store, by their name in the store.
         metadata: the encoded metadata.
@@ -69,21 +69,21 @@ class Snapshot:
 
 
 def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> None:
-    """Writes a checkpoint. Whatever happens, `path` holds the old one or the new one, complete.
+    """Writes a checkpoint atomically: after a crash or an error, `path` has the old checkpoint or the new one.
 
-    Every process of a distributed run calls it with the same arguments and a path on a shared file system.
+    In a program of several processes, all must call it with the same arguments and a path on a shared file system.
 
     Args:
-        path: a directory of its own, or an address such as `gs://bucket/run/step_00000001`; a checkpoint that stands
-            there is replaced once the new one is on the disk.
+        path: a directory for this checkpoint only, or an address such as `gs://bucket/run/step_00000001`. An existing
+            checkpoint is replaced after the new one is complete.
         arrays: any tree of JAX arrays (typed random keys included), NumPy arrays and scalars, and Python scalars.
-        metadata: what else to remember: dicts with string keys, lists, strings, numbers, booleans and None. Tuples
-            come back as lists.
-        kind: what the checkpoint is of; `restore` asks for the same.
+        metadata: JSON values: dicts with string keys, lists, strings, numbers, booleans and None. Tuples are restored
+            as lists.
+        kind: the kind of checkpoint; `restore` must be called with the same.
 
     Raises:
-        CheckpointError: if a leaf or a value cannot be stored (nothing is written then), or the file system
-            refuses (what was there stays).
+        CheckpointError: if a leaf or a value cannot be stored, or the files cannot be written. An existing checkpoint
+            is unchanged then.
 
     Example:
         >>> import tempfile, numpy as np
@@ -98,28 +98,28 @@ def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any],
 def restore(
     path: str | os.PathLike[str] | Opened, target: PyTree = None, *, strict: bool = True, kind: str = "trainer"
 ) -> tuple[PyTree, dict[str, Any]]:
-    """Reads a checkpoint back, after checking every byte of it.
+    """Restores a checkpoint, after verifying its checksums.
 
     Args:
-        path: the checkpoint's directory, or a directory of checkpoints, of which the newest intact one is read; also
-            at an address, from which it is downloaded first.
-        target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Arrays are placed as the target's are (its
-            sharding; uncommitted where it has none) and have its types; weak types come back strong. None needs no
-            user classes.
-        strict: whether the file and the target must hold the same paths, shapes and dtypes. Otherwise what fits is
-            loaded and the target's own values are kept elsewhere.
-        kind: what the checkpoint has to be of.
+        path: the checkpoint's directory, or a directory of checkpoints, of which the newest intact one is restored.
+            Checkpoints at an address are downloaded first.
+        target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`. Restored arrays have the sharding of the target's
+            (uncommitted if it has none) and its types; weak types become strong. None restores a flat dict, without
+            the classes of the saved tree.
+        strict: True to require the same paths, shapes and dtypes. False restores the leaves that match, and keeps the
+            target's values elsewhere.
+        kind: the kind of checkpoint to accept.
 
     Returns:
-        `(arrays, metadata)`: the target's structure with the saved values; for no target a flat dict of path ->
+        `(arrays, metadata)`: the target's structure with the saved values; without a target, a flat dict of path ->
         NumPy array, typed key or scalar.
 
     Raises:
-        CheckpointError: if there is no checkpoint, it is damaged or unfinished, of another kind or format, or
-            does not match the target: every file or path is listed. Nothing is ever cast or reshaped.
+        CheckpointError: if there is no checkpoint, or it is damaged, incomplete, of another kind or format, or does
+            not match the target; the message lists every file or path. Nothing is cast or reshaped.
 
     Warns:
-        UserWarning: listing what was not loaded unless `strict`.
+        UserWarning: listing the leaves that were not loaded, unless `strict`.
     """
     with opened(path) as found:
         return _read(found, target, strict=strict, kind=kind)
@@ -151,11 +151,11 @@ def _read(found: Opened, target: PyTree, *, strict: bool, kind: str) -> tuple[Py
 
 
 def read_metadata(path: str | os.PathLike[str] | Opened, *, kind: str = "trainer") -> dict[str, Any]:
-    """Reads a checkpoint's metadata alone, after checking every byte of the checkpoint.
+    """Reads a checkpoint's metadata, after verifying the checksums of the checkpoint.
 
     Raises:
-        CheckpointError: if there is no intact checkpoint of this kind and format; later, when a trainer asks for an
-            entry of its own that is not there.
+        CheckpointError: if there is no intact checkpoint of this kind and format. Reading a trainer's entry that is
+            missing from the result also raises it.
     """
     with opened(path) as found:
         verify_files(found.directory, _manifest_of(found, kind), found.path)
@@ -165,7 +165,7 @@ def read_metadata(path: str | os.PathLike[str] | Opened, *, kind: str = "trainer
 
 
 def snapshot(arrays: PyTree, metadata: dict[str, Any], *, kind: str = "trainer") -> Snapshot:
-    """Collects what `write` will write: JAX arrays by reference (they cannot change), NumPy arrays as copies.
+    """Collects the contents of a checkpoint: JAX arrays by reference, NumPy arrays as copies.
 
     Args:
         arrays: as for `save`; the JAX arrays must not be donated before `write` has returned.
@@ -201,7 +201,7 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     """Writes a snapshot as `save` does.
 
     Raises:
-        CheckpointError: if the file system refuses; what was there stays.
+        CheckpointError: if the files cannot be written. An existing checkpoint is unchanged then.
     """
     target = place_of(path)
     try:
@@ -239,7 +239,7 @@ def _manifest_of(found: Opened, kind: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _malformed(found: Opened) -> Iterator[None]:
-    """What can still go wrong with intact files: someone else made them, or the disk fails while they are read."""
+    """Converts errors of files with valid checksums (made by another program, disk failure) to a CheckpointError."""
     try:
         yield
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Weights by path: pick some, rename them, read and write safetensors files."""
+"""Selects and renames weights by path; reads and writes safetensors files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _STORABLE = frozenset(_FROM_SAFETENSORS.values())
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by path.
+    """Returns the leaves of a tree by path.
 
     Raises:
-        CheckpointError: if two leaves share a path.
+        CheckpointError: if two leaves have the same path.
 
     Example:
         >>> flatten({"dense": {"kernel": 1, "bias": 2}})
@@ -41,15 +41,15 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 
 
 def select(flat: Mapping[str, Any], prefix: str, *, keep_prefix: bool = False) -> dict[str, Any]:
-    """The leaves below one place of the tree.
+    """Returns the leaves below a path.
 
     Args:
         flat: path -> value.
-        prefix: whole parts of a path, such as `"params/encoder"`.
-        keep_prefix: whether the paths stay as they are; otherwise they begin below the prefix.
+        prefix: complete components of a path, such as `"params/encoder"`.
+        keep_prefix: True to keep the prefix in the returned paths.
 
     Raises:
-        CheckpointError: if nothing is there; the message lists what is.
+        CheckpointError: if no path has the prefix; the message lists the top-level names.
 
     Example:
         >>> select({"params/w": 1, "params/b": 2, "step": 3}, "params")
@@ -68,11 +68,11 @@ def rename(flat: Mapping[str, Any], mapping: Mapping[str, str] | Callable[[str],
 
     Args:
         flat: path -> value.
-        mapping: old -> new, for whole paths or for everything below one (the longest that applies counts), or a
-            function from a path to its new name.
+        mapping: old -> new, for paths or prefixes of paths (the longest match wins), or a function from a path to its
+            new name.
 
     Raises:
-        CheckpointError: if a name in the mapping applies nowhere, or two leaves would get one path.
+        CheckpointError: if a name in the mapping matches no path, or two leaves would have the same path.
 
     Example:
         >>> rename({"encoder/w": 1, "encoder/b": 2, "step": 3}, {"encoder": "backbone", "encoder/b": "bias"})
@@ -94,12 +94,12 @@ def save_safetensors(
     """Writes arrays to a safetensors file.
 
     Args:
-        path: the file; one that is there is replaced once the new one is on the disk.
+        path: the file; an existing one is replaced atomically.
         flat: path -> JAX or NumPy array.
         metadata: strings to put into the file's header.
 
     Raises:
-        CheckpointError: listing every value that the format cannot hold, or when the file cannot be written.
+        CheckpointError: listing every value that the format does not support, or if the file cannot be written.
         ImportError: if safetensors is not installed.
     """
     safetensors = require("safetensors.numpy", _PURPOSE)
@@ -111,7 +111,7 @@ def save_safetensors(
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a safetensors file, whichever library wrote it.
+    """Reads a safetensors file of any library.
 
     Args:
         path: the file.
@@ -120,7 +120,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         path -> NumPy array; `fill` puts them into a tree.
 
     Raises:
-        CheckpointError: if the file cannot be read, or is no valid safetensors file.
+        CheckpointError: if the file cannot be read, or is not a valid safetensors file.
         ImportError: if safetensors is not installed.
     """
     safetensors = require("safetensors", _PURPOSE)

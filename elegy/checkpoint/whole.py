@@ -1,4 +1,4 @@
-"""A whole object in one file, by cloudpickle: convenient, and only for files that one trusts."""
+"""Saves a whole object to one file with cloudpickle. Load only files that you trust."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def save_pickle(path: str | os.PathLike[str], obj: Any) -> None:
     """Writes a whole object, its classes and functions included, to one file.
 
     Args:
-        path: the file; one that is there is replaced once the new one is on the disk.
-        obj: anything that cloudpickle takes.
+        path: the file; an existing one is replaced atomically.
+        obj: any object that cloudpickle can pickle.
 
     Raises:
         CheckpointError: if the object cannot be pickled, or the file cannot be written.
@@ -46,11 +46,11 @@ def load(path: str | os.PathLike[str], *, allow_code: bool = False) -> Any:
 
     Args:
         path: the file.
-        allow_code: must be True: a pickle can run any code while it is loaded, so load only files that you trust.
+        allow_code: must be True: loading a pickle can run any code, so load only files that you trust.
 
     Raises:
-        CheckpointError: without `allow_code=True`, before the file is even opened; when it is a directory, cannot be
-            read, was not written by `save_pickle`, has changed since, or needs something that is not installed.
+        CheckpointError: without `allow_code=True`, before the file is opened; or if the path is a directory, or the
+            file cannot be read, was not written by `save_pickle`, is damaged, or needs a library that is missing.
 
     Example:
         >>> load("model.pkl")

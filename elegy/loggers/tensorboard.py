@@ -71,11 +71,11 @@ class TensorBoard(PeriodicCallback):
         self._library: Any = None
         self._record: Any = None
         self._session: Any = None
-        self._has_place = False  # whether `path` is known to be the directory of this run
-        self._step = 0  # of the last record
-        self._epoch = 0  # that runs
+        self._has_place = False  # True if `path` is the directory of this run
+        self._step = 0  # the step of the last record
+        self._epoch = 0  # the index of the running epoch
         self._trainer: Any = None
-        self._purge_step: int | None = None  # records from this step on are no longer shown
+        self._purge_step: int | None = None  # TensorBoard hides earlier records from this step on
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._reader = DeferredLogReader(_SECONDS)
@@ -127,9 +127,9 @@ class TensorBoard(PeriodicCallback):
         self._reader.finish(event, self._close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Does the deferred writes; returns the run's directory, and up to which step it is written."""
+        """Writes deferred records; returns the run's directory and the step of its last record."""
         self._reader.flush()
-        # Of an epoch that has ended the record may still be to come: callbacks before this one save, too.
+        # An earlier callback may save at the end of an epoch, before this callback has written its record.
         trainer = self._trainer
         step = trainer.step if trainer is not None and trainer.epoch > self._epoch else self._step
         run = "" if self.path == self.log_dir else self.path.name

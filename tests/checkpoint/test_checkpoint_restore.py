@@ -137,7 +137,7 @@ def test_a_tree_of_ones_own_is_no_trainers_checkpoint(tmp_path):
     save(tmp_path / "own", {"w": np.ones((3, 2), np.float32)}, {"step": 1, "note": "x"})
     fresh = eg.Trainer(High())
     fresh.init_on_batch(np.ones((4, 3), np.float32))
-    with pytest.raises(CheckpointError, match=r"own: this is no trainer's checkpoint: its metadata lack epoch, .*logs"):
+    with pytest.raises(CheckpointError, match=r"own: this is not the checkpoint .*: its metadata lack epoch, .*logs"):
         fresh.restore(tmp_path / "own")
     assert fresh.step == 0
     metadata = store.read_metadata(tmp_path / "own")
