@@ -1,4 +1,4 @@
-"""Modules of other libraries as ElegyModules. An adapter is imported when it is touched."""
+"""Adapters for modules of other libraries. An adapter is imported on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the inputs of a batch, and what else a call may ask for, become the arguments of a foreign call."""
+"""Binds the inputs of a batch, the mode and a key to the parameters of a third-party function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS: Mapping[str, bool] = {
     "use_running_average": False,
     "inference": False,
 }
-"""The names under which a call asks for the mode, and the value that each has in training."""
+"""The parameter names for the mode, with their values in training."""
 
 _LIKE_A_FLAG = re.compile("train|infer|eval|determin")
 
@@ -35,25 +35,25 @@ def call_arguments(
     extra: Mapping[str, Any] | None = None,
     hide: Collection[str] = (),
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Spreads inputs over the parameters of a function.
+    """Binds inputs to the parameters of a function.
 
-    A dict whose keys are all names of parameters becomes keyword arguments; a plain tuple becomes positional
-    arguments where the function takes that many; everything else is one argument. The mode (`FLAGS`) and what
-    is in `extra` are passed only where the signature names them.
+    A dict whose keys are all names of parameters becomes keyword arguments; a plain tuple becomes positional arguments
+    if the function takes that many; anything else is one argument. The mode (`FLAGS`) and the values in `extra` are
+    passed only if the signature names them.
 
     Args:
-        function: what will be called; it may be bound.
+        function: a function or a bound method.
         inputs: the inputs of a batch.
-        training: whether this is a training step.
-        skip: how many leading parameters the caller fills in itself.
+        training: True in a training step.
+        skip: the number of leading parameters for which the caller has arguments.
         extra: other values by parameter name, such as a key.
-        hide: names of parameters that keep their defaults, whatever they are.
+        hide: names of parameters that keep their defaults.
 
     Returns:
         `(args, kwargs)`, to be passed after the skipped parameters.
 
     Warns:
-        UserWarning: for a parameter that seems to ask for the mode under a name that is none of `FLAGS`.
+        UserWarning: if a parameter seems to be the mode, but its name is not in `FLAGS`.
 
     Example:
         >>> def call(x, y, train, *, key=None): ...
@@ -65,7 +65,7 @@ def call_arguments(
     parameters = _parameters(function)[skip:]
     extra = extra or {}
     kwargs: dict[str, Any] = {}
-    names: list[inspect.Parameter] = []  # the parameters that inputs may fill
+    names: list[inspect.Parameter] = []  # the parameters for inputs
     for parameter in parameters:
         if parameter.name in hide:
             continue
@@ -90,7 +90,7 @@ def call_arguments(
 
 
 def takes(function: Callable[..., Any], name: str, *, required: bool = False) -> bool:
-    """True if the signature of a function names a parameter (with `required`: one without a default).
+    """True if a function has a parameter of this name (with `required`, one without a default).
 
     Example:
         >>> takes(lambda x, state=None: x, "state"), takes(lambda x, state=None: x, "state", required=True)
@@ -105,7 +105,7 @@ def takes(function: Callable[..., Any], name: str, *, required: bool = False) ->
 
 
 def takes_inputs(function: Callable[..., Any], skip: int) -> bool:
-    """True if a function takes anything after its first `skip` parameters.
+    """True if a function has further parameters after its first `skip` ones.
 
     Example:
         >>> takes_inputs(lambda key: 0, 1), takes_inputs(lambda key, x: 0, 1)
@@ -125,8 +125,8 @@ def _check_no_flag(parameter: inspect.Parameter, inputs: PyTree) -> None:
     given = isinstance(inputs, Mapping) and parameter.name in inputs
     if isinstance(parameter.default, bool) and _LIKE_A_FLAG.search(parameter.name) and not given:
         warnings.warn(
-            f"the parameter {parameter.name}={parameter.default} keeps its default in training and outside of it. A "
-            f"module is told the mode by one of {', '.join(FLAGS)}: name it so if it asks for that.",
+            f"the parameter {parameter.name}={parameter.default} keeps its default in training and outside of it. If "
+            f"it is the mode, rename it to one of {', '.join(FLAGS)}.",
             stacklevel=3,
         )
 
@@ -144,7 +144,7 @@ def _in_order(
     names: list[inspect.Parameter],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Passes values by position as far as no other parameter lies between them, then by name."""
+    """Passes values by position up to the first parameter without a value, then by name."""
     gap = next((i for i, p in enumerate(parameters) if p not in names), len(parameters))
     free = sum(p.kind in _POSITIONAL for p in parameters[:gap])
     later = [p.name for p in names[free:] if p.kind in _POSITIONAL]

@@ -25,29 +25,28 @@ eqx = require("equinox", "elegy.adapters.EquinoxModule")
 class EquinoxModule(ElegyModule):
     """Runs an Equinox module.
 
-    Equinox modules are written for one example: the call is mapped over the batch with the axis name `"batch"`,
-    with a key for each example where it takes `key`. Outside of training, `eqx.nn.inference_mode` is on. The
-    arrays of floats are the parameters (`params`, an Equinox module with holes); other arrays stay as they are.
-    The trained module comes back with `to_module`.
+    Equinox modules are written for one example, so the adapter maps the call over the batch with the axis name
+    `"batch"`, and passes each example its own key if the call takes `key`. Outside of training,
+    `eqx.nn.inference_mode` is on. Arrays of floats are the parameters (`params`, an Equinox module with `None` in other
+    places); other arrays are not trained. `to_module` returns the trained module.
 
     Args:
         module: the Equinox module, or the pair `(module, state)` of `eqx.nn.make_with_state`.
         state: the `eqx.nn.State`, if the module is given alone. A call with state takes it as `state` and
             returns `(outputs, state)`; the state is not mapped.
-        batched: whether the module takes whole batches itself, so that nothing is mapped.
-        variables: an Equinox module of the same structure whose arrays are taken to start from, or a pair
-            with a state.
+        batched: True if the module takes whole batches, so that the call is not mapped.
+        variables: the initial values: an Equinox module of the same structure, or a pair of a module and a state.
 
-    The first state takes over the arrays of the module, or the given ones; a later init finds them as long as you hold
-    the module.
+    The first state takes over the arrays of the module or of `variables`. A later init needs them again, so keep a
+    reference to the module.
 
     Attributes:
         arrays: the arrays that are not trained: integers, booleans, keys.
-        counters: what in the state is not of floats; floats are in `batch_stats`.
+        counters: the arrays of the state that are not floats; floats are in `batch_stats`.
 
     Raises:
-        TypeError: if `module` is no Equinox module, or its call takes no `state` although it has one.
-        ValueError: at init, when `variables` do not fit; the message lists the paths.
+        TypeError: if `module` is not an Equinox module, or has a state but its call does not take `state`.
+        ValueError: at init, if `variables` do not fit; the message lists the paths.
 
     Example:
         >>> import equinox as eqx
@@ -87,7 +86,7 @@ class EquinoxModule(ElegyModule):
         self._stateful, self.batched = state is not None, batched
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Takes the module's own arrays, or the given ones; nothing is random."""
+        """Starts from the arrays of the module or of `variables`; the key is not used."""
         who = type(self._rest.value).__name__
         initial = self._origin.value.recall(who) if self._initial is None else self._initial
         own = jax.tree.map(jnp.asarray, match_variables(initial["own"], initial["given"], who))
@@ -112,14 +111,14 @@ class EquinoxModule(ElegyModule):
         return outputs, self.replace(batch_stats=batch_stats, counters=counters)
 
     def to_module(self) -> Any:
-        """The Equinox module with the current parameters; the pair `(module, state)` if there is a state."""
+        """Returns the Equinox module with the current parameters; the pair `(module, state)` if there is a state."""
         if self.params is None:
             raise ValueError("there are no parameters yet: the first state is made by `fit` or `init_on_batch`.")
         module = self._combined()
         return module if not self._stateful else (module, join_floats(self.batch_stats, self.counters))
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
-        """One row for each submodule that is called."""
+        """Returns one row for each submodule that is called."""
         state, calls = layers.initialised(self, inputs), layers.Calls()
         outputs = layers.run_apply(state, inputs)
         batch = None if self.batched else rows(inputs)
@@ -177,7 +176,7 @@ def _given(variables: Any) -> dict[str, PyTree]:
 
 
 def _recording(node: Any, path: tuple[str, ...], calls: layers.Calls, batch: int | None) -> Any:
-    """A copy of a module whose submodules tell `calls` when they are called."""
+    """Returns a copy of a module whose submodules record their calls in `calls`."""
     inner, treedef = jax.tree_util.tree_flatten_with_path(
         node, is_leaf=lambda value: value is not node and isinstance(value, eqx.Module)
     )
@@ -198,7 +197,7 @@ def _recording(node: Any, path: tuple[str, ...], calls: layers.Calls, batch: int
         calls.leave(where, outputs, batch)
         return outputs
 
-    # Equinox modules are frozen, and only the class knows how a call is made.
+    # Equinox modules are frozen, and Python looks `__call__` up on the class: so the copy gets a subclass.
     object.__setattr__(
         copy, "__class__", types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(__call__=call))
     )

@@ -1,4 +1,4 @@
-"""A pair of functions, `init` and `apply`."""
+"""An adapter for a pair of functions, `init` and `apply`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from elegy.types import PyTree
 class FunctionalModule(ElegyModule):
     """Runs a pair of pure functions.
 
-    `init(key, inputs)` (or `init(key)`) returns the parameters, and `apply(params, inputs)` the outputs. `apply`
-    is passed `key` and `training` where it names them, and inputs are spread over its other parameters. The
-    one rule for state: if `apply` names a parameter `state`, then `init` returns `(params, state)`, and `apply`
-    returns `(outputs, state)`.
+    `init(key, inputs)` (or `init(key)`) returns the parameters, and `apply(params, inputs)` the outputs. `apply` gets
+    `key` and `training` if it has parameters of these names, and inputs that are a dict or a tuple become several
+    arguments. If `apply` has a parameter `state`, then `init` returns `(params, state)`, and `apply` returns
+    `(outputs, state)`.
 
     Args:
         init: makes the parameters.
         apply: computes the outputs.
-        variables: parameters to start from, or `(params, state)`, as `init` returns them. The first state
-            takes them over; a later init finds them as long as you hold them.
+        variables: initial parameters, or `(params, state)`, as `init` returns them. The first state takes them over. A
+            later init needs them again, so keep a reference to them.
 
     Attributes:
-        counters: what in the state is not of floats; replicas do not average it. Floats are in `batch_stats`.
+        counters: the leaves of the state that are not floats; they are not averaged over replicas. Floats are in
+            `batch_stats`.
 
     Raises:
-        TypeError: if one of the two cannot be called, or returns no pair where there is state.
-        ValueError: at init, when `variables` do not fit what `init` returns.
+        TypeError: if one of the two cannot be called, or does not return a pair although there is state.
+        ValueError: at init, if `variables` do not fit the result of `init`.
 
     Example:
         >>> def init(key, x):
@@ -65,7 +66,7 @@ class FunctionalModule(ElegyModule):
         return takes(self._apply.value, "state")
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Calls the first function; given variables take the places of what it returns."""
+        """Calls `init`; values of `variables` replace its results."""
         function = self._init.value
         args, kwargs = call_arguments(function, inputs, True, skip=1) if takes_inputs(function, 1) else ((), {})
         made = function(key, *args, **kwargs)
@@ -79,7 +80,7 @@ class FunctionalModule(ElegyModule):
         return self.replace(params=own["params"], batch_stats=batch_stats, counters=counters, _initial=None)
 
     def apply(self, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Self]:
-        """Calls the second function."""
+        """Calls `apply`."""
         extra: dict[str, Any] = {"key": key}
         if self._stateful:
             extra["state"] = join_floats(self.batch_stats, self.counters)

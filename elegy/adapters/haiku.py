@@ -1,4 +1,4 @@
-"""Haiku transformed functions."""
+"""An adapter for Haiku's transformed functions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ hk = require("haiku", "elegy.adapters.HaikuModule")
 
 
 class HaikuModule(ElegyModule):
-    """Runs what `hk.transform` or `hk.transform_with_state` returned.
+    """Runs the result of `hk.transform` or `hk.transform_with_state`.
 
-    The function is told the mode by `is_training` (or `training`, `train`, `deterministic`) if it names one;
-    inputs that are a dict or a tuple are spread over its parameters. Haiku's state is divided: floats, such as
-    moving averages, are the field `batch_stats`; counters are the field `counters`.
+    The function gets the mode as `is_training` (or `training`, `train`, `deterministic`) if it has such a parameter;
+    inputs that are a dict or a tuple become several arguments. Floats of Haiku's state, such as moving averages, are in
+    the field `batch_stats`, other leaves in `counters`.
 
     Args:
         transformed: an `hk.Transformed` or `hk.TransformedWithState`.
-        variables: parameters to start from, or `(params, state)`; a state that is left out is initialised. The
-            first state takes them over; a later init finds them as long as you hold them.
+        variables: initial parameters, or `(params, state)`; a missing state is initialised. The first state takes them
+            over. A later init needs them again, so keep a reference to them.
 
     Attributes:
-        counters: what in Haiku's state is not of floats; replicas do not average it.
+        counters: the leaves of Haiku's state that are not floats; they are not averaged over replicas.
 
     Raises:
-        TypeError: if it is neither.
-        ValueError: at init, when `variables` do not fit; the message lists the paths.
+        TypeError: if `transformed` is neither.
+        ValueError: at init, if `variables` do not fit; the message lists the paths.
 
     Example:
         >>> import haiku as hk, jax.numpy as jnp
@@ -67,11 +67,11 @@ class HaikuModule(ElegyModule):
 
     @property
     def haiku_state(self) -> PyTree:
-        """The state as Haiku's own `apply` takes it."""
+        """The state for Haiku's own `apply`."""
         return join_floats(self.batch_stats, self.counters, empty={})
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Makes parameters and state with the function's `init`; given variables take their places."""
+        """Makes parameters and state with the function's `init`; values of `variables` replace them."""
         args, kwargs = self._arguments(inputs, True)
         made = self.transformed.init(key, *args, **kwargs)
         params, state = made if self._stateful else (made, {})
@@ -92,7 +92,7 @@ class HaikuModule(ElegyModule):
         return outputs, self.replace(batch_stats=batch_stats, counters=counters)
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
-        """One row for each module that is called."""
+        """Returns one row for each module that is called."""
         state, calls = layers.initialised(self, inputs), layers.Calls()
 
         def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -112,17 +112,17 @@ class HaikuModule(ElegyModule):
         return isinstance(self.transformed, hk.TransformedWithState)
 
     def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # Haiku gives `apply` the function's own signature behind its params, state and rng.
+        # Haiku's `apply` takes params, state and rng, then the function's own parameters.
         return call_arguments(self.transformed.apply, inputs, training, skip=1 + self._stateful + self._takes_key)
 
     @property
     def _takes_key(self) -> bool:
-        """True if `apply` takes a key, which `hk.without_apply_rng` takes away."""
+        """True if `apply` takes a key. `hk.without_apply_rng` removes it."""
         init, apply = (list(inspect.signature(f).parameters.values()) for f in self.transformed)
         if "rng" in [p.name for p in apply[1:3]]:
             return True
         if any(p.kind == inspect.Parameter.VAR_POSITIONAL for p in apply[: 2 + self._stateful]):
-            # Haiku's own functions name a key that they take; one that somebody wrapped by hand passes it on.
+            # Haiku's own functions name the key; a wrapper of the user's may pass it on.
             return not inspect.unwrap(self.transformed.apply).__module__.startswith("haiku.")
-        # A function that somebody wrapped by hand may call its key something else; `init` takes one before the inputs.
+        # A wrapper of the user's may give the key another name; `init` takes one before the inputs.
         return len(apply) > len(init) + self._stateful

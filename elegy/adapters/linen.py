@@ -1,4 +1,4 @@
-"""Flax linen modules."""
+"""An adapter for Flax linen modules."""
 
 from __future__ import annotations
 
@@ -26,25 +26,23 @@ _NOT_KEPT = (*_REPORTS, "intermediates", "perturbations")
 class LinenModule(ElegyModule):
     """Runs a Flax linen module.
 
-    The `params` collection is the field `params`, `batch_stats` is the field `batch_stats`, and every other
-    mutable collection (a cache, spectral norms) is in the field `collections`. What the module sows into
-    `losses` is added to the loss under the sown variable's name; what it sows into `metrics` is logged.
-    Other sown collections are not kept. The call is told the mode by `training`, `train` or
-    `deterministic` if it names one; inputs that are a dict or a tuple are spread over its parameters. One key
-    serves every random stream.
+    The `params` collection is the field `params`, `batch_stats` is the field `batch_stats`, and every other mutable
+    collection (a cache, spectral norms) is in the field `collections`. Values sown into `losses` are added to the loss
+    under the sown variable's name; values sown into `metrics` are logged. Other sown collections are dropped. The call
+    gets the mode as `training`, `train` or `deterministic` if it has such a parameter; inputs that are a dict or a
+    tuple become several arguments. One key seeds all random streams.
 
     Args:
         module: the linen module.
-        variables: variables to start from, `{"params": ..., "batch_stats": ...}`; a collection that is
-            left out is initialised. The first state takes them over; a later init finds them as long as you hold
-            them.
+        variables: initial variables, `{"params": ..., "batch_stats": ...}`; a missing collection is initialised. The
+            first state takes them over. A later init needs them again, so keep a reference to them.
 
     Attributes:
         collections: collection name -> variables, for all but `params` and `batch_stats`.
 
     Raises:
-        TypeError: if `module` is no linen module, or `variables` is not a dict of collections.
-        ValueError: at init, when `variables` do not fit the module; the message lists the paths.
+        TypeError: if `module` is not a linen module, or `variables` is not a dict of collections.
+        ValueError: at init, if `variables` do not fit the module; the message lists the paths.
 
     Example:
         >>> import flax.linen as nn
@@ -79,19 +77,19 @@ class LinenModule(ElegyModule):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """The variables as the linen module takes them: `trainer.state.module.apply(trainer.state.variables, x)`."""
+        """The variables for the linen module: `trainer.state.module.apply(trainer.state.variables, x)`."""
         out = {"params": self.params} if self.params is not None else {}
         if self.batch_stats is not None:
             out["batch_stats"] = self.batch_stats
         return {**out, **(self.collections or {})}
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Makes all collections with the module's `init`; given variables take their places."""
+        """Makes all collections with the module's `init`; values of `variables` replace them."""
         args, kwargs = self._arguments(inputs, True)
         own = dict(flax.core.unfreeze(self.module.init(key, *args, **kwargs)))
         sown = self._sown(own, key, args, kwargs)
         own = {"params": {}, **{name: tree for name, tree in own.items() if name not in sown}}
-        # What `module.init` returned may be given as it is, with everything that was sown.
+        # `variables` may be the result of `module.init`, which includes sown collections.
         who = type(self.module).__name__
         given = self._origin.value.recall(who) if self._initial is None else self._initial
         given = {name: tree for name, tree in given.items() if name not in (*_NOT_KEPT, *sown)}
@@ -119,7 +117,7 @@ class LinenModule(ElegyModule):
         return outputs, state.replace(batch_stats=batch_stats, collections=after or None)
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
-        """One row for each submodule that is called."""
+        """Returns one row for each submodule that is called."""
         state, calls = layers.initialised(self, inputs), layers.Calls()
 
         def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -136,15 +134,15 @@ class LinenModule(ElegyModule):
         return calls.rows(root, state.params, state.batch_stats, *(state.collections or {}).values())
 
     def _arguments(self, inputs: PyTree, training: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        # Linen raises when a flag is set both in the constructor and in the call. One that the call requires is passed
-        # all the same: the attribute only has its name.
+        # Linen raises an error if a flag is set in both the constructor and the call. A flag that the call requires is
+        # passed anyway: an attribute of the same name is another value then.
         call = self.module.__call__
         fixed = [name for name in FLAGS if getattr(self.module, name, None) is not None]
         hide = [name for name in fixed if not takes(call, name, required=True)]
         return call_arguments(call, inputs, training, hide=hide)
 
     def _sown(self, own: dict[str, PyTree], key: jax.Array, args: Any, kwargs: Any) -> list[str]:
-        """The collections that are only written to: a step appends to them, so they cannot be state."""
+        """Returns the collections that a step appends to: they grow, so they cannot be part of the state."""
         reports = [name for name in own if name in _NOT_KEPT]
         others = [name for name in own if name != "params" and name not in reports]
         if not others:
@@ -160,6 +158,6 @@ class LinenModule(ElegyModule):
 
 
 def _reports(collection: Mapping[str, PyTree]) -> list[tuple[str, list[jax.Array]]]:
-    """The name and the values of each sown variable."""
+    """Returns the name and the values of each sown variable."""
     found = jax.tree_util.tree_leaves_with_path(collection, is_leaf=lambda value: isinstance(value, tuple))
     return [(str(path[-1].key), jax.tree.leaves(value)) for path, value in found if jax.tree.leaves(value)]

@@ -1,4 +1,4 @@
-"""Flax NNX modules."""
+"""An adapter for Flax NNX modules."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ nnx = require("flax.nnx", "elegy.adapters.NNXModule")
 class NNXModule(ElegyModule):
     """Runs a Flax NNX module.
 
-    The object is split once; the steps see pure dicts of arrays, never a Variable. `nnx.Param` is the field
-    `params`, `nnx.BatchStat` is `batch_stats`, every other variable is in `variables`. Variables that the call makes
-    itself are found at init, which traces one call in training mode, and start with the values of that call. The
-    random streams are seeded from each step's key. Steps run the module in the mode of its own `train()` and `eval()`.
-    What the module sows as `"losses"` is added to the loss, what it sows as `"metrics"` is logged, under the sown name.
+    The object is split once; the state has dicts of arrays, no Variables. `nnx.Param` is in the field `params`,
+    `nnx.BatchStat` in `batch_stats`, every other Variable in `variables`. Init traces one call in training mode to find
+    Variables that the call makes itself; they start with the values of that call. The random streams are seeded from
+    each step's key. Training steps run the module after `train()`, other steps after `eval()`. Values sown as
+    `"losses"` are added to the loss, values sown as `"metrics"` are logged, under the sown name.
 
-    Your object is never changed until you ask for it: `update` brings it up to date, `to_module` makes a new one. The
-    first state starts from the values that your object has then, or had last if you no longer hold it.
+    The trainer does not change your object: `update` writes the trained values to it, `to_module` makes a new one. The
+    first state starts from the values that your object has then, or its last ones if it no longer exists.
 
     Args:
-        module: the NNX module; its values are where training starts.
-        variables: an `nnx.State` or a dict of arrays to start from instead. A group (parameters, batch
-            statistics, others) that is left out keeps the module's values. The first state takes them over; a later
-            init finds them as long as you hold them.
+        module: the NNX module, with the initial values.
+        variables: an `nnx.State` or a dict of arrays with other initial values. A missing group (parameters, batch
+            statistics, others) keeps the module's values. The first state takes them over. A later init needs them
+            again, so keep a reference to them.
 
     Attributes:
-        variables: what is neither parameter, batch statistic nor random state, a nested dict.
+        variables: a nested dict of the Variables that are not parameters, batch statistics or random state.
 
     Raises:
-        TypeError: if `module` is no NNX module.
-        ValueError: at init, when `variables` do not fit the module; the message lists the paths.
+        TypeError: if `module` is not an NNX module.
+        ValueError: at init, if `variables` do not fit the module; the message lists the paths.
 
     Example:
         >>> from flax import nnx
@@ -72,22 +72,22 @@ class NNXModule(ElegyModule):
 
     @property
     def module(self) -> Any:
-        """Your own object, as `update` or you left it; a new one as of `to_module` if you no longer hold yours."""
+        """Your own object, unchanged since the last `update`; the result of `to_module` if it no longer exists."""
         module = self._source.value()
         return self.to_module() if module is None else module
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Takes the values of your object, or the given ones, and those of Variables that the call makes."""
+        """Starts from the values of your object or of `variables`, and adds Variables that the call makes."""
         graphs = self._graphs.value.before_first_call
         own, given = self._start(graphs)
         own = match_variables(own, self._grouped(own, given), graphs.name)
         state = self.replace(_graphs=Static(graphs), _initial=None)
         state = state._with(own)
-        # How an `apply` of one's own calls the module, and what it needs for it, is not known here.
+        # An overridden `apply` may call the module with other arguments, so no call is traced then.
         return state._with_first_call(key, inputs) if type(self).apply is NNXModule.apply else state
 
     def _start(self, graphs: Graphs) -> tuple[dict[str, PyTree], PyTree]:
-        """The values of the module and the given ones; Variables that its calls have made since are left out."""
+        """Returns the values of the module and of `variables`, without Variables that later calls have made."""
         module = self._source.value()
         if module is not None:
             own = values_of(module)
@@ -95,7 +95,7 @@ class NNXModule(ElegyModule):
             own = self._initial["own"]
         elif graphs.paths:
             raise Origin.gone(graphs.name)
-        else:  # every Variable is made by the first call
+        else:  # the first call makes all Variables
             own = {name: {} for name in GROUPS}
         own = {name: where(tree, graphs.paths.__contains__) for name, tree in own.items()}
         return own, self._origin.value.recall(graphs.name) if self._initial is None else self._initial["given"]
@@ -112,7 +112,7 @@ class NNXModule(ElegyModule):
         return outputs, state._with(values_of(module))
 
     def to_module(self) -> Any:
-        """A new NNX module with the values of this state, whose random streams begin at the key of the state."""
+        """Returns a new NNX module with the values of this state, and random streams seeded from the state's key."""
         self._check_values()
         return self._merge(jax.random.key(0) if self.key is None else self.key, None)
 
@@ -130,7 +130,7 @@ class NNXModule(ElegyModule):
             nnx.update(module, nnx.State(getattr(self, name) or {}))
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
-        """One row for each submodule that is called."""
+        """Returns one row for each submodule that is called."""
         state, calls = layers.initialised(self, inputs), layers.Calls()
         outputs = layers.run_apply(state, inputs)
 
@@ -150,7 +150,7 @@ class NNXModule(ElegyModule):
         )
 
     def _with_first_call(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Adds the Variables that a call of the module makes; one that makes none is traced and not run."""
+        """Adds the Variables that a call of the module makes. If there are none, the call is only traced."""
         graphs, own = self._graphs.value, {name: getattr(self, name) or {} for name in GROUPS}
 
         def call(key: jax.Array, inputs: PyTree) -> dict[str, PyTree]:
@@ -173,7 +173,7 @@ class NNXModule(ElegyModule):
             raise ValueError("there are no values yet: the first state is made by `fit` or `init_on_batch`.")
 
     def _merge(self, key: jax.Array, training: bool | None) -> Any:
-        """A module with the state's values, whose random streams are seeded from `key`; `None` is the mode as given."""
+        """Returns a module with the state's values and streams seeded from `key`; `None` keeps the mode as given."""
         graphs = self._graphs.value
         leaves, treedef = jax.tree.flatten(graphs.streams)
         streams = jax.tree.unflatten(treedef, [_seed(key, i, leaf) for i, leaf in enumerate(leaves)])
@@ -181,7 +181,7 @@ class NNXModule(ElegyModule):
         return nnx.merge(graphs.modes[training], *states, copy=True)
 
     def _grouped(self, own: dict[str, PyTree], given: PyTree) -> dict[str, PyTree]:
-        """The given values, divided like the module's own; unknown ones are left to be reported."""
+        """Groups given values as the module's own are; unknown ones are kept, to be reported."""
         if given is None:
             return {}
         homes = {path: name for name, tree in own.items() for path in paths(tree)}
@@ -194,7 +194,7 @@ class NNXModule(ElegyModule):
 
 
 def _captured(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any, Any]:
-    """Calls a module: `(outputs, losses, metrics)`, the latter two as they were sown."""
+    """Calls a module and returns `(outputs, losses, metrics)`, the latter two as they were sown."""
     return nnx.capture(functools.partial(_call, key=key, training=training), *reported())(module, inputs)
 
 
@@ -212,13 +212,13 @@ def _seed(key: jax.Array, index: int, stream: jax.ShapeDtypeStruct) -> jax.Array
 
 
 def _sown(state: Any) -> list[tuple[str, list[jax.Array]]]:
-    """The name and the values of each sown variable."""
+    """Returns the name and the values of each sown variable."""
     found = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state), is_leaf=lambda value: isinstance(value, tuple))
     return [(str(path[-1].key), jax.tree.leaves(value)) for path, value in found if jax.tree.leaves(value)]
 
 
 def _record(layer: Any, path: tuple[Any, ...], calls: layers.Calls) -> None:
-    """Makes one object of a traced copy tell `calls` when it is called."""
+    """Makes one object of a traced copy record its calls in `calls`."""
     cls = type(layer)
     if not callable(layer):
         return

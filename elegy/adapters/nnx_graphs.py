@@ -1,4 +1,4 @@
-"""The structure and the values of an NNX module, apart from each other."""
+"""Splits an NNX module into its structure and its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elegy.types import PyTree
 nnx = require("flax.nnx", "elegy.adapters.NNXModule")
 
 GROUPS = ("params", "batch_stats", "variables")
-"""The fields of the state that hold a module's Variables."""
+"""The fields of the state with a module's Variables."""
 
 
 class Graphs:
@@ -22,13 +22,13 @@ class Graphs:
 
     Args:
         name: the class of the module.
-        modes: for training, for evaluation, and as the module was given (`None`), its graph definition.
+        modes: the graph definitions for training (True), for evaluation (False), and as given (None).
         streams: the shapes and dtypes of the random state.
-        paths: the places of all other Variables.
+        paths: the paths of all other Variables.
 
     Attributes:
-        grown: the structure with the Variables that the first call makes, once they are known.
-        before_first_call: the structure without them.
+        grown: the structure with the Variables that the first call makes, after that call.
+        before_first_call: the structure without these.
     """
 
     def __init__(self, name: str, modes: dict[bool | None, Any], streams: PyTree, paths: set[tuple[Any, ...]]):
@@ -38,7 +38,7 @@ class Graphs:
 
     @classmethod
     def of(cls, module: Any) -> Graphs:
-        """Looks at a module that nobody else holds."""
+        """Splits a module; its mode is changed, so it must be a copy."""
         for kind in (nnx.Intermediate, *reported()):
             nnx.pop(module, kind)
         modes: dict[bool | None, Any] = {None: nnx.graphdef(module)}
@@ -54,7 +54,7 @@ class Graphs:
         )
 
     def grow(self, module: Any) -> None:
-        """Keeps the structure after the first call; one object for all calls, because states compare it by identity."""
+        """Stores the structure after the first call. There is only one, because states compare it by identity."""
         graphs = Graphs.of(module)
         if self.grown is None or self.grown.modes != graphs.modes:
             self.grown = graphs
@@ -62,20 +62,20 @@ class Graphs:
 
 
 def reported() -> tuple[type, type]:
-    """The types of the Variables that are reported to the trainer and not kept."""
+    """Returns the types of the Variables that are reported to the trainer and not kept in the state."""
     losses, metrics = (nnx.variable_type_from_name(name, allow_register=True) for name in ("losses", "metrics"))
     return losses, metrics
 
 
 def values_of(module: Any) -> dict[str, PyTree]:
-    """The variables of a module as nested dicts of arrays, without random state and what is reported."""
+    """Returns the variables of a module as nested dicts of arrays, without random state and reported Variables."""
     kept = nnx.Not(nnx.Any(nnx.RngState, nnx.Intermediate, *reported()))
     states = nnx.state(module, nnx.Param, nnx.BatchStat, kept, ...)[:3]
     return {name: nnx.to_pure_dict(state) for name, state in zip(GROUPS, states, strict=True)}
 
 
 def by_keys(tree: PyTree) -> dict[tuple[Any, ...], Any]:
-    """The leaves of nested dicts by their keys, which are numbers where a module has a list."""
+    """Returns the leaves of nested dicts by tuples of keys; a list of the module has integer keys."""
     return {tuple(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -91,5 +91,5 @@ def nested(flat: Mapping[tuple[Any, ...], Any]) -> dict[Any, Any]:
 
 
 def where(tree: PyTree, wanted: Callable[[tuple[Any, ...]], bool]) -> dict[Any, Any]:
-    """The part of a tree of nested dicts whose places are wanted."""
+    """Returns the part of a tree of nested dicts at the paths for which `wanted` is True."""
     return nested({path: leaf for path, leaf in by_keys(tree).items() if wanted(path)})

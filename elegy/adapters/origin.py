@@ -1,4 +1,4 @@
-"""Where the values of a first state came from, without keeping them alive."""
+"""Weak references to the initial values of a state, so that they can be freed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from elegy.types import PyTree
 
 
 class Weak:
-    """A weak reference; what cannot be referred to weakly, such as a number, is held.
+    """A weak reference; a strong one to objects without weak references, such as numbers.
 
     Args:
-        value: the object; `None` stands for one that is gone.
+        value: the object; `None` for one that no longer exists.
 
     Example:
         >>> Weak(3)()
@@ -30,17 +30,17 @@ class Weak:
             self._get = lambda: value
 
     def __call__(self) -> Any:
-        """The object, or `None` if nobody else holds it any more."""
+        """Returns the object, or `None` if it no longer exists."""
         return self._get()
 
     def __reduce__(self) -> tuple:
-        return Weak, ()  # in another process nobody else holds it
+        return Weak, ()  # the object does not exist in another process
 
 
 class Origin:
-    """Remembers the values that a user gave to start from, and keeps none of them alive.
+    """Refers to the user's initial values without keeping them alive.
 
-    The first state takes the values over. A later init needs them again, and finds them as long as the user has them.
+    The first state takes the values over. A later init needs them again, and finds them if the user has kept them.
 
     Args:
         tree: the values.
@@ -63,13 +63,13 @@ class Origin:
         self._leaves = [Weak(leaf) for leaf in leaves]
 
     def recall(self, who: str) -> PyTree:
-        """The values.
+        """Returns the values.
 
         Args:
             who: the module's name, for the message.
 
         Raises:
-            ValueError: if one of them is gone.
+            ValueError: if one of them no longer exists.
         """
         leaves = [leaf() for leaf in self._leaves]
         if any(leaf is None for leaf in leaves):
@@ -78,9 +78,9 @@ class Origin:
 
     @staticmethod
     def gone(who: str) -> ValueError:
-        """The error where values are needed that nobody holds any more."""
+        """Returns the error for values that no longer exist."""
         return ValueError(
-            f"the values that {who} started from belong to its first state, and nothing else holds them any more, so "
-            "another first state cannot be made of them. Keep the variables (or the module that held them) to "
-            "initialise again, or make a new Trainer."
+            f"the values that {who} started from belong to its first state and no longer exist elsewhere, so another "
+            "first state cannot be made from them. Keep the variables (or the module that has them) to initialise "
+            "again, or make a new Trainer."
         )

@@ -1,4 +1,4 @@
-"""From what a user passes as a module to an ElegyModule."""
+"""Converts the modules of a user to ElegyModules."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ACCEPTED = (
     "a flax.linen.Module",
     "a flax.nnx.Module",
     "an equinox.Module, or the pair (module, state) of equinox.nn.make_with_state",
-    "what haiku.transform or haiku.transform_with_state returns",
+    "the result of haiku.transform or haiku.transform_with_state",
     "a treex.Module",
     "a pair of functions (init, apply): init(key, inputs) -> params, apply(params, inputs) -> outputs",
-    "whatever elegy.adapters.register_adapter was told about",
+    "a module for which elegy.adapters.register_adapter registered an adapter",
 )
 
 
@@ -88,14 +88,13 @@ _ADAPTERS: list[tuple[Recognise, Adapt]] = [
 
 
 def register_adapter(recognise: Recognise, adapt: Adapt) -> None:
-    """Teaches `Trainer(module=...)` another kind of module.
+    """Registers an adapter, so that `Trainer(module=...)` accepts another kind of module.
 
-    The newest adapter is asked first, so it may also take over a kind that is known already.
+    The adapter that was registered last is tried first, so it may also replace a built-in one.
 
     Args:
-        recognise: a function `(module) -> bool`. It should not import a library to find out: see
-            `elegy.lazy.is_instance_of`.
-        adapt: a function `(module, variables) -> ElegyModule`; `variables` is what the Trainer was given.
+        recognise: a function `(module) -> bool`. It should not import a library: see `elegy.lazy.is_instance_of`.
+        adapt: a function `(module, variables) -> ElegyModule`; `variables` is the argument of the Trainer.
 
     Raises:
         TypeError: if one of them cannot be called.
@@ -122,15 +121,15 @@ def register_adapter(recognise: Recognise, adapt: Adapt) -> None:
 
 
 def resolve(module: Any, variables: Any = None) -> ElegyModule:
-    """Turns what a user calls a module into an ElegyModule.
+    """Converts a module of the user to an ElegyModule.
 
     Args:
-        module: an ElegyModule, which is returned as it is, or what an adapter recognises.
-        variables: variables to start from, in the form that the module's library gives them.
+        module: an ElegyModule, which is returned unchanged, or a module that an adapter recognises.
+        variables: initial variables, in the form of the module's library.
 
     Raises:
-        TypeError: for a class in the place of an instance, for an object that no adapter recognises (the message
-            lists what is accepted), and for an adapter that returns no ElegyModule.
+        TypeError: if `module` is a class, if no adapter recognises it (the message lists what is accepted), or if an
+            adapter does not return an ElegyModule.
         ValueError: if `variables` are given to an ElegyModule.
 
     Example:
@@ -140,8 +139,8 @@ def resolve(module: Any, variables: Any = None) -> ElegyModule:
     if isinstance(module, ElegyModule):
         if variables is not None:
             raise ValueError(
-                f"variables are for modules of other libraries; {type(module).__name__} is an ElegyModule and holds "
-                "its own: pass `module.replace(params=...)`."
+                f"variables are for modules of other libraries; {type(module).__name__} is an ElegyModule with its "
+                "own: pass `module.replace(params=...)`."
             )
         return module
     if isinstance(module, type):
@@ -155,7 +154,7 @@ def resolve(module: Any, variables: Any = None) -> ElegyModule:
                 )
             return adapted
     accepted = "\n  ".join(f"- {kind}" for kind in _ACCEPTED)
-    raise TypeError(f"{_kind(module)} is no module that a Trainer can run. It accepts:\n  {accepted}")
+    raise TypeError(f"{_kind(module)} is not a module that a Trainer can run. It accepts:\n  {accepted}")
 
 
 def _kind(module: Any) -> str:

@@ -1,4 +1,4 @@
-"""Treex modules: the last release of a library that is no longer maintained, made to work on current JAX."""
+"""An adapter for treex modules: makes the last release of treex, which is unmaintained, work on current JAX."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _PURPOSE = "elegy.adapters.TreexModule"
 
 
 def load_treex() -> types.ModuleType:
-    """Imports treex 0.6.9, which asks for names that current NumPy, JAX and Flax no longer have.
+    """Imports treex 0.6.9, which imports names that current NumPy, JAX and Flax no longer have.
 
-    Those names are lent for the time of the import and taken back; nothing outside of treex sees them after.
+    The names exist during the import only; they are removed afterwards.
     Its requirements exclude current versions, so it is installed without them:
     `pip install --no-deps treex==0.6.9 treeo==0.0.9` and `pip install einops pyyaml flax`.
 
     Raises:
-        ImportError: if one of them is not installed, or treeo is of another series.
+        ImportError: if one of them is not installed, or treeo is not 0.0.x.
 
     Example, where treex is installed::
 
@@ -52,7 +52,7 @@ def load_treex() -> types.ModuleType:
             f"{_PURPOSE} needs treex: `pip install --no-deps treex==0.6.9 treeo==0.0.9`, then "
             "`pip install einops pyyaml flax`."
         )
-    with _lent_names(), warnings.catch_warnings():
+    with _removed_names(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         treex = importlib.import_module("treex")
         treeo = importlib.import_module("treeo")
@@ -68,20 +68,20 @@ def load_treex() -> types.ModuleType:
 class TreexModule(ElegyModule):
     """Runs a treex module.
 
-    `Parameter`s that are not frozen are the field `params`, `BatchStat`s the field `batch_stats`; everything
-    else but random keys is in `variables`. Keys come from each step's key. A module that is initialised already
-    keeps its values; another one is initialised.
+    `Parameter`s that are not frozen are in the field `params`, `BatchStat`s in `batch_stats`, everything else but
+    random keys in `variables`. Random keys come from each step's key. An initialised module keeps its values; otherwise
+    `init` initialises it.
 
     Args:
         module: the treex module.
-        variables: another treex module of the same structure, initialised, to start from.
+        variables: the initial values: an initialised treex module of the same structure.
 
     Attributes:
-        variables: frozen parameters, caches and other state, a nested dict.
+        variables: a nested dict of frozen parameters, caches and other state.
 
     Raises:
-        TypeError: if `module` is no treex module.
-        ValueError: at init, when `variables` do not fit the module; the message lists the paths.
+        TypeError: if `module` is not a treex module.
+        ValueError: at init, if `variables` do not fit the module; the message lists the paths.
 
     Example, where treex is installed::
 
@@ -109,7 +109,7 @@ class TreexModule(ElegyModule):
         self._origin = Static(Origin(self._initial["given"]))
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Initialises the module, or takes its values."""
+        """Initialises the module, or starts from its values."""
         who, module = self._shape.value.name, self._source.value()
         initial = self._initial
         given = self._origin.value.recall(who) if initial is None else initial["given"]
@@ -126,7 +126,7 @@ class TreexModule(ElegyModule):
         return self._with(match_variables(own, given, who)).replace(_initial=None)
 
     def _look_at(self, module: Any) -> dict[str, PyTree]:
-        """The values of an initialised module; its structure is kept."""
+        """Returns the values of an initialised module, and stores its structure."""
         module = module.train()
         leaves, self._shape.value.treedef = jax.tree.flatten(module)
         return _grouped(module, leaves)
@@ -141,7 +141,7 @@ class TreexModule(ElegyModule):
         return outputs, self._with(_grouped(after, jax.tree.leaves(after)))
 
     def to_module(self) -> Any:
-        """The treex module with the values of this state.
+        """Returns the treex module with the values of this state.
 
         Raises:
             ValueError: before the first state is made.
@@ -167,9 +167,9 @@ class TreexModule(ElegyModule):
 
 
 class _Shape:
-    """The structure of an initialised module: found by `init`, the same every time.
+    """The structure of an initialised module, which `init` finds.
 
-    It can't be a static field itself: treex's structures do not compare equal from one trace to the next.
+    The structure itself cannot be a static field: treex's structures of two traces do not compare equal.
     """
 
     def __init__(self, name: str):
@@ -178,14 +178,14 @@ class _Shape:
 
 
 class _OldJax(types.ModuleType):
-    """JAX as treex knows it."""
+    """The `jax` module with the names that treex uses."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(jax.tree_util if name in _REMOVED else jax, name)
 
 
 def _grouped(module: Any, leaves: list[Any]) -> dict[str, PyTree]:
-    """The values of a module as nested dicts, without random keys."""
+    """Returns the values of a module as nested dicts, without random keys."""
     found: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}, "variables": {}, "keys": {}}
     for (group, path), leaf in zip(_places(module), leaves, strict=True):
         found[group][path] = leaf if group == "keys" else jnp.asarray(leaf)
@@ -193,11 +193,11 @@ def _grouped(module: Any, leaves: list[Any]) -> dict[str, PyTree]:
 
 
 def _places(module: Any) -> list[tuple[str, str]]:
-    """For each leaf of a module its group and its path."""
+    """Returns the group and the path of each leaf of a module."""
     tx, treeo = load_treex(), importlib.import_module("treeo")
     with treeo.add_field_info():
         infos = jax.tree_util.tree_leaves(module)
-    # Treeo puts the fields of a node into a dict, the node's only child, which has no name.
+    # In treeo, the only child of a node is a dict of its fields, which has no name.
     found = jax.tree_util.tree_leaves_with_path(module)
     named = (tuple(part for part in path if not isinstance(part, jax.tree_util.FlattenedIndexKey)) for path, _ in found)
     return [(_group(tx, info), path_name(path)) for info, path in zip(infos, named, strict=True)]
@@ -212,13 +212,13 @@ def _group(tx: Any, info: Any) -> str:
 
 
 def _frozen_dicts() -> contextlib.AbstractContextManager[Any]:
-    """Flax as treex knows it: `init` and `apply` return a FrozenDict."""
+    """Makes Flax's `init` and `apply` return a FrozenDict, as treex expects."""
     return require("flax", _PURPOSE).config.temp_flip_flag("return_frozendict", True)
 
 
 @contextlib.contextmanager
-def _lent_names() -> Iterator[None]:
-    """Names that treex imports and that are gone, in their old places."""
+def _removed_names() -> Iterator[None]:
+    """Adds names that treex imports and that current versions have removed."""
     initializers = require("flax.linen", _PURPOSE).initializers
     stubs: dict[str, dict[str, Any]] = {
         "numpy.lib.arraysetops": {"isin": np.isin},

@@ -1,4 +1,4 @@
-"""Variables that a user gives to start from, matched with a module's own; and the parts of a foreign state."""
+"""Matches a user's initial variables with a module's own, and splits the state of third-party modules."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from elegy.types import PyTree
 
 
 def match_variables(own: Mapping[str, PyTree], given: Mapping[str, PyTree], who: str) -> dict[str, PyTree]:
-    """Puts given values in the place of a module's own.
+    """Replaces a module's own values by given ones.
 
     Args:
         own: the module's variables: collection name -> pytree of arrays or `jax.ShapeDtypeStruct`.
-        given: likewise, of any container types; leaves are matched by path. A collection that is not there
-            keeps the module's own values; a collection that is there must be whole.
+        given: likewise, in any containers; leaves are matched by path. A missing collection keeps the module's own
+            values; other collections must be complete.
         who: the module's name, for the message.
 
     Returns:
-        The variables by collection, with the structure of `own`. Given floats keep their precision.
+        The variables by collection, with the structure of `own`. Given floats keep their dtype.
 
     Raises:
-        ValueError: listing by path what is missing, unexpected, or of another shape or kind.
+        ValueError: listing the paths that are missing, unexpected, or of another shape or kind.
 
     Example:
         >>> match_variables({"params": {"w": jnp.zeros(2)}}, {"params": {"w": jnp.ones(2)}}, "Net")
@@ -78,11 +78,11 @@ def _is_float(leaf: Any) -> bool:
 
 
 def split_floats(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """Divides a foreign state into what replicas can average and the rest (counters, flags, keys).
+    """Splits a third-party state into floats, which replicas average, and the rest (counters, flags, keys).
 
     Returns:
-        `(floats, rest)`: two trees of the same containers with `None` in the other's places; `None` for a
-        tree without leaves.
+        `(floats, rest)`: two trees of the same containers, with `None` for leaves of the other one. A tree without
+        leaves is `None`.
 
     Example:
         >>> split_floats({"mean": jnp.zeros(()), "count": jnp.zeros((), int)})[0]
@@ -99,7 +99,7 @@ def join_floats(floats: PyTree, rest: PyTree, empty: PyTree = None) -> PyTree:
     Args:
         floats: the first part.
         rest: the second part.
-        empty: what to return where both parts are `None`: a state without leaves.
+        empty: the result if both parts are `None`: a state without leaves.
     """
     if floats is None or rest is None:
         found = floats if rest is None else rest
@@ -108,7 +108,7 @@ def join_floats(floats: PyTree, rest: PyTree, empty: PyTree = None) -> PyTree:
 
 
 def paths(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by written path.
+    """Returns the leaves of a tree by path.
 
     Example:
         >>> paths({"a": {"b": 1}, "c": [2]})
@@ -118,7 +118,7 @@ def paths(tree: PyTree) -> dict[str, Any]:
 
 
 def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from leaves by written path.
+    """Makes nested dicts from leaves by path.
 
     Example:
         >>> nest({"a/b": 1, "c/0": 2})

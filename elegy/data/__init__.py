@@ -1,4 +1,4 @@
-"""Data: from what a user gives to batches."""
+"""Converts the user's data to sources of batches."""
 
 from elegy.data.batch import pack, unpack
 from elegy.data.check import check_finite

@@ -1,4 +1,4 @@
-"""What a batch is: `inputs`, `(inputs, labels)` or `(inputs, labels, sample_weight)`."""
+"""The form of a batch: `inputs`, `(inputs, labels)` or `(inputs, labels, sample_weight)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = ("inputs", "labels", "sample_weight")
 
 
 def pack(inputs: PyTree, labels: PyTree | None = None, sample_weight: PyTree | None = None) -> Batch:
-    """Packs the parts of a batch into the shortest form that `unpack` reads back.
+    """Packs the parts of a batch into the shortest form that `unpack` accepts.
 
     Args:
         inputs: a tree of arrays, each of shape (rows, ...).
@@ -25,7 +25,7 @@ def pack(inputs: PyTree, labels: PyTree | None = None, sample_weight: PyTree | N
 
     Returns:
         `(inputs, labels, sample_weight)`, `(inputs, labels)`, or the inputs alone. Inputs that are
-        themselves a plain tuple are wrapped, as `(inputs,)`, so that they aren't taken for a batch.
+        themselves a plain tuple are wrapped as `(inputs,)`, so that `unpack` does not take them for a batch.
 
     Example:
         >>> pack("x"), pack("x", "y"), pack("x", None, "w"), pack(("x1", "x2"))
@@ -70,7 +70,7 @@ def unpack(batch: Batch) -> tuple[PyTree, PyTree | None, PyTree | None]:
 
 
 def named_leaves(batch: Batch) -> list[tuple[str, Any]]:
-    """The leaves of a batch with the names that error messages give them.
+    """Returns the leaves of a batch with their names for error messages.
 
     Example:
         >>> named_leaves(({"image": 1}, 2))
@@ -85,7 +85,7 @@ def named_leaves(batch: Batch) -> list[tuple[str, Any]]:
 
 
 def join_name(part: str, path: Any) -> str:
-    """The name of a leaf: its part of the batch, then its path.
+    """Returns the name of a leaf: its part of the batch, then its path.
 
     Example:
         >>> join_name("inputs", ()), join_name("inputs", (jax.tree_util.DictKey("image"),))
@@ -95,7 +95,7 @@ def join_name(part: str, path: Any) -> str:
 
 
 def rows(batch: Batch, where: str = "") -> int:
-    """The number of examples in a batch: the leading dimension that all of its arrays share.
+    """Returns the number of examples in a batch: the leading dimension of all of its arrays.
 
     Args:
         batch: a tree of arrays of shape (rows, ...).
@@ -121,14 +121,14 @@ def rows(batch: Batch, where: str = "") -> int:
 
 
 def size_of(data: Batch, where: str = "") -> int:
-    """The number of examples in data, of which there must be one at least.
+    """Returns the number of examples in the data, which must have at least one.
 
     Args:
         data: a tree of arrays of shape (rows, ...).
         where: a prefix for the names in error messages.
 
     Raises:
-        ValueError: as `rows`, and if there is no row.
+        ValueError: as `rows`, and if there are no rows.
 
     Example:
         >>> size_of(np.zeros((4, 2)))
@@ -167,7 +167,7 @@ def _explain_rows(batch: Batch, where: str) -> NoReturn:
 
 
 def take_rows(tree: PyTree, n: int) -> PyTree:
-    """The first `n` rows of every array of a tree: views of NumPy arrays, slices of JAX arrays.
+    """Returns the first `n` rows of every array of a tree: views of NumPy arrays, slices of JAX arrays.
 
     Example:
         >>> take_rows({"a": np.arange(5)}, 2)
@@ -179,11 +179,11 @@ def take_rows(tree: PyTree, n: int) -> PyTree:
 def pad_rows(batch: Batch, to: int) -> Batch:
     """Lengthens every array of a batch to `to` rows by repeating the last row.
 
-    A repeated row stays in the range of real data, where zeros could make a NaN that no mask takes away.
+    A repeated row is in the range of real data. Zeros could give NaN, which a mask cannot remove from gradients.
 
     Args:
         batch: arrays of shape (rows, ...); NumPy arrays stay NumPy, JAX arrays stay JAX, dtypes are kept.
-        to: the wanted number of rows.
+        to: the number of rows of the result.
 
     Raises:
         ValueError: if the batch is longer than `to`, or has no row to repeat.

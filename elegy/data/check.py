@@ -1,4 +1,4 @@
-"""Checks for NaN and infinity, which `check_inputs` asks for."""
+"""Checks data for NaN and infinity (`check_inputs=True`)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def check_finite(batch: Batch, what: str = "the data", columns: Mapping[str, Seq
     """Checks that no value of a batch, or of all the data, is NaN or infinite.
 
     Args:
-        batch: arrays; those of integers are left out.
-        what: what the message calls it.
-        columns: by the name of a leaf that was a table, its columns.
+        batch: arrays; integers are not checked.
+        what: the name of the data in messages.
+        columns: the column names of leaves that were tables, by the name of the leaf.
 
     Raises:
-        ValueError: if one is; the message names every such array and counts its bad values.
+        ValueError: if a value is not finite; the message lists the arrays with the number of such values.
 
     Example:
         >>> check_finite((np.array([1.0, np.nan]), np.array([0, 1])))

@@ -24,17 +24,16 @@ _SCALARS = (numbers.Number, np.generic, str, bytes)
 def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTree:
     """Converts every leaf of a tree to an array.
 
-    Arrays of NumPy and JAX stay what they are, dtypes included, and a tree of them is returned as it is. Only those
-    that lie on a mesh with axes of type `Explicit` are taken as if its axes were `Auto`: rows are gathered from them.
+    NumPy and JAX arrays are returned unchanged. Only for arrays on a mesh with axes of type `Explicit`, the axes
+    become `Auto`, so that rows can be gathered from them.
     Lists of numbers (nested ones too), everything with `__array__` (PyTorch and TensorFlow tensors, pandas tables),
     columns of Hugging Face data sets and SciPy's sparse matrices become NumPy arrays; long doubles become doubles.
-    Python scalars stay, for `rows` to name them. Integers of 64 bits must have values of 32, as long as JAX cuts them
-    off (`jax_enable_x64`).
+    Python scalars are kept, and `rows` refuses them. Without `jax_enable_x64`, integers must fit into 32 bits.
 
     Args:
         tree: any nesting of dicts, lists, tuples and registered nodes.
-        name: what the tree is called in error messages.
-        lazy: whether sparse matrices become `SparseRows` instead, of which batches take dense rows.
+        name: the name of the tree in messages.
+        lazy: True to convert sparse matrices to `SparseRows` instead, whose rows become dense batch by batch.
 
     Raises:
         TypeError: if a leaf is not an array of numbers; the message names its path.
@@ -52,13 +51,13 @@ def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTr
 
 
 def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
-    """Converts the leaves of a batch to arrays, as `as_arrays` does, and keeps its form.
+    """Converts the leaves of a batch to arrays, as `as_arrays` does.
 
     Args:
-        batch: what a user or an iterable gave as a batch.
+        batch: a batch of the user or of an iterable.
         where: a prefix for error messages, such as `"batch 3: "`.
-        listed: whether a list stands for a tuple, unless it is an array of numbers. PyTorch's collate function turns
-            tuples into lists, so a list of up to three parts that holds PyTorch tensors stands for a tuple anyway.
+        listed: True to treat a list as a tuple unless it is an array of numbers. PyTorch's collate function turns
+            tuples into lists, so a list of up to three parts with PyTorch tensors is always treated as a tuple.
 
     Raises:
         TypeError: if a leaf is not an array of numbers; the message names its path.
@@ -78,7 +77,7 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
 
 
 def copied(batch: Batch) -> Batch:
-    """Copies the NumPy arrays of a batch, so that nobody else can write to them.
+    """Copies the NumPy arrays of a batch, so that later writes to the originals do not change it.
 
     Example:
         >>> x = np.zeros(2)
@@ -89,7 +88,7 @@ def copied(batch: Batch) -> Batch:
 
 
 def is_leaf(value: Any) -> bool:
-    """True if JAX sees `value` as a single leaf, not as a container.
+    """True if `value` is a leaf for JAX, not a container.
 
     Example:
         >>> is_leaf(3), is_leaf([3]), is_leaf(None)
@@ -99,7 +98,7 @@ def is_leaf(value: Any) -> bool:
 
 
 def is_array_like(value: Any) -> bool:
-    """True if `value` is an array or offers to become one.
+    """True if `value` is an array or can be converted to one.
 
     Example:
         >>> is_array_like(np.zeros(3)), is_array_like([3]), is_array_like(iter([]))
@@ -117,7 +116,7 @@ def _is_ready(leaf: Any) -> bool:
 
 
 def _lies_explicitly(array: jax.Array) -> bool:
-    """True if an array lies on a mesh with axes of type `Explicit`, so that every operation needs a sharding."""
+    """True if an array is on a mesh with axes of type `Explicit`, on which every operation needs a sharding."""
     place = array.sharding
     return isinstance(place, NamedSharding) and AxisType.Explicit in place.mesh.axis_types
 
@@ -138,12 +137,12 @@ def holds_arrays(tree: PyTree) -> bool:
 
 
 def _stops_here(value: Any) -> bool:
-    # JAX warns of iterators in a tree; here they are leaves, and an error names them.
+    # JAX warns about iterators in a tree. As leaves, they raise an error that names them.
     return _is_number_list(value) or isinstance(value, Iterator) or _is_jax_sparse(value)
 
 
 def _is_number_list(value: Any) -> bool:
-    """True if a list is an array of numbers, by its first element: NumPy checks the others when it converts them."""
+    """True if the first element of a list is a number or a list of numbers. NumPy checks the others later."""
     if type(value) is not list:
         return False
     while isinstance(value, (list, tuple)):

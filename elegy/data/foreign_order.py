@@ -1,4 +1,4 @@
-"""The order in which loaders of PyTorch, Grain and Hugging Face give their batches, epoch by epoch.
+"""Reseeds loaders of PyTorch, Grain and Hugging Face for each epoch, and warns if their order is unknown.
 
 Libraries are recognised without being imported.
 """
@@ -16,17 +16,17 @@ from elegy.lazy import is_instance_of, require
 
 
 def reseeded(iterable: Any, epoch: int) -> Any:
-    """Tells an iterable the number of the epoch that begins, so that it shuffles and augments in another way.
+    """Passes the number of the epoch to an iterable, so that its order and augmentation change.
 
-    `set_epoch` is called where the iterable has it; of a PyTorch `DataLoader` its samplers and its dataset are asked,
-    too. A Grain `MapDataset` of finite length gives other elements in each repetition.
+    Calls `set_epoch` of the iterable, and of the samplers and the dataset of a PyTorch `DataLoader`. A finite Grain
+    `MapDataset` is repeated, which reseeds it.
 
     Args:
         iterable: anything that can be iterated.
         epoch: the number of the epoch, from 0.
 
     Returns:
-        What to iterate over in this epoch.
+        The iterable for this epoch.
 
     Example:
         >>> reseeded([1, 2], 3)
@@ -41,7 +41,7 @@ def reseeded(iterable: Any, epoch: int) -> Any:
 
 
 def is_reseeded(iterable: Any) -> bool:
-    """True if `reseeded` gives another order in another epoch.
+    """True if `reseeded` changes the order from epoch to epoch.
 
     Example:
         >>> is_reseeded([1, 2])
@@ -51,15 +51,15 @@ def is_reseeded(iterable: Any) -> bool:
 
 
 def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
-    """Warns of a Grain dataset whose order and augmentation are random, but the same in every epoch.
+    """Warns if the order and augmentation of a Grain dataset are random, but the same in every epoch.
 
     Args:
-        iterable: what is iterated over for the second time.
-        iterator: its new iterator.
+        iterable: the iterable of the second epoch.
+        iterator: its iterator.
         what: the call, for the message.
 
     Warns:
-        UserWarning: if there is no way to reseed it from outside.
+        UserWarning: if the dataset repeats its order and cannot be reseeded from outside.
     """
     if is_instance_of(iterable, "grain", "IterDataset"):
         if not any("Shuffle" in (name := type(node).__name__) or "Random" in name for node in _nodes(iterable)):
@@ -69,7 +69,7 @@ def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
             "MapDataset itself to fit, which reseeds it in every epoch."
         )
     elif is_instance_of(iterable, "grain", "DataLoader"):
-        if b"seed=None" in iterator.get_state():  # the state shows the sampler: without a seed nothing is random
+        if b"seed=None" in iterator.get_state():  # without a seed the sampler is not random
             return
         remedy = (
             "Give its sampler `num_epochs=None`, which draws another order in each repetition, and steps_per_epoch."
@@ -84,10 +84,10 @@ def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
 
 
 def random_state(iterable: Any) -> Any:
-    """The state of the random generators that a PyTorch `DataLoader` draws its next epoch from, fit for JSON.
+    """Returns the state of the random generators for the next epoch of a PyTorch `DataLoader`, as JSON values.
 
     Returns:
-        The encoded state; None for anything else, and for loaders that have a `state_dict` of their own.
+        The encoded state; None for other iterables, and for loaders with a `state_dict`.
 
     Example:
         >>> random_state([1, 2])
@@ -99,7 +99,7 @@ def random_state(iterable: Any) -> Any:
 
 
 def set_random_state(iterable: Any, state: Any) -> None:
-    """Hands a state back that `random_state` returned; the next iterator then has the order that it had there."""
+    """Restores the result of `random_state`; the next iterator repeats the order."""
     if not _is_torch_loader(iterable):
         return
     first, *others = decode(state)
@@ -109,10 +109,10 @@ def set_random_state(iterable: Any, state: Any) -> None:
 
 
 def warn_of_unknown_order(iterable: Any, what: str) -> None:
-    """Warns that batches are counted to find the place in a loader that may have another order now.
+    """Warns that a resumed run skips batches by count in a loader whose order may have changed.
 
     Args:
-        iterable: what an interrupted run goes on with.
+        iterable: the data of the resumed run.
         what: the call, for the message.
 
     Warns:
@@ -131,23 +131,23 @@ def warn_of_unknown_order(iterable: Any, what: str) -> None:
     if who is not None:
         warnings.warn(
             f"the interrupted epoch goes on after as many batches as were seen, as if {who} given to {what} had the "
-            f"same order again. If it has not, some examples come twice and others never: {remedy}.",
+            f"same order again. If its order has changed, some examples come twice and others never: {remedy}.",
             stacklevel=3,
         )
 
 
 def warn_of_fork(iterable: Any, what: str) -> None:
-    """Warns of a PyTorch `DataLoader` whose worker processes are forked.
+    """Warns if the worker processes of a PyTorch `DataLoader` are forked.
 
-    A forked process has only the thread that forked it, but the locks of all: one that another thread of JAX held is
-    never released, and the worker waits for ever.
+    A forked process copies the locks of all threads, but only one thread. If a thread of JAX had acquired a lock at
+    the fork, the worker waits for it for ever.
 
     Args:
         iterable: anything that can be iterated.
         what: the call, for the message.
 
     Warns:
-        UserWarning: if it is one.
+        UserWarning: if the loader forks its workers.
     """
     if not _is_torch_loader(iterable) or not iterable.num_workers:
         return
@@ -163,7 +163,7 @@ def warn_of_fork(iterable: Any, what: str) -> None:
 
 
 def is_endless(iterable: Any) -> bool:
-    """True if `len()` of an iterable is the greatest integer, by which Grain says that there is no end.
+    """True if `len()` of an iterable is `sys.maxsize`, which Grain returns for endless data.
 
     Example:
         >>> is_endless([1, 2])

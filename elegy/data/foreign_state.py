@@ -1,4 +1,4 @@
-"""The state of iterables that know their position, encoded as JSON."""
+"""Reads and restores the state of iterables that have one, encoded as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAG = "elegy"
 
 
 def has_state(thing: Any) -> bool:
-    """True if an object offers `state_dict` / `load_state_dict` or `get_state` / `set_state`.
+    """True if an object has `state_dict` and `load_state_dict`, or `get_state` and `set_state`.
 
     Example:
         >>> has_state(iter([1]))
@@ -26,16 +26,16 @@ def has_state(thing: Any) -> bool:
 
 
 def get_state(thing: Any) -> Any:
-    """Asks an object for its state, and encodes it for JSON.
+    """Returns the state of an object, encoded as JSON values.
 
     Args:
         thing: any object.
 
     Returns:
-        The encoded state; None if the object has none.
+        The encoded state; None if the object has no methods for it.
 
     Raises:
-        CheckpointError: if the object raises, or its state cannot be encoded.
+        CheckpointError: if the method raises an error, or the state cannot be encoded.
     """
     methods = _methods(thing)
     if methods is None:
@@ -43,34 +43,34 @@ def get_state(thing: Any) -> Any:
     try:
         state = methods[0]()
     except Exception as error:
-        raise CheckpointError(f"the {type(thing).__name__} could not give its state: {error!r}.") from error
+        raise CheckpointError(f"the state of the {type(thing).__name__} could not be read: {error!r}.") from error
     return encode(state, f"the state of the {type(thing).__name__}")
 
 
 def set_state(thing: Any, state: Any) -> None:
-    """Gives an object the state that `get_state` returned.
+    """Restores the state that `get_state` returned.
 
     Raises:
-        CheckpointError: if the object does not take a state.
+        CheckpointError: if the object has no method for it.
     """
     methods = _methods(thing)
     if methods is None:
         raise CheckpointError(
-            f"the checkpoint holds the position of a data iterator, but the {type(thing).__name__} that was given now "
+            f"the checkpoint has the position of a data iterator, but the {type(thing).__name__} that was given now "
             "has neither `load_state_dict` nor `set_state`. Resume with the kind of data that the run began with."
         )
     methods[1](decode(state))
 
 
 def encode(value: Any, where: str = "the value") -> Any:
-    """Encodes a value for JSON: bytes, tuples, arrays and dicts with other keys than strings included.
+    """Encodes a value as JSON values, including bytes, tuples, arrays and dicts with any keys.
 
     Args:
         value: the value.
-        where: what messages call it.
+        where: the name of the value in messages.
 
     Raises:
-        CheckpointError: if a part of it cannot be encoded; the message says which.
+        CheckpointError: if a part of the value cannot be encoded; the message names its type.
 
     Example:
         >>> decode(encode({"position": (3, b"!"), 7: np.arange(2)}))
@@ -97,7 +97,7 @@ def encode(value: Any, where: str = "the value") -> Any:
         kind = "scalar" if isinstance(value, np.generic) else kind
         return {_TAG: kind, "dtype": value.dtype.name, "shape": list(value.shape), "data": data}
     raise CheckpointError(
-        f"{where} is {type_name(value)}, which a checkpoint cannot hold. The state of a data iterator is made of "
+        f"{where} is {type_name(value)}, which a checkpoint cannot hold. The state of a data iterator may contain "
         "numbers, strings, bytes, arrays, lists, tuples and dicts."
     )
 

@@ -1,4 +1,4 @@
-"""Batches that come one after another, from anything that can be iterated."""
+"""Sources that read batches from iterables."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from elegy.types import Batch
 
 
 class IterableSource:
-    """An iterable of batches, read one batch at a time and never ahead.
+    """Reads an iterable of batches, one batch at a time and never ahead.
 
-    A pass is limited or reads to the end. In fit, a limited pass (`steps_per_epoch`) goes on where the last one
-    stopped, and begins again where the iterable ends. Elsewhere every pass begins at the beginning. Passes of an
-    iterator always go on.
+    A pass has a limit or reads to the end. In fit, a pass with a limit (`steps_per_epoch`) continues where the last
+    one stopped, and starts again at the end of the iterable. Elsewhere every pass starts at the beginning. A pass over
+    an iterator always continues.
 
-    A batch that is a list, `[inputs, labels]`, is taken as a tuple: loaders that collate make lists.
+    A batch that is a list, `[inputs, labels]`, is treated as a tuple, because PyTorch's collate function makes lists.
 
     Args:
-        iterable: something to iterate over, once (an iterator) or again and again; a sequence with `__len__` and
-            `__getitem__`; or a function without arguments that returns an iterator.
+        iterable: an iterable or an iterator; a sequence with `__len__` and `__getitem__`; or a function without
+            arguments that returns an iterator.
         class_weight: weights by class, multiplied into each batch's sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
-        epoch: the number of the first epoch, by which loaders that can be reseeded are.
+        epoch: the index of the first epoch, with which loaders are reseeded.
 
     Attributes:
-        steps: how many batches the iterable has, where `len()` tells, else None.
-        one_shot: whether it is an iterator.
-        class_weight: as given.
-        taken: how many batches of the running pass have been read; 0 once it has ended.
+        steps: the number of batches, `len(iterable)`; None if the iterable has no length.
+        one_shot: True for an iterator.
+        class_weight: the class weights.
+        taken: how many batches of the running pass have been read; 0 after its end.
 
     Example:
         >>> source = IterableSource([[1.0], [2.0], [3.0]])
@@ -62,23 +62,23 @@ class IterableSource:
         self.class_weight = class_weight
         self._what = what
         self.taken = 0
-        self._passed = 0  # the batches of the last pass that ended
+        self._passed = 0  # the number of batches of the last complete pass
         self._goes_on = self.one_shot
-        self._resumed = 0, False  # how many batches of the next pass are done; whether it is over
+        self._resumed = 0, False  # how many batches of the next pass are done; True if it is complete
 
     def __repr__(self) -> str:
         return f"IterableSource({self._reader.kind}, steps={self.steps}, one_shot={self.one_shot})"
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
-        """A pass over the data.
+        """Yields the batches of one pass.
 
         Args:
-            limit: how many batches to read; no more are pulled. None reads until the end.
+            limit: the number of batches to read; None reads to the end.
 
         Raises:
-            TypeError: if the limit is not an integer, a batch holds something that is not an array, or the function
-                did not return an iterator.
-            ValueError: if the limit is not positive or beyond the data, or the pass has no batch at all.
+            TypeError: if the limit is not an integer, a leaf of a batch is not an array, or the function did not
+                return an iterator.
+            ValueError: if the limit is not positive or exceeds the data, or the pass has no batches.
         """
         name = LIMIT_NAMES.get(self._what, "steps")
         if limit is not None:
@@ -113,17 +113,17 @@ class IterableSource:
             raise ValueError(self._too_short(name, limit, taken))
 
     def end(self) -> None:
-        """Ends the running pass, though nobody asked for more after its last batch."""
+        """Ends the running pass after its last batch, without trying to read another one."""
         if self.taken:
             self._passed, self.taken = self.taken, 0
             if self._reader.now is not None and not self._goes_on:
                 self._reader.now.leave()
 
     def start_at(self, epoch: int) -> bool:
-        """Sets the number of the first epoch, where it was not known before.
+        """Sets the index of the first epoch.
 
         Returns:
-            Whether a pass that was begun has the order of another epoch, so that it must be begun anew.
+            True if a pass that has begun has the order of another epoch, so that it must start again.
         """
         if not self._reader.renumber(epoch):
             return False
@@ -131,23 +131,23 @@ class IterableSource:
         return True
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any]:
-        """Where the data stands, fit for JSON: from here `load_state` goes on.
+        """Returns the position in the data as JSON values, for `load_state`.
 
-        Iterables and iterators that offer `state_dict` / `load_state_dict` or `get_state` / `set_state` are asked
-        for their own state; of the others the batches are counted.
+        It is the iterable's own state if it has `state_dict` and `load_state_dict`, or `get_state` and `set_state`,
+        and a count of batches otherwise.
 
         Args:
-            taken: how many batches of the running pass count as seen; 0 between passes. Where more were read, the
-                position is a count of batches whatever the iterable offers.
-            own: whether to ask the iterable for a state of its own. One that a signal stopped while it read a batch
-                is not asked: how far it has got is not known.
+            taken: how many batches of the running pass count as seen; 0 between passes. If more were read, the
+                position is always a count of batches.
+            own: True to use the iterable's own state. It must be False if a signal stopped the iterable while it read
+                a batch, because its position is unknown then.
 
         Raises:
-            CheckpointError: if the iterable's own state cannot be had, or stored.
+            CheckpointError: if the iterable's own state cannot be read or stored.
         """
         reader = self._reader
         read_to_end = taken > 0 and not self.taken
-        over = read_to_end and taken >= self._passed  # above: a process's share that ended before the others'
+        over = read_to_end and taken >= self._passed  # greater: the data of this process ended before that of others
         ahead = 0 if over else (self._passed if read_to_end else self.taken) - taken
         number, read, random = reader.place(ahead)
         state: dict[str, Any] = {
@@ -171,23 +171,22 @@ class IterableSource:
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> bool:
-        """Makes the next pass go on where `state` was taken; batches that were read here before do not count.
+        """Moves the data to a position, so that the next pass continues there.
 
         Args:
-            state: what `state` returned, for the same data.
+            state: the result of `state`, for the same data.
 
         Returns:
-            Whether that takes another pass than one that was begun here: data that stands where it has to is left
-            alone.
+            True if a new pass must begin; False if the data is at the position already.
 
         Raises:
-            CheckpointError: if the data had a state of its own and offers no way to take it back.
+            CheckpointError: if the state has the iterable's own state, and the iterable has no method to restore it.
             ValueError: if the data ends before the position.
 
         Warns:
-            UserWarning: if batches were read to get there and that took long, if the data is an iterator, which
-                nobody can ask whether it stands at its beginning, if it may have another order now, or if a state of
-                its own is missing, because a signal ended the run while it read a batch.
+            UserWarning: if skipping batches took long; if the data is an iterator, whose position is unknown; if its
+                order may have changed; or if its own state is missing because a signal ended the run while it read a
+                batch.
         """
         reader = self._reader
         own, of_iterable = state.get("iterator"), state.get("iterable")
@@ -213,7 +212,7 @@ class IterableSource:
         if of_iterable is not None:
             set_state(reader.iterable, of_iterable)
             if state["cut"]:
-                reader.begin()  # the run had begun this pass already, and its next one takes another iterator
+                reader.begin()  # the run had begun this pass, so its next pass uses another iterator
                 reader.go_to(number)
         if read:
             if is_sequence(reader.iterable) and read > len(reader.iterable):
@@ -233,8 +232,8 @@ class IterableSource:
     def _warn_counted(self, read: int) -> None:
         warnings.warn(
             f"the interrupted run was stopped while the {self._reader.kind} given to {self._what} read a batch, so its "
-            f"own state is not in the checkpoint: the first {read} batches of the pass are read and left aside. That "
-            "is exact if every pass gives the same batches; otherwise resume from an older one.",
+            f"own state is not in the checkpoint: the first {read} batches of the pass are read and dropped. That is "
+            "exact if every pass gives the same batches; otherwise resume from an older checkpoint.",
             stacklevel=4,
         )
 
@@ -242,14 +241,14 @@ class IterableSource:
         remedy = f" {REMEDY}" if self._what == "fit" else ""
         warnings.warn(
             f"the position of the {self._reader.kind} given to {self._what} is not known: {seen} batches of it were "
-            f"read and left aside, as if it began where the interrupted run's did.{remedy}",
+            f"read and dropped, as if it began where the interrupted run's did.{remedy}",
             stacklevel=3,
         )
 
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._reader.seen - 1}: "
         item = item if self._part is None else self._part(item)
-        # A loader may fill its next batch into the same buffers, while this one still waits for the device.
+        # A loader may write its next batch to the same buffers before this one is on the device.
         batch = copied(as_batch(item, where, listed=True))
         return batch if self.class_weight is None else weigh_classes(batch, self.class_weight, where)
 
@@ -276,5 +275,5 @@ def _length(iterable: Any) -> int | None:
     except (
         TypeError,
         NotImplementedError,
-    ):  # no `__len__`; data sets of unknown length raise here, each in its own way
+    ):  # no `__len__`, or a data set of unknown length: each library raises another error
         return None

@@ -1,4 +1,4 @@
-"""Iterations over an iterable: how each begins, and how far it got."""
+"""Starts iterations over an iterable, and counts the batches of each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from elegy.names import type_name
 from elegy.waiting import RunInterrupted, Wait
 
 SLOW_SECONDS = 5.0
-"""Reading past batches for longer than this is worth a warning."""
+"""Seconds of skipping batches after which there is a warning."""
 
-REMEDY = (
-    "Data that offers `state_dict` and `load_state_dict`, or `get_state` and `set_state`, is put in its place at once."
-)
-"""What to do about batches that are read only to be counted, for messages."""
+REMEDY = "Data with `state_dict` and `load_state_dict`, or `get_state` and `set_state`, needs no skipping."
+"""The advice about skipped batches in messages."""
 
 
 @dataclasses.dataclass
@@ -34,13 +32,13 @@ class Iteration:
     """One iterator over the data, from its beginning to its end.
 
     Args:
-        number: counts the iterations; the order of the data may depend on it.
-        iterable: what is iterated over.
-        iterator: yields what the data yields.
-        random: the state of the random generators before it began, where a library draws its order from them.
+        number: the index of the iteration; the order of the data may depend on it.
+        iterable: the iterable.
+        iterator: its iterator.
+        random: the state of the random generators before the iteration, for libraries that draw their order from them.
         read: how many batches were read.
-        ended: whether it gives no more batches.
-        left: whether it was left before its end.
+        ended: True after the last batch.
+        left: True if it was abandoned before its end.
     """
 
     number: int
@@ -52,7 +50,7 @@ class Iteration:
     left: bool = False
 
     def leave(self) -> None:
-        """Lets go of the iterator, before its end."""
+        """Drops the iterator before its end."""
         self.left, self.ended = not self.ended, True
         self.iterator = iter(())
 
@@ -61,17 +59,17 @@ class Reader:
     """Reads an iterable, one iteration after another.
 
     Args:
-        iterable: something to iterate over; see `IterableSource`.
-        what: the call, for messages. In `"fit"` each iteration is reseeded where the library has a way.
-        number: the number of the first iteration.
+        iterable: the iterable; see `IterableSource`.
+        what: the call, for messages. In `"fit"` each iteration is reseeded if the library supports it.
+        number: the index of the first iteration.
 
     Attributes:
-        one_shot: whether the iterable is an iterator.
-        now: the iteration that runs, or the last one that ran.
+        one_shot: True for an iterator.
+        now: the running iteration, or the last one.
         before: the iteration before that.
-        next_number: the number of the next iteration.
+        next_number: the index of the next iteration.
         seen: the number of batches that were read, over all iterations.
-        interrupted: whether a signal ended the wait for a batch, so that nobody knows how far the iterator is.
+        interrupted: True if a signal ended the wait for a batch, so that the position of the iterator is unknown.
     """
 
     def __init__(self, iterable: Any, what: str, number: int = 0):
@@ -81,12 +79,12 @@ class Reader:
         self.before: Iteration | None = None
         self.seen = 0
         self.interrupted = False
-        self._random: Any = None  # the state of random generators that the next iteration begins with
+        self._random: Any = None  # the state of the random generators for the next iteration
         self._warned: set[str] = set()
 
     @property
     def is_open(self) -> bool:
-        """True if an iteration runs."""
+        """True while an iteration runs."""
         return self.now is not None and not self.now.ended
 
     @property
@@ -98,7 +96,7 @@ class Reader:
         """Begins the next iteration.
 
         Args:
-            first: of a sequence, the index to begin at.
+            first: the index at which to begin in a sequence.
 
         Raises:
             TypeError: if a function did not return something to iterate over.
@@ -127,7 +125,7 @@ class Reader:
         return True
 
     def read(self) -> Any:
-        """The next batch of the iteration, as the iterable yields it.
+        """Returns the next batch of the iteration, as the iterable yields it.
 
         Raises:
             StopIteration: at the end.
@@ -145,7 +143,7 @@ class Reader:
         return item
 
     def _wait(self, call: Callable[[], Any]) -> Any:
-        """Calls into the iterable, which may take for ever: a signal ends that."""
+        """Calls into the iterable. The call may hang, so a signal can end it."""
         try:
             with Wait():
                 return call()
@@ -154,10 +152,10 @@ class Reader:
             raise
 
     def place(self, ahead: int) -> tuple[int, int, Any]:
-        """Where the next batch is: the number of its iteration, its index, and the random state before the iteration.
+        """Returns the position of the next batch: the iteration's number, the index, and the initial random state.
 
         Args:
-            ahead: how many of the batches that were read come again.
+            ahead: how many of the batches that were read will be read again.
         """
         now, before = self.now, self.before
         if now is not None and before is not None and ahead > now.read:
@@ -167,14 +165,14 @@ class Reader:
         return self.next_number, 0, random_state(self.iterable) if self._reseeds else None
 
     def go_to(self, number: int, random: Any = None) -> None:
-        """Lets go of the iterations; the next one to begin has this number and random state."""
+        """Drops the iterations; the next one has this number and random state."""
         self.now, self.before, self.next_number, self._random = None, None, number, random
 
     def renumber(self, number: int) -> bool:
-        """Sets the number of the iteration that runs, or begins next.
+        """Sets the number of the running or next iteration.
 
         Returns:
-            Whether that number means another order, so that the iteration was let go of.
+            True if the number changes the order, so that the iteration was dropped.
         """
         now = self.now
         reseeds = self._reseeds and not self.one_shot
@@ -190,14 +188,14 @@ class Reader:
         """Reads batches and drops them.
 
         Args:
-            count: how many.
-            begun: whether an iterator has been read before: if it ends, it is asked for a new beginning.
+            count: the number of batches.
+            begun: True if the iterator was read before; if it ends, a new iteration begins.
 
         Raises:
-            ValueError: if the data ends before.
+            ValueError: if the data has fewer batches.
 
         Warns:
-            UserWarning: if it takes long.
+            UserWarning: if it takes longer than a few seconds.
         """
         started, done = time.monotonic(), 0
         while done < count:
@@ -218,7 +216,7 @@ class Reader:
             )
 
     def other_data(self, count: int, found: int) -> ValueError:
-        """The error for data that ends before the batch with which an interrupted run goes on."""
+        """Returns the error for data that ends before the position of a resumed run."""
         return ValueError(
             f"the interrupted run had read {count} batches, but the {self.kind} given to {self.what} ended after "
             f"{found}. Resume with the data that the run began with."
@@ -234,9 +232,9 @@ def begin(
         iterable: something with `__iter__`, a sequence, or a function that returns something to iterate over.
         number: the number of the iteration.
         what: the call, for messages.
-        reseed: whether the iterable is told the number, where its library has a way.
-        random: the state of the random generators to begin with; None for the one that they have.
-        first: of a sequence, the index to begin at.
+        reseed: True to reseed the iterable with the number, if its library supports it.
+        random: the state of the random generators to begin with; None for their current state.
+        first: the index at which to begin in a sequence.
 
     Raises:
         TypeError: if the function did not return something to iterate over.
@@ -258,7 +256,7 @@ def begin(
 
 
 def is_sequence(iterable: Any) -> bool:
-    """True if something is read by index: it has `__getitem__`, but not `__iter__`.
+    """True if an object has `__getitem__` but no `__iter__`, so that it is read by index.
 
     Example:
         >>> is_sequence([1, 2])

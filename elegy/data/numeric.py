@@ -1,4 +1,4 @@
-"""True if an array holds numbers that JAX can take as they are."""
+"""Converts NumPy arrays to dtypes that JAX supports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDEST = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}
 
 
 def is_numeric(array: np.ndarray) -> bool:
-    """True if JAX takes an array as it is.
+    """True if JAX supports the array's dtype.
 
     Example:
         >>> is_numeric(np.zeros(2)), is_numeric(np.array(["a"])), is_numeric(np.ma.zeros(2))
@@ -34,18 +34,18 @@ def is_numeric(array: np.ndarray) -> bool:
 
 
 def as_numeric(array: np.ndarray, name: str) -> Array:
-    """Converts an array to one that JAX takes, where no number changes but in precision.
+    """Converts an array to a dtype that JAX supports; values change in precision only.
 
-    Byte orders of other systems become the native one, long doubles become doubles (JAX has nothing wider), arrays of
-    Python numbers get a dtype of numbers, and masked arrays without a masked value become plain ones.
+    The byte order becomes the native one, long doubles become doubles (the widest type of JAX), arrays of Python
+    numbers get a numeric dtype, and masked arrays without masked values become plain arrays.
 
     Args:
         array: any NumPy array.
-        name: what messages call it.
+        name: the name of the array in messages.
 
     Raises:
-        TypeError: if the array does not hold numbers.
-        ValueError: if values are masked, or integers do not fit into 32 bits while JAX has no 64.
+        TypeError: if the array is not an array of numbers.
+        ValueError: if values are masked, or integers do not fit into 32 bits without `jax_enable_x64`.
 
     Example:
         >>> as_numeric(np.array([1, 2.5], object), "labels")
@@ -117,12 +117,12 @@ def _refuse(array: np.ndarray, name: str) -> NoReturn:
 
 
 _FITTING: dict[int, weakref.ref[np.ndarray]] = {}
-"""By its id, each array of a file opened only for reading whose values all fit: it is read through once."""
-_BLOCK = 2**17  # values, which stay in the processor's cache between the search for the least and for the greatest
+"""Read-only memory maps whose values all fit into 32 bits, by id, so that each is checked once."""
+_BLOCK = 2**17  # values: they stay in the processor's cache between `min` and `max`
 
 
 def _beyond_32_bits(array: np.ndarray) -> int | None:
-    """A value that JAX would cut off, if there is one."""
+    """Returns a value that does not fit into 32 bits, or None."""
     dtype = array.dtype
     if dtype.itemsize != 8 or dtype.kind not in "iu" or not array.size or jax.dtypes.canonicalize_dtype(dtype) == dtype:
         return None
@@ -139,6 +139,6 @@ def _beyond_32_bits(array: np.ndarray) -> int | None:
         low, high = int(block.min()), int(block.max())
         if low < fits.min or high > fits.max:
             return high if high > fits.max else low
-    if isinstance(array, np.memmap) and array.mode == "r":  # no other array can change the values either
+    if isinstance(array, np.memmap) and array.mode == "r":  # its values cannot change
         _FITTING[key] = weakref.ref(array, lambda _: _FITTING.pop(key, None))
     return None

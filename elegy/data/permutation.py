@@ -1,4 +1,4 @@
-"""The order of an epoch."""
+"""The order of the examples in an epoch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import numpy as np
 
 
 def epoch_permutation(seed: int, epoch: int, size: int, attempt: int = 0) -> np.ndarray:
-    """The order in which an epoch sees the examples.
+    """Returns the order of the examples in an epoch.
 
-    It depends on the arguments alone, never on NumPy's global state, so a run that is resumed at an epoch
-    sees what the first run saw.
+    It depends on the arguments only, not on NumPy's global state, so a resumed run has the same order.
 
     Args:
         seed: any integer.
         epoch: the epoch's number, from 0.
         size: the number of examples.
-        attempt: gives another order for each number.
+        attempt: another number gives another order.
 
     Returns:
         A permutation of `range(size)`, of shape (size,), int32 where that is wide enough, int64 elsewhere.
@@ -24,7 +23,7 @@ def epoch_permutation(seed: int, epoch: int, size: int, attempt: int = 0) -> np.
         >>> sorted(epoch_permutation(42, epoch=0, size=5).tolist())
         [0, 1, 2, 3, 4]
     """
-    # A seed sequence takes no negative numbers; a seed may be one.
+    # `np.random.SeedSequence` refuses negative numbers, which are valid seeds here.
     entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch, attempt) if attempt else (epoch,))
     order = np.arange(size, dtype=index_dtype(size))
     np.random.Generator(np.random.PCG64(entropy)).shuffle(order)
@@ -32,7 +31,7 @@ def epoch_permutation(seed: int, epoch: int, size: int, attempt: int = 0) -> np.
 
 
 def index_dtype(size: int) -> type[np.signedinteger]:
-    """The narrowest of int32 and int64 that numbers `size` examples.
+    """Returns int32 if it can index `size` examples, otherwise int64.
 
     Example:
         >>> index_dtype(60_000).__name__

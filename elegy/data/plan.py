@@ -1,4 +1,4 @@
-"""How an epoch over arrays is divided into batches."""
+"""Divides an epoch over arrays into batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from elegy.data.permutation import index_dtype
 from elegy.integers import positive_int
 
 DEFAULT_BATCH_SIZE = 32
-"""The batch size if none is given."""
+"""The default batch size."""
 
 BATCH_SIZE_NAMES = {"fit": "batch_size", "validation": "validation_batch_size"}
-"""What the batch size is called in a call, `batch_size` where not listed."""
+"""The argument for the batch size, by call; `batch_size` if not listed."""
 
 LIMIT_NAMES = {"fit": "steps_per_epoch", "validation": "validation_steps"}
-"""What the number of steps is called in a call, `steps` where not listed."""
+"""The argument for the number of steps, by call; `steps` if not listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class EpochPlan:
         size: the number of examples.
         batch_size: examples in a batch; None means 32, or all of them if there are fewer. A number larger than the
             data is an error for fit, and means all of the data elsewhere.
-        drop_remaining: whether a short last batch is left out.
-        limit: how many batches to see at most; None for all.
-        what: the call, `"fit"`, `"validation"`, `"evaluate"` or `"predict"`, for names in messages.
-        done: how many examples of the order an interrupted epoch has seen; the others make the batches.
+        drop_remaining: True to leave out a short last batch.
+        limit: the largest number of batches; None for all.
+        what: the call, `"fit"`, `"validation"`, `"evaluate"` or `"predict"`, for messages.
+        done: how many examples of the order an interrupted epoch has seen; the plan is about the others.
 
     Raises:
         TypeError: if a count is not an integer.
@@ -83,7 +83,7 @@ class EpochPlan:
 
         Args:
             batches: how many batches it has seen.
-            examples: how many examples of the order, in batches of whatever sizes.
+            examples: how many examples it has seen.
 
         Example:
             >>> EpochPlan(size=10, batch_size=4).exhausted(3, 10), EpochPlan(size=10, batch_size=4).exhausted(3, 6)
@@ -105,7 +105,7 @@ class EpochPlan:
         return stop - start
 
     def batch_rows(self, i: int) -> tuple[int, int]:
-        """The start and the stop of batch `i` in the epoch's order.
+        """Returns the start and the stop of batch `i` in the epoch's order.
 
         Raises:
             IndexError: if there is no such batch.
@@ -116,7 +116,7 @@ class EpochPlan:
         return start, min(start + self.batch_size, self.size)
 
     def index_matrix(self, order: np.ndarray | None, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The examples of `count` batches in a row.
+        """Returns the indices of the examples of `count` consecutive batches.
 
         Args:
             order: the epoch's order, of shape (size,); None for the data's own.

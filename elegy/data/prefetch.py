@@ -1,4 +1,4 @@
-"""One thread that works ahead."""
+"""Prefetches items of an iterator in a thread."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ _ITEM, _ERROR, _END = range(3)
 
 
 def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
-    """Runs an iterator up to `depth` items ahead, in a thread of its own.
+    """Runs an iterator up to `depth` items ahead, in a thread.
 
-    The thread starts with the first item that is asked for. It ends, and is waited for, when the iterator does, or
-    when the returned generator is closed, collected or left by an exception. A signal that ends `fit` while an item is
-    waited for ends that wait, and does not wait for the thread.
+    The thread starts when the first item is requested. It is joined when the iterator ends, or the returned generator
+    is closed, collected or left by an exception. If a signal ends the wait for an item, the thread is not joined.
 
     Args:
-        iterator: what to run. It must be safe to run in another thread: NumPy work is; a user's iterable may not be.
-        depth: how many items may wait; 0 runs the iterator in the caller's thread.
+        iterator: the iterator. It must be safe to run in another thread: NumPy code is; a user's iterable may not be.
+        depth: how many items may be ready ahead; 0 runs the iterator in the caller's thread.
 
     Returns:
-        A generator of the same items. An exception of the iterator is raised here, with its traceback.
+        A generator of the same items. It raises the exceptions of the iterator, with their traceback.
 
     Raises:
         ValueError: if the depth is negative.
@@ -45,8 +44,8 @@ def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
 
 
 def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
-    # Simple queues, because their `put` may run inside a garbage collection that interrupts another `put`: a queue
-    # with a Python lock could meet itself there. The tokens in `room` bound how far the thread gets ahead.
+    # Simple queues: garbage collection may interrupt a `put` and call another `put`, which would deadlock in a queue
+    # with a Python lock. The tokens in `room` bound how far the thread gets ahead.
     room: SimpleQueue[bool] = SimpleQueue()
     ready: SimpleQueue[tuple[int, Any]] = SimpleQueue()
     stopped: list[bool] = []
@@ -55,7 +54,7 @@ def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
     thread = threading.Thread(target=_work, args=(iterator, room, ready, stopped), name="elegy-prefetch", daemon=True)
     thread.start()
     left = False
-    # Of several processes none may leave the others alone: they agree on the step after which all of them stop.
+    # A signal must not end the wait of one of several processes: all of them must stop after the same step.
     wait = contextlib.nullcontext() if jax.distributed.is_initialized() else Wait()
     try:
         while True:
@@ -67,7 +66,7 @@ def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
                 try:
                     raise value
                 finally:
-                    del value  # the traceback holds this frame: no cycle may keep the batch alive
+                    del value  # the traceback refers to this frame: avoid a cycle that keeps the batch alive
             room.put(True)
             yield value
             del value
@@ -77,8 +76,8 @@ def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
     finally:
         stopped.append(True)
         room.put(False)
-        # A collection may close this generator in the thread itself, or after threads were frozen for good; a thread
-        # that hangs in a read never ends.
+        # Garbage collection may close this generator in the thread itself or at interpreter shutdown, when other
+        # threads no longer run; a thread that hangs in a read never ends.
         if not left and thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
 

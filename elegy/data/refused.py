@@ -1,4 +1,4 @@
-"""Inputs that are not data: said in one sentence, with what to give instead."""
+"""Refuses inputs that are not data, with an error that says what to give instead."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from elegy.names import type_name
 
 
 def refuse_examples(inputs: Any, what: str) -> None:
-    """Refuses data sets that give one example after another, which could be taken for batches.
+    """Refuses data sets of single examples, which could be mistaken for batches.
 
     Args:
-        inputs: what was given.
+        inputs: the inputs of the call.
         what: the call, for the message.
 
     Raises:
-        TypeError: if they are a PyTorch `Dataset` that is indexed, or a Hugging Face `Dataset` or `DatasetDict`.
+        TypeError: if the inputs are a map-style PyTorch `Dataset`, or a Hugging Face `Dataset` or `DatasetDict`.
     """
     if is_instance_of(inputs, "datasets", "DatasetDict"):
         raise TypeError(
@@ -45,7 +45,7 @@ def refuse_list_of_dicts(inputs: Any, what: str, known: Any) -> None:
     """Refuses a list of dicts with the same keys, which may be batches, examples or several inputs.
 
     Args:
-        inputs: what was given, without labels.
+        inputs: the inputs of the call, without labels.
         what: the call, for the message.
         known: the tree structure of the module's inputs, if it is known from earlier batches.
 
@@ -71,12 +71,12 @@ def refuse_non_arrays(inputs: Any, what: str, *, or_else: str = "") -> None:
     """Refuses inputs that are None, a string or a number.
 
     Args:
-        inputs: what was given.
+        inputs: the inputs of the call.
         what: the call, for the message.
-        or_else: what the call takes besides a tree of arrays.
+        or_else: what the call accepts besides a tree of arrays.
 
     Raises:
-        TypeError: if they are.
+        TypeError: if the inputs are None, a string or a number.
     """
     if inputs is None or isinstance(inputs, (str, bytes, int, float, complex)):
         given = "None" if inputs is None else f"{type_name(inputs)} ({inputs!r})"

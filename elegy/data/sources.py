@@ -1,4 +1,4 @@
-"""Sources of batches: arrays that are divided into batches, or an iterable that yields them."""
+"""Sources of batches: arrays that are cut into batches, or an iterable of batches."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from elegy.types import Array, Batch, PyTree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Arrays in memory: any rows of them make a batch.
+    """Arrays in memory, from which any rows can be gathered as a batch.
 
     Args:
         batch: all of the data as one batch, its leaves arrays of shape (size, ...).
         size: the number of examples.
-        nbytes: the bytes that the arrays take.
-        unweighted: the data before class weights, where there are any: what a validation split is cut from.
-        class_weight: the class weights that are in the sample weights.
-        columns: by the name of a leaf that was a table, its columns.
+        nbytes: the size of the arrays in bytes.
+        unweighted: the data without class weights, for the validation split; None if there are no class weights.
+        class_weight: the class weights that the sample weights include.
+        columns: the column names of leaves that were tables, by the name of the leaf.
 
     Example:
         >>> source = ArraySource.of((np.arange(4.0), np.arange(4)))
@@ -58,17 +58,17 @@ class ArraySource:
         columns: Mapping[str, Sequence[Any]] | None = None,
         where: str = "",
     ) -> ArraySource:
-        """Makes a source of a batch of arrays.
+        """Makes a source from a batch of arrays.
 
         Args:
             batch: all of the data.
-            unweighted: the same without class weights.
+            unweighted: the data without class weights.
             class_weight: the class weights.
-            columns: by the name of a leaf that was a table, its columns.
+            columns: the column names of leaves that were tables, by the name of the leaf.
             where: a prefix for the names in error messages.
 
         Raises:
-            ValueError: if it has no rows, or its arrays have different numbers of them.
+            ValueError: if the arrays have no rows, or different numbers of rows.
         """
         size = size_of(batch, where)
         nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
@@ -76,22 +76,22 @@ class ArraySource:
 
     @property
     def on_host(self) -> bool:
-        """True if no array is JAX's, so that a thread may gather rows without touching JAX."""
+        """True if all arrays are NumPy arrays, so that a thread can gather rows without JAX."""
         return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self.batch))
 
     @property
     def sparse(self) -> bool:
-        """True if some array is sparse, so that the data must not be made dense as a whole."""
+        """True if an array is sparse; the data must not be made dense as a whole then."""
         return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
 
     def take(self, indices: np.ndarray) -> Batch:
-        """Gathers rows, dense.
+        """Gathers rows as dense arrays.
 
         Args:
-            indices: integers of shape (n,), or of any shape such as (steps, n); they count from 0.
+            indices: non-negative integers of any shape, such as (n,) or (steps, n).
 
         Returns:
-            A batch whose leaves have the shape `indices.shape + leaf.shape[1:]`: copies. JAX arrays are gathered on
+            A batch of copies, whose leaves have the shape `indices.shape + leaf.shape[1:]`. JAX arrays are gathered on
             their device.
 
         Example:
@@ -106,12 +106,12 @@ class ArraySource:
         return jax.tree.flatten(self.batch)
 
     def part(self, start: int, stop: int, *, weighted: bool = True) -> ArraySource:
-        """The rows from `start` to `stop` as a source of their own; sparse matrices stay sparse.
+        """Returns a source of the rows from `start` to `stop`; sparse matrices stay sparse.
 
         Args:
             start: the first row.
             stop: the row after the last.
-            weighted: whether the class weights are in the sample weights.
+            weighted: True to include the class weights in the sample weights.
         """
         batch = self.batch if weighted or self.unweighted is None else self.unweighted
         rows = jax.tree.map(
@@ -120,7 +120,7 @@ class ArraySource:
         return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
 
     def slice(self, start: int, stop: int) -> Batch:
-        """The rows from `start` to `stop`, dense: views of NumPy arrays, slices of JAX arrays.
+        """Returns the rows from `start` to `stop` as dense arrays: views of NumPy arrays, slices of JAX arrays.
 
         Example:
             >>> ArraySource.of(np.array([10, 11, 12])).slice(1, 3)
@@ -131,7 +131,7 @@ class ArraySource:
 
 def _gather(leaf: Array, indices: np.ndarray) -> Array:
     if isinstance(leaf, jax.Array):
-        return jnp.take(leaf, indices, axis=0, mode="clip")  # a tenth of the time of `leaf[indices]` outside of jit
+        return jnp.take(leaf, indices, axis=0, mode="clip")  # 10 times as fast as `leaf[indices]` outside of jit
     return leaf.take(indices, axis=0)
 
 
@@ -145,13 +145,13 @@ def as_source(
     known: Any = None,
     epoch: int = 0,
 ) -> ArraySource | IterableSource:
-    """Makes a source of a user's data.
+    """Makes a source from a user's data.
 
-    With labels or weights, `inputs` are inputs. Alone they are inputs too if they are an array or a tree of arrays; a
-    list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs. Otherwise they give batches:
-    an iterable (a data loader, a dataset, a list of tuples), an iterator (read once), a sequence with `__len__` and
-    `__getitem__`, or a function without arguments that returns an iterator. A list whose items are all of the tree that
-    is `known` gives batches too.
+    `inputs` are the inputs of all examples if there are labels or weights, or if they are an array or a tree of arrays
+    (a list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs). Otherwise `inputs` yield
+    batches: an iterable (a data loader, a dataset, a list of tuples), an iterator (read once), a sequence with
+    `__len__` and `__getitem__`, or a function without arguments that returns an iterator. A list whose items all have
+    the structure `known` also yields batches.
 
     Args:
         inputs: a tree of arrays of shape (rows, ...), or an iterable of batches.
@@ -159,14 +159,14 @@ def as_source(
         sample_weight: an array of shape (rows,).
         class_weight: weights by class, multiplied into the sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
-        known: the tree structure of the module's inputs, where it is known from earlier batches.
-        epoch: the number of the first epoch, by which loaders that can be reseeded are.
+        known: the tree structure of the module's inputs, if it is known from earlier batches.
+        epoch: the index of the first epoch, with which loaders are reseeded.
 
     Raises:
         TypeError: if `inputs` are None, a string, a number or single examples, a leaf is not an array of numbers, or
             labels come with an iterable.
-        ValueError: if the data is empty, arrays differ in length, a list is ragged, values are masked, integers would
-            be cut off, or class weights do not fit.
+        ValueError: if the data is empty, arrays differ in length, a list is ragged, values are masked, integers do not
+            fit into 32 bits, or class weights do not fit.
 
     Example:
         >>> as_source([1.0, 2.0], [0, 1])
@@ -202,15 +202,15 @@ def as_source(
 
 
 def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
-    """Makes a source of a user's validation data.
+    """Makes a source from a user's validation data.
 
     Args:
-        validation_data: a tuple or list `(inputs, labels)` or `(inputs, labels, sample_weight)`, or all that
-            `as_source` takes alone. An iterator serves as many validations as it has batches for.
+        validation_data: a tuple or list `(inputs, labels)` or `(inputs, labels, sample_weight)`, or anything that
+            `as_source` accepts without labels. An iterator lasts for as many validations as it has batches for.
 
     Raises:
         TypeError: as `as_source`.
-        ValueError: as `as_source`, and for a tuple of more than three parts.
+        ValueError: as `as_source`, or if a tuple has more than three parts.
 
     Example:
         >>> as_validation_source((np.zeros((8, 2)), np.zeros(8))).size
@@ -240,14 +240,14 @@ def _takes_no_arguments(function: Callable) -> bool:
 
 
 def _is_list_of_tuples(inputs: Any) -> bool:
-    """A list of `(inputs, labels)` tuples can only be meant as batches: a list of several inputs holds arrays."""
+    """True for a list of tuples, which are batches: a list of several inputs contains arrays."""
     return (
         type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
     )
 
 
 def _is_list_of(inputs: Any, known: Any) -> bool:
-    """True if each item of a list of arrays, or of trees of arrays, is the inputs of a batch."""
+    """True if all items of a list have the structure of the module's inputs, so that each is a batch."""
     return (
         type(inputs) is list
         and len(inputs) > 0
@@ -257,7 +257,7 @@ def _is_list_of(inputs: Any, known: Any) -> bool:
 
 
 def _is_list_of_parts(data: Any) -> bool:
-    """`[x, y]` means `(x, y)`; a list of tuples gives batches, a list of numbers is an array."""
+    """True for a list such as `[x, y]`, which means `(x, y)`; False for a list of tuples or of numbers."""
     return (
         type(data) is list
         and 2 <= len(data) <= 3

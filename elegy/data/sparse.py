@@ -1,4 +1,4 @@
-"""SciPy's sparse matrices as data: rows become dense when a batch takes them."""
+"""SciPy's sparse matrices as data: the rows of a batch become dense when it is gathered."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from elegy.lazy import is_instance_of
 
 
 class SparseRows:
-    """The rows of a sparse matrix, in place of an array of shape (rows, columns).
+    """A sparse matrix with the interface of an array of shape (rows, columns).
 
     Slices and gathered rows are NumPy arrays; the whole matrix is never made dense.
 
     Args:
-        matrix: a SciPy matrix or array of two dimensions. One that is not in the CSR format is converted.
+        matrix: a two-dimensional SciPy matrix or array. It is converted to the CSR format.
 
     Example:
         >>> import scipy.sparse
@@ -38,23 +38,23 @@ class SparseRows:
 
     @property
     def values(self) -> np.ndarray:
-        """The values that are stored; all others are 0."""
+        """The stored values; all others are 0."""
         return self.matrix.data
 
     def part(self, start: int, stop: int) -> SparseRows:
-        """The rows from `start` to `stop`, sparse."""
+        """Returns the rows from `start` to `stop` as a sparse matrix."""
         return SparseRows(self.matrix[start:stop])
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows, dense."""
+        """Returns rows as a dense array."""
         return self.matrix[rows].toarray()
 
     def take(self, indices: np.ndarray, axis: int = 0) -> np.ndarray:
-        """Gathers rows, dense.
+        """Gathers rows as a dense array.
 
         Args:
             indices: integers of any shape.
-            axis: 0.
+            axis: must be 0.
 
         Returns:
             An array of shape `indices.shape + (columns,)`.

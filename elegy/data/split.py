@@ -1,4 +1,4 @@
-"""Validation data cut from the end of the training data."""
+"""Splits validation data from the end of the training data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from elegy.data.sources import ArraySource
 def split(source: ArraySource | IterableSource, fraction: float) -> tuple[ArraySource, ArraySource]:
     """Splits off the last rows for validation, before any shuffling.
 
-    The validation part carries the sample weights, not the class weights, as in Keras.
+    The validation part has the sample weights without the class weights, as in Keras.
 
     Args:
         source: arrays.
-        fraction: how much goes to validation, between 0 and 1; `floor(size * (1 - fraction))` rows stay.
+        fraction: the fraction for validation, between 0 and 1; `floor(size * (1 - fraction))` rows are for training.
 
     Returns:
         `(train, validation)`, both views of the given NumPy arrays.

@@ -1,4 +1,4 @@
-"""Columns of tables as arrays: DataFrames of pandas, columns of Hugging Face data sets."""
+"""Converts pandas DataFrames to arrays, and recognises columns of Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_table(value: Any) -> bool:
 
 
 def is_column(value: Any) -> bool:
-    """True if a value is a column of a Hugging Face data set, which is read when it is indexed.
+    """True if a value is a column of a Hugging Face data set, which is read lazily.
 
     Example:
         >>> is_column(np.zeros(3))
@@ -31,18 +31,18 @@ def is_column(value: Any) -> bool:
 
 
 def table_as_array(table: Any, name: str) -> np.ndarray:
-    """Makes one array of a table.
+    """Converts a DataFrame to one array.
 
     Args:
         table: a DataFrame.
-        name: what messages call the table; a column is `name['column']`.
+        name: the name of the table in messages; a column is `name['column']`.
 
     Returns:
-        An array of shape (rows, columns), of the dtype that holds all columns.
+        An array of shape (rows, columns), with the common dtype of all columns.
 
     Raises:
-        TypeError: if a column does not hold numbers; the message names it.
-        ValueError: if a column has values that do not fit.
+        TypeError: if a column is not numeric; the message names it.
+        ValueError: if a column has values that do not fit into 32 bits.
     """
     columns = [
         as_numeric(np.asarray(table.iloc[:, i]), f"{name}[{column!r}]") for i, column in enumerate(table.columns)

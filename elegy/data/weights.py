@@ -20,7 +20,7 @@ def check_class_weight(class_weight: Any) -> dict[int, float]:
     """Checks a mapping of classes to weights.
 
     Raises:
-        TypeError: if it is not a mapping of integers to numbers.
+        TypeError: if the argument is not a mapping of integers to numbers.
         ValueError: if a weight is negative or not finite.
 
     Example:
@@ -52,11 +52,11 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
     Args:
         batch: a batch with labels: whole numbers of shape (rows,) or (rows, 1), or one-hot rows of shape
             (rows, classes).
-        class_weight: weights by class; a class that is missing weighs 1.
+        class_weight: weights by class; a missing class has the weight 1.
         where: a prefix for error messages.
 
     Returns:
-        `(inputs, labels, sample_weight)`; the weights are float32 where the batch had none, or integers.
+        `(inputs, labels, sample_weight)`; the weights are float32 if the batch had no weights, or integers.
 
     Raises:
         TypeError: if the labels are sparse.
@@ -96,10 +96,10 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
 
 
 def weigh_all(batch: Batch, class_weight: Mapping[int, float]) -> Batch:
-    """As `weigh_classes`, for all of the data; a negative class must be the label of some example.
+    """As `weigh_classes`, for all of the data. Also checks that an example has each negative class.
 
     Raises:
-        ValueError: as `weigh_classes`, and for a negative class that no example has.
+        ValueError: as `weigh_classes`, and if no example has a negative class.
 
     Example:
         >>> weigh_all(("x", np.array([-1, 1])), {-1: 3.0})[2]

@@ -224,7 +224,7 @@ def test_a_batch_that_was_read_but_not_used_is_read_again():
     for _ in range(4):
         next(batches)
     resumed = IterableSource(Positioned(range(40)))
-    with pytest.warns(UserWarning, match="3 batches of it were read and left aside"):
+    with pytest.warns(UserWarning, match="3 batches of it were read and dropped"):
         resumed.load_state(source.state(3))
     assert int(next(resumed.batches(10))[0]) == 3
 
