@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from elegy.lazy_logs import LazyLogs
+
+if TYPE_CHECKING:  # an editor completes `event.trainer.`; a callback does not import the trainer
+    from elegy.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Event:
         0.5
     """
 
-    trainer: Any
+    trainer: Trainer
     phase: Literal["train", "test", "predict"]
     step: int
     epoch: int
