@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 _ITEM, _ERROR, _END = range(3)
 
 
-def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(iterator: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Runs an iterator up to `depth` items ahead, in a thread.
 
     The thread starts when the first item is requested. It is joined when the iterator ends, or the returned generator
@@ -43,7 +43,7 @@ def prefetch(iterator: Iterable[T], depth: int) -> Iterator[T]:
     return _ahead(iterator, depth) if depth else (item for item in iterator)
 
 
-def _ahead(iterator: Iterable[T], depth: int) -> Iterator[T]:
+def _ahead(iterator: Iterable[T], depth: int) -> Generator[T, None, None]:
     # Simple queues: garbage collection may interrupt a `put` and call another `put`, which would deadlock in a queue
     # with a Python lock. The tokens in `room` bound how far the thread gets ahead.
     room: SimpleQueue[bool] = SimpleQueue()

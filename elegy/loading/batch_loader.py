@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -102,7 +102,7 @@ class BatchLoader(Generic[S]):
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """One pass over the data.
 
         Args:
@@ -189,7 +189,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """One pass over the arrays; see `BatchLoader.chunks`."""
         plan, source = self.plan, dataclasses.replace(self.source, batch=self.view(self.source.batch))
         if self.exhausted(start):
@@ -248,7 +248,7 @@ class IterableLoader(BatchLoader[IterableSource]):
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """One pass over the iterable; see `BatchLoader.chunks`."""
         batches = self._batches(limit, start)
         return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first), chunk_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -115,7 +115,7 @@ def array_chunks(
     limit: int,
     offset: int = 0,
     chunk_size: ChunkSize = as_many_as_fit,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Cuts an epoch over arrays into chunks.
 
     Args:
@@ -161,7 +161,7 @@ def array_chunks(
             data = _gathered(source, index, "chunk", strategy)
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
-    def chunks() -> Iterator[Chunk]:
+    def chunks() -> Generator[Chunk, None, None]:
         first = 0
         while first < full:
             sizes = [plan.batch_size] * min(layout.steps, full - first)
@@ -188,7 +188,7 @@ def iterable_chunks(
     first: int = 0,
     like: Batch | None = None,
     chunk_size: ChunkSize = as_many_as_fit,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
 
     Batches may have several shapes, such as buckets of sequences by length. Each bucket (example shapes and dtypes)

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -72,7 +72,7 @@ class MultihostLoader(IterableLoader):
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """One pass over the shares of all processes; see `BatchLoader.chunks`."""
         batches, like = self._batches(limit, start), self.view(self._first)
         return joined_chunks(batches, like, layout_of(like), strategy, start.batches)
@@ -131,7 +131,7 @@ def _check_alike(batch: Batch, what: str) -> None:
 
 def joined_chunks(
     batches: Iterator[Batch], like: Batch, layout: BatchLayout, strategy: Strategy, first: int
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Joins one batch of each process into a global one, until no process has any.
 
     The processes tell each other the sizes of their batches, so that iterables of different lengths and short
