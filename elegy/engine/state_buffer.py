@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
@@ -39,13 +38,11 @@ class StateBuffer:
         self._treedef: Any = None
         self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
         self._struct: Any = None
-        self._foreign: set[int] | None = None  # positions that others may hold; None: all
-        self._uses = 0  # counts what changes who may hold which leaf
-        self._lender: tuple[StateBuffer, set[int] | None, int] | None = None
+        self._owned: set[int] = set()  # positions of the placed leaves that nobody else holds
+        self._loan: tuple[StateBuffer, set[int], set[int]] | None = None  # the lender, what it owned, and owns since
         self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
         self.version = next(_VERSIONS)  # of the structure; forks share it
         self._make: Callable[[], Any] | None = None
-        self._refusal: str | None = None
 
     @classmethod
     def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
@@ -86,31 +83,14 @@ class StateBuffer:
         if self._logical is None:
             assert self._leaves is not None
             self._check_readable()
-            self._foreign = None
-            self._uses += 1
+            self._owned = set()
             self._logical = self.strategy.collect_state(self.placed())
         return self._logical
 
-    @contextlib.contextmanager
-    def refusing(self, message: str | None) -> Iterator[None]:
-        """Inside of the block `set` raises a RuntimeError with this message; with None it is allowed."""
-        before, self._refusal = self._refusal, message
-        try:
-            yield
-        finally:
-            self._refusal = before
-
     def set(self, state: Any) -> None:
-        """Takes a state from outside; it stays valid there.
-
-        Raises:
-            RuntimeError: inside of a `refusing` block.
-        """
-        if self._refusal is not None:
-            raise RuntimeError(self._refusal)
+        """Takes a state from outside; it stays valid there."""
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
-        self._moved = self._foreign = None
-        self._uses += 1
+        self._moved, self._owned = None, set()
         self.cls = type(state)
         self.version = next(_VERSIONS)
 
@@ -120,8 +100,7 @@ class StateBuffer:
         if self._leaves is None:
             placed = self.strategy.place_state(strong(self._logical))
             self._hold(placed)
-            self._foreign = None
-            self._uses += 1
+            self._owned = set()
         self._settle()
         assert self._leaves is not None
         return self._leaves
@@ -148,25 +127,19 @@ class StateBuffer:
         """The placed leaves at `positions`, to be consumed; `put` must follow."""
         if self._moved is not None and self._moved[0] is positions:  # step after step the same
             return self._moved[1]
-        leaves, foreign = self.pick(positions), self._foreign
-        if foreign is None:
-            return [_copy(leaf) for leaf in leaves]
-        return [_copy(leaf) if i in foreign else leaf for i, leaf in zip(positions, leaves, strict=True)]
+        leaves, owned = self.pick(positions), self._owned
+        return [leaf if i in owned else _copy(leaf) for i, leaf in zip(positions, leaves, strict=True)]
 
     def put(self, positions: Sequence[int], leaves: list[Any]) -> None:
         """Replaces the leaves at `positions`, which nobody else holds."""
         assert self._leaves is not None
-        if self._foreign is None:
-            self._foreign = set(range(len(self._leaves)))
-        if self._foreign:
-            self._foreign.difference_update(positions)
         if self._moved is None or self._moved[0] is not positions:
             self._settle()
+            self._owned.update(positions)
             for i in positions:
                 self._leaves[i] = None  # let go of
         self._moved = positions, leaves
         self._logical = None
-        self._uses += 1
 
     def _settle(self) -> None:
         """Moves what was put last to its place."""
@@ -178,17 +151,18 @@ class StateBuffer:
     def put_state(self, placed: Any) -> None:
         """Takes a placed state that nobody else holds."""
         self._hold(placed)
-        self._logical, self._struct, self._foreign = None, None, set()
-        self._uses += 1
+        assert self._leaves is not None
+        self._logical, self._struct, self._owned = None, None, set(range(len(self._leaves)))
         self.cls = type(placed)
         self.version = next(_VERSIONS)
 
     def extend(self, extension: Callable[[Any], Any]) -> None:
         """Adds leaves to the placed state; who owns the others stays as it is."""
-        placed, foreign = self.placed(), self._foreign
+        placed, owned = self.placed(), self._owned
+        whole = len(owned) == len(jax.tree.leaves(placed))
         self.put_state(extension(placed))
-        if foreign is None or foreign:
-            self._foreign = None
+        if not whole:  # positions have moved
+            self._owned = set()
 
     def moved(self, strategy: Strategy, *, place: bool) -> Self:
         """A buffer with the same state for another strategy, which places it now or when it is needed."""
@@ -211,17 +185,17 @@ class StateBuffer:
 
     def lend(self) -> Self:
         """A fork that may be in use while this buffer moves on; `give_back` it at the end."""
-        other = self.fork()
-        self._uses += 1
-        other._lender, self._foreign = (self, self._foreign, self._uses), None
+        other, owned = self.fork(), self._owned
+        self._owned = set()
+        other._loan = self, owned, self._owned
         return other
 
     def give_back(self) -> None:
         """Ends a loan: if the lender did not move, its leaves are its own again."""
-        if self._lender is not None:
-            lender, foreign, uses = self._lender
-            if lender._uses == uses:
-                lender._foreign = foreign
+        if self._loan is not None:
+            lender, owned, since = self._loan
+            if lender._owned is since and not since:
+                lender._owned = owned
 
     @property
     def form(self) -> Any:

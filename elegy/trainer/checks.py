@@ -20,7 +20,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
-from elegy.integers import as_integer, positive_int, positive_int_or_none
+from elegy.integers import as_integer, positive_int
 from elegy.loading import BatchLoader
 from elegy.module import high_level
 from elegy.module.levels import level_of
@@ -51,28 +51,28 @@ _fitting_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def one_fit(trainer: Any) -> Iterator[None]:
+def one_fit(session: Any) -> Iterator[None]:
     """While the block runs, the trainer cannot be fitted by another thread, a callback or the data.
 
     Raises:
         RuntimeError: if it is being fitted already.
     """
     with _fitting_lock:
-        not_in_fit(trainer, "fit")
-        _fitting.add(trainer)
+        not_in_fit(session, "fit")
+        _fitting.add(session)
     try:
         yield
     finally:
-        _fitting.discard(trainer)
+        _fitting.discard(session)
 
 
-def not_in_fit(trainer: Any, method: str) -> None:
+def not_in_fit(session: Any, method: str) -> None:
     """Checks that nobody trains the trainer that is being fitted: the run would lose its place.
 
     Raises:
         RuntimeError: while `fit` runs, in whichever thread.
     """
-    if trainer in _fitting:
+    if session in _fitting:
         raise RuntimeError(
             f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
             "before or after, and not in another thread. Within a callback, evaluate and predict may be called, and "
@@ -238,25 +238,6 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
 
     loader.together(check, f"the check of the labels of {loader.what}")
-
-
-def validation(source: Any, batch_size: Any, steps: Any) -> tuple[int | None, int | None]:
-    """Checks the numbers of the validation: `(batch_size, steps)`.
-
-    Raises:
-        ValueError: if a number is not positive, or there is no validation data.
-        TypeError: if it is not an integer.
-    """
-    sizes = {
-        "validation_batch_size": positive_int_or_none("validation_batch_size", batch_size),
-        "validation_steps": positive_int_or_none("validation_steps", steps),
-    }
-    for name, value in sizes.items():
-        if source is None and value is not None:
-            raise ValueError(
-                f"{name}={value}, but there is no validation data: pass validation_data or validation_split."
-            )
-    return sizes["validation_batch_size"], sizes["validation_steps"]
 
 
 def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: PyTree) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ class ExecutionPlan:
         limit: int | None = None,
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """One pass over the data.
 
         Args:

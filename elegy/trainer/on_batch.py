@@ -1,4 +1,4 @@
-"""Steps of a trainer on one batch, for a loop of your own."""
+"""One step on one batch, for a loop of the user's own."""
 
 from __future__ import annotations
 
@@ -6,116 +6,84 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from elegy.data import pack, unpack
 from elegy.data.batch import rows, size_of
 from elegy.data.convert import as_batch, copied
 from elegy.data.refused import refuse_non_arrays
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
-from elegy.trainer import checks, loops
-from elegy.trainer.first_state import first_state
+from elegy.trainer import checks, predictions
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.outputs import BatchOutputs
+from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 from elegy.waiting import no_wait
 
 
-class OnBatch:
-    """The part of a `Trainer` that takes one step."""
+def init(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> None:
+    """Makes the first state; see `Trainer.init_on_batch`."""
+    if session.run is not None:
+        raise RuntimeError(
+            "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
+            "another state, `trainer.state = trainer.state.replace(...)`."
+        )
+    session.begin_anew(_batch("init_on_batch", inputs, labels, sample_weight))
 
-    def init_on_batch(self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
-        """Makes the first state from a batch, anew if there is one already.
 
-        Args:
-            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
-            labels: the labels.
-            sample_weight: the weights.
+def train(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Mapping[str, float]:
+    """Takes a training step; see `Trainer.train_on_batch`."""
+    checks.not_in_fit(session, "train_on_batch")
+    batch = _batch("train_on_batch", inputs, labels, sample_weight)
+    checks.can_run(session.buffer, "train")
+    check_level(session.monitor.policy, session.buffer)
+    buffer, chunk = _ready(session, "train", batch), _chunk(session, batch)
+    with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
+        out = session.executor.run("train", buffer, chunk, session.epoch)
+        session.step += 1
+    if session.monitor.guards:
+        session.monitor.record(out, session.step - 1, session.epoch, buffer)
+        if session.monitor.policy != "skip":
+            session.monitor.settle()
+    return out.logs(0)
 
-        Raises:
-            RuntimeError: when a callback calls it during `fit`, whose steps go on with the state that they have.
-            TypeError: when the inputs are nothing, or a leaf is no array of numbers.
-            ValueError: when the batch is empty, or its arrays differ in length.
-        """
-        if self._run is not None:
-            raise RuntimeError(
-                "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
-                "another state, `trainer.state = trainer.state.replace(...)`."
-            )
-        batch = _batch("init_on_batch", inputs, labels, sample_weight)
-        self._adopt(first_state(self._executor, self._buffer.get(), self.seed, batch))
 
-    def train_on_batch(
-        self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
-    ) -> Mapping[str, float]:
-        """Takes one training step.
+def test(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Mapping[str, float]:
+    """Evaluates a batch; see `Trainer.test_on_batch`."""
+    batch = _batch("test_on_batch", inputs, labels, sample_weight)
+    buffer = _ready(session, "test", batch).fork()
+    session.executor.reset(buffer, "test")
+    return session.executor.run("test", buffer, _chunk(session, batch), session.epoch).logs(0)
 
-        Args:
-            inputs: as for `init_on_batch`.
-            labels: the labels.
-            sample_weight: the weights.
 
-        Returns:
-            The logs, read from the device when looked at: values over the steps since the epoch began;
-            `trainer.state = trainer.state.reset_step()` begins one.
+def predict(session: Session, inputs: Any) -> PyTree:
+    """Computes the outputs for a batch; see `Trainer.predict_on_batch`."""
+    refuse_non_arrays(inputs, "predict_on_batch")
+    inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
+    size_of(inputs)
+    buffer = _ready(session, "pred", pack(inputs)).fork()
+    chunk = _chunk(session, inputs)
+    leaves, treedef = session.executor.predict(buffer, chunk)
+    outline = predictions.outline_of(session, chunk.batch)
+    return BatchOutputs(session.strategy.collect_outputs(leaves), treedef, outline, rows(inputs)).tree()
 
-        Raises:
-            RuntimeError: when a callback calls it during `fit`.
-            TypeError: as `init_on_batch`.
-            ValueError: as `init_on_batch`.
-            NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
-        """
-        checks.not_in_fit(self, "train_on_batch")
-        batch = _batch("train_on_batch", inputs, labels, sample_weight)
-        checks.can_run(self._buffer, "train")
-        check_level(self.nonfinite, self._buffer)
-        buffer, chunk = self._ready("train", batch), self._chunk(batch)
-        with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
-            out = self._executor.run("train", buffer, chunk, self.epoch)
-            self.step += 1
-        if self._monitor.guards:
-            self._monitor.record(out, self.step - 1, self.epoch, self._buffer)
-            if self.nonfinite != "skip":
-                self._monitor.settle()
-        return out.logs(0)
 
-    def test_on_batch(
-        self: Any, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
-    ) -> Mapping[str, float]:
-        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
-        batch = _batch("test_on_batch", inputs, labels, sample_weight)
-        buffer = self._ready("test", batch).fork()
-        self._executor.reset(buffer, "test")
-        return self._executor.run("test", buffer, self._chunk(batch), self.epoch).logs(0)
+def _ready(session: Session, phase: Any, batch: Batch) -> StateBuffer:
+    """The state for a step on one batch."""
+    executor = session.executor
+    executor.takes_batches[phase] = True
+    buffer = session.planned(batch)
+    if phase != "pred":
+        checks.labels(buffer, phase, batch, functools.partial(executor.outputs, phase, buffer))
+    if executor.compiles(buffer.cls, phase):
+        executor.program(phase, buffer, structure(unpack(batch)[0] if phase == "pred" else batch), None)
+    session.adopt(buffer)
+    if phase != "pred":
+        session.note_inputs(batch)
+    return session.buffer
 
-    def predict_on_batch(self: Any, inputs: Any) -> PyTree:
-        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
-        refuse_non_arrays(inputs, "predict_on_batch")
-        inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
-        size_of(inputs)
-        buffer = self._ready("pred", pack(inputs)).fork()
-        chunk = self._chunk(inputs)
-        leaves, treedef = self._executor.predict(buffer, chunk)
-        outline = loops.outline_of(self, chunk.batch)
-        return BatchOutputs(self.strategy.collect_outputs(leaves), treedef, outline, rows(inputs)).tree()
 
-    def _ready(self: Any, phase: Any, batch: Batch) -> StateBuffer:
-        """The state for a step on one batch."""
-        self._executor.takes_batches[phase] = True
-        buffer = self._planned(batch)
-        if phase != "pred":
-            checks.labels(buffer, phase, batch, functools.partial(self._executor.outputs, phase, buffer))
-        if self._executor.compiles(buffer.cls, phase):
-            self._executor.program(phase, buffer, structure(unpack(batch)[0] if phase == "pred" else batch), None)
-        self._adopt(buffer)
-        if phase != "pred":
-            self._input_tree = jax.tree.structure(unpack(batch)[0])
-        return self._buffer
-
-    def _chunk(self: Any, batch: Batch) -> Chunk:
-        placed = self.strategy.place(batch, "batch")
-        return Chunk(placed, "single", structure(batch), (1,), 0)
+def _chunk(session: Session, batch: Batch) -> Chunk:
+    return Chunk(session.strategy.place(batch, "batch"), "single", structure(batch), (1,), 0)
 
 
 def _batch(what: str, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:

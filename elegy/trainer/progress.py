@@ -37,6 +37,7 @@ class ProgressBar(Callback):
 
     Args:
         verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and lines; 2 shows lines only.
+        loss_names: gives the names of the losses.
 
     Raises:
         ValueError: If `verbose` has another value.
@@ -50,10 +51,10 @@ class ProgressBar(Callback):
     batch_hooks_read = "logs"
     first_process_only = True
 
-    def __init__(self, verbose: int = 1):
+    def __init__(self, verbose: int = 1, loss_names: Callable[[], Sequence[str]] = tuple):
         if verbose not in (0, 1, 2):
             raise ValueError(f"verbose={verbose!r}: it must be 0 (silent), 1 (bars and lines) or 2 (lines).")
-        self.verbose = int(verbose)
+        self.verbose, self._loss_names = int(verbose), loss_names
         self._in_fit = False
         self._began = self._refreshed = time.perf_counter()
         self._bar: Any = None  # a tqdm
@@ -79,7 +80,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, event: Event) -> None:
         """Notes that evaluations are validations from now on, which are not shown."""
         self._in_fit, self._finished = True, None
-        self._repeated = _repeated(event.trainer)
+        self._repeated = _repeated(self._loss_names())
 
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the epoch's bar, once the last epoch's values are shown."""
@@ -118,7 +119,7 @@ class ProgressBar(Callback):
     def on_test_begin(self, event: Event) -> None:
         """Opens a bar for `evaluate`."""
         if not self._in_fit:
-            self._began, self._repeated = time.perf_counter(), _repeated(event.trainer)
+            self._began, self._repeated = time.perf_counter(), _repeated(self._loss_names())
             self._open("evaluate", event)
 
     def on_test_batch_end(self, event: Event) -> None:
@@ -261,10 +262,8 @@ def _total(name: str) -> str:
     return "val_loss" if name.startswith("val_") else "loss"
 
 
-def _repeated(trainer: Any) -> frozenset[str]:
+def _repeated(losses: Sequence[str]) -> frozenset[str]:
     """The names under which the logs show the only loss once more."""
-    parts = None if trainer is None else trainer._buffer.form.losses_and_metrics
-    losses = [] if parts is None else [name for part in (parts.losses, parts.aux_losses) if part for name in part.names]
     if len(losses) != 1:
         return frozenset()
     _, name = unique_names(("loss", *losses))
@@ -277,12 +276,16 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
-def bars(verbose: Any) -> tuple[ProgressBar, ...]:
+def bars(verbose: Any, loss_names: Callable[[], Sequence[str]]) -> tuple[ProgressBar, ...]:
     """The progress bar that `verbose` asks for, or none.
+
+    Args:
+        verbose: as for `Trainer.fit`.
+        loss_names: gives the names of the losses.
 
     Raises:
         ValueError: if `verbose` is not 0, 1 or 2.
     """
     if verbose not in (0, 1, 2):
         raise ValueError(f"verbose must be 0, 1 or 2, not {verbose!r}.")
-    return (ProgressBar(verbose),) if verbose else ()
+    return (ProgressBar(verbose, loss_names),) if verbose else ()

@@ -11,7 +11,7 @@ from elegy.checkpoint import Address, is_intact, store
 from elegy.checkpoint.directory import opened
 from elegy.data import ArraySource
 from elegy.errors import NonFiniteError
-from elegy.trainer import persistence
+from elegy.trainer import resume
 from elegy.trainer.run import Run
 
 logger = logging.getLogger("elegy")
@@ -51,10 +51,10 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
         NonFiniteError: the same error, where the policy is another, there is no checkpoint, or the run was there
             several times already.
     """
-    trainer = run.trainer
-    if trainer.nonfinite != "rollback":
+    session = run.session
+    if session.monitor.policy != "rollback":
         raise error
-    trainer._monitor.begin()
+    session.monitor.begin()
     path = _newest(run.callbacks)
     if path is None:
         error.add_note("There is no checkpoint to go back to yet.")
@@ -66,8 +66,8 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
     logger.warning("%s The run goes back to %s and on with a new order of the data.", error, path)
     reorders = run.reorders
     with opened(path) as found:
-        persistence.load_run(run, found, store.read_metadata(found))
-    run.reorders = [*reorders, (trainer.epoch, run.cursor.examples)]
+        resume.load_run(run, found, store.read_metadata(found))
+    run.reorders = [*reorders, (session.epoch, run.cursor.examples)]
 
 
 def _newest(callbacks: CallbackList) -> Path | Address | None:

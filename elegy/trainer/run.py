@@ -1,93 +1,45 @@
-"""One call of `fit`: what was asked for, the counters, and the events."""
+"""A call of `fit` that is under way: its counters, its limits, and the order of its data."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
 import warnings
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from elegy.callbacks import CallbackList, Event, TerminateOnNaN
+from elegy.callbacks import TerminateOnNaN
 from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
-from elegy.distributed import from_first
-from elegy.lazy_logs import LazyLogs
+from elegy.errors import CheckpointError
 from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
+from elegy.trainer.clock import RunClock
+from elegy.trainer.config import FitConfig
 from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import LossWatch
-from elegy.trainer.pace import Pace
-
-
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """What a call of `fit` asked for, checked.
-
-    Args:
-        epochs: the epoch count at which the run ends.
-        max_steps: the steps of the run after which it ends.
-        max_time: the seconds of the run after which it ends.
-        shuffle: whether arrays are shuffled.
-        validation_freq: validate every so many epochs.
-    """
-
-    epochs: int
-    max_steps: int | None = None
-    max_time: float | None = None
-    shuffle: bool = True
-    validation_freq: int = 1
-
-
-class Before:
-    """What a trainer goes back to when a run fails before its first step.
-
-    Args:
-        trainer: the trainer.
-    """
-
-    def __init__(self, trainer: Any):
-        self._trainer = trainer
-        names = ("_initialized", "_pending", "_record", "_run", "history", "epoch", "step")
-        self._attributes: dict[str, Any] = {
-            "_buffer": trainer._buffer.fork(),
-            **{name: getattr(trainer, name) for name in names},
-        }
-        self._skipped = trainer._monitor.skipped
-
-    def forget(self) -> None:
-        """Lets go of the old state: a step is done."""
-        self._attributes = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None and self._attributes and self._attributes["_buffer"].readable():
-            self._trainer.__dict__.update(self._attributes)
-            self._trainer._monitor.skipped = self._skipped
+from elegy.trainer.session import Session, UndoOnFailure
 
 
 class Run:
     """A run that is under way.
 
     Args:
-        trainer: the trainer.
+        session: the trainer's session.
         config: what was asked for.
         training: how the training batches run.
         validation: how the validation batches run; None without validation.
-        callbacks: who listens.
-        before: the way back, until the first step is done.
+        listeners: the callbacks.
+        undo: returns the trainer to where it was, until the first step is done.
 
     Attributes:
         steps: training steps since the run's beginning.
         examples: training examples since the run's beginning.
+        first_epoch: the epoch's index at the run's beginning.
+        end_epoch: the number of epochs at which the run ends.
         ahead: how many steps of a running execution the state has seen and the counters have not.
         cursor: how much of the running epoch is done; zero between epochs.
         epoch_ended: whether the last epoch saw all of its data.
@@ -96,48 +48,49 @@ class Run:
         interrupts: knows whether a signal ends the run.
         logs: the epoch's values after the last step.
         resumed: the checkpoint from which the run goes on.
+        clock: the time of the run.
+        loss: looks at the losses that somebody reads.
     """
 
     def __init__(
         self,
-        trainer: Any,
+        session: Session,
         config: FitConfig,
         training: ExecutionPlan,
         validation: ExecutionPlan | None,
-        callbacks: CallbackList,
-        before: Before,
+        listeners: Listeners,
+        undo: UndoOnFailure,
     ):
-        self.trainer, self.config, self.callbacks = trainer, config, callbacks
+        self.session, self.config, self.undo = session, config, undo
         self.training, self.validation = training, validation
+        self.listeners, self.callbacks = listeners, listeners.callbacks
         self.loader = training.loader
-        self.before = before
+        if config.initial_epoch:
+            session.epoch = config.initial_epoch
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
         self.ahead = 0
-        self.first_epoch = trainer.epoch
+        self.first_epoch = session.epoch
+        self.end_epoch = config.epochs if config.initial_epoch else session.epoch + config.epochs
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
-        self.interrupts = Interrupts(trainer)
+        self.interrupts = Interrupts(session)
         self.logs: Mapping[str, float] = {}
         self.resumed: Path | Address | None = None
-        self._computing: deque[LazyLogs] = deque()
-        self._started = time.monotonic()
-        self.loader.start_at(trainer.epoch)
-        self._pace: Pace | None = None
-        told = any(isinstance(callback, TerminateOnNaN) for callback in callbacks)
-        self._loss = LossWatch(trainer.nonfinite == "ignore" and not told)
+        self.loader.start_at(session.epoch)
+        # If every step is an execution, one may be ahead of the device before a time limit, so that it has work.
+        self.clock = RunClock(config.max_time, session.strategy.processes, ahead=int(training.layout.steps == 1))
+        stops = any(isinstance(callback, TerminateOnNaN) for callback in self.callbacks)
+        self.loss = LossWatch(session.monitor.policy == "ignore" and not stops)
 
-    @property
-    def seconds(self) -> float:
-        """The time since the run's beginning."""
-        return time.monotonic() - self._started
+    # what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
         """The counters, fit for JSON."""
         return {
             "steps": self.steps,
             "examples": self.examples,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "first_epoch": self.first_epoch,
             "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
@@ -150,149 +103,80 @@ class Run:
         self.cursor = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
         self.logs = state["logs"]
-        self._started = time.monotonic() - state["seconds"]
+        self.clock.go_on_from(state["seconds"])
 
     def _may_have_ended(self) -> bool:
         """Whether the running epoch may have no step left, so that its logs are needed to end it."""
         return self.cursor.batches > 0 and (self.loader.steps is None or self.loader.exhausted(self.cursor))
 
-    def emit(
-        self,
-        hook: str,
-        *,
-        epoch: int | None = None,
-        batch: int | None = None,
-        logs: Any = None,
-        ended: Any = None,
-        resumed: bool = False,
-        is_current: bool = True,
-        failure: BaseException | None = None,
-    ) -> None:
-        """Tells the callbacks; an event that nobody hears is not made."""
-        if not self.callbacks.listens(hook) and hook != "on_train_begin":
-            return
-        event = Event(
-            trainer=self.trainer,
-            phase="train",
-            step=self.trainer.step,
-            epoch=self.trainer.epoch if epoch is None else epoch,
-            batch=batch,
-            logs=logs if logs is not None else {},
-            epochs=self.config.epochs,
-            steps=self.loader.steps,
-            batch_size=self.loader.batch_size,
+    def record(self) -> dict[str, Any]:
+        """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop.
+
+        Raises:
+            CheckpointError: if the state of the data cannot be had.
+        """
+        return self._record(self.loader.state(self.cursor.batches))
+
+    def last_record(self) -> dict[str, Any]:
+        """As `record`, of a run that is over, which may never be saved: data that cannot tell its state is counted."""
+        try:
+            return self.record()
+        except CheckpointError:
+            return self._record(self.loader.state(self.cursor.batches, own=False))
+
+    def _record(self, data: dict[str, Any] | None) -> dict[str, Any]:
+        loader, validation = self.loader, self.validation
+        if validation is None or self.session.strategy.processes > 1:  # not known of several processes' shares
+            place = None
+        else:
+            place = validation.loader.state(0, own=False)
+        return {
+            "data": data,
+            "validation": place,
+            "counters": self.state_dict(),
+            "steps_per_execution": self.training.layout.steps,
+            "examples": None if loader.plan is None else loader.plan.size,
+            "batch_size": loader.batch_size,
+            "shuffle": self.config.shuffle,
+            "callbacks": self.callbacks.state_dict(),
+        }
+
+    # events
+
+    def emit(self, hook: str, **fields: Any) -> None:
+        """Calls a hook of the callbacks with an event of the training; arguments as for `Listeners.emit`."""
+        self.listeners.emit(
+            hook,
+            "train",
+            self.training,
+            epochs=self.end_epoch,
             examples=self.examples,
-            elapsed=self.seconds,
             validates=self.validation is not None,
-            ended=ended,
-            resumed=resumed,
-            is_current=is_current,
+            **fields,
         )
-        self.callbacks.emit(hook, event, failure)
+
+    # limits
 
     def going_on(self) -> bool:
         """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""
-        if self.trainer.epoch >= self.config.epochs:
+        if self.session.epoch >= self.end_epoch:
             return False
         return (self.cursor.batches > 0 and self.loader.exhausted(self.cursor)) or not self.over()
 
     def over(self) -> bool:
         """Whether the run ends before the next step."""
-        config = self.config
-        if self.trainer.strategy.processes > 1:
+        if self.session.strategy.processes > 1:
             self.interrupts.agree()
-        return (
-            self.trainer.stop_training
-            or (config.max_steps is not None and self.steps >= config.max_steps)
-            or (config.max_time is not None and self._time_is_up(config.max_time))
-        )
+        most = self.config.max_steps
+        return self.session.stop_training or (most is not None and self.steps >= most) or self.clock.is_up()
 
-    def _time_is_up(self, most: float) -> bool:
-        """By the clock of the first process: all must stop after the same step."""
-        up = self.seconds >= most
-        return up if self.trainer.strategy.processes == 1 else bool(from_first(np.bool_(up)))
+    def steps_left(self) -> int | None:
+        """How many steps `max_steps` leaves; None for any number."""
+        return None if self.config.max_steps is None else self.config.max_steps - self.steps
 
-    def epoch(self) -> Mapping[str, float]:
-        """Trains for an epoch, or until the run is over; returns the logs of the last step."""
-        trainer, config = self.trainer, self.config
-        executor, buffer = trainer._executor, trainer._buffer
-        order = self._order()
-        limit = None if config.max_steps is None else config.max_steps - self.steps
-        size = self._chunk_size()
-        # Before the reset, because an iterable may be exhausted.
-        chunks = self.training.chunks(buffer, order, limit, self.cursor, size)
-        if not self.cursor.batches:
-            executor.reset(buffer, "train")
-            self.logs = {}
-        stopped = False
-        held: AbstractContextManager[Any] = self.interrupts if executor.compiles(buffer.cls, "train") else nullcontext()
-        try:
-            for chunk in chunks:
-                heard = self.callbacks.batches_heard("train", trainer.step, self.examples, chunk.sizes)
-                if heard:
-                    self.emit("on_train_batch_begin", batch=chunk.first)
-                sizes: tuple[int, ...] = ()
-                done = 0
-                try:
-                    with held:
-                        out = executor.run("train", buffer, chunk, trainer.epoch)
-                        sizes, self.ahead = chunk.sizes, chunk.count
-                        self.before.forget()
-                        self.steps += chunk.count
-                    self._look_at_device(out, chunk.count)
-                    if trainer._monitor.guards:
-                        trainer._monitor.record(out, trainer.step, trainer.epoch, buffer)
-                    for k in heard:
-                        self._count(chunk.sizes[done : k + 1])
-                        done = k + 1
-                        if k:
-                            self.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False)
-                        self.logs = self._loss.watch(out.logs(k), trainer.step, trainer.epoch)
-                        last = k == chunk.count - 1
-                        self.emit("on_train_batch_end", batch=chunk.first + k, logs=self.logs, is_current=last)
-                finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
-                    self._count(sizes[done:])
-                    if sizes:
-                        self.logs = self._loss.watch(out.logs(chunk.count - 1), trainer.step, trainer.epoch)
-                if stopped := self.over():
-                    break
-        finally:
-            chunks.close()  # type: ignore[attr-defined]  # a generator: its thread ends now
-        if trainer.nonfinite in ("raise", "rollback"):
-            trainer._monitor.settle()
-        self.epoch_ended = not stopped or self.loader.exhausted(self.cursor)
-        return self.logs
-
-    def _look_at_device(self, out: Any, count: int) -> None:
-        """Notes which of the noted values the device has computed; before a time limit, waits for it.
-
-        What is queued when the time is up would still be computed, and the pace be that of queueing. If every step is
-        an execution, one may be ahead, so that the device has work.
-
-        Args:
-            out: what the execution returned that was queued last.
-            count: its number of steps.
-        """
-        computing, timed = self._computing, self._pace is not None
-        if timed:
-            computing.append(out.logs(count - 1))
-        while computing and computing[0].ready is not False:
-            computing.popleft()
-        while timed and len(computing) > (self.training.layout.steps == 1):
-            _ = computing.popleft().ready_at
-
-    def note_when_computed(self, logs: Mapping[str, float]) -> None:
-        """Has the loop look, whenever it has queued an execution, whether the device has computed the values."""
-        if isinstance(logs, LazyLogs):
-            self._computing.append(logs)
-
-    def _chunk_size(self) -> ChunkSize:
+    def chunk_size(self) -> ChunkSize:
         """Ends chunks where a callback acts on the run, and before the time is up."""
-        step, examples, callbacks = self.trainer.step, self.examples, self.callbacks
-        # Several processes would have to agree on the time before each chunk.
-        if self.config.max_time is not None and self._pace is None and self.trainer.strategy.processes == 1:
-            self._pace = Pace(self.config.max_time - self.seconds)
-        pace = self._pace
+        step, examples, callbacks, pace = self.session.step, self.examples, self.callbacks, self.clock.pace
         if pace is None and not callbacks.acts_on_run:
             return as_many_as_fit
 
@@ -302,34 +186,43 @@ class Run:
 
         return size
 
-    def end_epoch(self) -> int:
-        """Counts an epoch that saw all of its data and was validated; returns its index."""
-        self.trainer.epoch += 1
-        self.cursor = Cursor()
-        self.loader.end()
-        return self.trainer.epoch - 1
+    # counters
 
-    def warn_without_validation(self) -> None:
-        """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
-        trainer = self.trainer
-        endless = self.loader.steps is None and self.cursor.batches > 0 and trainer.epoch == self.first_epoch
-        if endless and self.validation is not None and not trainer.stop_training:
-            warnings.warn(
-                "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
-                "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
-                stacklevel=4,
-            )
+    def count(self, sizes: tuple[int, ...]) -> None:
+        """Counts steps.
 
-    def _count(self, sizes: tuple[int, ...]) -> None:
+        Args:
+            sizes: the number of examples of each.
+        """
         examples = sum(sizes)
         self.ahead -= len(sizes)
-        self.trainer.step += len(sizes)
+        self.session.step += len(sizes)
         self.examples += examples
         self.cursor = Cursor(self.cursor.batches + len(sizes), self.cursor.examples + examples)
 
-    def _order(self) -> np.ndarray | None:
-        """The order in which the epoch sees the examples; `None` for the data's own."""
-        source, seed, epoch = self.loader.source, self.trainer.seed, self.trainer.epoch
+    def end_epoch_now(self) -> int:
+        """Counts an epoch that saw all of its data and was validated; returns its index."""
+        self.session.epoch += 1
+        self.cursor = Cursor()
+        self.loader.end()
+        return self.session.epoch - 1
+
+    def warn_without_validation(self) -> None:
+        """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
+        session = self.session
+        endless = self.loader.steps is None and self.cursor.batches > 0 and session.epoch == self.first_epoch
+        if endless and self.validation is not None and not session.stop_training:
+            warnings.warn(
+                "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
+                "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
+                stacklevel=5,
+            )
+
+    # data
+
+    def order(self) -> np.ndarray | None:
+        """The order in which the epoch sees the examples, `int[examples]`; None for the data's own."""
+        source, seed, epoch = self.loader.source, self.session.seed, self.session.epoch
         if not isinstance(source, ArraySource):
             return None
         if not self.config.shuffle:
@@ -346,4 +239,4 @@ class Run:
 
     def validation_now(self) -> ExecutionPlan | None:
         """How the validation of this epoch runs; None if it has none."""
-        return self.validation if (self.trainer.epoch + 1) % self.config.validation_freq == 0 else None
+        return self.validation if (self.session.epoch + 1) % self.config.validation_freq == 0 else None

@@ -11,16 +11,17 @@ import jax
 
 from elegy.module.layers import Row
 from elegy.names import array_name, path_name
+from elegy.trainer.session import Session
 from elegy.types import PyTree
 
 _WIDTH = 120
 
 
-def summarize(trainer: Any, inputs: PyTree, *, depth: int = 2) -> str:
+def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
     """Describes the layers of a trainer's module; nothing is computed, and no state is made.
 
     Args:
-        trainer: a `Trainer`.
+        session: the session of the trainer.
         inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
         depth: how deep nested layers are listed; what lies deeper counts for the layer above it.
 
@@ -34,14 +35,14 @@ def summarize(trainer: Any, inputs: PyTree, *, depth: int = 2) -> str:
         >>> import jax.numpy as jnp
         >>> import elegy as eg
         >>> trainer = eg.Trainer((lambda key, x: {"w": jnp.zeros((3, 2))}, lambda params, x: x @ params["w"]))
-        >>> print(summarize(trainer, jax.ShapeDtypeStruct((8, 3), jnp.float32)))
+        >>> print(summarize(trainer._session, jax.ShapeDtypeStruct((8, 3), jnp.float32)))
         ┌───...
         │ (root) │ FunctionalModule │ float32[8,2] │ 6 (24 B) │ ...
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
     # The state's structure is enough: handing out the state itself would cost the next step a copy.
-    module = trainer._buffer.struct if trainer._initialized else trainer._buffer.get()
+    module = session.buffer.struct if session.initialized else session.buffer.get()
     return render(merge_below(module.summary_rows(inputs), depth))
 
 

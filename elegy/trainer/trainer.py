@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
-
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
-from elegy.checkpoint import store
-from elegy.data import ArraySource, as_source, split, unpack
-from elegy.data.sources import as_validation_source
+from elegy.data import as_source
 from elegy.engine.compilation import enable_compilation_cache
-from elegy.engine.executor import Executor
-from elegy.engine.state_buffer import StateBuffer
-from elegy.integers import positive_int, positive_int_or_none
+from elegy.integers import positive_int_or_none
 from elegy.metrics import LossesAndMetrics
-from elegy.module import ElegyModule
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loops, persistence, progress, rollback
-from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with, plan_phases
-from elegy.trainer.files import Files
-from elegy.trainer.first_state import planned_state
-from elegy.trainer.nonfinite import NonFiniteMonitor, Policy, check_level
-from elegy.trainer.on_batch import OnBatch
-from elegy.trainer.pending import PendingLoads
-from elegy.trainer.report import Report, module_name
-from elegy.trainer.run import Before, FitConfig, Run
-from elegy.types import Batch, PyTree
+from elegy.trainer import checks, loop, on_batch, predictions
+from elegy.trainer import fit as fit_module
+from elegy.trainer.config import FitConfig
+from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with
+from elegy.trainer.file_methods import FileMethods
+from elegy.trainer.listeners import Listeners
+from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
+from elegy.trainer.session import Session
+from elegy.trainer.state_methods import StateMethods, module_name
+from elegy.types import PyTree
 
 
-class Trainer(OnBatch, Files, Report):
+class Trainer(StateMethods, FileMethods):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
@@ -91,60 +83,15 @@ class Trainer(OnBatch, Files, Report):
         if loss is not None or metrics is not None:
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
         self._module_name = module_name(module, state)
-        self.seed = checks.seed(seed)
+        seed = checks.seed(seed)
         self.callbacks = tuple(CallbackList(callbacks))
-        self.history = History()
-        self.step = 0
-        self.epoch = 0
-        self.stop_training = False
-        self.interrupted: int | None = None
-        self._monitor = NonFiniteMonitor(nonfinite)
-        self._executor = Executor(resolve_strategy(strategy), self._monitor.guards)
+        monitor = NonFiniteMonitor(nonfinite)
+        strategy = resolve_strategy(strategy)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
-        self._initialized = state.key is not None
-        if self._initialized and state.optimizer is not None and state.optimizer.state is None:
+        if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
-        self._buffer = StateBuffer(self._executor.strategy, state)
-        self._pending = PendingLoads()
-        self._run: Run | None = None
-        self._record: dict[str, Any] | None = None
-        self._input_tree: Any = None  # the tree of the inputs last trained or evaluated with
-
-    @property
-    def state(self) -> ElegyModule:
-        """The state. It is immutable and stays valid; assign another one of the same kind to replace it."""
-        return self._buffer.get()
-
-    @state.setter
-    def state(self, state: ElegyModule) -> None:
-        if not isinstance(state, ElegyModule):
-            raise TypeError(f"the state must be an ElegyModule, not a {type(state).__name__}.")
-        self._buffer.set(state)
-        self._initialized = self._initialized or state.key is not None
-
-    @property
-    def strategy(self) -> Strategy:
-        """How steps run on devices."""
-        return self._executor.strategy
-
-    def set_strategy(self, strategy: str | Strategy) -> None:
-        """Moves the state to another strategy; its values do not change.
-
-        Args:
-            strategy: a name or a `Strategy`.
-
-        Raises:
-            ValueError, TypeError: if it is not a strategy, or does not fit the state; the trainer stays as it was.
-            RuntimeError: when a callback calls it during `fit`.
-        """
-        if self._run is not None:
-            raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        executor = Executor(resolve_strategy(strategy), self._monitor.guards)
-        self._buffer = self._buffer.moved(executor.strategy, place=self._initialized)
-        self._executor = executor
-
-    # training
+        self._session = Session(state, strategy, monitor, seed)
 
     def fit(
         self,
@@ -211,78 +158,30 @@ class Trainer(OnBatch, Files, Report):
             Exception: what a callback raises, of its own type, with a note that names the callback and the hook.
             CheckpointError: when the checkpoint is damaged, or of another run.
         """
-        checks.not_in_fit(self, "fit")
-        source = as_source(inputs, labels, sample_weight, class_weight=class_weight, epoch=self.epoch)
-        validation = None if validation_data is None else as_validation_source(validation_data)
-        if validation_split != 0.0:
-            if validation is not None:
-                raise ValueError("validation_data and validation_split were both given: use one of them.")
-            source, validation = split(source, validation_split)
-        if check_inputs:
-            checks.finite(source, validation)
-        epochs = positive_int("epochs", epochs)
-        initial_epoch = checks.initial_epoch(initial_epoch, epochs)
-        config = FitConfig(
+        session = self._session
+        checks.not_in_fit(session, "fit")
+        source, validation = fit_module.sources(
+            session, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
+        )
+        config = FitConfig.checked(
+            batch_size=batch_size,
             epochs=epochs,
-            max_steps=positive_int_or_none("max_steps", max_steps),
-            max_time=checks.seconds("max_time", max_time),
+            steps_per_epoch=steps_per_epoch,
+            max_steps=max_steps,
+            max_time=max_time,
+            initial_epoch=initial_epoch,
             shuffle=shuffle,
-            validation_freq=positive_int("validation_freq", validation_freq),
+            drop_remaining=drop_remaining,
+            validation_batch_size=validation_batch_size,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+            steps_per_execution=steps_per_execution,
+            resume=resume,
+            check_inputs=check_inputs,
         )
         history = History()
-        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks), history))
-        fuse = fuse_with(listeners, asked := checks.fusing(steps_per_execution), "train")
-        rollback.check(self.nonfinite, listeners, source, shuffle)
-        with checks.one_fit(self), contextlib.ExitStack() as reading, Before(self) as before:
-            found = reading.enter_context(persistence.resumed_from(resume, listeners))
-            saved = None if found is None else store.read_metadata(found)
-            if saved is not None and saved["run"] is not None and fuse == "auto":
-                fuse = saved["run"]["steps_per_execution"]
-            requests = [
-                PhaseRequest.of(
-                    self._buffer,
-                    "train",
-                    source,
-                    what="fit",
-                    batch_size=batch_size,
-                    limit=positive_int_or_none("steps_per_epoch", steps_per_epoch),
-                    fuse=fuse,
-                    callbacks=listeners,
-                    drop_remaining=drop_remaining,
-                    finite=check_inputs,
-                )
-            ]
-            size, limit = checks.validation(validation, validation_batch_size, validation_steps)
-            if validation is not None:
-                if size is None and isinstance(validation, ArraySource):
-                    size = requests[0].loader.batch_size
-                requests.append(
-                    PhaseRequest.of(
-                        self._buffer,
-                        "test",
-                        validation,
-                        what="validation",
-                        batch_size=size,
-                        limit=limit,
-                        fuse=asked,
-                        finite=check_inputs,
-                    )
-                )
-            training, *validations = self._prepare(*requests)
-            self.stop_training, self.history = False, history
-            if initial_epoch:
-                self.epoch = initial_epoch
-            else:  # known only now: a restored state that was waiting for its module brings its epoch with it
-                config = dataclasses.replace(config, epochs=self.epoch + epochs)
-            run = self._run = Run(self, config, training, validations[0] if validations else None, listeners, before)
-            if found is not None and saved is not None:
-                persistence.resume(run, found, saved, epochs if not initial_epoch else None)
-            reading.close()
-            try:
-                loops.fit(run)
-            finally:
-                self._run = None  # first: callbacks that are asked for their state may fail
-                self._record = persistence.last_record(run)
+        listeners = Listeners(self, session, callbacks, verbose, history)
+        fit_module.fit(session, config, source, validation, listeners, history)
         return history
 
     def evaluate(
@@ -310,14 +209,9 @@ class Trainer(OnBatch, Files, Report):
         Returns:
             Values by name.
         """
-        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
         source = as_source(inputs, labels, sample_weight, what="evaluate")
-        limit, fuse = positive_int_or_none("steps", steps), fuse_with(listeners, "auto", "test")
-        request = PhaseRequest.of(
-            self._buffer, "test", source, what="evaluate", batch_size=batch_size, limit=limit, fuse=fuse
-        )
-        (plan,) = self._prepare(request, once=True)
-        return dict(loops.evaluate(self, plan, listeners))
+        plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose)
+        return dict(loop.evaluate(self._session, plan, listeners))
 
     def predict(
         self,
@@ -343,7 +237,7 @@ class Trainer(OnBatch, Files, Report):
         Raises:
             ValueError: when the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
-        return loops.predict_all(self, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
+        return predictions.predict_all(self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
 
     def predict_iter(
         self,
@@ -355,42 +249,76 @@ class Trainer(OnBatch, Files, Report):
         verbose: Literal[0, 1, 2] = 0,
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
-        return loops.predict(self, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
+        return predictions.predict(self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
 
-    def _predictor(
-        self, inputs: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any
-    ) -> tuple[ExecutionPlan, CallbackList]:
-        listeners = CallbackList((*progress.bars(verbose), *self.callbacks, *checks.listed(callbacks)))
-        source = as_source(inputs, what="predict", known=self._input_tree)
-        limit, fuse = positive_int_or_none("steps", steps), fuse_with(listeners, "auto", "predict")
+    def _predictor(self, inputs: Any, *options: Any) -> tuple[ExecutionPlan, Listeners]:
+        return self._pass("pred", as_source(inputs, what="predict", known=self._session.input_tree), *options)
+
+    def _pass(
+        self, phase: Literal["test", "pred"], source: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any
+    ) -> tuple[ExecutionPlan, Listeners]:
+        """Plans one pass over the data, without training."""
+        listeners = Listeners(self, self._session, callbacks, verbose)
+        name = "evaluate" if phase == "test" else "predict"
         request = PhaseRequest.of(
-            self._buffer, "pred", source, what="predict", batch_size=batch_size, limit=limit, fuse=fuse
+            self._session.buffer,
+            phase,
+            source,
+            what=name,
+            batch_size=batch_size,
+            limit=positive_int_or_none("steps", steps),
+            fuse=fuse_with(listeners.callbacks, "auto", "test" if phase == "test" else name),
         )
-        (plan,) = self._prepare(request, once=True)
+        (plan,) = self._session.prepare(request, once=True)
         return plan, listeners
 
-    def _prepare(self, *requests: PhaseRequest, once: bool = False) -> list[ExecutionPlan]:
-        """Checks and traces phases before anything is compiled, then makes the first state if there is none."""
-        for request in requests:
-            self._executor.takes_batches[request.phase] = request.loader.plan is None
-            checks.can_run(self._buffer, request.phase)
-            if request.phase == "train":
-                check_level(self.nonfinite, self._buffer)
-        first = requests[0].loader.first_batch()
-        buffer = self._planned(first)
-        plans = plan_phases(self._executor, buffer, requests, once=once)
-        self._adopt(buffer)
-        if requests[0].phase != "pred":
-            self._input_tree = jax.tree.structure(unpack(first)[0])
-        return plans
+    # one batch
 
-    def _planned(self, batch: Batch) -> StateBuffer:
-        """The state; where there is none yet, one that is made when it is needed."""
-        return planned_state(self._executor, self._buffer, self._initialized, self.seed, batch)
+    def init_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
+        """Makes the first state from a batch, anew if there is one already.
 
-    def _adopt(self, buffer: StateBuffer) -> None:
-        """Makes a buffer the trainer's own; its state is made now if it was only planned."""
-        buffer.materialise()
-        with Before(self):
-            pending, self._buffer, self._initialized, self._pending = self._pending, buffer, True, PendingLoads()
-            pending.run()
+        Args:
+            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
+            labels: the labels.
+            sample_weight: the weights.
+
+        Raises:
+            RuntimeError: when a callback calls it during `fit`, whose steps go on with the state that they have.
+            TypeError: when the inputs are nothing, or a leaf is no array of numbers.
+            ValueError: when the batch is empty, or its arrays differ in length.
+        """
+        on_batch.init(self._session, inputs, labels, sample_weight)
+
+    def train_on_batch(
+        self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
+    ) -> Mapping[str, float]:
+        """Takes one training step.
+
+        Args:
+            inputs: as for `init_on_batch`.
+            labels: the labels.
+            sample_weight: the weights.
+
+        Returns:
+            The logs, read from the device when looked at: values over the steps since the epoch began;
+            `trainer.state = trainer.state.reset_step()` begins one.
+
+        Raises:
+            RuntimeError: when a callback calls it during `fit`.
+            TypeError: as `init_on_batch`.
+            ValueError: as `init_on_batch`.
+            NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
+        """
+        return on_batch.train(self._session, inputs, labels, sample_weight)
+
+    def test_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> Mapping[str, float]:
+        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
+        return on_batch.test(self._session, inputs, labels, sample_weight)
+
+    def predict_on_batch(self, inputs: Any) -> PyTree:
+        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
+        return on_batch.predict(self._session, inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is compiled, placed on devices, or under way."""
+        return {**self.__dict__, "_session": copy.copy(self._session)}

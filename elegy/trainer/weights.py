@@ -19,6 +19,7 @@ from elegy.distributed import collect, is_first, together
 from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of
 from elegy.metrics import Metric
+from elegy.trainer.session import Session
 from elegy.types import PyTree
 
 Rename = Mapping[str, str] | Callable[[str], str]
@@ -53,34 +54,33 @@ def variables(state: Any) -> PyTree:
     }
 
 
-def save(trainer: Any, path: str | os.PathLike[str]) -> None:
+def save(session: Session, path: str | os.PathLike[str]) -> None:
     """Writes the weights: to a safetensors file by its suffix, otherwise to a checkpoint directory."""
-    if not trainer._initialized:
-        raise CheckpointError("there are no weights to save yet: fit, or call init_on_batch first.")
-    flat = flat_weights(trainer.state)
+    session.check_initialized("are no weights")
+    flat = flat_weights(session.state)
     if Path(path).suffix == _SUFFIX:
         flat = collect(flat)
         together(lambda: save_safetensors(path, flat) if is_first() else None, f"writing {path}")
     else:
-        store.save(path, flat, {"module": type(trainer.state).__name__}, kind=KIND)
+        store.save(path, flat, {"module": type(session.state).__name__}, kind=KIND)
 
 
-def load(trainer: Any, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
+def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
     """Reads weights now, and puts them into the state: at once, or when it exists."""
     flat = _read(source) if isinstance(source, (str, os.PathLike)) else None
 
     def apply() -> None:
-        state = trainer.state
+        state = session.state
         given = _in_fields(state, source) if flat is None else flat
         state = replaced(state, given, prefix=prefix, renamed=renamed, strict=strict)
-        if trainer.step == 0 and state.optimizer is not None:
+        if session.step == 0 and state.optimizer is not None:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
-        trainer.state = state
+        session.state = state
 
-    if trainer._initialized:
+    if session.initialized:
         apply()
     else:
-        trainer._pending = trainer._pending.with_weights(apply)
+        session.pending = session.pending.with_weights(apply)
 
 
 def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed: Rename | None, strict: bool) -> Any:

@@ -23,8 +23,8 @@ def probed(module, phase="pred", loss=None, metrics=None, batch=None):
     trainer.init_on_batch(batch)
     before = jax.tree.map(np.array, trainer.state.params)
     given = batch[0] if phase == "pred" else batch
-    probe = RowProbe(trainer._buffer.struct, phase, given, resolve_strategy("jit"))
-    answer = probe.rows_are_independent(trainer._buffer.placed)
+    probe = RowProbe(trainer._session.buffer.struct, phase, given, resolve_strategy("jit"))
+    answer = probe.rows_are_independent(trainer._session.buffer.placed)
     jax.tree.map(np.testing.assert_array_equal, trainer.state.params, before)
     return answer
 
@@ -313,7 +313,7 @@ def test_where_nothing_can_be_seen_batches_keep_their_shape(module, options, cap
 def test_batches_are_padded_on_a_mesh_where_rows_are_independent(strategy, loss, padded):
     trainer = eg.Trainer(DENSE, loss, optimizer=optax.sgd(0.1), strategy=strategy)
     trainer.init_on_batch(X[:5], Y[:5])
-    batch, buffer = (X[:5], Y[:5]), trainer._buffer
-    probe = trainer._executor.row_probe("train", buffer, batch)
+    batch, buffer = (X[:5], Y[:5]), trainer._session.buffer
+    probe = trainer._session.executor.row_probe("train", buffer, batch)
     assert probe.rows_are_independent(buffer.placed) is padded
     assert buffer.readable()

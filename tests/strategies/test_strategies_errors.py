@@ -73,7 +73,7 @@ def test_rules_that_do_not_fit_the_state_are_refused_before_the_first_compile(ca
     trainer = MODELS["mlp"].trainer(kind({"data": 2, "model": 3}, rules=rules))
     with pytest.raises(ValueError, match=re.escape(message)):
         trainer.fit(x, y, epochs=1, batch_size=8, verbose=0)
-    assert set(trainer._executor.traces.values()) == {0}
+    assert set(trainer._session.executor.traces.values()) == {0}
     assert trainer.state.params is None
 
 

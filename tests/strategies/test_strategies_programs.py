@@ -50,8 +50,8 @@ def compiled_step(strategy: Any, module: Any = None, *, steps: int = 1) -> Any:
         strategy=strategy,
     )
     trainer.train_on_batch(*batch())
-    program = trainer._executor.program("train", trainer._buffer, structure(batch()), None)
-    leaves = trainer._buffer.peek()
+    program = trainer._session.executor.program("train", trainer._session.buffer, structure(batch()), None)
+    leaves = trainer._session.buffer.peek()
     args = [leaves[i] for i in program.changed], [leaves[i] for i in program.constant]
     control = np.zeros(3, np.int32)
     if steps == 1:

@@ -113,7 +113,7 @@ def test_every_shape_compiles_once(level, train):
     trainer.fit(batches, epochs=3, verbose=0)
     trainer.evaluate(batches, verbose=0)
     trainer.evaluate(batches, verbose=0)
-    assert trainer._executor.traces == {"train": train, "test": train, "pred": 0}
+    assert trainer._session.executor.traces == {"train": train, "test": train, "pred": 0}
 
 
 def test_rows_that_mix_in_one_bucket_are_not_padded_there():

@@ -166,17 +166,17 @@ def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatc
     inner, plain = trainer_of(High), trainer_of(High)
     for trainer in (inner, plain):
         trainer.train_on_batch(X[:8], Y[:8])
-    put = inner._buffer.put
+    put = inner._session.buffer.put
 
     def interrupted_put(positions, leaves):
-        assert not inner._buffer.readable()  # the old state is consumed, and the new one not in its place
+        assert not inner._session.buffer.readable()  # the old state is consumed, and the new one not in its place
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.2)
         put(positions, leaves)
 
     def data():
         yield BATCHES[0]
-        monkeypatch.setattr(inner._buffer, "put", interrupted_put)
+        monkeypatch.setattr(inner._session.buffer, "put", interrupted_put)
         inner.train_on_batch(X[:8], Y[:8])
         threading.Event().wait(60)
 

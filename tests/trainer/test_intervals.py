@@ -14,7 +14,7 @@ from boring_modules import High, assert_same_bits, host, make_params, regression
 import elegy as eg
 from elegy.callbacks import Callback, ModelCheckpoint, PeriodicCallback, TerminateOnNaN
 from elegy.engine.executor import Executor
-from elegy.trainer import run
+from elegy.trainer import clock
 
 X, Y = regression(44)
 STEPS = 11  # of an epoch, with four examples each
@@ -227,7 +227,7 @@ def test_a_time_limit_ends_at_its_own_step(executions, monkeypatch):
     assert executions == [1, 2, 4, 4, 8, 3]
     executions.clear()
     now = itertools.count().__next__  # a second passes whenever somebody looks
-    monkeypatch.setattr(run.time, "monotonic", lambda: float(now()))
+    monkeypatch.setattr(clock.time, "monotonic", lambda: float(now()))
     trainer = fit(max_time=12.0, fuse=64)
     assert set(executions) == {1}
     assert trainer.step == len(executions) < 6

@@ -102,7 +102,7 @@ def test_without_a_policy_nothing_is_checked():
     for policy in ("ignore", "skip"):
         trainer = make(nonfinite=policy)
         fit(trainer, x, y, epochs=1)
-        (program,) = {id(p): p for key, p in trainer._executor._programs.items() if key[0] == "train"}.values()
+        (program,) = {id(p): p for key, p in trainer._session.executor._programs.items() if key[0] == "train"}.values()
         texts[policy] = str(program.closed)
     assert "is_finite" not in texts["ignore"]
     assert "is_finite" in texts["skip"]

@@ -84,7 +84,7 @@ def test_everybody_else_trains_on_short_batches_with_one_program(module):
     trainer = eg.Trainer(module, MSE(), optimizer=optax.sgd(0.01))
     trainer.fit(X, Y, batch_size=4, epochs=2, validation_data=[(X[:4], Y[:4]), (X[:3], Y[:3])], verbose=0)
     trainer.predict(X, batch_size=4)  # one short batch compiles faster than it is seen that it may be padded
-    assert trainer._executor.traces == {"train": 1, "test": 1, "pred": 2}
+    assert trainer._session.executor.traces == {"train": 1, "test": 1, "pred": 2}
 
 
 class FixedSize(nn.Module):
@@ -132,7 +132,7 @@ def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_no_axis_of_examples()
     y = rng.normal(size=(10, 4)).astype(np.float32)
     trainer = eg.Trainer(nn.Dense(4), lambda target, preds: ((target - preds) ** 2).mean(0), optimizer=optax.sgd(0.0))
     trainer.fit(X, y, batch_size=4, shuffle=False, verbose=0)
-    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
+    assert [probe.independent for probe in trainer._session.executor._probes.values()] == [False]
 
 
 def test_a_scalar_that_weights_have_no_part_in_is_warned_of():

@@ -61,12 +61,12 @@ def test_losses_across_examples_see_no_padding(function, reduction):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for mine, theirs in zip(*(jax.tree.leaves(one.state.params) for one in (trainer, eager)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
-    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
+    assert [probe.independent for probe in trainer._session.executor._probes.values()] == [False]
 
 
 def test_a_loss_of_each_example_still_compiles_once():
     trainer = trained(squares, "mean", "jit")[1]
-    assert trainer._executor.traces["train"] == 1
+    assert trainer._session.executor.traces["train"] == 1
 
 
 class Scaled(nn.Module):
@@ -86,7 +86,7 @@ def test_outputs_without_rows():
     params = jax.tree.map(np.asarray, trainer.state.params)
     outputs = 2 * (X @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])
     np.testing.assert_allclose(value, ((outputs - Y) ** 2).sum(-1).mean(), rtol=1e-5)
-    assert trainer._executor.traces["train"] == 1
+    assert trainer._session.executor.traces["train"] == 1
 
 
 class Hidden(nn.Module):
@@ -122,4 +122,4 @@ def test_labels_that_are_sorted_hide_nothing():
 
     trainer = eg.Trainer(nn.Dense(3), beside_the_next_label, optimizer=optax.sgd(0.1))
     trainer.fit(np.tile(X, (2, 1)), np.repeat([0.0, 1.0], 10), batch_size=6, shuffle=False, verbose=0)
-    assert [probe.independent for probe in trainer._executor._probes.values()] == [False]
+    assert [probe.independent for probe in trainer._session.executor._probes.values()] == [False]

@@ -256,6 +256,6 @@ def test_a_prediction_that_is_over_costs_the_next_step_no_copy():
     trainer = trainer_of(High)
     trainer.fit(X, Y, batch_size=8, verbose=0)
     trainer.predict(X)
-    before = trainer._buffer.peek()[:]
+    before = trainer._session.buffer.peek()[:]
     trainer.train_on_batch(X[:8], Y[:8])
     assert any(leaf.is_deleted() for leaf in before)

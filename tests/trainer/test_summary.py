@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import elegy as eg
-from elegy.trainer.summary import summarize
 
 X = jax.ShapeDtypeStruct((8, 5), jnp.float32)
 
@@ -65,7 +64,7 @@ def rows(text):
 
 
 def table(module, depth=2, variables=None):
-    return rows(summarize(eg.Trainer(module, variables=variables), X, depth=depth))
+    return rows(eg.Trainer(module, variables=variables).summary(X, depth=depth, return_repr=True))
 
 
 def test_linen():
@@ -148,7 +147,7 @@ def test_nothing_is_computed_and_no_state_made():
         return x * params["w"]
 
     trainer = eg.Trainer((lambda key: {"w": jnp.ones(5)}, apply))
-    summarize(trainer, X)
+    trainer.summary(X, return_repr=True)
     assert trainer.state.params is None
 
 
@@ -157,7 +156,7 @@ def test_a_trained_state_is_described_and_left_alone():
     x, y = np.ones((8, 5), np.float32), np.ones((8, 2), np.float32)
     trainer.fit(x, y, verbose=0)
     before = trainer.state
-    assert rows(summarize(trainer, x))["Total"][2] == "12 (48 B)"
+    assert rows(trainer.summary(x, return_repr=True))["Total"][2] == "12 (48 B)"
     assert trainer.state is before
 
 
@@ -172,4 +171,4 @@ def test_it_is_printed_or_returned(capsys):
 @pytest.mark.parametrize("depth", [-1, 1.5, True])
 def test_a_depth_is_a_whole_number(depth):
     with pytest.raises(ValueError, match="depth must be a whole number"):
-        summarize(eg.Trainer(nn.Dense(2)), X, depth=depth)
+        eg.Trainer(nn.Dense(2)).summary(X, depth=depth)

@@ -28,7 +28,7 @@ from boring_modules import (
 
 import elegy as eg
 from elegy.data import epoch_permutation
-from elegy.trainer import run as run_module
+from elegy.trainer import clock
 
 X, Y = regression(22)
 VALIDATION = regression(13, seed=5)
@@ -184,7 +184,7 @@ def test_stopped_runs_saw_the_first_batches_of_the_order(k):
 
 def test_max_time_ends_the_run_after_the_running_step(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
 
     def tick(event):
         now[0] += 1.0
@@ -428,18 +428,19 @@ def test_the_second_interrupt_waits_while_a_compiled_step_holds_the_buffers(k, m
     trainer, whole = trainer_of(High), trainer_of(High)
     fit(trainer, 1, steps_per_execution=k)
     fit(whole, 1, steps_per_execution=k)
-    put = trainer._buffer.put
+    put = trainer._session.buffer.put
     consumed = []
 
     def interrupted_put(positions, leaves):
-        consumed.append(not trainer._buffer.readable())
+        consumed.append(not trainer._session.buffer.readable())
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
         put(positions, leaves)
 
-    monkeypatch.setattr(trainer._buffer, "put", interrupted_put)
-    monkeypatch.setattr(trainer._executor, "reset", lambda buffer, phase: None)  # it puts too, but consumes nothing
-    monkeypatch.setattr(whole._executor, "reset", lambda buffer, phase: None)
+    monkeypatch.setattr(trainer._session.buffer, "put", interrupted_put)
+    # It puts too, but consumes nothing.
+    monkeypatch.setattr(trainer._session.executor, "reset", lambda buffer, phase: None)
+    monkeypatch.setattr(whole._session.executor, "reset", lambda buffer, phase: None)
     with pytest.raises(KeyboardInterrupt):
         fit(trainer, 1, steps_per_execution=k)
     assert consumed == [True]
@@ -492,7 +493,7 @@ def test_fit_with_validation_and_short_batches_compiles_each_program_once(k):
     trainer.init_on_batch(X[:8], Y[:8])
     with compilations() as names:
         fit(trainer, 3, validation_data=VALIDATION, steps_per_execution=k)
-    assert trainer._executor.traces == {"train": 1, "test": 2, "pred": 0}
+    assert trainer._session.executor.traces == {"train": 1, "test": 2, "pred": 0}
     compiled = sorted(name for name in names if "step" in name)
     many = "" if k == 1 else "s"
     assert compiled == ["jit(test_step)", f"jit(test_step{many})", f"jit(train_step{many})"]
@@ -504,7 +505,7 @@ def test_fit_with_validation_and_short_batches_compiles_each_program_once(k):
 def test_a_managed_step_compiles_once_more_for_its_short_batch():
     trainer = trainer_of(Managed)
     fit(trainer, 3)
-    assert trainer._executor.traces["train"] == 2
+    assert trainer._session.executor.traces["train"] == 2
     with compilations() as names:
         fit(trainer, 2)
     assert names == []
@@ -534,7 +535,7 @@ def test_the_sizes_that_the_trainer_cuts_from_arrays_are_not_warned_of():
         fit(trainer, 1, batch_size=size, validation_data=VALIDATION, validation_batch_size=size - 2)
         trainer.evaluate(X, Y, batch_size=size - 1, verbose=0)
         trainer.predict(X, batch_size=size - 1)
-    assert min(trainer._executor.traces.values()) > 3
+    assert min(trainer._session.executor.traces.values()) > 3
 
 
 def test_dtypes_that_an_iterable_brings_are_warned_of_after_arrays_of_any_size():

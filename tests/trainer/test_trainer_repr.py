@@ -38,7 +38,7 @@ def test_the_module_and_the_strategy_are_named(name):
 def test_progress_is_shown_without_running_anything(level, monkeypatch):
     trainer = trainer_of(level)
     trainer.fit(X, Y, batch_size=8, epochs=2, verbose=0)
-    monkeypatch.setattr(type(trainer._buffer), "get", None)  # to hand out the state costs the next step a copy
+    monkeypatch.setattr(type(trainer._session.buffer), "get", None)  # to hand out the state costs the next step a copy
     with compilations() as names, jax.transfer_guard("disallow_explicit"):
         assert repr(trainer) == f"<Trainer of {level.__name__}, strategy Jit, step 4, epoch 2>"
     assert names == []

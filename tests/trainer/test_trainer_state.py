@@ -93,7 +93,7 @@ def test_a_run_that_hands_out_nothing_reuses_the_states_buffers(level):
     trainer = trainer_of(level)
     trainer.init_on_batch(X[:8], Y[:8])
     fit(trainer)
-    before = [leaf for leaf in trainer._buffer.peek() if leaf.size > 1]
+    before = [leaf for leaf in trainer._session.buffer.peek() if leaf.size > 1]
     fit(trainer)
     assert any(leaf.is_deleted() for leaf in before)
 

@@ -9,15 +9,15 @@ import pytest
 from boring_modules import Spy
 
 import elegy as eg
-from elegy.trainer import pace
-from elegy.trainer.pace import Pace
+from elegy.trainer import clock
+from elegy.trainer.clock import Pace
 
 
 @pytest.mark.parametrize("seconds", [1e-3, 0.1, 1.0, 7.0, 90.0])
 @pytest.mark.parametrize("compilation", [0.0, 20.0])
 def test_the_steps_before_the_limit_are_those_that_have_room(monkeypatch, seconds, compilation):
     now = [100.0]
-    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
     limit, steps, sizes = Pace(60.0), 0, []
     while now[0] < 160.0:
         sizes.append(limit.most(steps))
@@ -30,7 +30,7 @@ def test_the_steps_before_the_limit_are_those_that_have_room(monkeypatch, second
 
 
 def test_a_pace_may_be_asked_again(monkeypatch):
-    monkeypatch.setattr(pace.time, "monotonic", lambda: 5.0)
+    monkeypatch.setattr(clock.time, "monotonic", lambda: 5.0)
     limit = Pace(60.0)
     assert [limit.most(0), limit.most(0), limit.most(1), limit.most(1), limit.most(3)] == [1, 1, 2, 2, 4]
 

@@ -1,4 +1,4 @@
-"""What a trainer writes to files and reads from them."""
+"""The methods of a trainer that write files and read them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from elegy.checkpoint import AsyncSaver
-from elegy.data import pack
-from elegy.distributed import collect, is_first, together
-from elegy.engine.executor import Executor
-from elegy.engine.state_buffer import StateBuffer
-from elegy.module import ElegyModule
+from elegy.distributed import is_first, together
 from elegy.trainer import persistence, weights
+from elegy.trainer.session import Session
 from elegy.types import PyTree
 
-_NOT_PICKLED = ("_run", "_executor", "_buffer")
 
+class FileMethods:
+    """Saves, restores and exports; the base of `Trainer`."""
 
-class Files:
-    """The part of a `Trainer` that deals with files."""
+    _session: Session
 
     def save(
         self, path: str | os.PathLike[str], *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
@@ -38,7 +34,7 @@ class Files:
             CheckpointError: when it cannot be written, or there is no state yet; of a saver, when the save before
                 this one failed.
         """
-        persistence.save(self, path, saver, then)
+        persistence.save(self._session, path, saver, then)
 
     def restore(
         self,
@@ -62,7 +58,7 @@ class Files:
             CheckpointError: when it is damaged, or does not fit the state.
             ValueError: if `hyperparameters` is something else.
         """
-        persistence.restore(self, path, strict=strict, hyperparameters=hyperparameters)
+        persistence.restore(self._session, path, strict=strict, hyperparameters=hyperparameters)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Writes the module's weights alone: no keys, optimizer, metrics or counters.
@@ -74,7 +70,7 @@ class Files:
             CheckpointError: when it cannot be written, or there are no weights yet.
             ImportError: for a safetensors file where safetensors is not installed.
         """
-        weights.save(self, path)
+        weights.save(self._session, path)
 
     def load_weights(
         self,
@@ -114,16 +110,16 @@ class Files:
             >>> trainer.variables()["params"]["bias"]
             Array([3.], dtype=float32)
         """
-        weights.load(self, source, prefix=prefix, renamed=rename, strict=strict)
+        weights.load(self._session, source, prefix=prefix, renamed=rename, strict=strict)
 
-    def variables(self: Any) -> PyTree:
+    def variables(self) -> PyTree:
         """The weights in the form of the module's own library.
 
         Returns:
             The dict of collections that a linen module's `apply` takes, Haiku's `params` or `(params, state)`, and a
             dict of the state's fields for other modules. The arrays stay valid.
         """
-        return weights.variables(self.state)
+        return weights.variables(self._session.state)
 
     def save_pickle(self, path: str | Path) -> None:
         """Writes the whole trainer to one file, your classes and functions included, for `elegy.load`.
@@ -142,19 +138,7 @@ class Files:
         whole = copy.copy(self)  # with a state that can be read here, also where it lay on several processes
         together(lambda: save_pickle(path, whole) if is_first() else None, f"writing {path}")
 
-    def __getstate__(self: Any) -> dict[str, Any]:
-        """Everything but what is compiled, placed on devices, or under way."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
-        record = self._record if self._run is None else persistence.record(self._run)
-        return {**kept, "_record": record, "state": collect(self.state), "strategy": self.strategy}
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Compiles and places anew."""
-        state, strategy = saved.pop("state"), saved.pop("strategy")
-        executor = Executor(strategy, saved["_monitor"].guards)
-        self.__dict__.update(saved, _run=None, _executor=executor, _buffer=StateBuffer(strategy, state))
-
-    def export(self: Any, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
+    def export(self, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
         """Writes the prediction step for use without this library, by `jax.export`, for batches of any size.
 
         The directory gets `pred_step.jax_export`, a serialized StableHLO function of the inputs with the weights
@@ -176,10 +160,10 @@ class Files:
         """
         from elegy.trainer.export import export
 
-        state = collect(self._state_for(inputs))
+        state = self._session.state_for(inputs)
         together(lambda: export(state, path, inputs, platforms) if is_first() else None, f"writing {path}")
 
-    def export_saved_model(self: Any, path: str | Path, inputs: PyTree) -> None:
+    def export_saved_model(self, path: str | Path, inputs: PyTree) -> None:
         """Writes the prediction step as a TensorFlow SavedModel, for batches of any size.
 
         Args:
@@ -192,11 +176,5 @@ class Files:
         """
         from elegy.trainer.export import export_saved_model
 
-        state = collect(self._state_for(inputs))
+        state = self._session.state_for(inputs)
         together(lambda: export_saved_model(state, path, inputs) if is_first() else None, f"writing {path}")
-
-    def _state_for(self: Any, inputs: PyTree) -> ElegyModule:
-        """The state; the first one is made from `inputs` if there is none yet."""
-        if not self._initialized:
-            self._adopt(self._planned(pack(inputs)))
-        return self.state

@@ -1,0 +1,106 @@
+"""The time of a run: how long it has run, and how many steps may run in one execution before a time limit."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from elegy.distributed import from_first
+from elegy.lazy_logs import LazyLogs
+
+
+class Pace:
+    """Bounds executions so that the last one ends about when the time is up, whatever a step takes.
+
+    The first execution has one step. Each further one has twice as many as the one before at most, and no more than
+    the time that is left has room for at the pace of that one.
+
+    Args:
+        left: the seconds until the time is up.
+    """
+
+    def __init__(self, left: float):
+        self._end = time.monotonic() + left
+        self._begun: tuple[int, float] | None = None  # the steps before the last execution, and when it was asked for
+        self._most = 1
+
+    def most(self, steps: int) -> int:
+        """The most steps of the execution that begins after so many steps; at least 1."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = (steps, now)
+        first, then = self._begun
+        done = steps - first
+        if done < 0:  # the run went back to a checkpoint
+            self._begun = (steps, now)
+        if done > 0:
+            seconds = max((now - then) / done, 1e-9)
+            self._most = int(max(1, min(2 * done, (self._end - now) / seconds)))
+            self._begun = (steps, now)
+        return self._most
+
+
+class RunClock:
+    """The seconds of a run, and its time limit.
+
+    Args:
+        max_time: the seconds after which the run ends; None for no limit.
+        processes: how many processes run it: all must stop after the same step, by the clock of the first.
+        ahead: how many executions may be queued while one is waited for, before a time limit.
+
+    Attributes:
+        pace: bounds executions once `begin_epoch` was called, if there is a limit that one process alone observes.
+    """
+
+    def __init__(self, max_time: float | None, processes: int, ahead: int):
+        self._max_time, self._processes, self._ahead = max_time, processes, ahead
+        self._started = time.monotonic()
+        self._computing: deque[LazyLogs] = deque()
+        self.pace: Pace | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time since the run's beginning."""
+        return time.monotonic() - self._started
+
+    def go_on_from(self, seconds: float) -> None:
+        """Counts as if the run had begun so many seconds ago."""
+        self._started = time.monotonic() - seconds
+
+    def is_up(self) -> bool:
+        """Whether the time limit is reached."""
+        if self._max_time is None:
+            return False
+        up = self.seconds >= self._max_time
+        return up if self._processes == 1 else bool(from_first(np.bool_(up)))
+
+    def begin_epoch(self) -> None:
+        """Starts to bound executions; several processes would have to agree on the time before each one."""
+        if self._max_time is not None and self.pace is None and self._processes == 1:
+            self.pace = Pace(self._max_time - self.seconds)
+
+    def note_when_computed(self, logs: Mapping[str, float]) -> None:
+        """Has `look_at_device` find out when the device has computed these values."""
+        if isinstance(logs, LazyLogs):
+            self._computing.append(logs)
+
+    def look_at_device(self, results: Any, count: int) -> None:
+        """Notes which of the values the device has computed; before a time limit, waits for it.
+
+        What is queued when the time is up would still be computed, and the pace be that of queueing.
+
+        Args:
+            results: what the execution returned that was queued last.
+            count: its number of steps.
+        """
+        computing = self._computing
+        if self.pace is not None:
+            computing.append(results.logs(count - 1))
+        while computing and computing[0].ready is not False:
+            computing.popleft()
+        while self.pace is not None and len(computing) > self._ahead:
+            _ = computing.popleft().ready_at

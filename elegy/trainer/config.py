@@ -1,0 +1,63 @@
+"""What a call of `fit` asks for, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, Literal, Self
+
+from elegy.integers import positive_int, positive_int_or_none
+from elegy.trainer import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """The arguments of `Trainer.fit` beside its data and callbacks, under their names."""
+
+    batch_size: int | None
+    epochs: int
+    steps_per_epoch: int | None
+    max_steps: int | None
+    max_time: float | None
+    initial_epoch: int
+    shuffle: bool
+    drop_remaining: bool
+    validation_batch_size: int | None
+    validation_steps: int | None
+    validation_freq: int
+    steps_per_execution: int | Literal["auto"]
+    resume: str | os.PathLike[str] | None
+    check_inputs: bool
+
+    @classmethod
+    def checked(cls, *, epochs: Any, **given: Any) -> Self:
+        """Checks the arguments.
+
+        Raises:
+            TypeError: if a number is not an integer.
+            ValueError: if a number is out of its range.
+        """
+        optional = ("batch_size", "steps_per_epoch", "max_steps", "validation_batch_size", "validation_steps")
+        epochs = positive_int("epochs", epochs)
+        given |= {name: positive_int_or_none(name, given[name]) for name in optional}
+        given["initial_epoch"] = checks.initial_epoch(given["initial_epoch"], epochs)
+        given["max_time"] = checks.seconds("max_time", given["max_time"])
+        given["validation_freq"] = positive_int("validation_freq", given["validation_freq"])
+        given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
+        return cls(epochs=epochs, **given)
+
+    def check_validation(self, validates: bool) -> None:
+        """Checks that numbers of a validation come with its data.
+
+        Args:
+            validates: whether there is validation data.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for name in ("validation_batch_size", "validation_steps"):
+            if not validates and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "
+                    "validation_split."
+                )

@@ -1,0 +1,114 @@
+"""How a call of `fit` begins: source, loader, plan, then the loop."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from elegy.checkpoint import store
+from elegy.data import ArraySource, IterableSource, as_source, split
+from elegy.data.sources import as_validation_source
+from elegy.trainer import checks, loop, resume, rollback
+from elegy.trainer.config import FitConfig
+from elegy.trainer.execution import PhaseRequest, fuse_with
+from elegy.trainer.listeners import Listeners
+from elegy.trainer.run import Run
+from elegy.trainer.session import Session, UndoOnFailure
+
+Source = ArraySource | IterableSource
+
+
+def sources(
+    session: Session,
+    batch: tuple[Any, Any, Any],
+    class_weight: Any,
+    validation_data: Any,
+    validation_split: float,
+) -> tuple[Source, Source | None]:
+    """Reads the data of a fit and of its validation.
+
+    Args:
+        session: the session, whose epoch an iterable is told.
+        batch: inputs, labels and sample weights.
+        class_weight: weights by class.
+        validation_data: the data of the validation.
+        validation_split: the fraction of the arrays that is kept for it.
+
+    Raises:
+        ValueError, TypeError: if the data cannot be used.
+    """
+    source = as_source(*batch, class_weight=class_weight, epoch=session.epoch)
+    validation = None if validation_data is None else as_validation_source(validation_data)
+    if validation_split != 0.0:
+        if validation is not None:
+            raise ValueError("validation_data and validation_split were both given: use one of them.")
+        source, validation = split(source, validation_split)
+    return source, validation
+
+
+def fit(
+    session: Session, config: FitConfig, source: Source, validation: Source | None, listeners: Listeners, history: Any
+) -> None:
+    """Trains.
+
+    Args:
+        session: the session.
+        config: what was asked for.
+        source: the data.
+        validation: that of the validation.
+        listeners: the callbacks.
+        history: records the run; the trainer's from now on.
+    """
+    if config.check_inputs:
+        checks.finite(source, validation)
+    config.check_validation(validation is not None)
+    callbacks = listeners.callbacks
+    fuse = fuse_with(callbacks, config.steps_per_execution, "train")
+    rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
+    with checks.one_fit(session), contextlib.ExitStack() as reading, UndoOnFailure(session) as undo:
+        found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
+        saved = None if found is None else store.read_metadata(found)
+        if saved is not None and saved["run"] is not None and fuse == "auto":
+            fuse = saved["run"]["steps_per_execution"]
+        requests = [
+            PhaseRequest.of(
+                session.buffer,
+                "train",
+                source,
+                what="fit",
+                batch_size=config.batch_size,
+                limit=config.steps_per_epoch,
+                fuse=fuse,
+                callbacks=callbacks,
+                drop_remaining=config.drop_remaining,
+                finite=config.check_inputs,
+            )
+        ]
+        if validation is not None:
+            size = config.validation_batch_size
+            if size is None and isinstance(validation, ArraySource):
+                size = requests[0].loader.batch_size
+            requests.append(
+                PhaseRequest.of(
+                    session.buffer,
+                    "test",
+                    validation,
+                    what="validation",
+                    batch_size=size,
+                    limit=config.validation_steps,
+                    fuse=config.steps_per_execution,
+                    finite=config.check_inputs,
+                )
+            )
+        training, *validations = session.prepare(*requests)
+        session.stop_training, session.history = False, history
+        # A restored state that was waiting for its module has brought its epoch with it by now.
+        run = session.run = Run(session, config, training, validations[0] if validations else None, listeners, undo)
+        if found is not None and saved is not None:
+            resume.resume(run, found, saved)
+        reading.close()
+        try:
+            loop.fit(run)
+        finally:
+            session.run = None  # first: callbacks that are asked for their state may fail
+            session.record = run.last_record()

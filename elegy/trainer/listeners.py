@@ -1,0 +1,90 @@
+"""The callbacks of one call, and the events that they receive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from elegy.callbacks import Callback, CallbackList, Event, History
+from elegy.trainer import checks, progress
+from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.session import Session
+
+if TYPE_CHECKING:
+    from elegy.trainer.trainer import Trainer
+
+
+class Listeners:
+    """Makes events of a trainer for the callbacks of one call.
+
+    Args:
+        trainer: the trainer, which every event carries.
+        session: its session.
+        callbacks: the callbacks of the call, which follow the progress bar and those of the trainer.
+        verbose: as for `Trainer.fit`.
+        history: records a `fit`, after all others.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        session: Session,
+        callbacks: Sequence[Callback] | None,
+        verbose: Literal[0, 1, 2],
+        history: History | None = None,
+    ):
+        self._trainer, self._session = trainer, session
+        recorders = () if history is None else (history,)
+        bars = progress.bars(verbose, session.loss_names)
+        self.callbacks = CallbackList((*bars, *trainer.callbacks, *checks.listed(callbacks), *recorders))
+
+    def emit(
+        self,
+        hook: str,
+        phase: Literal["train", "test", "predict"],
+        plan: ExecutionPlan,
+        *,
+        epoch: int | None = None,
+        failure: BaseException | None = None,
+        **fields: Any,
+    ) -> None:
+        """Calls a hook of the callbacks; no event is made where no callback has it.
+
+        Args:
+            hook: the hook's name.
+            phase: the phase.
+            plan: how its batches run.
+            epoch: the epoch's index; None for that of the trainer.
+            failure: the exception that ends the phase.
+            **fields: further fields of the `Event`.
+        """
+        if not self.callbacks.listens(hook) and hook != "on_train_begin":
+            return
+        session, loader = self._session, plan.loader
+        event = Event(
+            trainer=self._trainer,
+            phase=phase,
+            step=session.step,
+            epoch=session.epoch if epoch is None else epoch,
+            steps=loader.steps,
+            batch_size=loader.batch_size,
+            elapsed=0.0 if session.run is None else session.run.clock.seconds,
+            **fields,
+        )
+        self.callbacks.emit(hook, event, failure)
+
+    def emit_in_pass(
+        self,
+        hook: str,
+        phase: Literal["test", "predict"],
+        plan: ExecutionPlan,
+        failure: BaseException | None = None,
+        **fields: Any,
+    ) -> None:
+        """As `emit`, within an evaluation or a prediction, all of whose batches run with one state."""
+        refusal = (
+            f"the state was assigned in {hook}, but all batches of one pass run with the same state: assign it in "
+            f"on_{phase}_begin, and assign the old one again in on_{phase}_end."
+        )
+        with self._session.refusing(refusal if "_batch_" in hook else None):
+            self.emit(hook, phase, plan, failure=failure, **fields)

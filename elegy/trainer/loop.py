@@ -1,0 +1,162 @@
+"""The loops: fit, an epoch, evaluate. Order is behaviour, so the order is on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from elegy.callbacks.interrupt import Interrupts, handle_interrupts
+from elegy.errors import NonFiniteError
+from elegy.lazy_logs import LazyLogs
+from elegy.loading.chunks import Chunk
+from elegy.trainer import resume, rollback
+from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.listeners import Listeners
+from elegy.trainer.run import Run
+from elegy.trainer.session import Session
+from elegy.waiting import RunInterrupted
+
+
+def fit(run: Run) -> None:
+    """Trains: epochs of chunks of steps, each epoch followed by its validation.
+
+    A run that stops inside of an epoch (`max_steps`, `max_time`, `stop_training`, a signal) neither validates that
+    epoch nor ends it: `on_epoch_end` is called when a resumed run has trained the rest of it. A signal ends the run
+    before and within a validation, too.
+    """
+    session = run.session
+    session.monitor.begin()
+    ended, failure = None, None
+    with handle_interrupts(session) as interrupts:
+        run.interrupts = interrupts
+        try:
+            run.emit("on_train_begin")
+            resume.tell_resumed(run)
+            while run.going_on():
+                run.emit("on_epoch_begin", resumed=run.cursor.batches > 0)
+                try:
+                    logs = _epoch(run)
+                except NonFiniteError as error:
+                    rollback.roll_back(run, error)
+                    continue
+                validation = run.validation_now()
+                if not run.epoch_ended or (interrupts.interrupted and validation is not None):
+                    break
+                if validation is not None:
+                    logs = _joined(logs, evaluate(session, validation, run.listeners, interrupts))
+                run.clock.note_when_computed(logs)
+                run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs)
+            run.warn_without_validation()
+        except RunInterrupted:  # by a signal, out of a wait for data or a validation; perhaps in another process
+            interrupts.end()
+        except BaseException as error:  # a KeyboardInterrupt that a callback or the data raised is no end either
+            ended = interrupts.ending if interrupts.interrupted else "failed"
+            failure = error
+            raise
+        finally:
+            session.interrupted = interrupts.signal
+            epoch = session.epoch if run.cursor.batches else max(session.epoch - 1, 0)
+            ended = ended or interrupts.ending
+            run.emit("on_train_end", epoch=epoch, logs=run.logs, ended=ended, failure=failure)
+            session.interrupted = interrupts.signal  # which may have come while the end was being saved
+
+
+def _epoch(run: Run) -> Mapping[str, float]:
+    """Trains for an epoch, or until the run is over; returns the logs of the last step."""
+    session, executor, buffer = run.session, run.session.executor, run.session.buffer
+    run.clock.begin_epoch()
+    # Before the reset, because an iterable may be exhausted.
+    chunks = run.training.chunks(buffer, run.order(), run.steps_left(), run.cursor, run.chunk_size())
+    if not run.cursor.batches:
+        executor.reset(buffer, "train")
+        run.logs = {}
+    stopped = False
+    held: AbstractContextManager[Any] = run.interrupts if executor.compiles(buffer.cls, "train") else nullcontext()
+    try:
+        for chunk in chunks:
+            _chunk(run, chunk, held)
+            if stopped := run.over():
+                break
+    finally:
+        chunks.close()  # its thread ends now
+    if session.monitor.policy in ("raise", "rollback"):
+        session.monitor.settle()
+    run.epoch_ended = not stopped or run.loader.exhausted(run.cursor)
+    return run.logs
+
+
+def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
+    """Runs the steps of a chunk and tells the callbacks.
+
+    Args:
+        run: the run.
+        chunk: the batches.
+        held: holds a second Ctrl-C back while the state is consumed and its successor not yet in its place.
+    """
+    session = run.session
+    heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
+    if heard:
+        run.emit("on_train_batch_begin", batch=chunk.first)
+    sizes: tuple[int, ...] = ()
+    done = 0
+    try:
+        with held:
+            out = session.executor.run("train", session.buffer, chunk, session.epoch)
+            sizes, run.ahead = chunk.sizes, chunk.count
+            run.undo.keep()
+            run.steps += chunk.count
+        run.clock.look_at_device(out, chunk.count)
+        if session.monitor.guards:
+            session.monitor.record(out, session.step, session.epoch, session.buffer)
+        for k in heard:
+            run.count(chunk.sizes[done : k + 1])
+            done = k + 1
+            if k:
+                run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False)
+            run.logs = run.loss.watch(out.logs(k), session.step, session.epoch)
+            last = k == chunk.count - 1
+            run.emit("on_train_batch_end", batch=chunk.first + k, logs=run.logs, is_current=last)
+    finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
+        run.count(sizes[done:])
+        if sizes:
+            run.logs = run.loss.watch(out.logs(chunk.count - 1), session.step, session.epoch)
+
+
+def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
+    return LazyLogs(
+        lambda: {**logs, **{f"val_{name}": value for name, value in validation.items()}},
+        lambda: all(getattr(part, "ready", True) is not False for part in (logs, validation)),
+    )
+
+
+def evaluate(
+    session: Session, plan: ExecutionPlan, listeners: Listeners, interrupts: Interrupts | None = None
+) -> Mapping[str, float]:
+    """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs.
+
+    Raises:
+        RunInterrupted: in a validation, after a signal.
+    """
+    executor = session.executor
+    logs: Mapping[str, float] = {}
+    failure: BaseException | None = None
+    try:
+        listeners.emit_in_pass("on_test_begin", "test", plan)
+        buffer = session.buffer.fork()  # after the hooks, which may assign the state to evaluate
+        executor.reset(buffer, "test")
+        for chunk in plan.chunks(buffer):
+            out = executor.run("test", buffer, chunk, session.epoch)
+            for k in listeners.callbacks.batches_heard("test", session.step, 0, chunk.sizes):
+                batch = chunk.first + k
+                listeners.emit_in_pass("on_test_batch_begin", "test", plan, batch=batch)
+                listeners.emit_in_pass("on_test_batch_end", "test", plan, batch=batch, logs=out.logs(k))
+            logs = out.logs(chunk.count - 1)
+            if interrupts is not None and interrupts.interrupted:
+                raise RunInterrupted
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        listeners.emit_in_pass("on_test_end", "test", plan, failure, logs=logs)
+    return logs

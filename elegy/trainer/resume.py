@@ -1,0 +1,128 @@
+"""How a run goes on from a checkpoint: which one, whether it is of this run, and where it stands."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from elegy.callbacks import CallbackList, ModelCheckpoint
+from elegy.checkpoint.directory import Opened, newest_opened, opened
+from elegy.distributed import is_first
+from elegy.errors import CheckpointError
+from elegy.loading.multihost import sharing, with_own_place
+from elegy.trainer.persistence import load
+from elegy.trainer.progress import ProgressBar
+from elegy.trainer.run import Run
+
+logger = logging.getLogger("elegy")
+
+
+@contextlib.contextmanager
+def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None]:
+    """Opens the checkpoint from which a run resumes; `None` for a fresh start.
+
+    Args:
+        resume: a path, or `"auto"` for the newest intact checkpoint of the run's `ModelCheckpoint`.
+        callbacks: the run's callbacks.
+
+    Raises:
+        TypeError: for what is no path.
+        ValueError: for `"auto"` without a `ModelCheckpoint`.
+        CheckpointError: when a path that was given holds no intact checkpoint.
+    """
+    if resume is None:
+        yield None
+        return
+    if not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume must be 'auto' or the path of a checkpoint, not {resume!r}.")
+    if resume != "auto":
+        with opened(resume) as found:
+            yield found
+        return
+    directories = [callback.directory for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    if not directories:
+        raise ValueError(
+            "resume='auto' looks into the directory of the run's ModelCheckpoint, but there is none among the "
+            "callbacks. Add `elegy.callbacks.ModelCheckpoint(directory)`, or give a path."
+        )
+    with contextlib.ExitStack() as stack:
+        newest = [one for where in directories if (one := stack.enter_context(newest_opened(where))) is not None]
+        yield max(newest, key=lambda one: one.path.name, default=None)
+
+
+def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
+    """Puts a run that has not begun where a checkpoint left it.
+
+    Args:
+        run: the run.
+        found: the checkpoint.
+        metadata: what it holds beside the state.
+
+    Raises:
+        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+    """
+    load_run(run, found, metadata)
+    run.resumed = found.path
+    saved = metadata["run"]
+    if saved is not None and run.validation is not None and run.session.strategy.processes == 1:
+        run.validation.loader.load_state(saved.get("validation"))
+    if not run.config.initial_epoch:  # the epochs count from the beginning of the run
+        run.end_epoch = run.first_epoch + run.config.epochs
+
+
+def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
+    """Puts a run, its data and its callbacks where a checkpoint left them; validation data stays where it is.
+
+    Raises:
+        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+    """
+    check_same_run(run, run.session.seed, metadata, found.path)
+    load(run.session, found, metadata)
+    saved = with_own_place(metadata["run"])
+    if saved is not None:
+        run.load_state_dict(saved["counters"])
+        run.loader.load_state(saved["data"])
+        run.callbacks.load_state_dict(saved["callbacks"])
+
+
+def tell_resumed(run: Run) -> None:
+    """Says where a resumed run goes on, or that nothing is left of it: in the log, and where `verbose` is not 0."""
+    if run.resumed is None:
+        return
+    session = run.session
+    if run.going_on():
+        text = f"resumed from {run.resumed} at step {session.step}, in epoch {session.epoch + 1}"
+    else:
+        text = f"resumed from {run.resumed} at step {session.step}, where the run ended: nothing is left to train"
+    logger.info("%s", text)
+    if is_first() and any(isinstance(callback, ProgressBar) for callback in run.callbacks):
+        print(text, flush=True)
+
+
+def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: object) -> None:
+    """Checks that a run goes on with the data and the seed of its checkpoint.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    saved = metadata["run"] or {}
+    now: dict[str, Any] = {"seed": seed}
+    before: dict[str, Any] = {"seed": metadata["seed"]}
+    if saved:
+        size = None if run.loader.plan is None else run.loader.plan.size
+        now |= {"the number of examples": size, "shuffle": run.config.shuffle}
+        before |= {"the number of examples": saved["examples"], "shuffle": saved["shuffle"]}
+        if saved["data"] is not None:
+            now["the number of processes that bring batches"] = jax.process_count()
+            before["the number of processes that bring batches"] = sharing(saved)
+    wrong = [f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in now if before[name] != now[name]]
+    if wrong:
+        raise CheckpointError(
+            f"the checkpoint {path} is of another run: {'; '.join(wrong)}. Resume with the run's own data and "
+            "arguments, or use `trainer.restore` to start a new run from its state."
+        )

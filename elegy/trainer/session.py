@@ -1,0 +1,234 @@
+"""What a trainer holds: its state, its counters, and what is compiled. All parts of the trainer take a session."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+
+from elegy.callbacks import History
+from elegy.data import pack, unpack
+from elegy.distributed import collect
+from elegy.engine.executor import Executor
+from elegy.engine.state_buffer import StateBuffer
+from elegy.errors import CheckpointError
+from elegy.module import ElegyModule
+from elegy.strategies import Strategy, resolve_strategy
+from elegy.trainer import checks
+from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases
+from elegy.trainer.first_state import first_state, planned_state
+from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
+from elegy.trainer.pending import PendingLoads
+from elegy.types import Batch, PyTree
+
+if TYPE_CHECKING:
+    from elegy.trainer.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerSnapshot:
+    """What a trainer goes back to when a call fails before its first step; the names are those of `Session`."""
+
+    buffer: StateBuffer
+    initialized: bool
+    pending: PendingLoads
+    step: int
+    epoch: int
+    history: History
+    run: Run | None
+    record: Mapping[str, Any] | None
+    skipped: int
+
+
+_KEPT = tuple(field.name for field in dataclasses.fields(TrainerSnapshot) if field.name not in ("buffer", "skipped"))
+
+
+class Session:
+    """The state of a trainer, its counters, and the executor of its steps.
+
+    Args:
+        state: the module, with or without a first state.
+        strategy: how steps run on devices.
+        monitor: the policy for steps that are not finite.
+        seed: where all randomness comes from.
+
+    Attributes:
+        buffer: holds the state.
+        executor: runs compiled steps.
+        initialized: whether there is a state.
+        pending: what `restore` and `load_weights` were given before there was one.
+        step: completed training steps.
+        epoch: completed epochs.
+        history: the values of the last `fit`.
+        stop_training: whether the run ends after the running step.
+        interrupted: the signal that ended the last `fit`.
+        run: the run that is under way.
+        record: where the last run ended, as a checkpoint keeps it.
+        input_tree: the tree of the inputs last trained or evaluated with.
+    """
+
+    def __init__(self, state: ElegyModule, strategy: Strategy, monitor: NonFiniteMonitor, seed: int):
+        self.seed, self.monitor = seed, monitor
+        self.executor = Executor(strategy, monitor.guards)
+        self.initialized = state.key is not None
+        self.buffer = StateBuffer(strategy, state)
+        self.pending = PendingLoads()
+        self.step = self.epoch = 0
+        self.history = History()
+        self.stop_training = False
+        self.interrupted: int | None = None
+        self.run: Run | None = None
+        self.record: Mapping[str, Any] | None = None
+        self.input_tree: Any = None
+        self._refusal: str | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        """How steps run on devices."""
+        return self.executor.strategy
+
+    # the state
+
+    @property
+    def state(self) -> ElegyModule:
+        """The state; what is read stays valid.
+
+        Raises:
+            RuntimeError: if it is assigned inside of a `refusing` block.
+        """
+        return self.buffer.get()
+
+    @state.setter
+    def state(self, state: ElegyModule) -> None:
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
+        self.buffer.set(state)
+        self.initialized = self.initialized or state.key is not None
+
+    @contextlib.contextmanager
+    def refusing(self, message: str | None) -> Iterator[None]:
+        """While the block runs, to assign a state raises a RuntimeError with this message; with None it is allowed."""
+        before, self._refusal = self._refusal, message
+        try:
+            yield
+        finally:
+            self._refusal = before
+
+    def prepare(self, *requests: PhaseRequest, once: bool = False) -> list[ExecutionPlan]:
+        """Checks and traces phases before anything is compiled, then makes the first state if there is none.
+
+        Args:
+            *requests: the phases of a call.
+            once: as for `plan_phases`.
+        """
+        for request in requests:
+            self.executor.takes_batches[request.phase] = request.loader.plan is None
+            checks.can_run(self.buffer, request.phase)
+            if request.phase == "train":
+                check_level(self.monitor.policy, self.buffer)
+        first = requests[0].loader.first_batch()
+        buffer = self.planned(first)
+        plans = plan_phases(self.executor, buffer, requests, once=once)
+        self.adopt(buffer)
+        if requests[0].phase != "pred":
+            self.note_inputs(first)
+        return plans
+
+    def planned(self, batch: Batch) -> StateBuffer:
+        """The state; where there is none, one for batches like this that is made when it is needed."""
+        return planned_state(self.executor, self.buffer, self.initialized, self.seed, batch)
+
+    def adopt(self, buffer: StateBuffer) -> None:
+        """Makes a buffer the trainer's own, and its state if it was only planned; then runs the loads that waited."""
+        buffer.materialise()
+        with UndoOnFailure(self):
+            pending, self.buffer, self.initialized, self.pending = self.pending, buffer, True, PendingLoads()
+            pending.run()
+
+    def begin_anew(self, batch: Batch) -> None:
+        """Makes another first state, for batches like this."""
+        self.adopt(first_state(self.executor, self.buffer.get(), self.seed, batch))
+
+    def state_for(self, inputs: PyTree) -> ElegyModule:
+        """The state on the host's side of all processes; the first one is made from `inputs` if there is none."""
+        if not self.initialized:
+            self.adopt(self.planned(pack(inputs)))
+        return collect(self.state)
+
+    def note_inputs(self, batch: Batch) -> None:
+        """Remembers the tree of the inputs, by which `predict` tells inputs from batches."""
+        self.input_tree = jax.tree.structure(unpack(batch)[0])
+
+    def loss_names(self) -> list[str]:
+        """The names of the losses."""
+        parts = self.buffer.form.losses_and_metrics
+        return [] if parts is None else [n for part in (parts.losses, parts.aux_losses) if part for n in part.names]
+
+    def set_strategy(self, strategy: str | Strategy) -> None:
+        """Moves the state to another strategy; see `Trainer.set_strategy`."""
+        if self.run is not None:
+            raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
+        executor = Executor(resolve_strategy(strategy), self.monitor.guards)
+        self.buffer = self.buffer.moved(executor.strategy, place=self.initialized)
+        self.executor = executor
+
+    def check_initialized(self, what: str) -> None:
+        """Checks that there is a state.
+
+        Raises:
+            CheckpointError: if there is none.
+        """
+        if not self.initialized:
+            raise CheckpointError(f"there {what} to save yet: fit, or call init_on_batch first.")
+
+    # snapshots and pickles
+
+    def snapshot(self) -> TrainerSnapshot:
+        """What `return_to` needs."""
+        values = {name: getattr(self, name) for name in _KEPT}
+        return TrainerSnapshot(buffer=self.buffer.fork(), skipped=self.monitor.skipped, **values)
+
+    def return_to(self, snapshot: TrainerSnapshot) -> None:
+        """Goes back to a snapshot, unless a step has consumed its state."""
+        if snapshot.buffer.readable():
+            self.buffer, self.monitor.skipped = snapshot.buffer, snapshot.skipped
+            for name in _KEPT:
+                setattr(self, name, getattr(snapshot, name))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is compiled, placed on devices, or under way."""
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("run", "executor", "buffer")}
+        record = self.record if self.run is None else self.run.record()
+        return {**kept, "record": record, "state": collect(self.state), "strategy": self.strategy}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        """Compiles and places anew."""
+        state, strategy = saved.pop("state"), saved.pop("strategy")
+        self.__dict__.update(saved, run=None)
+        self.executor, self.buffer = Executor(strategy, self.monitor.guards), StateBuffer(strategy, state)
+
+
+class UndoOnFailure:
+    """A block that returns a session to where it was if it raises, until `keep` is called.
+
+    Args:
+        session: the session.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._snapshot: TrainerSnapshot | None = session.snapshot()
+
+    def keep(self) -> None:
+        """Lets go of the snapshot: a step is done."""
+        self._snapshot = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and self._snapshot is not None:
+            self._session.return_to(self._snapshot)

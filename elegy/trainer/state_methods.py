@@ -1,0 +1,144 @@
+"""What a trainer shows of its state: the state itself, its counters, its strategy, a summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from elegy.callbacks import History
+from elegy.module import ElegyModule
+from elegy.strategies import Strategy
+from elegy.trainer.nonfinite import Policy
+from elegy.trainer.session import Session
+
+
+class StateMethods:
+    """Shows and moves the state; the base of `Trainer`."""
+
+    _session: Session
+    _module_name: str
+
+    def __repr__(self) -> str:
+        """The module, the strategy, and how far training is; nothing runs on a device."""
+        session = self._session
+        progress = f"step {session.step}, epoch {session.epoch}" if session.initialized else "not initialised"
+        return f"<{type(self).__name__} of {self._module_name}, strategy {type(self.strategy).__name__}, {progress}>"
+
+    @property
+    def state(self) -> ElegyModule:
+        """The state. It is immutable and stays valid; assign another one of the same kind to replace it."""
+        return self._session.state
+
+    @state.setter
+    def state(self, state: ElegyModule) -> None:
+        if not isinstance(state, ElegyModule):
+            raise TypeError(f"the state must be an ElegyModule, not a {type(state).__name__}.")
+        self._session.state = state
+
+    @property
+    def step(self) -> int:
+        """The number of completed training steps."""
+        return self._session.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._session.step = step
+
+    @property
+    def epoch(self) -> int:
+        """The number of completed epochs."""
+        return self._session.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._session.epoch = epoch
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the run ends after the running step; a callback sets it."""
+        return self._session.stop_training
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        self._session.stop_training = stop
+
+    @property
+    def history(self) -> History:
+        """The values of the last `fit`."""
+        return self._session.history
+
+    @property
+    def interrupted(self) -> int | None:
+        """The signal that ended the last `fit`, such as `signal.SIGTERM`, or None.
+
+        Schedulers understand `sys.exit(128 + trainer.interrupted)`.
+        """
+        return self._session.interrupted
+
+    @property
+    def seed(self) -> int:
+        """Where all randomness of the run comes from."""
+        return self._session.seed
+
+    @property
+    def nonfinite(self) -> Policy:
+        """What happens at a step whose loss or gradients are not finite."""
+        return self._session.monitor.policy
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because they were not finite; 0 under `nonfinite="ignore"`.
+
+        They count in `trainer.step`. Asking waits for the steps that still run.
+        """
+        return self._session.monitor.count()
+
+    @property
+    def strategy(self) -> Strategy:
+        """How steps run on devices."""
+        return self._session.strategy
+
+    def set_strategy(self, strategy: str | Strategy) -> None:
+        """Moves the state to another strategy; its values do not change.
+
+        Args:
+            strategy: a name or a `Strategy`.
+
+        Raises:
+            ValueError, TypeError: if it is not a strategy, or does not fit the state; the trainer stays as it was.
+            RuntimeError: when a callback calls it during `fit`.
+        """
+        self._session.set_strategy(strategy)
+
+    def summary(self, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
+        """Prints a table of layers with their output shapes, parameters and bytes, without running them.
+
+        Args:
+            inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
+            depth: how deep nested layers are listed.
+            return_repr: whether to return the table instead of printing it.
+        """
+        from elegy.trainer.summary import summarize
+
+        text = summarize(self._session, inputs, depth=depth)
+        if return_repr:
+            return text
+        print(text)
+        return None
+
+
+def module_name(module: Any, state: Any) -> str:
+    """What messages call a module: its class, within that of its adapter.
+
+    Args:
+        module: what was given.
+        state: the `ElegyModule` that it became.
+
+    Example:
+        >>> import elegy as eg
+        >>> module_name(print, eg.ElegyModule())
+        'ElegyModule(builtin_function_or_method)'
+    """
+    adapter = type(state).__name__
+    if type(module) is type(state) or isinstance(module, tuple):  # the class of a tuple, Haiku's too, says nothing
+        return adapter
+    return f"{adapter}({type(module).__name__})"
