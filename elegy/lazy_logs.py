@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ class LazyLogs(Mapping[str, float]):
         fetch: returns log names and scalars (device arrays, NumPy or Python numbers); called once, at the first read.
         ready: returns True if `fetch` can return without waiting for the device; None if this is unknown.
         previous: returns the logs of the step before, if it ran in the same execution.
+        names: the names that `fetch` returns, if they are known before.
 
     Attributes:
         on_read: a function that is called with the logs after the first read, or None.
@@ -33,18 +34,22 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_fetch", "_previous", "_ready", "_ready_at", "_values", "on_read")
+    __slots__ = ("_added", "_additions", "_fetch", "_names", "_previous", "_ready", "_ready_at", "_values", "on_read")
 
     def __init__(
         self,
         fetch: Callable[[], Mapping[str, Any]],
         ready: Callable[[], bool] | None = None,
         previous: Callable[[], LazyLogs] | None = None,
+        names: Collection[str] | None = None,
     ):
         self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
         self._ready, self._previous = ready, previous
         self._ready_at: float | None = None
         self._values: dict[str, float] = {}
+        self._added: dict[str, Any] = {}  # not read yet
+        self._additions: set[str] = set()  # the names of all that were added
+        self._names = names
         self.on_read: Callable[[LazyLogs], None] | None = None
 
     @property
@@ -72,12 +77,32 @@ class LazyLogs(Mapping[str, float]):
         """The logs of the step before, if it ran in the same execution; None otherwise."""
         return None if self._previous is None else self._previous()
 
+    def add(self, name: str, value: Any) -> None:
+        """Adds a value, or replaces one that was added before.
+
+        Args:
+            name: its name.
+            value: a number, an array of one element, or a function without arguments that returns one and is called
+                when somebody reads.
+
+        Raises:
+            ValueError: if the name is one of those that were fetched; at the latest when somebody reads.
+        """
+        fetched = self._names if self._fetch is not None else self._values.keys() - self._additions
+        if name in (fetched or ()):
+            raise _taken(name)
+        self._additions.add(name)
+        self._added[name] = value
+
     def _read(self) -> dict[str, float]:
+        if self._fetch is None and not self._added:
+            return self._values
+        fetched = {} if self._fetch is None else self._fetch()
+        added, self._added = self._added, {}
+        if taken := fetched.keys() & added.keys():
+            raise _taken(min(taken))
+        self._values |= _floats({**fetched, **added})
         if self._fetch is not None:
-            logs = self._fetch()
-            # A list, because `jax.device_get` sorts the keys of a dict.
-            values = jax.device_get(list(logs.values()))
-            self._values = {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
             self._fetch = None
             self._ready_at = self._ready_at or time.monotonic()
             if self.on_read is not None:
@@ -102,6 +127,16 @@ class LazyLogs(Mapping[str, float]):
     def copy(self) -> dict[str, float]:
         """Returns the values as a new dict."""
         return dict(self._read())
+
+
+def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Reads all values from the device at once."""
+    values = [value() if callable(value) else value for value in logs.values()]
+    return {name: _scalar(name, value) for name, value in zip(logs, jax.device_get(values), strict=True)}
+
+
+def _taken(name: str) -> ValueError:
+    return ValueError(f"the step logs {name!r} itself: add the value under another name.")
 
 
 def _scalar(name: str, value: Any) -> float:

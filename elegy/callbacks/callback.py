@@ -36,6 +36,8 @@ class Callback:
             every batch, this turns such fusing off, with a message. None, not declared: like `"state"` under
             `steps_per_execution="auto"`. A callback without batch hooks need not declare it. See `PeriodicCallback`
             for hooks that act at intervals.
+        reads_logs: True to call the hooks that have logs (`on_train_batch_end`, `on_test_batch_end`, `on_test_end`,
+            `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
         first_process_only: True to call its hooks in the first process only, for a callback that writes a file or to
             the terminal. Such hooks may read logs, but not arrays that are divided over several processes.
@@ -49,6 +51,7 @@ class Callback:
     """
 
     batch_hooks_read: Literal["logs", "state"] | None = None
+    reads_logs: bool = False
     runs_last: bool = False
     first_process_only: bool = False
 

@@ -19,6 +19,9 @@ from elegy.names import unique_names
 # In these hooks callbacks close files, so each is called for every callback, even if one raises.
 _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
+# In these, callbacks that read the logs come after those that may add to them.
+_WITH_LOGS = frozenset({"on_train_batch_end", "on_test_batch_end", "on_test_end", "on_epoch_end"})
+
 
 class CallbackList:
     """Checks callbacks and calls their hooks in order, `runs_last` last.
@@ -52,7 +55,7 @@ class CallbackList:
                 raise ValueError(f"the {type(callback).__name__} at callbacks[{index}] is listed twice; pass it once.")
         self._callbacks = tuple(sorted(self._callbacks, key=lambda callback: callback.runs_last))
         self._listeners: dict[str, tuple[tuple[Callback, Callable[[Event], None]], ...]] = {
-            hook: tuple((c, getattr(c, hook)) for c in self._callbacks if _runs_here(c) and c.listens(hook))
+            hook: tuple((c, getattr(c, hook)) for c in _in_order(self._callbacks, hook) if c.listens(hook))
             for hook in HOOKS
         }
         for hook, listeners in self._listeners.items():
@@ -207,6 +210,12 @@ class CallbackList:
 
     def _named(self) -> Iterable[tuple[str, Callback]]:
         return zip(unique_names(type(c).__name__ for c in self._callbacks), self._callbacks, strict=True)
+
+
+def _in_order(callbacks: Sequence[Callback], hook: str) -> list[Callback]:
+    """The callbacks of this process in the order in which a hook is called."""
+    here = [callback for callback in callbacks if _runs_here(callback)]
+    return sorted(here, key=lambda c: (c.runs_last, c.reads_logs)) if hook in _WITH_LOGS else here
 
 
 def _call(callback: Callback, name: str, method: Callable, *args: Any) -> Any:

@@ -50,6 +50,7 @@ class EarlyStopping(Callback):
         EarlyStopping(monitor='val_accuracy', mode='max', patience=3)
     """
 
+    reads_logs = True
     # The batch hook reads the state during validation, which does not change it.
     batch_hooks_read = "logs"
 

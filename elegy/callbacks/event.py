@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from elegy.lazy_logs import LazyLogs
+from elegy.names import type_name
 
 if TYPE_CHECKING:  # an editor completes `event.trainer.`; a callback does not import the trainer
     from elegy.trainer import Trainer
@@ -59,7 +62,43 @@ class Event:
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
     is_current: bool = True
+    _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
+
+    def log(self, name: str, value: Any) -> None:
+        """Adds a value to the logs: to those of the step in batch hooks of the training, to those of the evaluation in
+        `test` hooks, otherwise to those of the epoch. The last value that the steps of an epoch add is one of its
+        values, too; the same is true of the batches of an evaluation.
+
+        `event.logs` has the value from now on, or, in a hook without logs, those of the next hook that has logs.
+        Loggers, `History`, `EarlyStopping` and `ModelCheckpoint` read the logs after all callbacks that may add
+        values, wherever they stand in the list.
+
+        Args:
+            name: the name in the logs.
+            value: a number, an array of one element, which may stay on the device, or a function without arguments
+                that returns one and is called when somebody reads.
+
+        Raises:
+            TypeError: if the name is not a string, or the value is none of these.
+            ValueError: if the step logs a value of this name itself.
+            RuntimeError: in a prediction, which has no logs.
+
+        Example:
+            >>> event = Event(None, "train", step=10, epoch=0, logs=LazyLogs(lambda: {"loss": 0.5}))
+            >>> event.log("learning_rate", 0.1)
+            >>> event.logs
+            {'loss': 0.5, 'learning_rate': 0.1}
+        """
+        if self.phase == "predict":
+            raise RuntimeError(f"event.log({name!r}, ...): a prediction has no logs.")
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"event.log takes the name of the value and the value, but the name is {name!r}.")
+        if not callable(value) and (isinstance(value, str) or np.size(value) != 1):
+            raise TypeError(f"event.log({name!r}, ...) takes one number, not {type_name(value)}.")
+        if isinstance(self.logs, LazyLogs):
+            self.logs.add(name, value)
+        self._added[name] = value
 
     @property
     def seconds(self) -> float:

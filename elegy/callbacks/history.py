@@ -27,6 +27,8 @@ class History(Callback):
         ({'loss': [0.5]}, [0])
     """
 
+    reads_logs = True
+
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self._history: dict[str, list[float]] = {}

@@ -80,6 +80,7 @@ class ModelCheckpoint(PeriodicCallback):
         'max'
     """
 
+    reads_logs = True
     batch_hooks_read = "state"
     runs_last = True
 

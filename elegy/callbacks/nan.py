@@ -51,6 +51,7 @@ class TerminateOnNaN(PeriodicCallback):
         True
     """
 
+    reads_logs = True
     batch_hooks_read = "logs"
 
     def __init__(self, every: Every = _OFTEN):

@@ -51,6 +51,7 @@ class Program:
         state: the structure of the state with its log accumulators.
         changed: positions of the leaves that the step changes.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
+        names: the names of the logged scalars.
         closed: the traced step.
         batch_bytes: the bytes of a batch, as one replica sees it.
     """
@@ -99,6 +100,7 @@ class Program:
         self.log_names: list[tuple[str, str, int]] = []
         self.closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
         self._out = result[0]
+        self.names = frozenset(name for name, _, _ in self.log_names)
         n_state = len(jax.tree.leaves(state))
         n_extra = len(jax.tree.leaves(result[0]))
         inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]

@@ -24,7 +24,8 @@ class StepResults:
 
     def logs(self, k: int) -> LazyLogs:
         """The logs of step `k` of the execution."""
-        return LazyLogs(lambda: self._row(k), self._ready, (lambda: self.logs(k - 1)) if k else None)
+        previous = (lambda: self.logs(k - 1)) if k else None
+        return LazyLogs(lambda: self._row(k), self._ready, previous, self._program.names)
 
     def _ready(self) -> bool:
         return self._host is not None or _computed(self._packed)

@@ -59,6 +59,7 @@ class CSVLogger(PeriodicCallback):
         0,10,0.5
     """
 
+    reads_logs = True
     batch_hooks_read = "logs"
     only_logs = True
     first_process_only = True

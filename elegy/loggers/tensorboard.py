@@ -58,6 +58,7 @@ class TensorBoard(PeriodicCallback):
         Every(steps=100)
     """
 
+    reads_logs = True
     batch_hooks_read = "logs"
     only_logs = True
     first_process_only = True

@@ -46,6 +46,7 @@ class Listeners:
         *,
         epoch: int | None = None,
         failure: BaseException | None = None,
+        added: dict[str, Any] | None = None,
         **fields: Any,
     ) -> None:
         """Calls a hook of the callbacks; no event is made where no callback has it.
@@ -56,6 +57,7 @@ class Listeners:
             plan: how its batches run.
             epoch: the epoch's index; None for that of the trainer.
             failure: the exception that ends the phase.
+            added: takes what the callbacks add to the logs.
             **fields: further fields of the `Event`.
         """
         if not self.callbacks.listens(hook) and hook != "on_train_begin":
@@ -69,6 +71,7 @@ class Listeners:
             steps=loader.steps,
             batch_size=loader.batch_size,
             elapsed=0.0 if session.run is None else session.run.clock.seconds,
+            _added={} if added is None else added,
             **fields,
         )
         self.callbacks.emit(hook, event, failure)

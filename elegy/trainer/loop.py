@@ -13,7 +13,7 @@ from elegy.loading.chunks import Chunk
 from elegy.trainer import resume, rollback
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
-from elegy.trainer.run import Run
+from elegy.trainer.run import Run, with_added
 from elegy.trainer.session import Session
 from elegy.waiting import RunInterrupted
 
@@ -31,10 +31,10 @@ def fit(run: Run) -> None:
     with handle_interrupts(session) as interrupts:
         run.interrupts = interrupts
         try:
-            run.emit("on_train_begin")
+            run.emit("on_train_begin", added=run.added)
             resume.tell_resumed(run)
             while run.going_on():
-                run.emit("on_epoch_begin", resumed=run.cursor.batches > 0)
+                run.emit("on_epoch_begin", resumed=run.cursor.batches > 0, added=run.added)
                 try:
                     logs = _epoch(run)
                 except NonFiniteError as error:
@@ -43,8 +43,9 @@ def fit(run: Run) -> None:
                 validation = run.validation_now()
                 if not run.epoch_ended or (interrupts.interrupted and validation is not None):
                     break
-                if validation is not None:
-                    logs = _joined(logs, evaluate(session, validation, run.listeners, interrupts))
+                added = run.take_added()
+                values = {} if validation is None else evaluate(session, validation, run.listeners, interrupts)
+                logs = _joined(logs, added, values)
                 run.clock.note_when_computed(logs)
                 run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs)
             run.warn_without_validation()
@@ -96,8 +97,9 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     """
     session = run.session
     heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
+    added: dict[str, Any] = {}  # before the step
     if heard:
-        run.emit("on_train_batch_begin", batch=chunk.first)
+        run.emit("on_train_batch_begin", batch=chunk.first, added=added)
     sizes: tuple[int, ...] = ()
     done = 0
     try:
@@ -110,24 +112,31 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         if session.monitor.guards:
             session.monitor.record(out, session.step, session.epoch, session.buffer)
         for k in heard:
-            run.count(chunk.sizes[done : k + 1])
-            done = k + 1
+            run.count(chunk.sizes[done:k])
             if k:
-                run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False)
-            run.logs = run.loss.watch(out.logs(k), session.step, session.epoch)
+                run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False, added=added)
+            run.count(chunk.sizes[k : k + 1])
+            done = k + 1
+            run.keep_logs(out.logs(k), added)
+            added = {}
             last = k == chunk.count - 1
-            run.emit("on_train_batch_end", batch=chunk.first + k, logs=run.logs, is_current=last)
+            run.emit("on_train_batch_end", batch=chunk.first + k, logs=run.logs, is_current=last, added=run.added)
     finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
         run.count(sizes[done:])
-        if sizes:
-            run.logs = run.loss.watch(out.logs(chunk.count - 1), session.step, session.epoch)
+        if done < len(sizes):
+            run.keep_logs(out.logs(chunk.count - 1), added)
 
 
-def _joined(logs: Mapping[str, float], validation: Mapping[str, float]) -> LazyLogs:
+def _joined(logs: Mapping[str, float], added: Mapping[str, Any], validation: Mapping[str, float]) -> LazyLogs:
+    """The values of an epoch: those of its last step, those that callbacks added in it, and those of its validation."""
     return LazyLogs(
-        lambda: {**logs, **{f"val_{name}": value for name, value in validation.items()}},
+        lambda: {**logs, **_others(added, logs), **{f"val_{name}": value for name, value in validation.items()}},
         lambda: all(getattr(part, "ready", True) is not False for part in (logs, validation)),
     )
+
+
+def _others(added: Mapping[str, Any], logs: Mapping[str, float]) -> dict[str, Any]:
+    return {name: value for name, value in added.items() if name not in logs}
 
 
 def evaluate(
@@ -140,18 +149,20 @@ def evaluate(
     """
     executor = session.executor
     logs: Mapping[str, float] = {}
+    added: dict[str, Any] = {}
     failure: BaseException | None = None
     try:
-        listeners.emit_in_pass("on_test_begin", "test", plan)
+        listeners.emit_in_pass("on_test_begin", "test", plan, added=added)
         buffer = session.buffer.fork()  # after the hooks, which may assign the state to evaluate
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)
             for k in listeners.callbacks.batches_heard("test", session.step, 0, chunk.sizes):
                 batch = chunk.first + k
-                listeners.emit_in_pass("on_test_batch_begin", "test", plan, batch=batch)
-                listeners.emit_in_pass("on_test_batch_end", "test", plan, batch=batch, logs=out.logs(k))
-            logs = out.logs(chunk.count - 1)
+                listeners.emit_in_pass("on_test_batch_begin", "test", plan, batch=batch, added=added)
+                row = with_added(out.logs(k), added)
+                listeners.emit_in_pass("on_test_batch_end", "test", plan, batch=batch, logs=row, added=added)
+            logs = with_added(out.logs(chunk.count - 1), added)
             if interrupts is not None and interrupts.interrupted:
                 raise RunInterrupted
     except BaseException as error:

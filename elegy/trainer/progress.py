@@ -48,6 +48,7 @@ class ProgressBar(Callback):
         epoch 3/10  step 168  loss 0.123  ...s
     """
 
+    reads_logs = True
     batch_hooks_read = "logs"
     first_process_only = True
 

@@ -14,6 +14,7 @@ from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
 from elegy.errors import CheckpointError
+from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.clock import RunClock
@@ -47,6 +48,7 @@ class Run:
         rollbacks: how often the run went back to a checkpoint, by its name.
         interrupts: knows whether a signal ends the run.
         logs: the epoch's values after the last step.
+        added: the last values that callbacks added in this epoch, by name.
         resumed: the checkpoint from which the run goes on.
         clock: the time of the run.
         loss: looks at the losses that somebody reads.
@@ -76,6 +78,7 @@ class Run:
         self.rollbacks: dict[str, int] = {}
         self.interrupts = Interrupts(session)
         self.logs: Mapping[str, float] = {}
+        self.added: dict[str, Any] = {}
         self.resumed: Path | Address | None = None
         self.loader.start_at(session.epoch)
         # If every step is an execution, one may be ahead of the device before a time limit, so that it has work.
@@ -95,6 +98,7 @@ class Run:
             "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
             "logs": dict(self.logs) if self._may_have_ended() else {},
+            "added": LazyLogs(lambda: self.added).copy(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -102,7 +106,7 @@ class Run:
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
         self.cursor = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
-        self.logs = state["logs"]
+        self.logs, self.added = state["logs"], dict(state.get("added", {}))
         self.clock.go_on_from(state["seconds"])
 
     def _may_have_ended(self) -> bool:
@@ -218,6 +222,21 @@ class Run:
                 stacklevel=5,
             )
 
+    def keep_logs(self, logs: LazyLogs, added: dict[str, Any]) -> None:
+        """Keeps the logs of a step.
+
+        Args:
+            logs: what the step returned.
+            added: what callbacks have added to them before the step.
+        """
+        self.logs = self.loss.watch(with_added(logs, added), self.session.step, self.session.epoch)
+        self.added |= added
+
+    def take_added(self) -> dict[str, Any]:
+        """Returns what callbacks added in the epoch that ends; the next one starts without."""
+        added, self.added = self.added, {}
+        return added
+
     # data
 
     def order(self) -> np.ndarray | None:
@@ -240,3 +259,15 @@ class Run:
     def validation_now(self) -> ExecutionPlan | None:
         """How the validation of this epoch runs; None if it has none."""
         return self.validation if (self.session.epoch + 1) % self.config.validation_freq == 0 else None
+
+
+def with_added(logs: LazyLogs, added: Mapping[str, Any]) -> LazyLogs:
+    """Adds what callbacks have logged to the logs of a step.
+
+    Args:
+        logs: what the step returned.
+        added: values by name.
+    """
+    for name, value in added.items():
+        logs.add(name, value)
+    return logs
