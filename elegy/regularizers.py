@@ -16,12 +16,12 @@ from elegy.pytree import static_field
 class Regularizer(Loss):
     """Base class: a subclass implements `call(parameters)`, which returns a scalar.
 
-    The value belongs to a step, not to an example: over replicas it counts once, and its value over an epoch is the
-    mean over the steps, weighted by their examples. `reduction` has no effect.
+    The value belongs to a step, not to an example: it counts once, not once for each replica, and its value over an
+    epoch is the mean over the steps, weighted by their examples.
 
     Args:
-        reduction: accepted as for every loss, without effect.
-        weight: a factor.
+        reduction: has no effect; every loss has this argument.
+        weight: a factor of the value.
         name: the name in the logs; the class name in snake case by default.
 
     Example:
@@ -47,7 +47,7 @@ class Regularizer(Loss):
             float32 scalars `(numerator, denominator)`.
 
         Raises:
-            ValueError: if `call` returns no scalar.
+            ValueError: if `call` does not return a scalar.
         """
         value = self.values(**kwargs)
         if value.ndim:
@@ -58,7 +58,7 @@ class Regularizer(Loss):
         return numerator * self.weight, denominator
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """Always: a regularizer does not look at examples.
+        """Always True: a regularizer does not depend on the examples.
 
         Args:
             batch_size: the number of rows.

@@ -1,4 +1,4 @@
-"""Losses: classes for a `Trainer`, and the functions that they are made of."""
+"""Losses: classes for a `Trainer`, and the functions that they call."""
 
 from elegy.losses.cosine_similarity import CosineSimilarity, cosine_similarity
 from elegy.losses.cross_entropy import CrossEntropy, Crossentropy, cross_entropy, crossentropy

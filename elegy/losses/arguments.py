@@ -1,4 +1,4 @@
-"""Which of the available values a loss or a metric receives: the ones that it names."""
+"""Passes a loss or a metric those of the available values that its parameters name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ALIASES: Mapping[str, str] = {
     "labels": "target",
     "y_true": "target",
 }
-"""Parameter names of Optax and scikit-learn, and what they are called here."""
+"""Parameter names of Optax and scikit-learn, with the names used here."""
 
 KNOWN = ("inputs", "target", "preds", "sample_weight", "mask", "parameters", "batch_stats", "examples", "values")
-"""Names that a loop may pass to a loss or a metric."""
+"""The names of the values that a loop passes to losses and metrics."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter] | None:
-    """The parameters of a function by name, or None where Python cannot tell.
+    """Returns the parameters of a function by name, or None if the function has no signature.
 
     Example:
         >>> list(parameters_of(lambda target, preds: 0))
@@ -38,7 +38,7 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter] | None:
 
 
 def names_argument(function: Callable, name: str) -> bool:
-    """True if a function has a parameter of this very name (`**kwargs` does not count).
+    """True if a function has a parameter of this name (`**kwargs` does not count).
 
     Example:
         >>> names_argument(lambda target, **rest: 0, "rest")
@@ -49,7 +49,7 @@ def names_argument(function: Callable, name: str) -> bool:
 
 
 def sees_examples(function: Callable) -> bool:
-    """True if a function is given something of the examples, unlike one of the parameters alone.
+    """True if a function has a parameter for values of the examples, not only for the model's parameters.
 
     Example:
         >>> sees_examples(lambda y_true, y_pred: 0), sees_examples(lambda parameters: 0)
@@ -63,21 +63,21 @@ def sees_examples(function: Callable) -> bool:
 
 
 def call_with_named(function: Callable, available: Mapping[str, Any], what: str) -> Any:
-    """Calls a function with those of the available values that it names.
+    """Calls a function with those of the available values that its parameters name.
 
-    A value that is None counts as missing. `ALIASES` are understood. A function with exactly two required
-    positional parameters whose names say nothing is called as `function(target, preds)`.
+    A value that is None counts as missing. `ALIASES` are other names for the same values. A function with exactly two
+    required positional parameters of unknown names is called as `function(target, preds)`.
 
     Args:
         function: any callable.
         available: values by name.
-        what: how messages call the function, for example `the loss 'mse'`.
+        what: the name of the function in messages, for example `the loss 'mse'`.
 
     Returns:
-        What the function returns.
+        The result of the function.
 
     Raises:
-        TypeError: if the function requires something that is missing.
+        TypeError: if a required parameter has no value.
 
     Example:
         >>> call_with_named(lambda labels, logits: logits - labels, {"target": 1, "preds": 3}, "the loss 'f'")
@@ -120,7 +120,7 @@ def _bind(function: Callable, present: dict[str, Any], what: str) -> tuple[list[
 
 
 def _sources(parameters: Mapping[str, inspect.Parameter], present: Mapping[str, Any]) -> dict[str, str]:
-    """Maps each parameter that is understood to the name of the value it takes."""
+    """Maps each parameter with a known name to the name of its value."""
     named = {}
     for name in parameters:
         source = name if name in present or name in KNOWN else ALIASES.get(name)
@@ -133,7 +133,7 @@ def _sources(parameters: Mapping[str, inspect.Parameter], present: Mapping[str, 
     if len(positional) == 2 and len(unknown) == 2:
         named.update(zip(positional, ("target", "preds"), strict=True))
     elif len(positional) == 2 and len(unknown) == 1:
-        # Optax has names of its own for what comes next to `targets` (`log_predictions`, `scores`, ...).
+        # In Optax the predictions beside `targets` have various names (`log_predictions`, `scores`, ...).
         (other,) = (named[name] for name in positional if name in named)
         counterpart = {"target": "preds", "preds": "target"}.get(other)
         if counterpart is not None:
@@ -145,7 +145,7 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
     missing = [name for name in required if name not in found]
     if not missing:
         return
-    # JAX sorts the names in a dict that it traces.
+    # Tracing sorts the keys of a dict, so the order is restored.
     ordered = [*(name for name in KNOWN if name in present), *(name for name in present if name not in KNOWN)]
     if any(ALIASES.get(name, name) == "target" for name in missing):
         hint = "Labels are the second part of the data: `fit(x, y)`; an autoencoder's are its inputs, `fit(x, x)`."

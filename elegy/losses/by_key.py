@@ -1,4 +1,4 @@
-"""Losses and metrics that are given in a dict, over outputs in a dict: each receives what has its key."""
+"""Matches losses and metrics in a dict with outputs, targets and sample weights of the same keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BY_KEY = ("target", "preds", "sample_weight")
 
 
 def takes_output(thing: Any, keys: tuple[str, ...], preds: Any) -> bool:
-    """True if a loss or a metric that is given under a key receives the output of that key alone.
+    """True if a loss or a metric that is given under a key receives only the output of that key.
 
     Args:
-        thing: the loss or the metric. One that looks into the outputs itself, by `index_into`, receives all of them.
-        keys: the keys of the dicts that hold it, from the outermost.
+        thing: the loss or the metric. With `index_into` for the outputs, it receives all of them.
+        keys: the keys of the dicts that contain it, from the outermost.
         preds: the outputs.
 
     Example:
@@ -29,14 +29,14 @@ def takes_output(thing: Any, keys: tuple[str, ...], preds: Any) -> bool:
 
 
 def given_by_key(thing: Any, keys: tuple[str, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a loss or a metric receives of the values of a step.
+    """Returns the values of a step for a loss or a metric.
 
-    Under the key of an output it receives this output, and of targets and sample weights in dicts those of the key;
-    without weights of its key each example counts 1.
+    Under the key of an output it receives only this output, and only the target and the sample weights of the key if
+    they are in dicts. If the weights have no entry for the key, all examples have the weight 1.
 
     Args:
         thing: the loss or the metric.
-        keys: the keys of the dicts that hold it, from the outermost.
+        keys: the keys of the dicts that contain it, from the outermost.
         kwargs: the values by name.
 
     Example:
@@ -62,17 +62,17 @@ def given_by_key(thing: Any, keys: tuple[str, ...], kwargs: Mapping[str, Any]) -
 
 
 def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: Any, kwargs: Mapping[str, Any]) -> None:
-    """Explains the error of a loss or a metric by what it received by its key, or did not.
+    """Explains the error of a loss or a metric that is given under a key.
 
     Args:
-        error: what it raised; gets a note if the loss or metric received the output of its key alone.
-        what: how messages call the loss or the metric.
-        keys: the keys of the dicts that hold it.
-        given: what it received.
-        kwargs: the values by name.
+        error: its error, which gets a note if it received only the output of its key.
+        what: the name of the loss or the metric in messages.
+        keys: the keys of the dicts that contain it.
+        given: the values that it received.
+        kwargs: all values by name.
 
     Raises:
-        TypeError: in place of the error, if it received a dict of sample weights.
+        TypeError: instead of the error, if it received a dict of sample weights.
     """
     weight = given.get("sample_weight")
     if given.get("preds") is not kwargs.get("preds"):
@@ -89,7 +89,7 @@ def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: An
 
 
 def indexed_arguments(thing: Any) -> frozenset[str]:
-    """The arguments that a loss or a metric indexes into, by the names under which they are given.
+    """Returns the names of the arguments that a loss or a metric indexes into, before `rename_arguments`.
 
     Example:
         >>> from elegy.losses.mean_squared_error import MeanSquaredError

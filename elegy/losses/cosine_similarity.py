@@ -17,7 +17,7 @@ _EPSILON = 1e-7
 def cosine_similarity(target: Any, preds: Any, axis: int = -1) -> jax.Array:
     """Computes the negative cosine of the angle between target and prediction: -1 is best, 1 is worst.
 
-    A vector of zeros is similar to nothing: the value is 0.
+    For a vector of zeros the value is 0.
 
     Args:
         target: `(B, ..., D)`.

@@ -33,11 +33,11 @@ def cross_entropy(
         target: class indices, integers `(...)`; or one distribution over the classes for each example, `(..., C)`.
             With `binary`, independent 0/1 labels (or probabilities) of the shape of `preds`.
         preds: `(..., C)`, logits or probabilities. With `binary`, any shape.
-        binary: whether the outputs are independent yes/no decisions; their mean over the last axis is taken.
-        from_logits: whether `preds` are logits; otherwise probabilities, clipped to `[1e-7, 1 - 1e-7]`.
-        label_smoothing: the part of the labels' mass that is spread evenly over the classes.
-        check_bounds: whether a class index outside of `0..C-1` makes the value NaN. Otherwise it counts as a
-            distribution without mass.
+        binary: True if the outputs are independent binary decisions; the result is their mean over the last axis.
+        from_logits: True if `preds` are logits, False if they are probabilities, which are clipped to
+            `[1e-7, 1 - 1e-7]`.
+        label_smoothing: the fraction of the probability mass of the labels that is spread evenly over the classes.
+        check_bounds: True to return NaN for a class index outside of `0..C-1`, False to return 0 for it.
 
     Returns:
         Values `(...)`, without the class axis (a binary `(B,)` stays `(B,)`), at least float32.
@@ -72,7 +72,7 @@ def cross_entropy(
 
 
 def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
-    # A softmax over one class is 1 whatever the model says.
+    # With one class, softmax is always 1.
     if preds.ndim == 0 or preds.shape[-1] == 1 or target.ndim not in (preds.ndim, preds.ndim - 1):
         raise _shape_error(target, preds)
     if target.ndim == preds.ndim and target.shape[-1] == 1 and preds.shape[-1] > 1:
@@ -92,7 +92,7 @@ def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
 def _shape_error(target: Any, preds: Any) -> ValueError:
     return ValueError(
         f"CrossEntropy: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape "
-        "(..., classes) give class indices of shape (...), or distributions of shape (..., classes). For one yes/no "
+        "(..., classes) give class indices of shape (...), or distributions of shape (..., classes). For one binary "
         "output use CrossEntropy(binary=True)."
     )
 
@@ -122,16 +122,17 @@ class CrossEntropy(Loss):
     """Cross-entropy between labels and logits or probabilities (see `cross_entropy`).
 
     Args:
-        from_logits: whether `preds` are logits (the default) or probabilities.
-        binary: whether the outputs are independent yes/no decisions.
-        label_smoothing: the part of the labels' mass that is spread evenly over the classes, at least 0, less than 1.
-        check_bounds: whether a class index outside of `0..C-1` makes the value NaN.
+        from_logits: True if `preds` are logits, False if they are probabilities.
+        binary: True if the outputs are independent binary decisions.
+        label_smoothing: the fraction of the probability mass of the labels that is spread evenly over the classes, in
+            [0, 1).
+        check_bounds: True to make the value NaN if a class index is outside of `0..C-1`.
         reduction: see `Loss`.
         weight: see `Loss`.
         name: see `Loss`.
 
     Raises:
-        ValueError: for a `label_smoothing` out of range.
+        ValueError: if `label_smoothing` is out of range.
 
     Example:
         >>> loss = CrossEntropy()
@@ -149,8 +150,8 @@ class CrossEntropy(Loss):
         super().__post_init__()
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise ValueError(
-                f"CrossEntropy: label_smoothing={self.label_smoothing!r} is the part of the labels' mass that is "
-                "spread over the classes: it must be at least 0 and less than 1, or None."
+                f"CrossEntropy: label_smoothing={self.label_smoothing!r} is the fraction of the labels' probability "
+                "mass that is spread over the classes: it must be at least 0 and less than 1, or None."
             )
 
     def call(self, target: Any, preds: Any) -> jax.Array:
@@ -167,7 +168,7 @@ class CrossEntropy(Loss):
         check_array(target, "target", "CrossEntropy")
         check_array(preds, "preds", "CrossEntropy")
         if not self.binary and jnp.ndim(preds) == jnp.ndim(target) == 1:
-            # One distribution, but far more often yes/no outputs of a batch.
+            # This could be one distribution, but is usually a batch of binary outputs.
             raise _shape_error(target, preds)
         return cross_entropy(
             target,
@@ -179,16 +180,16 @@ class CrossEntropy(Loss):
         )
 
     def target_check(self, target: Any, preds: Any) -> None:
-        """Checks that class indices name a class that the predictions have, and that yes/no labels are in 0..1.
+        """Checks that class indices are in the range of the predictions, and that binary labels are in 0..1.
 
         With `check_bounds=False` an index may be out of range.
 
         Args:
             target: ground truth, on the host.
-            preds: predictions; only their shape and dtype are looked at.
+            preds: predictions; only their shape and dtype are used.
 
         Raises:
-            ValueError: if an index or a yes/no label is out of range, or the shapes do not fit.
+            ValueError: if an index or a binary label is out of range, or the shapes do not fit.
             TypeError: if class indices are not integers.
         """
         if array_shape(target) is None:
@@ -211,7 +212,7 @@ class CrossEntropy(Loss):
             )
 
 
-# Made once, because JAX remembers what it traced by the function: a second check need not trace the loss again.
+# Made once: JAX caches traces by function, so a second check does not trace the loss again.
 _called = jax.jit(lambda loss, target, preds: loss.call(target, preds))
 
 
@@ -219,15 +220,15 @@ def _check_decisions(target: np.ndarray) -> None:
     shown = _outside(target, 0, 1)
     if shown:
         raise ValueError(
-            f"CrossEntropy(binary=True): the target contains {shown}, but yes/no labels are 0 or 1, or probabilities "
-            "between them: beside others the loss has no minimum. Map labels of -1 and 1 with `(labels + 1) / 2`; for "
-            "class indices leave binary=True out."
+            f"CrossEntropy(binary=True): the target contains {shown}, but binary labels are 0 or 1, or probabilities "
+            "between them: for other labels the loss has no minimum. Map labels of -1 and 1 with `(labels + 1) / 2`; "
+            "for class indices leave binary=True out."
         )
 
 
 def _outside(target: np.ndarray, low: int, high: int) -> str:
-    """Names some values below `low` or above `high`; empty where there are none."""
-    if not target.size or (target.min() >= low and target.max() <= high):  # no copy of labels that are right
+    """Lists some values below `low` or above `high`; empty if there are none."""
+    if not target.size or (target.min() >= low and target.max() <= high):  # without a copy of valid labels
         return ""
     outside = np.unique(target[(target < low) | (target > high)])
     return ", ".join(map(str, outside[:5])) + (", ..." if outside.size > 5 else "")

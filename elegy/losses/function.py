@@ -18,7 +18,7 @@ from elegy.pytree import Static, static_field
 
 
 class _Function(Static[Callable[..., Any]]):
-    """A function, and by the shapes of target and predictions what `pairs_rows` found."""
+    """A function, with cached results of `pairs_rows` by the shapes of target and predictions."""
 
     __slots__ = ("pairs",)
 
@@ -28,14 +28,14 @@ class _Function(Static[Callable[..., Any]]):
 
 
 class FunctionLoss(Loss):
-    """A loss made of a plain function, of Optax for example.
+    """Wraps a plain function, for example one of Optax, as a loss.
 
-    The function receives only the arguments that it names; with exactly two required parameters of unknown names
-    it is called as `function(target, preds)`. An output `(B, ...)` is one value an example, a scalar stands for
-    the whole batch. A function that names `sample_weight` receives it and returns weighted values.
+    The function receives only the arguments that it names; with exactly two required parameters of unknown names it is
+    called as `function(target, preds)`. It returns `(B, ...)`, with at least one value for each example, or a scalar,
+    the value of the whole batch. A function with a parameter `sample_weight` must return weighted values.
 
     Args:
-        function: what computes the loss.
+        function: the function.
 
     Example:
         >>> import optax
@@ -64,7 +64,7 @@ class FunctionLoss(Loss):
         return self.function.value
 
     def call(self, **kwargs: Any) -> jax.Array:
-        """Calls the function with those of the arguments that it names."""
+        """Calls the function with the arguments that it names."""
         return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
 
     def _check_pairs(self, kwargs: dict[str, Any]) -> None:
@@ -83,19 +83,19 @@ class FunctionLoss(Loss):
         if shapes not in known:
             known[shapes] = pairs_rows(lambda examples: self.call(**{**kwargs, **examples}), examples)
             if known[shapes] == "inside":
-                warnings.warn(f"{message}, unless pairs are what you mean.", stacklevel=2)
+                warnings.warn(f"{message}, unless you want all pairs.", stacklevel=2)
         if known[shapes] == "output":
             raise ValueError(f"{message}: a loss or metric returns a value for each example, not for each pair.")
 
     def values(self, **kwargs: Any) -> jax.Array:
-        """The function's output as an array.
+        """Returns the function's output as an array.
 
         Raises:
-            TypeError: if the function requires something that is not available, or returns no array.
-            ValueError: if it is `(B, B)`, made of `(B,)` and `(B, 1)` by broadcasting.
+            TypeError: if a required argument is not available, or the result is not an array.
+            ValueError: if the function broadcasts `(B,)` and `(B, 1)` to a result of shape `(B, B)`.
 
         Warns:
-            UserWarning: if such an array is reduced on the way.
+            UserWarning: if the function broadcasts them and reduces the result.
         """
         self._check_pairs(kwargs)
         output = self.call(**kwargs)
@@ -109,14 +109,14 @@ class FunctionLoss(Loss):
 
 
 def as_loss(thing: Any, name: str | None = None) -> Loss:
-    """Turns a loss or a plain function into a `Loss`.
+    """Converts a loss or a plain function to a `Loss`.
 
     Args:
         thing: a `Loss` or a function.
         name: a name for the logs, used for functions only.
 
     Raises:
-        TypeError: for anything else, with what to write instead.
+        TypeError: if `thing` is anything else; the message says what to write instead.
 
     Example:
         >>> as_loss(lambda target, preds: preds - target, name="difference").name

@@ -26,7 +26,7 @@ def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
         delta: the distance at which the loss becomes linear.
 
     Returns:
-        `(B, ...)`; for inputs `(B,)` one value for each. At least float32.
+        `(B, ...)`; for inputs `(B,)` one value for each example. At least float32.
 
     Raises:
         ValueError: if the shapes differ.

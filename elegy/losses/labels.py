@@ -1,4 +1,4 @@
-"""Class indices, of whatever integer dtype they come in."""
+"""Converts class indices to a dtype in which they can be compared."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 def widen_integers(labels: jax.Array) -> jax.Array:
-    """Makes integers at least int32 and leaves all else as it is.
+    """Casts integers to at least int32, and returns anything else unchanged.
 
-    JAX compares labels with a Python number in the labels' dtype: the number of classes may not fit into it, and
-    -100 is 156 in uint8.
+    JAX compares labels with a Python number in the labels' dtype. The number of classes may not fit into it, and -100
+    is 156 in uint8.
 
     Args:
         labels: class indices, or anything else.

@@ -1,4 +1,4 @@
-"""Looking into the arguments of a loss or a metric: by index, and by another name."""
+"""Indexes into the arguments of a loss or a metric, and renames them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def index_paths(kwargs: Mapping[str, Any]) -> tuple[tuple[str, tuple[Any, ...]],
 def index_arguments(
     paths: Sequence[tuple[str, tuple[Any, ...]]], kwargs: Mapping[str, Any], what: str
 ) -> dict[str, Any]:
-    """Replaces the arguments that have a path by what lies there.
+    """Replaces the arguments that have a path by the value at the path.
 
     Raises:
         KeyError: if an argument is missing or has nothing at the path.
@@ -44,10 +44,10 @@ def index_arguments(
 
 
 def lookup(value: Any, step: Any) -> Any:
-    """The part of a value at a key, an index or, in a named tuple, a field.
+    """Returns the part of a value at a key, an index or, in a named tuple, a field.
 
     Raises:
-        KeyError, IndexError, TypeError: if there is none.
+        KeyError, IndexError, TypeError: if the value has no such part.
 
     Example:
         >>> lookup({"a": 7}, "a")
@@ -59,10 +59,10 @@ def lookup(value: Any, step: Any) -> Any:
 
 
 def rename_given(names: Sequence[tuple[str, str]], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Moves arguments from the names under which they are given to the names that are expected.
+    """Renames arguments from the given names to the expected names.
 
     Raises:
-        KeyError: if an argument is not given.
+        KeyError: if an argument is missing.
 
     Example:
         >>> rename_given([("values", "loss")], {"loss": 1.0, "preds": 2.0}, "the metric 'mean'")

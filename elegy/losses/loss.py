@@ -25,11 +25,11 @@ EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
 
 
 class Loss(Pytree):
-    """Base class: a subclass implements `call`, which returns one value an example, or finer.
+    """Base class: a subclass implements `call`, which returns at least one value for each example.
 
     `call` receives only the arguments that it names, out of `inputs`, `target`, `preds`, `mask`, `parameters`,
-    `batch_stats` and `examples` (`y_true`, `y_pred`, `labels`, `logits`, ... are understood). `sample_weight` is
-    applied here, never by `call`. Options of a subclass are fields: `axis: int = elegy.static_field(default=-1)`.
+    `batch_stats` and `examples` (or under names such as `y_true`, `y_pred`, `labels`, `logits`). The base class applies
+    `sample_weight`, never `call`. Options of a subclass are fields: `axis: int = elegy.static_field(default=-1)`.
 
     Args:
         reduction: a `Reduction` or its value; `MEAN` by default.
@@ -69,16 +69,16 @@ class Loss(Pytree):
         return False
 
     def values(self, **kwargs: Any) -> jax.Array:
-        """Calls `call` with those of the arguments that it names.
+        """Calls `call` with the arguments that it names.
 
         Args:
-            **kwargs: all that is available.
+            **kwargs: all available values.
 
         Returns:
             The values, `(B, ...)`, not weighted.
 
         Raises:
-            TypeError: if `call` requires something that is not available.
+            TypeError: if `call` requires a value that is not available.
         """
         available = {k: v for k, v in kwargs.items() if k != "sample_weight"}
         return jnp.asarray(call_with_named(self.call, available, f"the loss {name_of(self)!r}"))
@@ -86,21 +86,21 @@ class Loss(Pytree):
     def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
         """Computes the numerator and the denominator of the loss on a batch.
 
-        A row whose weight is 0 counts for nothing, in value and in gradient, even if its target or prediction
-        is NaN or infinite.
+        A row of weight 0 has no effect on the value and the gradient, even if its target or prediction is NaN or
+        infinite.
 
         Args:
-            **kwargs: what `call` names, and optionally `sample_weight` (`(B,)` or finer), `mask` (`(B,)` bool) and
-                `examples`.
+            **kwargs: the arguments of `call`, and optionally `sample_weight` (`(B,)` or finer), `mask` (`(B,)` bool)
+                and `examples`.
 
         Returns:
             float32 scalars `(numerator, denominator)`; the denominator is None for `Reduction.SUM`.
 
         Raises:
-            ValueError: for `Reduction.NONE`, which is no scalar.
+            ValueError: if the reduction is `Reduction.NONE`, which gives no scalar.
 
         Warns:
-            UserWarning: if there are sample weights, and the value is a scalar that was computed without them.
+            UserWarning: if there are sample weights, but `call` returned a scalar without them.
         """
         self.check_reduction()
         sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
@@ -124,8 +124,8 @@ class Loss(Pytree):
     def _warn_of_weights(self) -> None:
         if not self.applies_weight and sees_examples(self._called):
             warnings.warn(
-                f"{name_of(self)!r} returned a scalar, in which sample weights and class weights can have no part any "
-                "more. Return one value for each example, or name a parameter `sample_weight` and apply it.",
+                f"{name_of(self)!r} returned a scalar, so sample weights and class weights cannot be applied any more. "
+                "Return one value for each example, or name a parameter `sample_weight` and apply it.",
                 stacklevel=2,
             )
 
@@ -133,11 +133,11 @@ class Loss(Pytree):
         """Checks that the loss is a scalar.
 
         Raises:
-            ValueError: for `Reduction.NONE`.
+            ValueError: if the reduction is `Reduction.NONE`.
         """
         if self.reduction is Reduction.NONE:
             raise ValueError(
-                f"the loss {name_of(self)!r} has Reduction.NONE: it is no scalar and cannot be part of a total. "
+                f"the loss {name_of(self)!r} has Reduction.NONE: it is not a scalar and cannot be part of a total. "
                 "Use Reduction.MEAN, SUM_OVER_BATCH_SIZE or SUM for training, and NONE only to call the loss yourself."
             )
 
@@ -147,13 +147,13 @@ class Loss(Pytree):
         Args:
             target: ground truth.
             preds: predictions.
-            **kwargs: whatever else `call` names, and `sample_weight` and `mask`.
+            **kwargs: further arguments of `call`, and `sample_weight` and `mask`.
 
         Returns:
             A float32 scalar; for `Reduction.NONE` the weighted values.
 
         Raises:
-            TypeError: if `call` requires something that was not given.
+            TypeError: if `call` requires an argument that is missing.
         """
         kwargs.update(target=target, preds=preds)
         if self.reduction is Reduction.NONE:
@@ -164,16 +164,16 @@ class Loss(Pytree):
         return numerator if denominator is None else safe_divide(numerator, denominator)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """True if the loss keeps at least one value for each row, so that rows of weight 0 can be left out.
+        """True if the loss returns at least one value for each row, so that rows can be masked.
 
         Args:
             batch_size: the number of rows.
-            **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are looked at.
+            **kwargs: the arguments, as arrays, tracers or `jax.ShapeDtypeStruct`; only shapes are used.
         """
         return eval_shape(lambda given: self.values(**given), kwargs).shape[:1] == (batch_size,)
 
     def target_check(self, target: Any, preds: Any) -> None:
-        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.
+        """Checks the values of one batch, eagerly, for mistakes that shapes do not show. By default no check.
 
         Args:
             target: ground truth, on the host.
@@ -181,10 +181,10 @@ class Loss(Pytree):
         """
 
     def index_into(self, **kwargs: Any) -> IndexedLoss:
-        """Returns a loss that looks into nested arguments.
+        """Returns a loss that indexes into nested arguments.
 
         Args:
-            **kwargs: for an argument's name, an index or a sequence of indices, applied one after the other.
+            **kwargs: by the name of an argument, an index or a sequence of indices, applied one after the other.
 
         Example:
             >>> from elegy.losses import MeanSquaredError
@@ -198,7 +198,7 @@ class Loss(Pytree):
         """Returns a loss that takes its arguments under other names.
 
         Args:
-            **kwargs: for an argument's name, the name under which it will be given.
+            **kwargs: by the name of an argument, the name under which it will be given.
 
         Example:
             >>> from elegy.losses import MeanSquaredError
@@ -210,7 +210,7 @@ class Loss(Pytree):
 
 
 class _Wrapper(Loss):
-    """A loss with other arguments; all but the arguments is the inner loss's."""
+    """A loss that changes the arguments of an inner loss."""
 
     loss: Loss
 
@@ -219,7 +219,7 @@ class _Wrapper(Loss):
 
     @abc.abstractmethod
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the inner loss receives."""
+        """Returns the arguments of the inner loss."""
 
     @property
     @abc.abstractmethod
@@ -245,7 +245,7 @@ class _Wrapper(Loss):
     def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
         available = {name for name, value in given.items() if value is not None}
-        if self.looked_up <= available:  # what else it may need is not at hand here
+        if self.looked_up <= available:  # other arguments are not available here
             inner = self.translate(given)
             check_target(self.loss, inner.get("target"), inner.get("preds"), inner.get("sample_weight"))
 
@@ -271,17 +271,17 @@ class RenamedLoss(_Wrapper):
     names: tuple[tuple[str, str], ...] = static_field()
 
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Gives the arguments the names that the inner loss knows."""
+        """Renames the arguments to those of the inner loss."""
         return rename_given(self.names, kwargs, f"the loss {self.name!r}")
 
     @property
     def looked_up(self) -> set[str]:
-        """The arguments that are given another name."""
+        """The renamed arguments."""
         return {given for _, given in self.names}
 
 
 def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Replaces what is not finite where the weight is 0: a `where` on the loss alone would leave NaN gradients."""
+    """Replaces values that are not finite in rows of weight 0: a `where` on the loss would leave NaN gradients."""
     weights = [kwargs.get("sample_weight"), kwargs.get("mask")]
     counts = [jnp.asarray(weight) != 0 for weight in weights if weight is not None and jnp.ndim(weight) > 0]
     if not counts:
@@ -303,9 +303,9 @@ def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _align_counts(counts: jax.Array, shape: tuple[int, ...]) -> jax.Array | None:
-    """Which entries of an array of this shape count: where the weight's axes lead, each by its own; otherwise by row.
+    """Broadcasts a mask of weights to an array's shape: entry by entry if its leading axes fit, otherwise by row.
 
-    None where not even the rows fit.
+    Returns None if the number of rows differs.
     """
     while counts.ndim > 1 and counts.shape[-1] == 1:
         counts = counts[..., 0]

@@ -1,4 +1,4 @@
-"""The dtypes that losses and metrics compute in."""
+"""The dtypes in which losses and metrics are computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 
 def at_least_float32(*dtypes: Any) -> Any:
-    """The floating or complex dtype that holds all of the dtypes, float32 or wider.
+    """Returns the common floating or complex dtype of the dtypes, float32 or wider.
 
-    Integers and booleans become JAX's default float: float32, or float64 where it has 64 bits.
+    Integers and booleans become JAX's default float: float32, or float64 with `jax_enable_x64`.
 
     Example:
         >>> at_least_float32(jnp.bfloat16, jnp.int8).name, at_least_float32(jnp.complex64).name
@@ -22,7 +22,7 @@ def at_least_float32(*dtypes: Any) -> Any:
 
 
 def default_float() -> Any:
-    """JAX's default float: float32, or float64 where it has 64 bits.
+    """Returns JAX's default float: float32, or float64 with `jax_enable_x64`.
 
     Example:
         >>> default_float().name
@@ -35,7 +35,7 @@ def check_real(what: str, **arrays: jax.Array) -> None:
     """Checks that arrays are not complex.
 
     Args:
-        what: how messages call the caller.
+        what: the name of the caller in messages.
         **arrays: the arrays by name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From values with a leading axis of examples to a numerator and a denominator."""
+"""Reduces the values of examples to a numerator and a denominator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elegy.losses.numbers import at_least_float32, check_real
 
 
 class Reduction(enum.Enum):
-    """How the values `l` of a loss or a metric, with weights `w`, become one number.
+    """How to reduce the values `l` of a loss or a metric, with weights `w`, to one number.
 
     - `MEAN` (the default): `sum(w * l) / sum(w)`, with `w` broadcast to the shape of `l`.
     - `SUM_OVER_BATCH_SIZE`: `sum(w * l)` divided by the number of values that belong to real examples.
@@ -56,12 +56,12 @@ def safe_divide(numerator: Any, denominator: Any) -> jax.Array:
 
 
 def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
-    """Gives a weight trailing axes until it broadcasts with values of this shape: `(B,)` goes with `(B, T)`.
+    """Adds trailing axes to a weight, so that it broadcasts with values of this shape: `(B,)` with `(B, T)`.
 
     Args:
-        weight: a scalar, or an array whose leading axes are those of the values.
+        weight: a scalar, or an array with the leading axes of the values.
         shape: the shape of the values.
-        what: how messages call the weight.
+        what: the name of the weight in messages.
 
     Returns:
         The weight as an array with `len(shape)` axes (or none).
@@ -90,7 +90,7 @@ def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
 
 
 def total_weight(sample_weight: Any, mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """The weight of each value, or None where all are 1: `sample_weight`, and 0 where the mask is False.
+    """Returns the weight of each value, `sample_weight` times the mask, or None if all weights are 1.
 
     Example:
         >>> total_weight(None, jnp.array([True, False]), (2,))
@@ -108,7 +108,7 @@ def total_weight(sample_weight: Any, mask: Any, shape: tuple[int, ...]) -> jax.A
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array | None) -> jax.Array:
-    """`sum(weight * values)`; a value whose weight is 0 does not count even if it is NaN or infinite.
+    """Returns `sum(weight * values)`; values of weight 0 are ignored even if they are NaN or infinite.
 
     Example:
         >>> weighted_sum(jnp.array([1.0, jnp.nan]), jnp.array([2.0, 0.0])).item()
@@ -120,7 +120,7 @@ def weighted_sum(values: jax.Array, weight: jax.Array | None) -> jax.Array:
 
 
 def sum_of_weights(weight: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-    """The sum of the weights of values of this shape; their number where all weights are 1.
+    """Returns the sum of the weights of values of this shape; their number if `weight` is None.
 
     Example:
         >>> sum_of_weights(None, (2, 3)).item(), sum_of_weights(jnp.array([0.5, 1.0]), (2,)).item()
@@ -138,15 +138,15 @@ def reduce_terms(
     examples: Any = None,
     weighted: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Reduces values to a numerator and a denominator, which stay apart until all of the data is in.
+    """Reduces values to a numerator and a denominator, which are summed separately over batches.
 
     Args:
-        values: `(B, ...)`, one value an example or finer, or a scalar, which stands for `examples` examples.
+        values: `(B, ...)`, or a scalar, the value of `examples` examples together.
         reduction: the kind of reduction, not `NONE`.
         sample_weight: scalar, `(B,)` or finer.
-        mask: `(B,)` bool: which examples are real. None: all.
+        mask: `(B,)` bool, False for padding; None if all examples are real.
         examples: the number of real examples; only for scalars. The default is the mask's count, or 1.
-        weighted: whether the values were multiplied by the weights already.
+        weighted: True if the values were multiplied by the weights already.
 
     Returns:
         Two scalars, float32 or wider; the denominator is None for `SUM`.

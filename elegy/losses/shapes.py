@@ -1,4 +1,4 @@
-"""Shape checks that the losses and metrics share."""
+"""Shape checks of losses and metrics."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from elegy.losses.numbers import at_least_float32, check_real
 
 
 def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
-    """Makes target and predictions arrays of one shape and one dtype, at least float32.
+    """Converts target and predictions to arrays of the same shape and dtype, at least float32.
 
-    `(B,)` against `(B, 1)` is meant as the same thing: broadcast, it would silently become `(B, B)`.
+    `(B,)` and `(B, 1)` are treated as equal: broadcasting would silently give `(B, B)`.
 
     Args:
         target: ground truth.
         preds: predictions.
-        what: how messages call the caller.
+        what: the name of the caller in messages.
 
     Returns:
         `(target, preds)`, floating or complex.
@@ -52,12 +52,12 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
 
 
 def match_real(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
-    """Does what `match_shapes` does, for losses and metrics of real numbers.
+    """As `match_shapes`, for losses and metrics of real numbers.
 
     Args:
         target: ground truth.
         preds: predictions.
-        what: how messages call the caller.
+        what: the name of the caller in messages.
 
     Raises:
         ValueError: if the shapes differ.
@@ -69,10 +69,9 @@ def match_real(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array
 
 
 def array_shape(value: Any) -> tuple[int, ...] | None:
-    """The shape of an array or a `jax.ShapeDtypeStruct`, and None for anything else.
+    """Returns the shape of an array or a `jax.ShapeDtypeStruct`, and None for anything else.
 
-    Outputs may be objects, such as distributions, whose `shape` is a method or missing: a check of shapes that gets
-    None does not apply.
+    Outputs may be objects, such as distributions, whose `shape` is a method or missing. Shape checks do not apply then.
 
     Example:
         >>> array_shape(jnp.zeros((2, 3))), array_shape([1.0]), array_shape({"a": jnp.zeros(2)})
@@ -88,11 +87,11 @@ def check_array(value: Any, name: str, what: str) -> None:
     Args:
         value: the value.
         name: `"target"` or `"preds"`.
-        what: how messages call the caller.
+        what: the name of the caller in messages.
 
     Raises:
-        TypeError: for a dict, or a tuple or list of arrays, with a hint at `index_into`; for an object that cannot be
-            converted to an array.
+        TypeError: if the value is a dict, a tuple or list of arrays (the message shows `index_into`), or an object
+            that cannot be converted to an array.
 
     Example:
         >>> check_array({"logits": jnp.zeros(3)}, "preds", "CrossEntropy")
@@ -108,8 +107,7 @@ def check_array(value: Any, name: str, what: str) -> None:
             _check_convertible(value, name, what)
         return
     raise TypeError(
-        f"{what}: {name} is {found}, not one array. Choose the part that is meant: "
-        f"`{what}(...).index_into({name}={key})`."
+        f"{what}: {name} is {found}, not one array. Choose the part to use: `{what}(...).index_into({name}={key})`."
     )
 
 
@@ -124,7 +122,7 @@ def _check_convertible(value: Any, name: str, what: str) -> None:
 
 
 def mean_over_features(values: jax.Array) -> jax.Array:
-    """Averages over the last axis, unless that is the axis of examples.
+    """Averages over the last axis; an array `(B,)` is returned unchanged.
 
     Example:
         >>> mean_over_features(jnp.ones((4, 3))).shape, mean_over_features(jnp.ones(4)).shape
@@ -138,17 +136,17 @@ def pairs_rows(
 ) -> Literal["output", "inside"] | None:
     """True if a function broadcasts `(B,)` and `(B, 1)` to `(B, B)`, which compares every example with every other.
 
-    Where the shapes of target and predictions differ by one axis of size 1 and broadcast, the function is traced with
-    other numbers of rows for the two. A function that matches them by rows cannot be; one that broadcasts makes an
-    array with the rows of both.
+    If the shapes of target and predictions differ by one axis of size 1 and broadcast, the function is traced with
+    different numbers of rows for the two. A function that matches rows then fails; one that broadcasts makes an array
+    with the rows of both.
 
     Args:
-        function: of a dict as `examples`.
-        examples: all that has one row an example, `target` and `preds` among it.
+        function: a function of a dict such as `examples`.
+        examples: all values with one row for each example, including `target` and `preds`.
 
     Returns:
-        `"output"` if the array is what the function returns, `"inside"` if it is reduced on the way. None, too, for a
-        function that cannot be traced: one of NumPy.
+        `"output"` if the function returns the array, `"inside"` if it reduces the array, otherwise None, also for a
+        function that cannot be traced, such as one of NumPy.
 
     Example:
         >>> examples = {"target": jnp.zeros(3), "preds": jnp.zeros((3, 1))}
@@ -163,7 +161,7 @@ def pairs_rows(
     shape = tuple(pair[short] or ())
     if pair[long] != (*shape, 1) or len(set(shape)) != 1 or shape[0] == 1:
         return None  # they do not broadcast, or to one of the two shapes
-    first, *rest = range(101, 102 + len(shape))  # numbers that nothing else has
+    first, *rest = range(101, 102 + len(shape))  # sizes that occur nowhere else
     last = rest[-1]
     for rows in (first, rest[0]):
         given = jax.tree.map(functools.partial(_resized, count=shape[0], rows=rows), examples)
@@ -171,7 +169,7 @@ def pairs_rows(
         given[long] = jax.ShapeDtypeStruct((first, *rest[:-1], 1), given[long].dtype)
         try:
             traced, output = make_jaxpr(function, given)
-        except Exception:  # it is the user's
+        except Exception:  # any error of the user's function
             continue
         if any({first, last} <= {*leaf.shape} for leaf in jax.tree.leaves(output)):
             return "output"

@@ -1,4 +1,4 @@
-"""Running the checks of labels where they apply, on the labels that count."""
+"""Runs the label checks of losses and metrics on the labels with a weight other than 0."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from elegy.losses.arguments import names_argument
 from elegy.losses.shapes import array_shape
 
 _COMPUTES = ("call", "values", "terms", "update")
-"""What a loss or a metric computes from target and predictions."""
+"""The methods that compute the values of a loss or a metric."""
 
 
 def check_target(thing: Any, target: Any, preds: Any, sample_weight: Any = None) -> None:
-    """Runs the `target_check` of a loss or a metric, if it is a check of what is going to be computed.
+    """Runs the `target_check` of a loss or a metric, unless a subclass has changed what it computes.
 
-    A user's subclass of a built-in class may compute something else, from labels that count from 1 for example, or
-    from predictions that are a distribution. The check of the built-in class does not apply to it; one of its own does.
+    A user's subclass of a built-in class may compute something else, for example from labels that count from 1. Then
+    the check of the built-in class does not apply, but a check of the subclass does.
 
     Args:
         thing: a loss or a metric. A collection or a wrapper, whose `target_check` names `sample_weight`, receives it.
         target: ground truth, on the host.
         preds: predictions, on the host.
-        sample_weight: `(B,)` or finer. What has the weight 0 is not checked.
+        sample_weight: `(B,)` or finer. Values of weight 0 are not checked.
 
     Example:
         >>> from elegy.losses import CrossEntropy
@@ -55,7 +55,7 @@ def _is_built_in(method: Callable[..., Any]) -> bool:
 
 
 def _without(leaf: Any, counts: np.ndarray) -> Any:
-    """Replaces what does not count by something that does, so that the shape stays."""
+    """Replaces values of weight 0 by other values of the array, which keeps its shape."""
     if not array_shape(leaf) or not isinstance(leaf, (np.ndarray, jax.Array)):
         return leaf
     while counts.ndim > 1 and counts.shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""Metrics: recipes with an immutable state that merges over batches, devices and hosts."""
+"""Metrics: immutable states that can be merged over batches, devices and processes."""
 
 from elegy.losses.reduction import Reduction
 from elegy.metrics.accuracy import Accuracy

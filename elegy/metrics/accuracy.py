@@ -15,31 +15,31 @@ from elegy.pytree import field, static_field
 
 
 class Accuracy(DecisionMetric):
-    """How many decisions are right.
+    """The fraction of correct decisions.
 
-    Multi-class: the target is the predicted class, or one of the `top_k`. Binary and multi-label: the decision
-    `preds > threshold` is the target's. With an average other than `micro` a class's accuracy is the part of its
-    examples that is found (its recall); a label's is the part of its decisions that is right.
+    Multi-class: the target is the predicted class, or one of the `top_k`. Binary and multi-label: `preds > threshold`
+    equals the target. With an average other than `micro`, the accuracy of a class is the fraction of its examples that
+    are predicted (its recall), and that of a label is the fraction of its decisions that are correct.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: the number of classes or labels; needed for an average other than `micro`.
-        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`), or `samples`: the mean over examples of
-            the part that is right within each, which differs from `micro` where `ignore_index` leaves examples with
-            labels or positions of different number.
-        ignore_index: a value of the target whose rows do not count.
+        average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`), or `samples`: the mean of the accuracies
+            of the examples, which differs from `micro` if `ignore_index` leaves different numbers of labels or
+            positions.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
-        subset_accuracy: whether an example is right only if all of its labels or positions are.
-        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
-        mdmc_average: for several classes at several positions, as in `jax_metrics`: `global` takes every position for
+        subset_accuracy: True to count an example as correct only if all of its labels or positions are correct.
+        mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
+        mdmc_average: for several classes at several positions, as in `jax_metrics`: `global` counts every position as
             an example, `samplewise` is `average="samples"`.
         multiclass: as in `jax_metrics`: True is `mode="multiclass"`, False `mode="binary"`.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
 
     Example:
         >>> target, logits = jnp.array([0, 1]), jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
@@ -90,7 +90,7 @@ class Accuracy(DecisionMetric):
             target: class indices, 0/1 labels or one-hot rows.
             preds: scores, probabilities or decisions.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:

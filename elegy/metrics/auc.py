@@ -16,23 +16,23 @@ from elegy.pytree import field, static_field
 
 
 class AUC(Metric):
-    """Area under a curve over all thresholds, of yes/no decisions.
+    """Area under the ROC or the precision-recall curve of binary decisions, over all thresholds.
 
-    A state of fixed size cannot hold every score, so scores are counted in `num_bins` bins: bin `k` holds the scores
-    that round to `k / (num_bins - 1)`. Scores in one bin are treated as equal, and ties are exact: for `ROC` a tied
-    pair of a positive and a negative counts one half, as in the trapezoidal rule; for `PR` tied scores are one step.
-    So the value is exact for scores that lie on the grid, and otherwise `ROC` is off by at most one half of the part
-    of the pairs that share a bin.
+    The state has a fixed size, so scores are counted in `num_bins` bins: bin `k` counts the scores that round to
+    `k / (num_bins - 1)`. Scores in one bin are treated as ties, which are exact: for `ROC` a tied pair of a positive
+    and a negative counts one half, as in the trapezoidal rule; for `PR` tied scores are one step. So the value is exact
+    for scores that are multiples of `1 / (num_bins - 1)`. Otherwise the error of `ROC` is at most one half of the
+    fraction of pairs in the same bin.
 
     Args:
         num_bins: the number of bins over [0, 1].
         curve: `"ROC"`, or `"PR"` for the average precision (without interpolation, as in scikit-learn).
-        from_logits: whether `preds` are logits; the sigmoid is applied.
+        from_logits: True if `preds` are logits, to which the sigmoid is applied.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for an unknown curve, or fewer than 2 bins.
+        ValueError: if the curve is unknown, or there are fewer than 2 bins.
 
     Example:
         >>> metric = AUC().update(target=jnp.array([0, 0, 1, 1]), preds=jnp.array([0.1, 0.4, 0.35, 0.8]))
@@ -64,7 +64,7 @@ class AUC(Metric):
             target: 0 or 1, `(B, ...)`.
             preds: probabilities in [0, 1] (beyond, they are clipped) or logits, of the same shape.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:
@@ -74,8 +74,8 @@ class AUC(Metric):
         scores = jax.nn.sigmoid(preds) if self.from_logits else jnp.clip(preds, 0.0, 1.0)
         weight = total_weight(sample_weight, mask, scores.shape)
         weight = jnp.ones(scores.shape) if weight is None else weight
-        # A NaN has no rank: of weight 0 it does not count, otherwise it makes the area NaN. It must not reach the
-        # conversion to integers, whose result for it is undefined.
+        # NaN has no rank: it makes the area NaN, unless its weight is 0. It is replaced first, because the conversion
+        # of NaN to integers is undefined.
         unknown = (weight != 0) & jnp.isnan(scores)
         scores = jnp.where(jnp.isnan(scores), 0.0, scores)
         weight = jnp.where(unknown, jnp.nan, weight)
@@ -89,8 +89,7 @@ class AUC(Metric):
     def compute(self) -> jax.Array:
         """Returns the area, a scalar.
 
-        NaN where it is not defined: without positives and, for `ROC`, without negatives. NaN, too, after a NaN
-        prediction.
+        It is NaN if it is undefined (no positives or, for `ROC`, no negatives), and after a NaN prediction.
         """
         positives = self.positives.value / jnp.sum(self.positives.value)
         negatives = self.negatives.value
@@ -107,10 +106,10 @@ class AUC(Metric):
 
         Args:
             target: ground truth, on the host.
-            preds: predictions, on the host; without values (`jax.ShapeDtypeStruct`) they are not looked at.
+            preds: predictions, on the host; a `jax.ShapeDtypeStruct` is not checked.
 
         Raises:
-            ValueError: for other values.
+            ValueError: if there are other values.
         """
         if array_shape(target) is None:
             return

@@ -17,17 +17,17 @@ from elegy.pytree import field, static_field
 
 
 class ConfusionMatrix(Metric):
-    """How often (by weight) a target of class `i` was predicted as class `j`: entry `[i, j]`.
+    """A matrix whose entry `[i, j]` is the total weight of the targets of class `i` predicted as class `j`.
 
     Args:
         num_classes: the number of classes.
         normalize: divides by the row sums (`"true"`), the column sums (`"pred"`), the total (`"all"`), or not (None).
-        threshold: what a prediction without an axis of classes must exceed to be class 1, with two classes.
+        threshold: with two classes, a prediction without an axis of classes is class 1 above it.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for an unknown `normalize`, or fewer than 2 classes.
+        ValueError: if `normalize` is unknown, or there are fewer than 2 classes.
 
     Example:
         >>> metric = ConfusionMatrix(2).update(target=jnp.array([0, 0, 1]), preds=jnp.array([0, 1, 1]))
@@ -54,13 +54,13 @@ class ConfusionMatrix(Metric):
         vars(self).update(matrix=CompensatedSum.zeros((self.num_classes, self.num_classes), self.dtype))
 
     def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
-        """Returns the metric with a batch added. A class out of range does not count.
+        """Returns the metric with a batch added. Classes out of range are ignored.
 
         Args:
             target: class indices `(...)`, or one-hot `(..., C)`.
             preds: scores `(..., C)`, predicted classes `(...)`, or with two classes probabilities `(...)`.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:
@@ -98,10 +98,10 @@ class ConfusionMatrix(Metric):
 
         Args:
             target: ground truth, on the host.
-            preds: predictions; not looked at.
+            preds: predictions; not checked.
 
         Raises:
-            ValueError: for an index out of range.
+            ValueError: if an index is out of range.
         """
         if array_shape(target) is None:
             return

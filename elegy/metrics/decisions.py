@@ -1,4 +1,4 @@
-"""Counting right and wrong decisions: what accuracy, precision, recall and F scores have in common."""
+"""Counts true and false positives and negatives, for accuracy, precision, recall and F scores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _PER_CLASS = ("macro", "weighted", "none")
 
 
 class DataType(enum.Enum):
-    """What the predictions and targets of a classification mean.
+    """The kind of a classification.
 
-    - `BINARY`: each value is a yes/no decision.
+    - `BINARY`: each value is a binary decision.
     - `MULTICLASS`: one class of several.
-    - `MULTILABEL`: any number of labels: independent yes/no decisions along the last axis.
+    - `MULTILABEL`: any number of labels: independent binary decisions along the last axis.
 
     Example:
         >>> DataType("multilabel") is DataType.MULTILABEL
@@ -40,13 +40,13 @@ class DataType(enum.Enum):
     @classmethod
     def _missing_(cls, value: object) -> DataType:
         names = ", ".join(repr(member.value) for member in cls)
-        raise ValueError(f"{value!r} is no mode of a classification metric. Use one of {names}.")
+        raise ValueError(f"{value!r} is not a mode of a classification metric. Use one of {names}.")
 
 
 class Counts(NamedTuple):
-    """Weights of true and false positives and negatives, in all or for each class.
+    """Weights of true and false positives and negatives, in total or for each class.
 
-    In multi-class mode there are no true negatives: `tn` is 0.
+    In multi-class mode true negatives are not counted: `tn` is 0.
     """
 
     tp: jax.Array
@@ -58,24 +58,25 @@ class Counts(NamedTuple):
 class DecisionMetric(Metric):
     """Base class of the metrics that compare decisions.
 
-    Without `mode`, shapes say what is meant. Scores `(..., C)` beside class indices `(...)`, or floating scores beside
-    one-hot targets of the same shape `(B, ..., C)`, are multi-class. `(B,)` or `(..., 1)` beside the same is binary.
+    Without `mode`, the shapes determine it. Scores `(..., C)` with class indices `(...)`, or floating scores with
+    one-hot targets of the same shape `(B, ..., C)`, are multi-class. Predictions and targets of the same shape `(B,)`
+    or `(..., 1)` are binary.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: the number of classes or labels; needed for an average other than `micro`.
         average: `micro` counts all decisions together; `macro` is the mean of the values of the classes that occur in
             target or predictions, or of all labels with `mode="multilabel"`; `weighted` weights them by their frequency
             in the target; `none` (or None) returns each class's value.
-        ignore_index: a value of the target whose rows do not count.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted, for multi-class scores.
-        mode: a `DataType` or its value; None reads it from the shapes.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        mode: a `DataType` or its value; None derives it from the shapes.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
     """
 
     threshold: float = static_field(default=0.5)
@@ -87,10 +88,10 @@ class DecisionMetric(Metric):
     class_id: int | None = static_field(default=None, kw_only=True)
 
     averages: ClassVar[tuple[str, ...]] = ("micro", "macro", "weighted", "none")
-    """What `average` may be."""
+    """The allowed values of `average`."""
 
     integers_are = DataType.MULTICLASS
-    """What integer predictions of the target's shape are, if nothing else says it."""
+    """The default mode for integer predictions of the target's shape."""
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -115,15 +116,15 @@ class DecisionMetric(Metric):
         vars(self).update(average=average, mode=mode)
 
     def zeros(self) -> CompensatedSum:
-        """A state without data: a scalar, or one number for each class."""
+        """Returns a state without data: a scalar, or one number for each class."""
         return CompensatedSum.zeros((self.num_classes or 0,) if self.average in _PER_CLASS else (), self.dtype)
 
     def mode_of(self, target: Any, preds: Any) -> DataType:
-        """What these arrays mean.
+        """Returns the mode for these arrays.
 
         Args:
-            target: ground truth; only its shape is looked at.
-            preds: predictions; only their shape and dtype are looked at.
+            target: ground truth; only its shape is used.
+            preds: predictions; only their shape and dtype are used.
 
         Raises:
             ValueError: if `mode`, `top_k`, `average` or `class_id` does not fit the shapes.
@@ -200,7 +201,7 @@ class DecisionMetric(Metric):
         return _count(truth, said, weight, tuple(range(truth.ndim - 1)) if per_label else None)
 
     def weights(self, target: jax.Array, sample_weight: Any, mask: Any) -> jax.Array:
-        """The weight of each value of the target; 0 for `ignore_index`.
+        """Returns the weight of each value of the target; 0 for `ignore_index`.
 
         Args:
             target: class indices or 0/1 labels.
@@ -213,7 +214,7 @@ class DecisionMetric(Metric):
         return weight if self.ignore_index is None else jnp.where(target == self.ignore_index, 0.0, weight)
 
     def decide(self, target: Any, preds: Any) -> tuple[jax.Array, jax.Array]:
-        """The yes/no decisions of target and predictions, of one shape.
+        """Returns the binary decisions of target and predictions, in the same shape.
 
         Args:
             target: 0 or 1.
@@ -226,13 +227,13 @@ class DecisionMetric(Metric):
         return target > 0.5, preds > self.threshold
 
     def averaged(self, numerator: Any, denominator: Any, occurs: Any, support: Any) -> jax.Array:
-        """The quotient, averaged over classes as `average` says; 0 where nothing was counted.
+        """Returns the quotient, averaged over classes as `average` says; 0 without data.
 
         Args:
-            numerator: of each class, or in all.
-            denominator: the same.
-            occurs: how much of a class there is in target or predictions.
-            support: how much of a class there is in the target.
+            numerator: for each class, or in total.
+            denominator: likewise.
+            occurs: the weight of each class in target or predictions.
+            support: the weight of each class in the target.
         """
         value = safe_divide(numerator, denominator)
         if self.average not in ("macro", "weighted"):
@@ -241,14 +242,14 @@ class DecisionMetric(Metric):
         return safe_divide(jnp.sum(weight * value), jnp.sum(weight))
 
     def target_check(self, target: Any, preds: Any) -> None:
-        """Checks that the targets of yes/no decisions are 0 or 1.
+        """Checks that the targets of binary decisions are 0 or 1.
 
         Args:
             target: ground truth, on the host.
-            preds: predictions; only their shape and dtype are looked at.
+            preds: predictions; only their shape and dtype are used.
 
         Raises:
-            ValueError: for other values, or shapes that do not fit.
+            ValueError: if there are other values, or the shapes do not fit.
         """
         if array_shape(target) is None or array_shape(preds) is None:
             return
@@ -258,13 +259,13 @@ class DecisionMetric(Metric):
         other = [v for v in np.unique(target).tolist() if v not in (0, 1, self.ignore_index)]
         if other and not np.issubdtype(target.dtype, np.inexact):
             raise ValueError(
-                f"{type(self).__name__}: the targets of yes/no decisions are 0 or 1, but there are {other[:5]}. For "
+                f"{type(self).__name__}: the targets of binary decisions are 0 or 1, but there are {other[:5]}. For "
                 "classes pass mode='multiclass' (predicted classes need num_classes=... as well)."
             )
 
 
 def has_class_axis(target: Any, preds: Any) -> bool:
-    """True if the last axis of predictions is one of scores of classes.
+    """True if the last axis of predictions has the scores of classes.
 
     Example:
         >>> has_class_axis(jnp.zeros(4), jnp.zeros((4, 3))), has_class_axis(jnp.zeros(4), jnp.zeros((4, 1)))
@@ -278,13 +279,13 @@ def has_class_axis(target: Any, preds: Any) -> bool:
 
 
 def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) -> tuple[jax.Array, jax.Array]:
-    """The classes of the targets, `(...)`, and the `k` predicted ones, `(..., k)`.
+    """Returns the classes of the targets, `(...)`, and the `k` predicted classes, `(..., k)`.
 
     Args:
         target: class indices `(...)`, `(..., 1)` or distributions `(..., C)`.
         preds: scores `(..., C)` or class indices `(...)`.
-        top_k: the number of scores to choose; of equal scores the first.
-        what: how messages call the caller.
+        top_k: the number of scores to choose; the first ones of equal scores.
+        what: the name of the caller in messages.
 
     Raises:
         ValueError: if the shapes do not fit.

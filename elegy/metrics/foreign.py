@@ -1,8 +1,8 @@
-"""Metrics of other libraries, recognised without importing them.
+"""Recognises metrics of other libraries, without importing these.
 
-- `clu.metrics` and `metrax`: classes (or instances, whose class is taken) and collections;
+- `clu.metrics` and `metrax`: classes (or instances, whose class is used) and collections;
 - `flax.nnx.metrics`: `Average`, `Accuracy`, `Welford`, their subclasses, and `MultiMetric`s of them;
-- `jax_metrics`: metrics of the last release, which on current JAX can no longer merge by themselves.
+- `jax_metrics`: metrics of the last release, whose own `merge` fails on current JAX.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from elegy.metrics.metric import Metric
 
 
 def adapt(thing: Any, name: str | None = None) -> Metric | None:
-    """Wraps another library's metric, or returns None for what is none.
+    """Wraps another library's metric; returns None for any other object.
 
     Args:
-        thing: anything.
+        thing: any object.
         name: the name in the logs; for a collection without a name, each of its metrics has its own.
 
     Raises:
-        TypeError: for a metric that is known, but whose state cannot be merged.
+        TypeError: if the state of a recognised metric cannot be merged.
 
     Example:
         >>> adapt(3) is None

@@ -14,7 +14,7 @@ from elegy.pytree import Static, static_field
 class CluMetric(ForeignMetric):
     """A metric or collection of `clu.metrics` or `metrax`.
 
-    Its integers are kept as float32: the counts of weighted updates are no integers.
+    Integers of its state are kept as float32, because counts of weighted updates are not integers.
 
     Args:
         cls: the class.
@@ -42,17 +42,17 @@ class CluMetric(ForeignMetric):
         vars(self).update(state=self.empty())
 
     def empty(self) -> Any:
-        """The state without data."""
+        """Returns the state without data."""
         return strong(self.cls.value.empty(), floating=True)  # type: ignore[attr-defined]  # clu's protocol
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added.
 
         Args:
-            **kwargs: what `from_model_output` of the class or of the collection's classes names.
+            **kwargs: the arguments of `from_model_output` of the class or of the collection's classes.
 
         Raises:
-            TypeError: if something that is required was not given, or the state changes its shape.
+            TypeError: if a required argument is missing, or the state changes its shape.
         """
         return self.with_state(self.state.merge(self._from_outputs(library_arguments(kwargs))))
 
@@ -60,7 +60,7 @@ class CluMetric(ForeignMetric):
         cls: Any = self.cls.value
         if hasattr(cls, "from_model_output"):
             return call_with_named(cls.from_model_output, available, f"the metric {self.name!r}")
-        # A collection would pass everything to each of its metrics; not all of them take what they do not name.
+        # A collection passes all arguments to each of its metrics, but some accept only those that they name.
         made = {
             key: call_with_named(type(metric).from_model_output, available, f"the metric {key!r} of {self.name!r}")
             for key, metric in vars(self.state).items()
@@ -81,7 +81,7 @@ class CluMetric(ForeignMetric):
         return self.replace(state=self.state.reduce())
 
     def compute(self) -> Any:
-        """Returns what the metric or collection computes."""
+        """Returns the value of the metric or collection."""
         return self.state.compute()
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
@@ -89,7 +89,7 @@ class CluMetric(ForeignMetric):
 
         Args:
             batch_size: the number of rows.
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         cls: Any = self.cls.value
         own = hasattr(cls, "from_model_output")

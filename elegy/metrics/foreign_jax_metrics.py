@@ -16,7 +16,8 @@ from elegy.names import name_of
 class JaxMetricsMetric(ForeignMetric):
     """A metric of `jax_metrics`.
 
-    The library's own metrics are sums; they are merged here, because `jax.tree_map`, which it uses for that, is gone.
+    The library's own metrics are sums. They are merged here, because the library uses `jax.tree_map`, which JAX has
+    removed.
 
     Args:
         metric: the metric.
@@ -30,17 +31,17 @@ class JaxMetricsMetric(ForeignMetric):
         )
 
     def empty(self) -> Any:
-        """The state without data."""
+        """Returns the state without data."""
         return strong(self.state.reset())
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added.
 
         Args:
-            **kwargs: what the metric's `update` names.
+            **kwargs: the arguments of the metric's `update`.
 
         Raises:
-            TypeError: if something that is required was not given.
+            TypeError: if a required argument is missing.
         """
         available = {k: v for k, v in library_arguments(kwargs).items() if k not in ALIASES}
         return self.with_state(call_with_named(self.state.update, available, f"the metric {self.name!r}"))
@@ -59,7 +60,7 @@ class JaxMetricsMetric(ForeignMetric):
         return self.with_state(self.state.merge(other.state))
 
     def compute(self) -> Any:
-        """Returns what the metric computes."""
+        """Returns the value of the metric."""
         return self.state.compute()
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
@@ -67,6 +68,6 @@ class JaxMetricsMetric(ForeignMetric):
 
         Args:
             batch_size: the number of rows.
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         return names_argument(self.state.update, "sample_weight")

@@ -15,14 +15,14 @@ from elegy.pytree import static_field
 
 
 class NnxMetric(ForeignMetric):
-    """A metric of `flax.nnx.metrics`; the object that was given is never changed.
+    """A metric of `flax.nnx.metrics`; the user's object is never changed.
 
     Args:
         metric: an `Average`, `Accuracy`, `Welford`, an object of a subclass, or a `MultiMetric` of them.
         name: the name in the logs.
 
     Raises:
-        TypeError: for other metrics: nothing says how to merge their states over batches and devices.
+        TypeError: if the metric is of another class, whose states cannot be merged.
 
     Example:
         >>> from flax import nnx
@@ -54,7 +54,7 @@ class NnxMetric(ForeignMetric):
         return self.with_state(nnx.as_pure(nnx.state(metric)))
 
     def empty(self) -> Any:
-        """The state without data."""
+        """Returns the state without data."""
         metric = self._object()
         metric.reset()
         return self._with(metric).state
@@ -63,10 +63,10 @@ class NnxMetric(ForeignMetric):
         """Returns the metric with a batch added.
 
         Args:
-            **kwargs: what the metric's `update` names.
+            **kwargs: the arguments of the metric's `update`.
 
         Raises:
-            TypeError: if something that is required was not given.
+            TypeError: if a required argument is missing.
         """
         metric = self._object()
         call_with_named(metric.update, library_arguments(kwargs), f"the metric {self.name!r}")
@@ -83,7 +83,7 @@ class NnxMetric(ForeignMetric):
         return self._with(metric)
 
     def compute(self) -> Any:
-        """Returns what the metric computes; statistics as a dict."""
+        """Returns the value of the metric; statistics as a dict."""
         return jax.tree.map(
             lambda value: value if hasattr(value, "dtype") else dict(vars(value)),
             self._object().compute(),
@@ -95,7 +95,7 @@ class NnxMetric(ForeignMetric):
 
         Args:
             batch_size: the number of rows.
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         return names_argument(self._object().update, "mask")
 
@@ -110,9 +110,9 @@ def _check_mergeable(metric: Any, nnx: Any) -> None:
             _check_mergeable(part, nnx)
     elif not isinstance(metric, (nnx.metrics.Average, nnx.metrics.Welford)):
         raise TypeError(
-            f"the nnx metric {type(metric).__name__} does not say how its states of several batches or devices "
-            "merge. Average, Accuracy, Welford, their subclasses and MultiMetrics of them are understood; write others "
-            "as an elegy.metrics.Metric with `merge`."
+            f"the nnx metric {type(metric).__name__} has no way to merge its states of several batches or devices. "
+            "Average, Accuracy, Welford, their subclasses and MultiMetrics of them are supported; write others as an "
+            "elegy.metrics.Metric with `merge`."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the adapters of other libraries' metrics share."""
+"""The base class of the adapters for other libraries' metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from elegy.pytree import static_field
 
 
 class ForeignMetric(Metric):
-    """Base class: a state of another library's, whose structure is held fixed.
+    """Base class: contains a state of another library, whose structure must not change.
 
     In a loop an update receives `preds` and `target` under all the names that libraries have for them, `mask`, and
-    the weights as `sample_weight` and `sample_weights`. A metric that takes only `mask` leaves out rows of weight 0 and
-    knows no other weights.
+    the weights as `sample_weight` and `sample_weights`. A metric that takes only `mask` ignores rows of weight 0 and
+    treats all other weights as 1.
     """
 
     state: Any
@@ -29,12 +29,12 @@ class ForeignMetric(Metric):
 
     @property
     def brings_names(self) -> bool:
-        """True if this is a collection without a name of its own."""
+        """True if this is a collection without a name."""
         return self.collection
 
     @abc.abstractmethod
     def empty(self) -> Any:
-        """The state without data."""
+        """Returns the state without data."""
 
     def reset(self) -> Self:
         """Returns the metric without data."""
@@ -47,7 +47,7 @@ class ForeignMetric(Metric):
             state: the state; leaves of another dtype are cast.
 
         Raises:
-            TypeError: if the structure or a shape is another one.
+            TypeError: if the structure or a shape differs.
         """
         old, new = (
             [(path_name(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
@@ -56,7 +56,7 @@ class ForeignMetric(Metric):
         if old != new:
             raise TypeError(
                 f"the metric {self.name!r} changes the structure of its state: without data its leaves are {old}, with "
-                f"data {new}. That cannot live in a compiled loop; use a metric whose state has the same shapes "
+                f"data {new}. A compiled loop needs a fixed structure; use a metric whose state has the same shapes "
                 "without data (elegy.metrics.AUC for areas under curves)."
             )
         fixed = jax.tree.map(lambda a, b: jnp.asarray(b).astype(a.dtype), self.state, state)
@@ -64,7 +64,7 @@ class ForeignMetric(Metric):
 
 
 def library_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an update, under every name that a library may use.
+    """Returns the arguments of an update under every name that a library may use.
 
     Example:
         >>> found = library_arguments({"preds": 1.0, "target": jnp.array([3], jnp.uint8)})
@@ -74,7 +74,7 @@ def library_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     available = dict(kwargs)
     target: Any = available.get("target")
     if hasattr(target, "dtype") and jnp.issubdtype(target.dtype, jnp.integer):
-        available["target"] = jnp.asarray(target).astype(jnp.int32)  # both clu and nnx insist on it
+        available["target"] = jnp.asarray(target).astype(jnp.int32)  # clu and nnx require int32
     weight = available.get("sample_weight")
     if available.get("mask") is None and weight is not None and jnp.ndim(weight) > 0:
         available["mask"] = jnp.asarray(weight) != 0
@@ -84,7 +84,7 @@ def library_arguments(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strong(tree: Any, floating: bool = False) -> Any:
-    """Makes every leaf an array with a dtype of its own; with `floating`, integers become float32.
+    """Converts every leaf to an array that is not weakly typed; with `floating`, integers become float32.
 
     Example:
         >>> strong({"count": 0}, floating=True)

@@ -1,4 +1,4 @@
-"""Losses and plain functions as metrics; whatever a user may pass as a metric."""
+"""Converts losses, plain functions and other libraries' metrics to metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elegy.pytree import field
 
 
 class LossMetric(Metric):
-    """A loss, shown as a metric.
+    """A loss as a metric.
 
     Args:
         loss: a loss, whose reduction is not `NONE`.
@@ -26,7 +26,7 @@ class LossMetric(Metric):
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for `Reduction.NONE`.
+        ValueError: if the reduction is `Reduction.NONE`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,10 +55,10 @@ class LossMetric(Metric):
         """Returns the metric with a batch added.
 
         Args:
-            **kwargs: what `Loss.terms` takes.
+            **kwargs: the arguments of `Loss.terms`.
 
         Raises:
-            TypeError: if the loss requires something that was not given.
+            TypeError: if a required argument is missing.
         """
         numerator, denominator = self.loss.terms(**kwargs)
         total = self.total + numerator
@@ -84,11 +84,11 @@ class LossMetric(Metric):
         return self.replace(total=total, count=count)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """True if the loss keeps one value an example.
+        """True if the loss returns at least one value for each example.
 
         Args:
             batch_size: the number of rows.
-            **kwargs: what the loss takes.
+            **kwargs: the arguments of the loss.
         """
         return self.loss.maskable(batch_size, **kwargs)
 
@@ -98,20 +98,20 @@ class LossMetric(Metric):
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
-            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
+            sample_weight: `(B,)` or finer; values of weight 0 are not checked.
         """
         check_target(self.loss, target, preds, sample_weight)
 
 
 def as_metric(thing: Any, name: str | None = None) -> Metric:
-    """Turns a metric, a loss, a plain function or another library's metric into a `Metric`.
+    """Converts a metric, a loss, a plain function or another library's metric to a `Metric`.
 
     Args:
-        thing: what a user passed as a metric.
+        thing: the user's metric.
         name: a name for the logs, used for functions and other libraries' metrics.
 
     Raises:
-        TypeError: for anything else, with what to write instead.
+        TypeError: if `thing` is anything else; the message says what to write instead.
 
     Example:
         >>> as_metric(lambda target, preds: target == preds, name="exact").name
@@ -136,7 +136,7 @@ def as_metric(thing: Any, name: str | None = None) -> Metric:
 
 
 def metric_name(thing: Any) -> str:
-    """The log name of what a user passed as a loss or a metric.
+    """Returns the log name of a user's loss or metric.
 
     Example:
         >>> class MyScore: ...

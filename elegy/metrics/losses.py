@@ -1,4 +1,4 @@
-"""Losses as metrics: numerators and denominators that stay apart until the end."""
+"""Accumulates losses over batches: numerators and denominators, which are divided at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LossTerms(Metric):
 
     def reset(self) -> Self:
         """Returns the losses without data."""
-        # An array of its own for each: a compiled step that reuses the buffers of its state can take a buffer once.
+        # One array for each: a donated buffer must not occur twice in the state.
         return self.replace(
             numerators=tuple(self._zero() for _ in self.numerators),
             denominators=tuple(None if d is None else self._zero() for d in self.denominators),
@@ -47,7 +47,7 @@ class LossTerms(Metric):
         """Returns the losses of one batch alone.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         numerators, denominators = zip(*self.batch_terms(**kwargs), strict=True) if self.names else ((), ())
         return self.replace(
@@ -80,9 +80,9 @@ class LossTerms(Metric):
         return self.replace(numerators=numerators, denominators=denominators)
 
     def compute(self) -> dict[str, jax.Array]:
-        """Returns each loss over all data, scalars by name; 0 for one that had no data.
+        """Returns each loss over all data, as scalars by name; 0 for a loss without data.
 
-        Where none had any, they are NaN: 0 would be the best of all losses.
+        All are NaN if none had data, because 0 would look like a perfect loss.
         """
         weights = [d.value for d in self.denominators if d is not None]
         nothing = jnp.all(jnp.stack(weights) == 0) if len(weights) == len(self.names) > 0 else False
@@ -98,14 +98,14 @@ class LossTerms(Metric):
     def total_loss(self, sum_over_replicas: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
         """Returns this replica's part of the sum of the losses, to be differentiated.
 
-        Gradients of these parts, summed over replicas, are the gradient of the loss over all of the data: the
-        denominators are summed before, the numerators by the gradients' sum.
+        The sum over replicas of the gradients of these parts is the gradient of the loss over all data: the
+        denominators are summed over replicas before differentiation.
 
         Args:
             sum_over_replicas: sums an array over the replicas, `lambda x: jax.lax.psum(x, axis)` for example.
 
         Returns:
-            A scalar; 0 where there are no examples.
+            A scalar; 0 without examples.
 
         Example:
             >>> from elegy.losses import MeanSquaredError
@@ -117,7 +117,7 @@ class LossTerms(Metric):
         divided = [(n.value, d.value) for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
         if divided:
             numerators, denominators = map(jnp.stack, zip(*divided, strict=True))
-            # One collective for all; the weights are constants of the step.
+            # One collective for all denominators, which do not depend on the parameters.
             weights = sum_over_replicas(jax.lax.stop_gradient(denominators))
             total += jnp.sum(safe_divide(numerators, weights))
         return sum((n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
@@ -126,7 +126,7 @@ class LossTerms(Metric):
         """Returns the loss of a batch, and the losses with the batch merged into them.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         updates = self.batch_updates(**kwargs)
         return updates.total_loss(), self.merge(updates)
@@ -136,14 +136,14 @@ class Losses(LossTerms):
     """Accumulates losses over batches.
 
     Args:
-        losses: a loss, function or regularizer, or a list or dict of them. Where the outputs are a dict with the same
-            key, a loss receives the output, the target and the sample weights of its key.
+        losses: a loss, function or regularizer, or a list or dict of them. If the outputs are a dict with the same key,
+            a loss receives the output, the target and the sample weights of its key.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        TypeError: for what is no loss.
-        ValueError: for a loss with `Reduction.NONE`.
+        TypeError: if an entry is not a loss.
+        ValueError: if a loss has `Reduction.NONE`.
 
     Example:
         >>> from elegy.losses import MeanAbsoluteError, MeanSquaredError
@@ -178,10 +178,10 @@ class Losses(LossTerms):
         """Returns the losses with a batch added.
 
         Args:
-            **kwargs: what the losses name, and `sample_weight`, `mask` and `examples` (see `Loss.terms`).
+            **kwargs: the arguments of the losses, and `sample_weight`, `mask` and `examples` (see `Loss.terms`).
 
         Raises:
-            TypeError: if a loss requires something that was not given.
+            TypeError: if a required argument is missing.
         """
         return self.merge(self.batch_updates(**kwargs))
 
@@ -189,7 +189,7 @@ class Losses(LossTerms):
         """The numerator and the denominator of each loss on a batch.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         terms = []
         for name, keys, loss in zip(self.names, self.keys, self.losses, strict=True):
@@ -202,7 +202,7 @@ class Losses(LossTerms):
         return terms
 
     def for_outputs(self, preds: Any) -> Self:
-        """Returns the losses with the names that Keras gives them where they receive the output of their key alone.
+        """Returns the losses with Keras's names for losses that receive only the output of their key.
 
         Args:
             preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
@@ -217,7 +217,7 @@ class Losses(LossTerms):
 
     def aggregate(self) -> Self:
         """Returns the losses of all replicas' data, from leaves with a leading axis of replicas."""
-        # Arrays that belong to a loss are the same on every replica.
+        # Arrays in the fields of a loss are the same on every replica.
         return super().aggregate().replace(losses=jax.tree.map(lambda leaf: leaf[0], self.losses))
 
     def index_into(self, **kwargs: Any) -> Self:
@@ -244,7 +244,7 @@ class Losses(LossTerms):
         return self.replace(losses=tuple(loss.rename_arguments(**kwargs) for loss in self.losses))
 
     def slice(self, **kwargs: Any) -> Self:
-        """Does what `index_into` does, under the name that `jax_metrics` before 0.2 gave it.
+        """The name of `index_into` in `jax_metrics` before 0.2.
 
         Args:
             **kwargs: as for `index_into`.
@@ -257,7 +257,7 @@ class Losses(LossTerms):
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
-            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
+            sample_weight: `(B,)` or finer; values of weight 0 are not checked.
         """
         for loss, keys in zip(self.losses, self.keys, strict=True):
             given = given_by_key(loss, keys, {"target": target, "preds": preds, "sample_weight": sample_weight})
@@ -265,10 +265,10 @@ class Losses(LossTerms):
 
 
 class AuxLosses(LossTerms):
-    """Accumulates losses that a module computed itself; each is a mean weighted by examples.
+    """Accumulates losses that a module computes itself, as means weighted by examples.
 
     Args:
-        names: the names of the losses; `init` makes accumulators for others.
+        names: the names of the losses; `init` returns accumulators for other names.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -288,7 +288,7 @@ class AuxLosses(LossTerms):
         """Returns the losses of these names, without data.
 
         Args:
-            aux_values: names, or a dict of values by name, of which only the names count; by default the names stay.
+            aux_values: names, or a dict of values by name, whose values are ignored; by default the names are kept.
 
         Example:
             >>> list(AuxLosses().init({"kl": jnp.zeros(())}).compute())
@@ -297,16 +297,16 @@ class AuxLosses(LossTerms):
         return AuxLosses(tuple(aux_values) or self.names, name=self.name, dtype=self.dtype)
 
     def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
-        """Returns the losses with a batch added; a loss without a value is left as it is.
+        """Returns the losses with a batch added; a loss without a value does not change.
 
         Args:
             aux_values: scalars by name.
             examples: the number of real examples, 1 by default.
-            mask: `(B,)` bool, to count the examples where `examples` is not given.
+            mask: `(B,)` bool, to count the examples if `examples` is None.
             **_: ignored.
 
         Raises:
-            ValueError: for a name that is not known, or a value that is no scalar.
+            ValueError: if a name is unknown, or a value is not a scalar.
         """
         return self.merge(self.batch_updates(aux_values=aux_values, examples=examples, mask=mask))
 
@@ -314,7 +314,7 @@ class AuxLosses(LossTerms):
         """The numerator and the denominator of each loss on a batch; both are 0 for a loss without a value.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         aux_values = kwargs["aux_values"]
         check_aux_values(aux_values, self.names, "loss")
@@ -333,10 +333,10 @@ class AuxLosses(LossTerms):
 
 
 def check_aux_values(values: Mapping[str, Any], names: Iterable[str], kind: str) -> None:
-    """Checks that every sown value has a place.
+    """Checks that every sown value has an accumulator.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: if a name is unknown.
 
     Example:
         >>> check_aux_values({"kl": 1.0}, ["kl"], "loss")
@@ -350,10 +350,10 @@ def check_aux_values(values: Mapping[str, Any], names: Iterable[str], kind: str)
 
 
 def scalar_aux(name: str, value: Any, kind: str) -> jax.Array:
-    """A sown value as an array.
+    """Converts a sown value to an array.
 
     Raises:
-        ValueError: if it is no scalar.
+        ValueError: if the value is not a scalar.
 
     Example:
         >>> scalar_aux("kl", 1.0, "loss").shape

@@ -1,4 +1,4 @@
-"""All that a loop accumulates, as one metric."""
+"""The losses and metrics of a loop, as one metric."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS: tuple[str, ...] = ("losses", "aux_losses", "metrics", "aux_metrics")
 
 
 class LossesAndMetrics(Metric):
-    """Losses, metrics, and the losses and metrics that a module computed itself.
+    """Losses, metrics, and the losses and metrics that a module computes itself.
 
     Args:
         losses: a loss, function or regularizer, a list or dict of them, or None.
@@ -31,8 +31,8 @@ class LossesAndMetrics(Metric):
         dtype: the dtype of the state.
 
     Raises:
-        TypeError: for what is no loss or no metric.
-        ValueError: for a loss with `Reduction.NONE`.
+        TypeError: if an entry is not a loss or a metric.
+        ValueError: if a loss has `Reduction.NONE`.
 
     Example:
         >>> from elegy.losses import MeanSquaredError
@@ -82,8 +82,8 @@ class LossesAndMetrics(Metric):
                 `mask` (`(B,)` bool), `parameters`, `batch_stats`, `examples` (the number of real examples).
 
         Raises:
-            TypeError: if a loss or metric requires something that was not given.
-            ValueError: for an aux value whose name is not known.
+            TypeError: if a required argument is missing.
+            ValueError: if the name of an aux value is unknown.
         """
         arguments = self._arguments(aux_losses, aux_metrics, kwargs)
         return self._map(lambda name, part: part.update(**arguments[name]))
@@ -111,7 +111,7 @@ class LossesAndMetrics(Metric):
     def _arguments(
         self, aux_losses: Mapping[str, Any] | None, aux_metrics: Mapping[str, Any] | None, kwargs: dict[str, Any]
     ) -> dict[str, dict[str, Any]]:
-        """What each part is updated with."""
+        """Returns the arguments for each part."""
         arguments = dict.fromkeys(_PARTS, kwargs)
         for part, aux in (("aux_losses", aux_losses), ("aux_metrics", aux_metrics)):
             if getattr(self, part) is None and aux:
@@ -141,7 +141,7 @@ class LossesAndMetrics(Metric):
             other: the state of other data, usually `batch_updates(...)`.
 
         Raises:
-            ValueError: if the two do not hold the same losses and metrics.
+            ValueError: if the two have different losses or metrics.
         """
         merged = {}
         for part in _PARTS:
@@ -160,7 +160,7 @@ class LossesAndMetrics(Metric):
             sum_over_replicas: sums an array over the replicas.
 
         Returns:
-            A scalar: the sum of the losses, those of the module included. 0 without losses or examples.
+            A scalar: the sum of the losses, including those of the module. 0 without losses or examples.
         """
         parts: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
         return sum((part.total_loss(sum_over_replicas) for part in parts), jnp.zeros((), self.dtype))
@@ -178,7 +178,7 @@ class LossesAndMetrics(Metric):
         """Returns the loss of a batch, and the state with the batch merged into it.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         updates = self.batch_updates(**kwargs)
         return updates.total_loss(), self.merge(updates)
@@ -199,23 +199,21 @@ class LossesAndMetrics(Metric):
     def compute(self) -> OrderedDict[str, Any]:
         """Returns all values by name: `loss` (the total, if there are losses), each loss, each metric.
 
-        The name `loss` is the total's; names that repeat get `_1`, `_2`, ... in order, losses first. The order of an
-        `OrderedDict` survives `jax.jit`, that of a dict does not.
+        `loss` is the total; names that repeat get `_1`, `_2`, ... in order, losses first. An `OrderedDict`, because
+        `jax.jit` sorts the keys of a dict.
         """
         return self._entries(flat=False)
 
     def compute_logs(self) -> OrderedDict[str, Any]:
-        """Returns the same as `compute`, with the values of a metric that computes a dict as `name/key`."""
+        """Returns `compute()` with the values of dicts under `name/key`."""
         return self._entries(flat=True)
 
     def with_aux(self, losses: Sequence[str] = (), metrics: Sequence[str] | Mapping[str, Any] = ()) -> LossesAndMetrics:
-        """Returns the state with accumulators for what a module computes itself.
-
-        What is there already stays as it is.
+        """Returns the state with additional accumulators for values that a module computes itself.
 
         Args:
             losses: names of losses.
-            metrics: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+            metrics: names of scalars, or a dict of scalars and metrics by name, whose values are ignored.
 
         Example:
             >>> state = LossesAndMetrics().with_aux(losses=["kl"])
@@ -232,11 +230,11 @@ class LossesAndMetrics(Metric):
         aux_losses: Iterable[str] | Mapping[str, Any] = (),
         aux_metrics: Iterable[str] | Mapping[str, Any] = (),
     ) -> LossesAndMetrics:
-        """Returns the state without data, with accumulators for what a module computes itself.
+        """Returns the state without data, with accumulators for values that a module computes itself.
 
         Args:
-            aux_losses: names, or a dict of values by name, of which only the names count.
-            aux_metrics: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts.
+            aux_losses: names, or a dict of values by name, whose values are ignored.
+            aux_metrics: names of scalars, or a dict of scalars and metrics by name, whose values are ignored.
 
         Example:
             >>> state = LossesAndMetrics(aux_losses=AuxLosses()).init(aux_losses={"kl": jnp.zeros(())})
@@ -263,7 +261,7 @@ class LossesAndMetrics(Metric):
         return self._map_given(lambda part: part.rename_arguments(**kwargs))
 
     def received(self, available: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
-        """Each loss and metric, and what it receives of the values of a step.
+        """Returns each loss and metric, with the values that it receives in a step.
 
         Args:
             available: the values by name.
@@ -278,7 +276,7 @@ class LossesAndMetrics(Metric):
 
     @property
     def has_keys(self) -> bool:
-        """True if some loss or metric was given in a dict."""
+        """True if a loss or metric was given in a dict."""
         return any(any(part.keys) for part in (self.losses, self.metrics) if part is not None)
 
     @property
@@ -287,9 +285,9 @@ class LossesAndMetrics(Metric):
         return sum((part.names for part in (self.losses, self.metrics) if part is not None), ())
 
     def for_outputs(self, preds: Any) -> Self:
-        """Returns the state with the names that Keras gives losses and metrics of dicts over outputs of the same keys.
+        """Returns the state with Keras's names for losses and metrics that receive only the output of their key.
 
-        A loss under the key `a` is `a_loss` then, and a metric `a_accuracy`.
+        A loss under the key `a` is named `a_loss`, and an accuracy `a_accuracy`.
 
         Args:
             preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
@@ -300,16 +298,16 @@ class LossesAndMetrics(Metric):
         return self._map(lambda name, part: part if name.startswith("aux") else function(part))
 
     def check(self, target: Any = None, preds: Any = None, sample_weight: Any = None) -> None:
-        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show.
+        """Checks the values of one batch, eagerly, for mistakes that shapes do not show.
 
         Args:
             target: ground truth, on the host.
-            preds: predictions, on the host; `jax.ShapeDtypeStruct` where there are no values.
-            sample_weight: `(B,)` or finer, or a tree of such arrays; values of weight 0 are not looked at.
+            preds: predictions, on the host, or their `jax.ShapeDtypeStruct`.
+            sample_weight: `(B,)` or finer, or a tree of such arrays; values of weight 0 are not checked.
 
         Raises:
-            ValueError: for values that a loss or metric cannot work with, and negative weights.
-            TypeError: for values of a type that a loss or metric cannot work with.
+            ValueError: if a value is invalid for a loss or metric, or a weight is negative.
+            TypeError: if a dtype is invalid for a loss or metric.
         """
         for weight in map(np.asarray, jax.tree.leaves(sample_weight)):
             if weight.size and weight.min() < 0:
@@ -333,13 +331,13 @@ class LossesAndMetrics(Metric):
 
 
 def _part(kind: Any, given: Any, dtype: Any) -> Any:
-    """What was given as one part of the state, as an object of its class; None if it is empty."""
+    """Converts the argument for one part of the state to its class; None if it is empty."""
     made = given if given is None or isinstance(given, kind) else kind(given, dtype=dtype)
     return made if made is not None and made.names else None
 
 
 def _extend(old: Any, new: Any) -> Any:
-    """The accumulators of `old`, followed by those of `new` that `old` does not have."""
+    """Returns the accumulators of `old`, followed by those of `new` that `old` does not have."""
     if old is None:
         return new if new.names else None
     added = [i for i, name in enumerate(new.names) if name not in old.names]

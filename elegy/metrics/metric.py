@@ -20,20 +20,20 @@ from elegy.pytree import Pytree, static_field
 
 
 class Metric(Pytree):
-    """Base class: a recipe and an immutable state that can be merged with the state of other data.
+    """Base class: an immutable state that can be merged with the state of other data.
 
-    A subclass declares its state as fields and implements `update` and `compute`. As it stands, the state is a sum:
-    `reset` sets every leaf to zero, `merge` adds, `aggregate` adds over the leading axis. A field that is a
-    `CompensatedSum` does not drift over millions of steps, as an array of float32 does. A state of another kind
-    overrides `reset`, and either `merge` (associative) or `aggregate`; the other one follows.
+    A subclass declares its state as fields and implements `update` and `compute`. By default the state is a sum:
+    `reset` sets every leaf to zero, `merge` adds, `aggregate` sums over the leading axis. A `CompensatedSum` as a field
+    stays accurate over millions of steps; a float32 array does not. For a state that is not a sum, override `reset`,
+    and either `merge` (associative) or `aggregate`, from which the other one is derived.
 
-    `update` must leave the structure, shapes and dtypes of the state as they are. In a loop it receives only the
-    arguments that it names; one that names `sample_weight` promises that rows of weight 0 do not count.
+    `update` must keep the structure, shapes and dtypes of the state. In a loop it receives only the arguments that it
+    names. If it names `sample_weight`, rows of weight 0 must have no effect.
 
     Args:
         name: the name in the logs; the class name in snake case by default.
-        dtype: the dtype of the sums of built-in metrics: float32, or float64 where JAX has 64 bits. Narrower ones are
-            widened.
+        dtype: the dtype of the sums of built-in metrics: float32, or float64 with `jax_enable_x64`. Narrower dtypes
+            are widened.
 
     Example:
         >>> import elegy.pytree
@@ -59,7 +59,7 @@ class Metric(Pytree):
 
     @property
     def brings_names(self) -> bool:
-        """True if `compute` returns a dict whose keys are log names as they stand, without this metric's name."""
+        """True if `compute` returns a dict whose keys are log names, without this metric's name as a prefix."""
         return False
 
     @abc.abstractmethod
@@ -75,17 +75,14 @@ class Metric(Pytree):
         return jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), self)
 
     def init(self) -> Self:
-        """Does what `reset` does: a metric has its state from the start.
-
-        `jax_metrics` before 0.2 made the state of a metric here.
-        """
+        """Returns `reset()`. `jax_metrics` before 0.2 makes the state here; here the constructor does."""
         return self.reset()
 
     def batch_updates(self, **kwargs: Any) -> Self:
         """Returns the metric of one batch alone: `reset().update(**kwargs)`.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         return self.reset().update(**kwargs)
 
@@ -129,7 +126,7 @@ class Metric(Pytree):
         """Returns the value of one batch alone, and the metric with the batch merged into it.
 
         Args:
-            **kwargs: what `update` takes.
+            **kwargs: the arguments of `update`.
         """
         updates = self.batch_updates(**kwargs)
         return updates.compute(), self.merge(updates)
@@ -139,12 +136,12 @@ class Metric(Pytree):
 
         Args:
             batch_size: the number of rows.
-            **kwargs: the arguments of `update`, as arrays, tracers or `jax.ShapeDtypeStruct`.
+            **kwargs: the arguments of `update`: arrays, tracers or `jax.ShapeDtypeStruct`.
         """
         return any(names_argument(self.update, name) for name in ("sample_weight", "mask"))
 
     def target_check(self, target: Any, preds: Any) -> None:
-        """Looks at the values of one batch, eagerly, for mistakes that shapes do not show. None by default.
+        """Checks the values of one batch, eagerly, for mistakes that shapes do not show. By default no check.
 
         Args:
             target: ground truth, on the host.
@@ -152,10 +149,10 @@ class Metric(Pytree):
         """
 
     def index_into(self, **kwargs: Any) -> Metric:
-        """Returns a metric that looks into nested arguments.
+        """Returns a metric that indexes into nested arguments.
 
         Args:
-            **kwargs: for an argument's name, an index or a sequence of indices, applied one after the other.
+            **kwargs: by the name of an argument, an index or a sequence of indices, applied one after the other.
 
         Example:
             >>> from elegy.metrics import Mean
@@ -168,7 +165,7 @@ class Metric(Pytree):
         """Returns a metric that takes its arguments under other names.
 
         Args:
-            **kwargs: for an argument's name, the name under which it will be given.
+            **kwargs: by the name of an argument, the name under which it will be given.
 
         Example:
             >>> from elegy.metrics import Mean
@@ -179,7 +176,7 @@ class Metric(Pytree):
 
 
 def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
-    """The log entries of a metric's value: mappings become `name/key`.
+    """Returns the log entries of a metric's value: mappings become `name/key`.
 
     Example:
         >>> flatten_value("f1", {"cat": 1, "dog": 2}), flatten_value("acc", 3)
@@ -191,7 +188,7 @@ def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
 
 
 class _Wrapper(Metric):
-    """A metric with other arguments; all but the arguments is the inner metric's."""
+    """A metric that changes the arguments of an inner metric."""
 
     metric: Metric
 
@@ -200,7 +197,7 @@ class _Wrapper(Metric):
 
     @abc.abstractmethod
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the inner metric receives."""
+        """Returns the arguments of the inner metric."""
 
     @property
     @abc.abstractmethod
@@ -229,7 +226,7 @@ class _Wrapper(Metric):
     def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
         available = {name for name, value in given.items() if value is not None}
-        if self.looked_up <= available:  # what else it may need is not at hand here
+        if self.looked_up <= available:  # other arguments are not available here
             inner = self.translate(given)
             check_target(self.metric, inner.get("target"), inner.get("preds"), inner.get("sample_weight"))
 
@@ -255,10 +252,10 @@ class RenamedMetric(_Wrapper):
     names: tuple[tuple[str, str], ...] = static_field()
 
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Gives the arguments the names that the inner metric knows."""
+        """Renames the arguments to those of the inner metric."""
         return rename_given(self.names, kwargs, f"the metric {self.name!r}")
 
     @property
     def looked_up(self) -> set[str]:
-        """The arguments that are given another name."""
+        """The renamed arguments."""
         return {given for _, given in self.names}

@@ -20,7 +20,7 @@ from elegy.pytree import field, static_field
 
 
 class MetricSet(Metric):
-    """The state of several metrics, by name and in order."""
+    """The states of several metrics, by name and in order."""
 
     names: tuple[str, ...] = static_field(init=False)
     metrics: tuple[Metric, ...] = field(init=False)
@@ -63,8 +63,8 @@ class Metrics(MetricSet):
     """Accumulates metrics over batches; each receives only the arguments that it names.
 
     Args:
-        metrics: a metric, loss or function, or a list or dict of them. Where the outputs are a dict with the same key,
-            a metric receives the output, the target and the sample weights of its key.
+        metrics: a metric, loss or function, or a list or dict of them. If the outputs are a dict with the same key, a
+            metric receives the output, the target and the sample weights of its key.
         name: see `Metric`.
         dtype: see `Metric`.
 
@@ -98,10 +98,10 @@ class Metrics(MetricSet):
         """Returns the metrics with a batch added.
 
         Args:
-            **kwargs: what the metrics name. A `mask` without `sample_weight` serves as weights.
+            **kwargs: the arguments of the metrics. A `mask` without `sample_weight` is used as weights.
 
         Raises:
-            TypeError: if a metric requires something that was not given.
+            TypeError: if a required argument is missing.
         """
         if kwargs.get("sample_weight") is None and kwargs.get("mask") is not None:
             kwargs["sample_weight"] = jnp.asarray(kwargs["mask"]).astype(jnp.float32)
@@ -116,7 +116,7 @@ class Metrics(MetricSet):
         return self.replace(metrics=tuple(updated))
 
     def for_outputs(self, preds: Any) -> Self:
-        """Returns the metrics with the names that Keras gives them where they receive the output of their key alone.
+        """Returns the metrics with Keras's names for metrics that receive only the output of their key.
 
         Args:
             preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
@@ -153,7 +153,7 @@ class Metrics(MetricSet):
         return self.replace(metrics=tuple(metric.rename_arguments(**kwargs) for metric in self.metrics))
 
     def slice(self, **kwargs: Any) -> Self:
-        """Does what `index_into` does, under the name that `jax_metrics` before 0.2 gave it.
+        """The name of `index_into` in `jax_metrics` before 0.2.
 
         Args:
             **kwargs: as for `index_into`.
@@ -166,7 +166,7 @@ class Metrics(MetricSet):
         Args:
             target: ground truth, on the host.
             preds: predictions, on the host.
-            sample_weight: `(B,)` or finer; values of weight 0 are not looked at.
+            sample_weight: `(B,)` or finer; values of weight 0 are not checked.
         """
         for metric, keys in zip(self.metrics, self.keys, strict=True):
             given = given_by_key(metric, keys, {"target": target, "preds": preds, "sample_weight": sample_weight})
@@ -174,13 +174,13 @@ class Metrics(MetricSet):
 
 
 class AuxMetrics(MetricSet):
-    """Accumulates values that a module computed itself.
+    """Accumulates values that a module computes itself.
 
     A scalar is a mean weighted by examples; a `Metric` (a field's `batch_updates(...)`) is merged.
 
     Args:
-        values: names of scalars, or a dict from names to scalars and metrics, of which only the kind counts. `init`
-            makes accumulators for others.
+        values: names of scalars, or a dict of scalars and metrics by name, whose values are ignored. `init` returns
+            accumulators for other names.
         name: see `Metric`.
         dtype: the dtype of the scalars' state.
 
@@ -206,7 +206,7 @@ class AuxMetrics(MetricSet):
         """Returns accumulators for these names, without data.
 
         Args:
-            aux_values: as `values` of the constructor; by default the accumulators stay.
+            aux_values: as `values` of the constructor; by default the accumulators are kept.
 
         Example:
             >>> list(AuxMetrics().init({"norm": jnp.zeros(())}).compute())
@@ -215,16 +215,16 @@ class AuxMetrics(MetricSet):
         return AuxMetrics(aux_values, name=self.name, dtype=self.dtype) if aux_values else self.reset()
 
     def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
-        """Returns the metrics with a batch added; a metric without a value is left as it is.
+        """Returns the metrics with a batch added; a metric without a value does not change.
 
         Args:
             aux_values: scalars and metrics by name.
             examples: the number of real examples, 1 by default.
-            mask: `(B,)` bool, to count the examples where `examples` is not given.
+            mask: `(B,)` bool, to count the examples if `examples` is None.
             **_: ignored.
 
         Raises:
-            ValueError: for a name that is not known, or a value that is neither a scalar nor a metric.
+            ValueError: if a name is unknown, or a value is neither a scalar nor a metric.
         """
         check_aux_values(aux_values, self.names, "metric")
         if examples is None and mask is not None:

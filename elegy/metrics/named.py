@@ -1,4 +1,4 @@
-"""Losses and metrics given alone, in lists or in dicts: each gets a name."""
+"""Names losses and metrics that are given alone, in lists or in dicts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from elegy.names import unique_names
 
 
 class Named(NamedTuple):
-    """A loss or a metric with its place in what a user gave.
+    """A loss or a metric with its names and keys.
 
     Args:
-        name: its name in the logs; unique.
-        keys: the keys of the dicts that hold it, from the outermost.
+        name: its unique name in the logs.
+        keys: the keys of the dicts that contain it, from the outermost.
         thing: the loss or the metric.
-        output_name: its name in the logs where it receives the output of its keys alone.
+        output_name: its name in the logs if it receives only the output of its keys.
     """
 
     name: str
@@ -27,13 +27,13 @@ class Named(NamedTuple):
 def flatten_named(things: Any, name_of: Callable[[Any], str], kind: str | None = None) -> list[Named]:
     """Lists the losses or metrics in a structure with unique names.
 
-    A dict's key is the name of what it holds; for a list inside a dict it is the prefix of the items' own names. As in
-    Keras, `output_name` is the key, `_` and the own name, or `kind` in its place.
+    The key of a dict is the name of its value; for a list inside of a dict it is the prefix of the items' own names. As
+    in Keras, `output_name` is the key, `_`, and the own name or `kind`.
 
     Args:
         things: one thing, or any nesting of lists, tuples and dicts.
-        name_of: gives a thing's own name.
-        kind: `"loss"` for what is called so under the key of an output.
+        name_of: returns the own name of a loss or metric.
+        kind: `"loss"` to use it in `output_name` instead of the own name.
 
     Example:
         >>> [named[:2] for named in flatten_named([max, {"a": min, "b": [max, max]}], lambda f: f.__name__)]
@@ -49,7 +49,7 @@ def flatten_named(things: Any, name_of: Callable[[Any], str], kind: str | None =
 
 
 def output_names(names: Sequence[str], own: Sequence[str], by_output: Sequence[bool]) -> tuple[str, ...]:
-    """The names of several losses or metrics, of which some receive the output of their key alone.
+    """Returns the names of several losses or metrics, of which some receive only the output of their key.
 
     Example:
         >>> output_names(["a", "l2"], ["a_loss", "l2_loss"], [True, False])

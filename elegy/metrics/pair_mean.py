@@ -1,4 +1,4 @@
-"""Metrics that are the mean of a value of each target and prediction."""
+"""Metrics that are the mean of a function of target and prediction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PairMean(Accumulator):
             target: ground truth.
             preds: predictions.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:
@@ -113,10 +113,10 @@ class RootMeanSquareError(MeanSquareError):
 
 
 class BinaryAccuracy(PairMean):
-    """How often `preds > threshold` is what the 0/1 target says.
+    """The fraction of examples for which `preds > threshold` equals the 0/1 target.
 
     Args:
-        threshold: what a prediction must exceed to count as 1.
+        threshold: a prediction above it counts as 1.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -129,7 +129,7 @@ class BinaryAccuracy(PairMean):
     threshold: float = static_field(default=0.5)
 
     def values(self, target: Any, preds: Any) -> jax.Array:
-        """The part of the last axis that is right.
+        """The fraction of correct decisions along the last axis.
 
         Args:
             target: 0 or 1, `(B, ...)`.
@@ -140,10 +140,10 @@ class BinaryAccuracy(PairMean):
 
 
 class BinaryCrossEntropy(PairMean):
-    """Mean cross-entropy of independent yes/no decisions.
+    """Mean cross-entropy of independent binary decisions.
 
     Args:
-        from_logits: whether `preds` are logits; probabilities by default.
+        from_logits: True if `preds` are logits; by default they are probabilities.
         name: see `Metric`.
         dtype: the dtype of the state.
 

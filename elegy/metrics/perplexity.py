@@ -18,8 +18,8 @@ class Perplexity(Accumulator):
     """The exponential of the mean cross-entropy over all values, usually tokens.
 
     Args:
-        from_logits: whether `preds` are logits (the default) or probabilities.
-        ignore_index: a class index in the target, often that of padding, that does not count.
+        from_logits: True if `preds` are logits, False if they are probabilities.
+        ignore_index: a class index of the target that is not counted, often that of padding.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -39,7 +39,7 @@ class Perplexity(Accumulator):
             target: class indices `(...)`.
             preds: `(..., C)`.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:

@@ -13,7 +13,7 @@ from elegy.pytree import field, static_field
 
 
 class _PositiveCounts(DecisionMetric):
-    """Keeps what precision and recall need; they do not look at true negatives."""
+    """Counts true positives, false positives and false negatives."""
 
     tp: CompensatedSum = field(init=False)
     fp: CompensatedSum = field(init=False)
@@ -32,7 +32,7 @@ class _PositiveCounts(DecisionMetric):
             target: class indices, 0/1 labels or one-hot rows.
             preds: scores, probabilities or decisions.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:
@@ -43,28 +43,28 @@ class _PositiveCounts(DecisionMetric):
 
     def _averaged(self, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
         support = (self.tp + self.fn).value
-        # As in scikit-learn, a label that is never there counts as 0; a class that is never there does not count.
+        # As in scikit-learn, the macro mean includes labels that never occur, with 0, but not classes that never occur.
         occurs = jnp.ones_like(support) if self.mode is DataType.MULTILABEL else support + self.fp.value
         return self.averaged(numerator, denominator, occurs, support)
 
 
 class Precision(_PositiveCounts):
-    """How many of the positive decisions are right: `tp / (tp + fp)`.
+    """The fraction of positive decisions that are correct: `tp / (tp + fp)`.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: the number of classes or labels; needed for an average other than `micro`, and for predicted
-            classes (integers of the target's shape), which are yes/no decisions otherwise.
+            classes (integers of the target's shape), which are binary decisions otherwise.
         average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
-        ignore_index: a value of the target whose rows do not count.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
-        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,21 +79,21 @@ class Precision(_PositiveCounts):
 
 
 class Recall(_PositiveCounts):
-    """How many of the positive examples are found: `tp / (tp + fn)`.
+    """The fraction of positive examples that are predicted: `tp / (tp + fn)`.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: as for `Precision`.
         average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
-        ignore_index: a value of the target whose rows do not count.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
-        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,19 +111,19 @@ class FBeta(_PositiveCounts):
     """The weighted harmonic mean of precision and recall, `(1 + b²) tp / ((1 + b²) tp + b² fn + fp)`.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: as for `Precision`.
         average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
         beta: how many times as important recall is as precision.
-        ignore_index: a value of the target whose rows do not count.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
-        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,18 +151,18 @@ class F1(FBeta):
     """The harmonic mean of precision and recall, `2 tp / (2 tp + fn + fp)`.
 
     Args:
-        threshold: what a binary or multi-label prediction must exceed to count as yes.
+        threshold: a binary or multi-label prediction above it is positive.
         num_classes: as for `Precision`.
         average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
-        ignore_index: a value of the target whose rows do not count.
+        ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
-        mode: `binary`, `multiclass`, `multilabel`, or None to read it from the shapes.
-        class_id: looks at this class or label alone, as a yes/no decision.
+        mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
+        class_id: counts only this class or label, as a binary decision.
         name: see `Metric`.
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: if options contradict each other.
 
     Example:
         >>> import jax.numpy as jnp

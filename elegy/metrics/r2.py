@@ -17,8 +17,8 @@ from elegy.pytree import field, static_field
 class R2(Metric):
     """Coefficient of determination, `1 - sum((target - preds) ** 2) / sum((target - mean(target)) ** 2)`.
 
-    The spread of the targets is merged by the method of Chan, Golub and LeVeque ("Updating formulae and a pairwise
-    algorithm for computing sample variances", 1979), which stays accurate where the mean is large beside the spread.
+    The variance of the targets is merged by the method of Chan, Golub and LeVeque ("Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979), which stays accurate if the mean is much larger than the variance.
 
     Args:
         num_outputs: the size of the last axis, if there are several outputs.
@@ -28,7 +28,7 @@ class R2(Metric):
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: for an unknown `multioutput`, or fewer than 1 output.
+        ValueError: if `multioutput` is unknown, or there is no output.
 
     Example:
         >>> metric = R2().update(target=jnp.array([3.0, -0.5, 2.0, 7.0]), preds=jnp.array([2.5, 0.0, 2.0, 8.0]))
@@ -64,7 +64,7 @@ class R2(Metric):
             target: `(B, ...)`, or `(B, ..., num_outputs)` for several outputs.
             preds: the same shape.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:
@@ -81,7 +81,7 @@ class R2(Metric):
         target, preds = jnp.where(counts, target, 0.0), jnp.where(counts, preds, 0.0)
         total = jnp.sum(weight, axis=0)
         mean = safe_divide(jnp.sum(weight * target, axis=0), total)
-        # The sum of deviations would be 0 without rounding; taking it out corrects the rounded mean.
+        # Without rounding, the sum of deviations is 0; subtracting it corrects the rounded mean.
         correction = safe_divide(jnp.sum(weight * (target - mean), axis=0), total)
         mean = mean + correction
         added = {

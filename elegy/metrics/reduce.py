@@ -15,9 +15,9 @@ from elegy.pytree import field, static_field
 
 
 class Accumulator(Metric):
-    """The state of every sum and mean: the sums `total`, and `count` (None where nothing is divided).
+    """Base class of sums and means: the state is `total`, and `count` (None for a sum).
 
-    A metric of this kind computes values in `update` and hands them to `accumulate`.
+    A subclass computes values in `update` and passes them to `accumulate`.
 
     Args:
         name: see `Metric`.
@@ -41,7 +41,7 @@ class Accumulator(Metric):
         vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=count)
 
     def reduces_by(self) -> Reduction:
-        """Which formula `accumulate` and `compute` follow."""
+        """Returns the reduction of `accumulate` and `compute`."""
         return Reduction.MEAN
 
     def accumulate(self, values: Any, sample_weight: Any = None, mask: Any = None) -> Self:
@@ -49,8 +49,8 @@ class Accumulator(Metric):
 
         Args:
             values: `(B, ...)`, or a scalar.
-            sample_weight: a scalar, `(B,)` or finer. A value whose weight is 0 does not count, even if it is NaN.
-            mask: `(B,)` bool: which examples are real.
+            sample_weight: a scalar, `(B,)` or finer. Values of weight 0 are ignored, even if they are NaN.
+            mask: `(B,)` bool, False for padding.
 
         Raises:
             ValueError: if the weights do not fit the values.
@@ -81,7 +81,7 @@ class Reduce(Accumulator):
         dtype: the dtype of the state.
 
     Raises:
-        ValueError: if the reduction is not known, or `NONE`.
+        ValueError: if the reduction is unknown, or `NONE`.
 
     Example:
         >>> metric = Reduce("sum_over_batch_size")
@@ -95,11 +95,11 @@ class Reduce(Accumulator):
         """Looks up the reduction."""
         vars(self).update(reduction=Reduction(self.reduction))
         if self.reduction is Reduction.NONE:
-            raise ValueError("Reduction.NONE reduces nothing, but a metric is one number: use MEAN or another one.")
+            raise ValueError("Reduction.NONE does not give one number, as a metric must: use MEAN or another one.")
         super().__post_init__()
 
     def reduces_by(self) -> Reduction:
-        """The reduction that was given."""
+        """Returns the argument `reduction`."""
         return self.reduction
 
     def update(self, values: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
@@ -108,7 +108,7 @@ class Reduce(Accumulator):
         Args:
             values: `(B, ...)`, or a scalar.
             sample_weight: a scalar, `(B,)` or finer.
-            mask: `(B,)` bool: which examples are real.
+            mask: `(B,)` bool, False for padding.
             **_: ignored.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Sums over millions of steps that do not drift."""
+"""Compensated sums, which stay accurate over millions of steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 class CompensatedSum(Pytree):
-    """A running sum, kept as the nearest float and the rest that this float cannot hold.
+    """A running sum, stored as the nearest float and the rounding error.
 
-    A sum in float32 stops growing where a summand is smaller than half of its last digit: counts stop at 16,777,216.
-    The rest makes it about twice as precise: counts are exact up to 2^48, and after 10^8 additions other sums are off
-    by less than 1e-6 of the sum of the absolute values. Each addition recovers its own rounding error, by the method of
-    Knuth ("The Art of Computer Programming", vol. 2, 4.2.2, theorem B) and Dekker ("A floating-point technique for
+    A float32 sum stops growing when a summand is smaller than half of its last digit: counts stop at 16,777,216. The
+    stored error makes it about twice as precise: counts are exact up to 2^48, and after 10^8 additions the error of
+    other sums is below 1e-6 of the sum of the absolute values. Each addition computes its rounding error by the method
+    of Knuth ("The Art of Computer Programming", vol. 2, 4.2.2, theorem B) and Dekker ("A floating-point technique for
     extending the available precision", 1971).
 
     As a field of a `Metric` it is merged and aggregated like an array.
@@ -40,7 +40,7 @@ class CompensatedSum(Pytree):
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Self:
-        """A sum of nothing.
+        """Returns the sum of no summands.
 
         Args:
             shape: the shape of the sum.
@@ -50,7 +50,7 @@ class CompensatedSum(Pytree):
 
     @classmethod
     def of(cls, value: Any, dtype: Any = jnp.float32) -> Self:
-        """A sum of one summand.
+        """Returns the sum of one summand.
 
         Args:
             value: an array.
@@ -66,16 +66,16 @@ class CompensatedSum(Pytree):
 
     @property
     def rest(self) -> jax.Array:
-        """What the rounding of `value` left: the exact sum is `value + rest`."""
+        """The rounding error of `value`: the sum is `value + rest`."""
         return self.parts[1]
 
     def __add__(self, other: Self | jax.Array | float) -> Self:
-        """Adds an array, or another sum, elementwise; neither changes."""
+        """Returns the elementwise sum with an array or another sum."""
         parts = other.parts if isinstance(other, CompensatedSum) else jnp.asarray(other, self.parts.dtype)[None]
         return self.replace(parts=_add(self.parts, parts))
 
     def scale(self, factor: Any) -> Self:
-        """Multiplies the sum.
+        """Returns the sum multiplied by a factor.
 
         Args:
             factor: a scalar or an array of the shape of the sum.
@@ -87,7 +87,7 @@ class CompensatedSum(Pytree):
         parts = self.parts
         while (count := parts.shape[0]) > 1:
             half = count // 2
-            # Two by two, on arrays: few operations for any number of devices.
+            # Pairwise: the number of operations is logarithmic in the number of devices.
             added = jax.vmap(_add)(parts[:half], parts[half : 2 * half])
             parts = jnp.concatenate([added, parts[2 * half :]])
         return self.replace(parts=parts[0])
@@ -131,27 +131,27 @@ def _is_sum(node: Any) -> bool:
 
 @jax.jit(inline=True)
 def _add(ours: jax.Array, theirs: jax.Array) -> jax.Array:
-    """Adds `(2, ...)` to `(2, ...)`, or to `(1, ...)` without a rest."""
+    """Adds `(2, ...)` to `(2, ...)`, or to `(1, ...)` without a stored error."""
     a, b = ours[0], theirs[0]
     rest = ours[1] if theirs.shape[0] == 1 else ours[1] + theirs[1]
     total = a + b
     of_b = total - a
     error = (a - (total - of_b)) + (b - of_b)
-    finite = jnp.abs(total) < jnp.inf  # of an infinite sum there is no error to recover: infinity minus infinity is NaN
+    finite = jnp.abs(total) < jnp.inf  # the error of an infinite sum would be infinity minus infinity, NaN
     rest = jnp.where(finite, rest + error, 0)
     value = total + rest
     return jnp.stack([value, jnp.where(finite, rest - (value - total), 0)])
 
 
 def binned_sums(index: jax.Array, weight: jax.Array, bins: int) -> jax.Array:
-    """Sums weights by bin, without the rounding errors of adding one row after the other.
+    """Sums weights by bin, without the rounding errors of a sequential sum.
 
-    A scatter adds the rows of a bin in turn. So each weight is split into its leading digits, of which thousands of
-    rows can be added without rounding, and the rest; and the rows of a large batch take turns on several copies of the
-    bins, which are then added pairwise.
+    A scatter adds the rows of a bin one after the other. So each weight is split into its leading digits, of which
+    thousands can be added without rounding, and the rest. The rows of a large batch are distributed over several copies
+    of the bins, which are then added pairwise.
 
     Args:
-        index: integers `(n,)`; one outside of `0..bins - 1` does not count.
+        index: integers `(n,)`; indices outside of `0..bins - 1` are ignored.
         weight: `(n,)`, floating.
         bins: the number of bins.
 
@@ -173,4 +173,4 @@ def binned_sums(index: jax.Array, weight: jax.Array, bins: int) -> jax.Array:
 
 
 _ROWS = 4096
-"""Leading digits are 12 bits: so many rows of equal weights have a sum of 24 bits, which float32 holds exactly."""
+"""Rows for which sums are exact: leading digits have 12 bits, so a sum of this many has 24, as float32 has."""

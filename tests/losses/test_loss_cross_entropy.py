@@ -174,7 +174,7 @@ def test_target_check(target, error, message):
 
 @pytest.mark.parametrize(("target", "shown"), [([0, 1, -1, np.nan], "-1.0"), ([0.5, 2, 1, 3], "2.0, 3.0")])
 def test_target_check_of_decisions(target, shown):
-    with pytest.raises(ValueError, match=rf"binary=True.*contains {shown}, but yes/no labels are 0 or 1"):
+    with pytest.raises(ValueError, match=rf"binary=True.*contains {shown}, but binary labels are 0 or 1"):
         CrossEntropy(binary=True).target_check(np.asarray(target, "f4"), np.zeros((4, 1), "f4"))
 
 

@@ -312,7 +312,7 @@ def test_no_data_is_zero():
         (lambda: Accuracy(average="macro"), "pass num_classes"),
         (lambda: Accuracy(top_k=0), "must be an integer of 1 or more"),
         (lambda: Accuracy(top_k=2, mode="binary"), "top_k is for multi-class scores"),
-        (lambda: Accuracy(mode="other"), "'other' is no mode .*'multilabel'"),
+        (lambda: Accuracy(mode="other"), "'other' is not a mode .*'multilabel'"),
         (lambda: Accuracy(subset_accuracy=True, average="macro", num_classes=3), "subset_accuracy is about whole"),
         (lambda: F1(average="macro", num_classes=3, mode="binary"), "mode='binary' has none"),
         (lambda: Recall(class_id=1, mode="binary"), "mode='binary' has none"),

@@ -145,7 +145,7 @@ def test_nnx_states_that_do_not_say_how_they_merge():
             self.value = nnx.metrics.MetricState(jnp.zeros(()))
 
     for metric in (Largest(), nnx.MultiMetric(largest=Largest())):
-        with pytest.raises(TypeError, match="the nnx metric Largest does not say how its states"):
+        with pytest.raises(TypeError, match="the nnx metric Largest has no way to merge its states"):
             LossesAndMetrics(None, metric)
 
 

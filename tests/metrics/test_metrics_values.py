@@ -74,7 +74,7 @@ def test_no_data_is_zero():
 def test_reduction_errors():
     with pytest.raises(ValueError, match=r"'max' is not a reduction. Use a member of"):
         Reduce("max")
-    with pytest.raises(ValueError, match="NONE reduces nothing"):
+    with pytest.raises(ValueError, match="NONE does not give one number"):
         Reduce("none")
     with pytest.raises(ValueError, match="sample_weight has shape"):
         Mean().update(values=jnp.ones((4, 3)), sample_weight=jnp.ones(3))

@@ -53,9 +53,9 @@ CASES = [
     Case("validation", ValueError, "the target contains 7", fit(X, CLASSES, validation_data=(X, SEVEN)), classifier),
     Case("a split", ValueError, "the target contains 7", fit(X, SEVEN, validation_split=0.3), classifier),
     Case("evaluate", ValueError, "the target contains 7", lambda t: t.evaluate(X, SEVEN, verbose=0), classifier),
-    Case("signs", ValueError, r"contains -1\.0, but yes/no labels are 0 or 1", fit(X, 2 * BITS - 1), binary),
-    Case("a late sign", ValueError, r"contains -1\.0, but yes/no", fit(X, changed(BITS, (20, 1), -1)), binary),
-    Case("percent", ValueError, r"contains 100\.0, but yes/no", fit(X, 100 * BITS), binary),
+    Case("signs", ValueError, r"contains -1\.0, but binary labels are 0 or 1", fit(X, 2 * BITS - 1), binary),
+    Case("a late sign", ValueError, r"contains -1\.0, but binary", fit(X, changed(BITS, (20, 1), -1)), binary),
+    Case("percent", ValueError, r"contains 100\.0, but binary", fit(X, 100 * BITS), binary),
     Case("negative weights", ValueError, r"sample_weight contains -0\.5", fit(X, Y, sample_weight=NEGATIVE)),
     Case("of a batch", ValueError, r"sample_weight contains -0\.5", fit([(X, Y, NEGATIVE)])),
     Case(
