@@ -146,8 +146,8 @@ class LocalCheckpoint:
             shutil.rmtree(old, ignore_errors=True)
         if mark == DAMAGED and replaced is not None:
             warnings.warn(
-                f"{self.path} existed, was not an intact checkpoint, and contained other files. It was moved to "
-                f"{replaced}, and the checkpoint was written in its place.",
+                f"{self.path}: something other than an intact checkpoint was there. It was moved to {replaced}, and "
+                "the checkpoint was written in its place.",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""Loading: batches of one source, grouped into chunks and placed on the devices."""
+"""Loading: iterates the batches of a source, groups them into chunks and places them on the devices."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def batch_loader(
     finite: bool = False,
     **options: Any,
 ) -> BatchLoader:
-    """The loader for a source.
+    """Makes the loader for a source.
 
     Args:
         source: arrays or an iterable of batches.
-        processes: the number of processes that share a batch.
+        processes: the number of processes over which a batch is divided.
         batch_size: rows of a batch, for arrays.
         what: the call, for messages.
-        drop_remaining: whether the short last batch of arrays is left out.
-        finite: whether to refuse batches of an iterable that hold NaN or infinity.
+        drop_remaining: True to leave out the short last batch of arrays.
+        finite: True to refuse batches of an iterable with NaN or infinity.
         **options: as for `BatchLoader`.
 
     Raises:
-        ValueError: if an argument is given that an iterable cannot heed, or does not fit the arrays.
+        ValueError: if an argument does not apply to an iterable, or does not fit the arrays.
 
     Example:
         >>> import numpy as np
@@ -49,8 +49,8 @@ def batch_loader(
         )
     if drop_remaining:
         raise ValueError(
-            f"drop_remaining was given to {what} with an iterable, whose batches are taken as they come. Let the "
-            "iterable leave the short one out."
+            f"drop_remaining was given to {what} with an iterable, which makes its own batches. Let the iterable leave "
+            "the short one out."
         )
     loader = MultihostLoader if processes > 1 else IterableLoader
     return loader(source, finite, what=what, **options)

@@ -1,4 +1,4 @@
-"""Batches of one source, pass after pass: how they are iterated, checked and resumed."""
+"""Iterates, checks and resumes the batches of one source."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from elegy.types import Batch, PyTree
 S = TypeVar("S", bound=ArraySource | IterableSource)
 
 _ALIGNMENT = 64
-"""Bytes. The CPU backend shares an array that is aligned so, and copies another one, five times slower."""
+"""Alignment in bytes with which the CPU backend uses a NumPy array without copying it; a copy is 5 times slower."""
 
 
 class Cursor(NamedTuple):
-    """How much of a pass is done.
+    """The position in a pass.
 
     Args:
-        batches: the number of batches.
-        examples: the number of examples; over arrays, they are the first of the pass's order.
+        batches: the number of completed batches.
+        examples: the number of their examples; for arrays, the first ones in the pass's order.
     """
 
     batches: int = 0
@@ -44,7 +44,7 @@ class Cursor(NamedTuple):
 
 
 BEGINNING = Cursor()
-"""Nothing of a pass is done."""
+"""The beginning of a pass."""
 
 
 def _as_given(batch: Batch) -> Batch:
@@ -52,16 +52,16 @@ def _as_given(batch: Batch) -> Batch:
 
 
 class BatchLoader(Generic[S]):
-    """Iterates the batches of one source, pass after pass, and knows where it stands.
+    """Iterates the batches of one source, pass after pass, and can be resumed.
 
-    It knows no module and no engine. `ArrayLoader` reads arrays, `IterableLoader` an iterable of batches, and
-    `multihost.MultihostLoader` joins the iterables of several processes.
+    It does not depend on the module or the engine. `ArrayLoader` reads arrays, `IterableLoader` an iterable of batches,
+    and `multihost.MultihostLoader` joins the iterables of several processes.
 
     Args:
-        limit: the most batches of a pass; None for all.
+        limit: the largest number of batches in a pass; None for all.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
-        view: turns a batch into what the step takes, for example its inputs alone.
-        same_structure: whether every batch must be the same tree as the first; shapes may differ.
+        view: converts a batch for the step, for example to its inputs.
+        same_structure: True to require that every batch has the tree structure of the first; shapes may differ.
 
     Attributes:
         source: the source of the batches.
@@ -78,20 +78,20 @@ class BatchLoader(Generic[S]):
 
     @property
     def steps(self) -> int | None:
-        """The number of batches in a pass; None if it is not known."""
+        """The number of batches in a pass; None if unknown."""
         raise NotImplementedError
 
     @property
     def batch_size(self) -> int | None:
-        """The rows of a full batch; None if they are not known."""
+        """The rows of a full batch; None if unknown."""
         return None if self.plan is None else self.plan.batch_size
 
     def exhausted(self, cursor: Cursor) -> bool:
-        """True if a pass has no batch left, as far as that is known."""
+        """True if a pass has no batch left. For an iterable of unknown length, False."""
         return cursor.batches == self.steps
 
     def first_batch(self) -> Batch:
-        """The first batch of the next pass, as its source gives it; the pass gives it again."""
+        """Returns the first batch of the next pass, unchanged; the pass yields it again."""
         raise NotImplementedError
 
     def chunks(
@@ -103,40 +103,40 @@ class BatchLoader(Generic[S]):
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
     ) -> Generator[Chunk, None, None]:
-        """One pass over the data.
+        """Yields the chunks of one pass.
 
         Args:
-            layout_of: from a batch to how batches of its example shapes are grouped and padded.
-            strategy: places them.
+            layout_of: a function from a batch to the layout of batches with its example shapes.
+            strategy: places the batches.
             order: `int[size]`, the order of the examples of arrays; None for their own.
-            limit: the most batches to give.
-            start: how much of the pass an interrupted run has seen.
-            chunk_size: bounds the chunks.
+            limit: the largest number of batches.
+            start: the position from which a resumed run continues.
+            chunk_size: limits the size of the chunks.
         """
         raise NotImplementedError
 
     def rows_of(self, layout: BatchLayout) -> int:
-        """The rows that the arrays of a full batch have in this layout, padding included."""
+        """Returns the rows of a full batch in this layout, including padding."""
         return layout.rows(rows(self.first_batch()))
 
     def together(self, check: Callable[[], None], doing: str) -> None:
-        """Runs a check of this process's data; raises in every process if it fails in one."""
+        """Runs a check of this process's data; raises an error in every process if it fails in one."""
         check()
 
     @property
     def shared(self) -> bool:
-        """True if each process brings batches of its own, which are joined."""
+        """True if each process has its own batches, which are joined."""
         return False
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
-        """Where an iterable stands, fit for JSON; None for arrays, whose cursor says it all.
+        """Returns the position in an iterable as JSON values; None for arrays, for which a `Cursor` is enough.
 
         Args:
             taken: how many batches of the running pass are done.
-            own: whether to ask an iterable that has a state of its own for it; otherwise batches are counted.
+            own: True to use the iterable's own state, if it has one; otherwise batches are counted.
 
         Raises:
-            CheckpointError: if the iterable's own state cannot be had or stored.
+            CheckpointError: if the iterable's own state cannot be read or stored.
         """
         return None
 
@@ -144,7 +144,7 @@ class BatchLoader(Generic[S]):
         """Makes the next pass go on where `state` was taken."""
 
     def start_at(self, epoch: int) -> None:
-        """Sets the number of the first epoch, by which an iterable may be reseeded."""
+        """Sets the index of the first epoch, with which an iterable may be reseeded."""
 
     def end(self) -> None:
         """Ends the running pass."""
@@ -156,7 +156,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
     Args:
         source: the arrays.
         batch_size: rows of a batch.
-        drop_remaining: whether a short last batch is left out.
+        drop_remaining: True to leave out a short last batch.
         **options: as for `BatchLoader`.
     """
 
@@ -178,7 +178,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
         return self.plan.exhausted(cursor.batches, cursor.examples)
 
     def first_batch(self) -> Batch:
-        """The first rows of the arrays."""
+        """Returns the first rows of the arrays."""
         return self.source.slice(*self.plan.batch_rows(0))
 
     def chunks(
@@ -190,7 +190,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
     ) -> Generator[Chunk, None, None]:
-        """One pass over the arrays; see `BatchLoader.chunks`."""
+        """Yields the chunks of one pass over the arrays; see `BatchLoader.chunks`."""
         plan, source = self.plan, dataclasses.replace(self.source, batch=self.view(self.source.batch))
         if self.exhausted(start):
             return prefetch((), 0)
@@ -199,7 +199,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
             plan = dataclasses.replace(plan, limit=steps, done=start.examples)
         layout = layout_of(self.view(self.first_batch()))
         if layout.resident and self._on_device is None:
-            # A copy, because on the CPU a placed array may share the memory of the user's.
+            # A copy, because on the CPU a placed array may share memory with the user's array.
             copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
             self._on_device = strategy.place(copies, "whole")
         count = plan.steps if limit is None else min(limit, plan.steps)
@@ -211,7 +211,7 @@ class IterableLoader(BatchLoader[IterableSource]):
 
     Args:
         source: the iterable.
-        finite: whether to refuse batches that hold NaN or infinity.
+        finite: True to refuse batches with NaN or infinity.
         **options: as for `BatchLoader`.
     """
 
@@ -220,16 +220,16 @@ class IterableLoader(BatchLoader[IterableSource]):
         self.source, self.finite = source, finite
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
-        self._resumed = False  # whether the pass was put in its place, so that its first batch is still to come
+        self._resumed = False  # True if the pass was moved to a position, and its first batch is not read yet
         self._steps = None if source.one_shot else source.steps
 
     @property
     def steps(self) -> int | None:
-        """The number of batches in a pass; None if it is not known."""
+        """The number of batches in a pass; None if unknown."""
         return self.limit or self._steps
 
     def first_batch(self) -> Batch:
-        """The first batch of the next pass; the pass gives it again."""
+        """Returns the first batch of the next pass; the pass yields it again."""
         if self._pass is None:
             self._first = self._begin()
         return self._first
@@ -249,12 +249,12 @@ class IterableLoader(BatchLoader[IterableSource]):
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
     ) -> Generator[Chunk, None, None]:
-        """One pass over the iterable; see `BatchLoader.chunks`."""
+        """Yields the chunks of one pass over the iterable; see `BatchLoader.chunks`."""
         batches = self._batches(limit, start)
         return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first), chunk_size)
 
     def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
-        """The batches of the next pass, as the step takes them; the first one is read now."""
+        """Returns the batches of the next pass, converted by `view`; reads the first one at once."""
         self.first_batch()
         assert self._pass is not None
         batches = self._pass if self._resumed else itertools.chain([self._first], self._pass)
@@ -284,7 +284,7 @@ class IterableLoader(BatchLoader[IterableSource]):
             )
 
     def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
-        """Checks that a later batch is the same tree as the first; shapes and dtypes may differ.
+        """Checks that a later batch has the tree structure of the first; shapes and dtypes may differ.
 
         Raises:
             ValueError: if the trees differ; the message shows both.
@@ -294,12 +294,12 @@ class IterableLoader(BatchLoader[IterableSource]):
         if old != new:
             raise ValueError(
                 f"batch {number} has the structure {new}, but the first batch has {old}. Arrays may change their "
-                "shape from batch to batch, but not the dict, list or tuple that holds them: yield every batch in the "
+                "shape from batch to batch, but not the dict, list or tuple around them: yield every batch in the "
                 "same form."
             )
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
-        """Where the iterable stands; see `BatchLoader.state`."""
+        """Returns the position in the iterable; see `BatchLoader.state`."""
         return self.source.state(taken, own=own)
 
     def load_state(self, state: Mapping[str, Any] | None) -> None:
@@ -308,7 +308,7 @@ class IterableLoader(BatchLoader[IterableSource]):
             self._pass, self._resumed = self.source.batches(self.limit), True
 
     def start_at(self, epoch: int) -> None:
-        """Sets the number of the first epoch; see `BatchLoader.start_at`."""
+        """Sets the index of the first epoch; see `BatchLoader.start_at`."""
         if self.source.start_at(epoch):
             self._pass, self._resumed = self.source.batches(self.limit), True
 
@@ -318,7 +318,7 @@ class IterableLoader(BatchLoader[IterableSource]):
 
 
 def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A copy that the CPU backend can share as it is."""
+    """Returns a copy that the CPU backend can use without copying it again."""
     buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)

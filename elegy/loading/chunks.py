@@ -18,35 +18,35 @@ from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree
 
 PREFETCH = 2
-"""How many gathered chunks may wait for the device."""
+"""The number of gathered chunks that may be ready ahead."""
 
 PREFETCH_BYTES = 2**20
-"""Smaller chunks are gathered by the loop itself, while the device works: handing over to a thread costs more. So are
-all of them on the CPU, whose cores would only be taken from the step."""
+"""Bytes. The loop itself gathers smaller chunks, while the device works: a thread would cost more. On the CPU the loop
+gathers all chunks, because a thread would take cores from the step."""
 
 
 ChunkSize = Callable[[int, int, Sequence[int]], int]
-"""How many of the next batches make a chunk: from the numbers of batches and examples that this pass has given, and the
-examples of each batch that the chunk may hold. It may be asked ahead of the chunk that runs."""
+"""Returns how many of the next batches make a chunk, from the numbers of batches and examples of this pass so far, and
+the examples of each batch that the chunk may contain. It may be called ahead of the running chunk."""
 
 
 def as_many_as_fit(batches: int, examples: int, sizes: Sequence[int]) -> int:
-    """The chunk size where nothing bounds it."""
+    """The chunk size without a limit."""
     return len(sizes)
 
 
-@dataclasses.dataclass(slots=True)  # not frozen: one is made for every step, and a frozen one takes thrice the time
+@dataclasses.dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make, in every step
 class Chunk:
-    """One or more batches of one shape that go into one execution.
+    """One or more batches of the same shape, for one execution.
 
     Args:
-        data: a batch; a stack of batches; or all of the data, see `kind`.
+        data: by `kind`, a batch, a stack of batches, or all of the data.
         kind: `"single"`, `"stacked"` or `"resident"`.
         batch: the structure of one batch.
         sizes: the number of real examples of each batch.
         first: the index of the first batch in the epoch.
-        index: for resident data the rows of each batch, `int32[capacity, rows]`.
-        mask: false where a row is padding: `bool[rows]`, or `bool[capacity, rows]` for several batches.
+        index: for resident data, the rows of each batch, `int32[capacity, rows]`.
+        mask: False for rows of padding: `bool[rows]`, or `bool[capacity, rows]` for several batches.
     """
 
     data: PyTree
@@ -65,13 +65,13 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """How the batches of a phase are grouped, padded and kept.
+    """How the batches of a phase are grouped, padded and stored.
 
     Args:
-        steps: how many batches go into one execution.
-        masked: whether short batches are filled up and masked.
-        resident: whether in-memory data is kept on the device and gathered there.
-        multiple: masked batches are filled up to a multiple of this, so that they divide over the replicas.
+        steps: the number of batches in one execution.
+        masked: True to pad short batches, with a mask.
+        resident: True to keep in-memory data on the device and gather batches there.
+        multiple: the number of rows of masked batches is padded to a multiple of this, to divide over the replicas.
     """
 
     steps: int = 1
@@ -80,28 +80,28 @@ class BatchLayout:
     multiple: int = 1
 
     def rows(self, count: int) -> int:
-        """How many rows the arrays of a full batch of `count` examples have."""
+        """Returns the number of rows, including padding, of a full batch of `count` examples."""
         return -(-count // self.multiple) * self.multiple if self.masked else count
 
 
 def capacity(chunk: Chunk) -> int:
-    """How many batches the arrays of a chunk have room for."""
+    """Returns the number of batches for which the arrays of a chunk have room."""
     leaves = jax.tree.leaves(chunk.data) if chunk.index is None else [chunk.index]
     return leaves[0].shape[0]
 
 
 def structure(batch: Batch) -> PyTree:
-    """The structure, shapes and dtypes of a batch."""
+    """Returns the structure, shapes and dtypes of a batch."""
     return jax.tree.map(struct_of, batch)
 
 
 def resized(struct: PyTree, count: int) -> PyTree:
-    """The structure of a batch with another number of rows."""
+    """Returns the structure of a batch with another number of rows."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), struct)
 
 
 def bytes_of(struct: PyTree) -> int:
-    """The bytes that arrays of this structure take; 1 where they take none."""
+    """Returns the size in bytes of arrays of this structure, at least 1."""
     return max(1, sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(struct)))
 
 
@@ -125,9 +125,9 @@ def array_chunks(
         layout: how batches are grouped and padded.
         strategy: how data is placed.
         placed: the arrays on the device, for resident data.
-        limit: how many batches to give.
-        offset: how many batches of the epoch came before.
-        chunk_size: bounds the chunks.
+        limit: the number of batches.
+        offset: the number of earlier batches of the epoch.
+        chunk_size: limits the size of the chunks.
     """
     short = 0 < limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not layout.masked else limit
@@ -153,7 +153,7 @@ def array_chunks(
         if layout.resident:
             return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
         whole = count == layout.steps and sizes[-1] == count_rows and strategy.processes == 1
-        if order is None and whole:  # side by side already
+        if order is None and whole:  # rows are contiguous
             start, shape = plan.batch_rows(first)[0], (count, count_rows)
             rows_ = source.slice(start, start + count * count_rows)
             data = strategy.place(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), rows_), "chunk")
@@ -189,18 +189,18 @@ def iterable_chunks(
     like: Batch | None = None,
     chunk_size: ChunkSize = as_many_as_fit,
 ) -> Generator[Chunk, None, None]:
-    """Groups batches that come one after another into chunks; the iterable is never read further than a chunk.
+    """Groups the batches of an iterator into chunks, and never reads ahead of the current chunk.
 
     Batches may have several shapes, such as buckets of sequences by length. Each bucket (example shapes and dtypes)
-    has a layout of its own: a short batch is padded to the largest batch that its bucket has had.
+    has its own layout: a short batch is padded to the largest earlier batch of its bucket.
 
     Args:
-        batches: the batches, leaves arrays.
-        layout_of: gives the layout for a bucket's first batch; `steps` is the same for all.
+        batches: the batches, with arrays as leaves.
+        layout_of: returns the layout for a bucket's first batch; `steps` must be the same for all.
         strategy: how data is placed.
         first: the index of the first batch.
-        like: the first batch of a pass; a resumed run may go on with the short one, which is padded to this.
-        chunk_size: bounds the chunks.
+        like: the first batch of a pass, to whose size a short batch at the beginning of a resumed run is padded.
+        chunk_size: limits the size of the chunks.
     """
     begin, examples = first, 0
     layouts: dict[Any, BatchLayout] = {}
@@ -209,7 +209,7 @@ def iterable_chunks(
         bucket = _bucket(like)
         layouts[bucket] = layout_of(like)
         full[bucket] = layouts[bucket].rows(rows(like))
-    structs: dict[Any, PyTree] = {}  # one object a shape, by which the executor knows the program
+    structs: dict[Any, PyTree] = {}  # one object for each shape: the executor finds programs by identity
     waiting: list[tuple[Batch, int]] = []
     layout, shape = BatchLayout(), None
     for batch in batches:
@@ -231,7 +231,7 @@ def iterable_chunks(
                 first, examples, waiting = first + len(waiting), examples + sum(s for _, s in waiting), []
             layout, shape = layout_here, this
         waiting.append((batch, size))
-        # Asked for one batch more than there is: if the answer leaves it out, the chunk ends here.
+        # Called with one batch more than was read: if the result does not include it, the chunk ends here.
         sizes = [s for _, s in waiting]
         if len(waiting) == layout.steps or chunk_size(first - begin, examples, [*sizes, size]) <= len(waiting):
             yield _stack(waiting, shape, first, layout, strategy)
@@ -241,7 +241,7 @@ def iterable_chunks(
 
 
 def _bucket(batch: Batch) -> Any:
-    """The structure of the examples of a batch, whatever its number of rows."""
+    """Returns the structure of the examples of a batch, without the number of rows."""
     leaves, treedef = jax.tree.flatten(batch)
     return treedef, tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves)
 
@@ -272,7 +272,7 @@ def _mask(size: int, count: int) -> np.ndarray:
 
 
 def _filled(rows: np.ndarray, to: int) -> np.ndarray:
-    """Repeats the last row up to `to` rows: executables take full stacks and stop after the count."""
+    """Repeats the last row up to `to` rows: executables take full stacks, and stop after the real batches."""
     if len(rows) == to:
         return rows
     return np.concatenate([rows, np.broadcast_to(rows[-1:], (to - len(rows), *rows.shape[1:]))])

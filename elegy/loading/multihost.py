@@ -1,4 +1,4 @@
-"""Batches of which every process brings a share."""
+"""Joins the batches of several processes into global batches."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from elegy.types import Batch, PyTree
 from elegy.waiting import RunInterrupted
 
 _PROCESSES = "processes"
-"""Where a saved run holds the places of several processes."""
+"""The key of a saved run for the data positions of several processes."""
 
 _FAILED, _LEFT = -1, -2
-"""In place of the size of a batch: reading it failed, or a signal ended the wait for it."""
+"""Sent instead of the size of a batch if reading it failed, or a signal ended the wait for it."""
 
 
 class MultihostLoader(IterableLoader):
-    """Joins the batches of several processes, each of which brings an iterable of its own.
+    """Joins the batches of several processes, each of which has its own iterable.
 
-    The first batch is read in all processes at once, the number of steps is that of the longest share, and a process
-    whose iterable has ended takes part in the batches of the others with rows that do not count.
+    All processes read their first batch at the same time. The number of steps is that of the longest iterable. A
+    process whose iterable has ended contributes masked rows to the remaining batches.
 
     Args:
         source: this process's iterable.
-        finite: whether to refuse batches that hold NaN or infinity.
+        finite: True to refuse batches with NaN or infinity.
         **options: as for `BatchLoader`.
     """
 
@@ -48,14 +48,14 @@ class MultihostLoader(IterableLoader):
 
     @property
     def shared(self) -> bool:
-        """Each process brings batches of its own."""
+        """True: each process has its own batches."""
         return True
 
     def first_batch(self) -> Batch:
-        """The first batch of this process's share, read in all processes at once.
+        """Returns the first batch of this process; all processes read theirs at the same time.
 
         Raises:
-            RuntimeError: if reading failed in another process; where it failed, its own error is raised.
+            RuntimeError: if reading failed in another process; this process raises its own error.
             ValueError: if the batches of the processes differ in more than the number of rows.
         """
         if self._pass is None:
@@ -73,21 +73,21 @@ class MultihostLoader(IterableLoader):
         start: Cursor = BEGINNING,
         chunk_size: ChunkSize = as_many_as_fit,
     ) -> Generator[Chunk, None, None]:
-        """One pass over the shares of all processes; see `BatchLoader.chunks`."""
+        """Yields the chunks of one pass over the data of all processes; see `BatchLoader.chunks`."""
         batches, like = self._batches(limit, start), self.view(self._first)
         return joined_chunks(batches, like, layout_of(like), strategy, start.batches)
 
     def rows_of(self, layout: BatchLayout) -> int:
-        """The rows of a full batch over all processes, padding included."""
+        """Returns the rows of a full batch over all processes, including padding."""
         processes = jax.process_count()
         return processes * share_rows(layout, int(gather(np.int64(rows(self.first_batch()))).max()), processes)
 
     def together(self, check: Callable[[], None], doing: str) -> None:
-        """Runs a check of this process's data; raises in every process if it fails in one."""
+        """Runs a check of this process's data; raises an error in every process if it fails in one."""
         together(check, doing)
 
     def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
-        """Checks that a later batch differs from the first in the number of rows alone.
+        """Checks that a later batch differs from the first only in the number of rows.
 
         Raises:
             ValueError: if the tree, the shape of an example or a dtype differs; the message names the array.
@@ -101,16 +101,16 @@ class MultihostLoader(IterableLoader):
             )
 
     def _check_rows(self, batch: Batch, number: int) -> None:
-        rows(batch, f"batch {number}: ")  # a share may be empty, a batch not
+        rows(batch, f"batch {number}: ")  # the part of one process may be empty
 
 
 def _examples(batch: Batch) -> PyTree:
-    """The structure of the examples of a batch, without the number of rows."""
+    """Returns the structure of the examples of a batch, without the number of rows."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], struct_of(leaf).dtype), batch)
 
 
 def _longest(steps: int | None) -> int | None:
-    """The number of batches of the longest share; None if a process does not know its own."""
+    """Returns the largest number of batches of a process; None if a process does not know its own."""
     known = gather(np.int64(-1 if steps is None else steps))
     return None if (known < 0).any() else int(known.max())
 
@@ -124,28 +124,28 @@ def _check_alike(batch: Batch, what: str) -> None:
     if (sums != sums[0]).any():
         other = int(np.flatnonzero(sums != sums[0])[0])
         raise ValueError(
-            f"the processes feed {what} batches of different forms: process {other} and process 0 differ in more than "
-            f"the number of rows. In process {jax.process_index()} it is {shapes}."
+            f"the processes pass {what} different batches: those of process {other} and process 0 differ in more than "
+            f"the number of rows. Process {jax.process_index()} has {shapes}."
         )
 
 
 def joined_chunks(
     batches: Iterator[Batch], like: Batch, layout: BatchLayout, strategy: Strategy, first: int
 ) -> Generator[Chunk, None, None]:
-    """Joins one batch of each process into a global one, until no process has any.
+    """Joins one batch of each process into a global batch, until no process has another one.
 
-    The processes tell each other the sizes of their batches, so that iterables of different lengths and short
-    batches are exact, and no process waits for one that has ended or failed.
+    The processes exchange the sizes of their batches, so that short batches and iterables of different lengths give
+    exact results, and no process waits for one that has ended or failed.
 
     Args:
         batches: this process's batches.
-        like: one of them, perhaps without rows; what this process brings once it has no more.
+        like: one of them, perhaps without rows; this process contributes it, masked, after its last batch.
         layout: how batches are grouped and padded.
         strategy: how data is placed.
         first: the index of the first batch.
 
     Raises:
-        RuntimeError: if reading failed in another process; where it failed, its own error is raised.
+        RuntimeError: if reading failed in another process; this process raises its own error.
     """
     sizes = gather(np.int64(rows(like)))
     filler, full = _with_rows(like, sizes), int(sizes.max())
@@ -159,7 +159,7 @@ def joined_chunks(
 
 
 def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarray]:
-    """This process's next batch, `None` where it has no row, and the sizes of all."""
+    """Returns this process's next batch (`None` if it has no rows) and the sizes of all processes' batches."""
     try:
         batch = next(batches, None)
         size = 0 if batch is None else rows(batch)
@@ -179,20 +179,20 @@ def _read(batches: Iterator[Batch], number: int) -> tuple[Batch | None, np.ndarr
 
 
 def _with_rows(like: Batch, sizes: np.ndarray) -> Batch:
-    """One real example, another process's where this one has none."""
+    """Returns a batch with at least one real example, from another process if this one has none."""
     one = _padded(take_rows(like, min(rows(like), 1)), 1)
     return one if sizes.all() else jax.tree.map(lambda stack: stack[int(np.argmax(sizes))], gather(one))
 
 
 def _padded(batch: Batch, to: int) -> Batch:
-    """A batch of `to` rows; where there is none to repeat, others' will be used."""
+    """Pads a batch to `to` rows; if it is empty, `_with_rows` has to fill it."""
     if rows(batch):
         return pad_rows(batch, to)
     return jax.tree.map(lambda leaf: np.zeros((to, *leaf.shape[1:]), leaf.dtype), batch)
 
 
 def with_all_places(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A run's record, with the place in the data of every process that brings a share: each has its own."""
+    """Returns a run's record with the data positions of all processes."""
     if jax.process_count() == 1 or run is None or run["data"] is None or _PROCESSES in run["data"]:
         return run
     text = np.frombuffer(json.dumps(run["data"]).encode(), np.uint8)
@@ -202,29 +202,29 @@ def with_all_places(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def with_own_place(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A run's record, with this process's place in the data; as it is where other processes saved it."""
+    """Returns a run's record with this process's data position; unchanged if the number of processes differs."""
     if run is None or sharing(run) != jax.process_count() or _PROCESSES not in (run["data"] or {}):
         return run
     return {**run, "data": run["data"][_PROCESSES][jax.process_index()]}
 
 
 def sharing(run: Mapping[str, Any]) -> int:
-    """How many processes shared the data of a run that was saved."""
+    """Returns the number of processes of a saved run."""
     return len((run["data"] or {}).get(_PROCESSES, [None]))
 
 
 def agreed(batch: Batch) -> Batch:
-    """The first process's batch, in every process: what all make the same first state from.
+    """Returns the batch of process 0 in every process, so that all make the same first state.
 
     Args:
-        batch: this process's own; of the same kind everywhere, but for the number of rows.
+        batch: this process's batch; the batches of all processes may differ only in the number of rows.
     """
     count = int(gather(np.int64(rows(batch)))[0])
     return from_first(_padded(take_rows(batch, min(rows(batch), count)), count))
 
 
 def share_rows(layout: BatchLayout, count: int, processes: int) -> int:
-    """How many rows each process brings to a batch of which its own share has `count` examples."""
+    """Returns the rows, including padding, that each process contributes to a batch if it has `count` examples."""
     unit = layout.multiple // math.gcd(layout.multiple, processes) if layout.masked else 1
     return -(-count // unit) * unit
 
@@ -243,7 +243,7 @@ def _joined(batch: Batch, sizes: np.ndarray, share: int, layout: BatchLayout, st
 
 
 def _whole(batch: Batch, sizes: np.ndarray) -> Any:
-    """The rows of all processes, in every process."""
+    """Returns the rows of all processes, in every process."""
     most = int(sizes.max())
     stacks = gather(pad_rows(take_rows(batch, min(rows(batch), most)), most))
     return jax.tree.map(

@@ -1,4 +1,4 @@
-"""How a step runs on devices."""
+"""Strategies: how a step runs on devices."""
 
 from elegy.strategies.data_parallel import DataParallel
 from elegy.strategies.fsdp import FSDP

@@ -1,4 +1,4 @@
-"""One replica of the state on each device, each with its share of the batch."""
+"""Data parallelism: a replica of the state on each device, which computes a part of the batch."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ from elegy.types import Device, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class DataParallel(MeshStrategy):
-    """Runs the step on each device with the device's rows, and combines what the replicas computed.
+    """Runs the step on each device with a part of the batch, and combines the results of the replicas.
 
-    The step of a replica sees its rows alone: batch normalisation normalises by them, and randomness differs from
-    replica to replica (one stream each, folded from the step's key). Gradients are summed, each loss's denominators
-    before; batch statistics are averaged by examples; metric updates are gathered and aggregated.
+    The step of a replica sees only its own rows: batch normalisation uses their statistics, and each replica has its
+    own random key, folded from the step's key. The denominators of losses are summed over replicas before
+    differentiation, then the gradients; batch statistics are averaged by examples; metric updates are gathered and
+    aggregated.
 
-    A batch whose rows do not divide over the devices, and could not be padded, is seen whole by every device, as
-    under `"sharded"`.
+    If the rows of a batch cannot be divided over the devices and cannot be padded, every device gets the whole batch,
+    as under `"sharded"`.
 
-    This is what `jax.pmap` does, which JAX builds of `jit` and `shard_map`; here the two are used directly, because
-    `pmap` adds Python work to every call and an axis of devices to every array.
+    It works like `jax.pmap`, but calls `jit` and `shard_map` directly, because `pmap` adds Python work to every call
+    and an axis of devices to every array.
 
     Args:
-        devices: the devices, or how many of them; all where none are given.
+        devices: the devices, or their number; by default all.
         axis_name: the name of the axis of replicas.
 
     Raises:
         TypeError: if `devices` is neither a number nor a list of devices.
-        ValueError: if there are not that many devices, one is named twice, or a process has none of them.
+        ValueError: if there are fewer devices, a device is given twice, or a process has none of them.
 
     Example:
         >>> strategy = DataParallel(devices=1)
@@ -74,7 +75,7 @@ class DataParallel(MeshStrategy):
         object.__setattr__(self, "mesh", Mesh(chosen, (axis_name,)))
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:
-        """The shapes that one replica sees: of a batch, its share of the rows."""
+        """Returns the shapes for one replica: for a batch, its part of the rows."""
         if kind != "batch":
             return jax.tree.map(struct_of, value)
 
@@ -120,10 +121,10 @@ class DataParallel(MeshStrategy):
         return packed(lambda leaves: jax.lax.psum(leaves, self.axis_name), tree)
 
     def mean(self, tree: PyTree, weight: jax.Array) -> PyTree:
-        """Averages leaves of floats over the replicas, weighted; others are taken to be the same everywhere."""
+        """Averages floating leaves over the replicas, weighted; other leaves must be equal on all replicas."""
         leaves, treedef = jax.tree.flatten(tree)
         floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-        # Sums over many examples are beyond what 16 bits hold.
+        # 16 bits are not enough for sums over many examples.
         wide = [leaves[i].astype(jnp.promote_types(leaves[i].dtype, jnp.float32)) for i in floats]
         *sums, total = self.sum([*((leaf * weight).astype(leaf.dtype) for leaf in wide), weight])
         for i, leaf in zip(floats, sums, strict=True):
@@ -139,7 +140,7 @@ class DataParallel(MeshStrategy):
         return tuple(metric.aggregate() for metric in gathered)  # type: ignore[attr-defined, return-value]
 
     def _gather(self, leaf: jax.Array) -> jax.Array:
-        """Stacks what the replicas hold; small arrays by a sum, which travels with the gradients'."""
+        """Stacks the arrays of the replicas; small ones by a sum, which XLA combines with the sum of gradients."""
         if leaf.size > SMALL or leaf.dtype == bool:
             return jax.lax.all_gather(leaf, self.axis_name)
         rows = jnp.zeros((self.replicas, *leaf.shape), leaf.dtype)

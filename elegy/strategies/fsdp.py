@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism: every device keeps a part of the state, and gathers parameters to compute."""
+"""Fully sharded data parallelism: each device stores a part of the state, and gathers parameters to compute."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _STATISTICS = "batch_stats/"
 
 @dataclasses.dataclass(frozen=True)
 class FSDP(Sharded):
-    """Divides parameters and optimizer state over the data axes, along the largest dimension that divides.
+    """Divides parameters and optimizer state over the data axes, along the largest divisible dimension.
 
-    A training step gathers the parameters, computes its share of the gradients, and scatters their sum, so that each
-    device updates its own part. The state is initialised in parts: no device ever holds all of it. With `rules` on a
-    mesh of two axes, parameters are divided by both.
+    A training step gathers the parameters, computes its part of the gradients, and scatters their sum, so that each
+    device updates its own part. The state is initialised in parts, so that no device ever stores all of it. With
+    `rules` on a mesh of two axes, parameters are divided by both.
 
     Args:
         mesh: as for `Sharded`.
         data_axes: as for `Sharded`; they divide the state too.
         rules: as for `Sharded`.
-        min_size: arrays of fewer elements lie whole on every device.
-        shard_batch_stats: whether the batch statistics are divided too.
+        min_size: arrays with fewer elements are replicated.
+        shard_batch_stats: True to divide the batch statistics, too.
 
     Raises:
-        TypeError: as `Sharded`, and when `min_size` is no integer.
-        ValueError: as `Sharded`, and when `min_size` is negative.
+        TypeError: as `Sharded`, and if `min_size` is not an integer.
+        ValueError: as `Sharded`, and if `min_size` is negative.
 
     Example:
         >>> strategy = FSDP({"data": 1}, min_size=4)
@@ -49,14 +49,14 @@ class FSDP(Sharded):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.min_size, bool) or not isinstance(self.min_size, int):
-            raise TypeError(f"min_size must be a number of elements, not {self.min_size!r}.")
+            raise TypeError(f"min_size must be an integer, a number of elements, not {self.min_size!r}.")
         if self.min_size < 0:
             raise ValueError(f"min_size must not be negative: {self.min_size}.")
 
     def spec(self, path: str, leaf: Any) -> PartitionSpec:
-        """Where a leaf lies: by the rules, and along one more dimension over the data axes."""
+        """Returns the placement of a leaf: by the rules, and along one more dimension over the data axes."""
         given = super().spec(path, leaf)
-        named = axes_of(given)  # a rule may name a data axis itself
+        named = axes_of(given)  # a rule may name a data axis
         axes = tuple(axis for axis in self.axes if axis not in named)
         if math.prod(leaf.shape) < self.min_size or not axes:
             return given

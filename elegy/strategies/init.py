@@ -1,4 +1,4 @@
-"""The first state, made where a strategy wants it to lie."""
+"""Makes the first state on the devices that a strategy chooses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Put = Callable[[Any, Any], jax.Array]
 
 
 class InitKernel:
-    """Calls `init(*args) -> state`, traced once; every leaf of the state comes to lie where its sharding says.
+    """Traces `init(*args) -> state` once and calls it, with a sharding for every leaf of the state.
 
-    Leaves that `init` returns as they are given, because training starts from them, are copied to their places: they
-    are no part of what is compiled, and no device holds more of them than its part. The rest is compiled.
+    Leaves that `init` returns unchanged (given initial values) are not part of the compiled function. They are copied
+    to their shardings, so that no device stores more than its part. The other leaves are compiled.
 
     Args:
         init: makes the state.
-        shardings: takes the state's structure and returns the sharding of each leaf.
-        put: copies an array that is given to a sharding.
-        place: puts all other arguments where the compiled function takes them.
+        shardings: a function from the state's structure to the sharding of each leaf.
+        put: copies a given array to a sharding.
+        place: places all other arguments for the compiled function.
         options: compiler options.
     """
 
@@ -45,12 +45,12 @@ class InitKernel:
         self._closed: Any = None
 
     def __call__(self, *args: Any) -> PyTree:
-        """Makes the state; later calls take arguments of the structure of the first."""
+        """Makes the state. The arguments of later calls must have the structure of the first."""
         if self._closed is None:
             self._trace(args)
         leaves = jax.tree.leaves(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
-            # Within another function it is not this one that is compiled, and there is nothing to copy yet.
+            # Inside of another traced function there is nothing to compile or copy here.
             out = jax.jit(jaxpr_as_fun(self._closed), out_shardings=self._shardings)(*leaves)
             return jax.tree.unflatten(self._treedef, out)
         given = self._given(leaves)
@@ -66,7 +66,7 @@ class InitKernel:
         self._shardings = jax.tree.leaves(self._find_shardings(struct))
 
     def _given(self, leaves: list[Any]) -> dict[int, Any]:
-        """The leaves of the state, by position, that are arguments or arrays that the function holds."""
+        """Returns the leaves of the state, by position, that are arguments or constants of the function."""
         jaxpr = self._closed.jaxpr
         values = dict(zip(jaxpr.invars, leaves, strict=True))
         values |= dict(zip(jaxpr.constvars, self._closed.consts, strict=True))
@@ -86,7 +86,7 @@ class InitKernel:
         needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
 
         def init_step(arguments: list[Any]) -> list[Any]:
-            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may lie on other devices
+            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may be on other devices
             for i, value in zip(needed, arguments, strict=True):
                 filled[i] = value
             out = function(*filled)
@@ -98,12 +98,12 @@ class InitKernel:
 
 
 def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A copy of an array that shares no memory with it, so that steps may consume the one and its owner the other."""
+    """Returns a copy of an array that shares no memory with it, so that steps may donate the copy."""
     if not isinstance(leaf, jax.Array):
         return jax.device_put(np.array(leaf), sharding)
     placed = jax.device_put(leaf, sharding, may_alias=False)
     if len(sharding.device_set) > 1 and sharding.device_set & leaf.sharding.device_set:
-        # Whatever `may_alias` says, JAX reuses what lies on one of several devices already.
+        # `may_alias=False` has no effect if the array is already on one of several target devices.
         placed = jax.device_put(placed, sharding, may_alias=False)
     return placed
 

@@ -1,4 +1,4 @@
-"""A step compiled over a mesh, once its arguments show where the state lies."""
+"""Compiles a step for a mesh at its first call, with the shardings of its arguments."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from elegy.strategies.tuning import compiler_options
 
 
 class MeshKernel:
-    """Calls a step compiled with `jax.jit`; what it returns as the state lies where its first argument lay.
+    """Calls a step compiled with `jax.jit`; the new state has the shardings of the first argument.
 
     Args:
-        strategy: a `MeshStrategy`, which knows where arguments lie.
+        strategy: a `MeshStrategy`, which gives the shardings of the arguments.
         step: as for `Strategy.compile`.
         kinds: the kind of each argument.
         outputs: the kind of the outputs.
-        donate: whether the first argument's buffers are reused.
+        donate: True to donate the first argument's buffers.
     """
 
     def __init__(self, strategy: Any, step: Callable, kinds: tuple[Kind, ...], outputs: Kind, donate: bool):
@@ -34,7 +34,7 @@ class MeshKernel:
         return self._ready(args)(*self._global(args))
 
     def lower(self, *args: Any) -> Any:
-        """Lowers the step for arguments, to look at what is compiled."""
+        """Lowers the step for arguments, to inspect the compiled program."""
         return self._ready(args).lower(*self._global(args))
 
     def _ready(self, args: tuple) -> Any:
@@ -58,7 +58,7 @@ class MeshKernel:
         return jax.tree.map(lambda leaf: self._strategy.data_sharding(leaf.shape, kind), arg)
 
     def _global(self, args: tuple) -> tuple:
-        """With several processes JAX takes no host arrays that are to be divided."""
+        """Places arguments in programs of several processes, in which JAX does not divide NumPy arrays."""
         if not self._strategy.mesh.is_multi_process:
             return args
         return tuple(

@@ -1,4 +1,4 @@
-"""One device: step by step in Python, or compiled."""
+"""Strategies for one device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elegy.types import Device, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Eager(Strategy):
-    """Runs every step in Python, operation by operation: breakpoints and `print` work, nothing is compiled.
+    """Runs every step without compilation, operation by operation, so that breakpoints and `print` work.
 
     Example:
         >>> Eager().compiles
@@ -27,7 +27,7 @@ class Eager(Strategy):
     """
 
     def place_state(self, state: PyTree) -> PyTree:
-        """Brings what lies on several devices to one; everything else stays where it is."""
+        """Moves arrays that are on several devices to one; other arrays are not moved."""
         device = default_device()
         return jax.tree.map(lambda leaf: jax.device_put(leaf, device) if _spread(leaf) else leaf, state)
 
@@ -38,10 +38,10 @@ class Eager(Strategy):
 
 @dataclasses.dataclass(frozen=True)
 class Jit(Strategy):
-    """Compiles every step for one device and reuses the state's buffers.
+    """Compiles every step for one device and donates the state's buffers.
 
     Args:
-        device: the device; the default device where it is `None`.
+        device: the device; None for JAX's default device.
 
     Example:
         >>> Jit().compiles
@@ -57,7 +57,7 @@ class Jit(Strategy):
         return SingleDeviceSharding(self.device or default_device())
 
     def place_state(self, state: PyTree) -> PyTree:
-        """Commits every leaf to the device, so that first, later and restored states compile alike."""
+        """Commits every leaf to the device, so that first, later and restored states use the same executable."""
         return jax.device_put(state, self._sharding())
 
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -72,9 +72,9 @@ class Jit(Strategy):
         )
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
-        """Starts the transfer to the device; NumPy arrays are left to the step, which transfers cheaper.
+        """Starts the transfer to the device. NumPy arrays of one batch are transferred by the step, at lower cost.
 
-        Stacks of batches go ahead to a device that is not the CPU, where a transfer takes its time.
+        Stacks of batches are transferred ahead, except on the CPU.
         """
         left = kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu")
         if left and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
@@ -87,19 +87,19 @@ class Jit(Strategy):
 
     @property
     def compiles(self) -> bool:
-        """Steps are compiled."""
+        """True."""
         return True
 
     @property
     def donates(self) -> bool:
-        """The state's buffers are reused."""
+        """True."""
         return True
 
     def compile(
         self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
     ) -> Callable:
         """Compiles with `jax.jit`."""
-        # What a kernel without arguments returns would be uncommitted, and the next step would compile again for it.
+        # The results of a function without arguments are uncommitted, for which the next step would compile again.
         place = self._sharding()
         return jax.jit(
             step, donate_argnums=(0,) if donate else (), out_shardings=place, compiler_options=_options(place)
@@ -112,7 +112,7 @@ def _options(place: SingleDeviceSharding, *, once: bool = False) -> dict[str, in
 
 
 def default_device() -> Device:
-    """The device that JAX uses where none is named."""
+    """Returns JAX's default device."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]  # options are added at run time
     return device if isinstance(device, jax.Device) else jax.local_devices()[0]
 

@@ -1,4 +1,4 @@
-"""What the strategies over a mesh of devices share: how states, batches and outputs are placed."""
+"""The base class of strategies over a mesh of devices: places states, batches and outputs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from elegy.strategies.tuning import compiler_options
 from elegy.types import Device, PyTree
 
 IN_FLIGHT_ON_CPU = 16
-"""Executions that may wait for several CPU devices: their collectives block threads of one small pool."""
+"""Executions in flight on several CPU devices: their collectives block threads of one small pool."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshStrategy(Strategy):
     """Base class of the strategies over a mesh: steps see the global batch, and the state has its logical shapes.
 
-    A subclass has a `mesh` and `axes`, and says by `spec` where each leaf of the state lies.
+    A subclass has a `mesh` and `axes`, and returns the placement of each leaf of the state from `spec`.
     """
 
     mesh: Any
@@ -45,16 +45,16 @@ class MeshStrategy(Strategy):
         return tuple(self.mesh.axis_names)
 
     def spec(self, path: str, leaf: Any) -> PartitionSpec:
-        """Where a leaf of the state lies: everywhere.
+        """Returns the placement of a leaf of the state; by default it is replicated.
 
         Args:
-            path: its path in the state, such as `params/Dense_0/kernel`.
+            path: the leaf's path in the state, such as `params/Dense_0/kernel`.
             leaf: an array or a `jax.ShapeDtypeStruct`.
         """
         return PartitionSpec()
 
     def state_shardings(self, state: PyTree) -> PyTree:
-        """The sharding of every leaf of a state.
+        """Returns the sharding of every leaf of a state.
 
         Args:
             state: arrays or `jax.ShapeDtypeStruct`.
@@ -64,14 +64,14 @@ class MeshStrategy(Strategy):
         )
 
     def data_sharding(self, shape: tuple[int, ...], kind: Kind) -> NamedSharding:
-        """Where an array of a batch lies: its rows divided over the data axes, or everywhere if they do not divide."""
+        """Returns the sharding of a batch's array: rows divided over the data axes, or replicated if not divisible."""
         axis = {"batch": 0, "chunk": 1}.get(kind)
         everywhere, *divided = self._placements
         return everywhere if axis is None or shape[axis] % self._replicas else divided[axis]
 
     @functools.cached_property
     def _placements(self) -> tuple[NamedSharding, NamedSharding, NamedSharding]:
-        """Everywhere, divided along the first axis, and along the second; the question comes at every step."""
+        """Shardings: replicated, divided along the first axis, along the second. Cached, as every step uses them."""
         specs = PartitionSpec(), PartitionSpec(self.axes), PartitionSpec(None, self.axes)
         whole, first, second = (NamedSharding(self.mesh, spec) for spec in specs)
         return whole, first, second
@@ -97,7 +97,7 @@ class MeshStrategy(Strategy):
 
     @property
     def max_in_flight(self) -> int | None:
-        """Bounded on several CPU devices of one process."""
+        """A limit on several CPU devices of one process, otherwise None."""
         return self._max_in_flight
 
     @functools.cached_property
@@ -106,14 +106,14 @@ class MeshStrategy(Strategy):
         return IN_FLIGHT_ON_CPU if devices[0].platform == "cpu" and self.mesh.size > 1 else None
 
     def place_state(self, state: PyTree) -> PyTree:
-        """Puts every leaf where `spec` says."""
+        """Places every leaf as `spec` says."""
         shardings = self.state_shardings(state)
         if self.mesh.is_multi_process:
             return jax.tree.map(_put_everywhere, state, shardings)
         return jax.device_put(state, shardings)
 
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Compiles `init` so that every device makes its own part of the state, and no device all of it."""
+        """Compiles `init` so that every device makes only its own part of the state."""
 
         spread = self.mesh.is_multi_process
         return InitKernel(
@@ -139,7 +139,7 @@ class MeshStrategy(Strategy):
         return len({device.process_index for device in self.mesh.devices.flat})
 
     def rows_here(self, rows: int) -> slice:
-        """The rows of this process's devices, where each process has an equal part; otherwise all of them."""
+        """Returns the rows of this process's devices if each process has an equal part; otherwise all rows."""
         if self.processes == 1 or not self.shares_evenly(rows):
             return slice(0, rows)
         share = rows // self.processes
@@ -155,7 +155,7 @@ class MeshStrategy(Strategy):
         for device, index in placed.items():
             parts.setdefault(device.process_index, set()).add(index[0].indices(rows)[:2])
         share = rows // count
-        # An equal part for all processes also means that the mesh has devices of all of them.
+        # If all processes have an equal part, the mesh has devices of all of them.
         return all(
             sum(b - a for a, b in parts.get(i, ())) == share
             and all(i * share <= a and b <= (i + 1) * share for a, b in parts[i])
@@ -179,21 +179,22 @@ class MeshStrategy(Strategy):
     def compile(
         self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
     ) -> Callable:
-        """Compiles with `jax.jit`; the state comes back where it was."""
+        """Compiles with `jax.jit`; the new state has the shardings of the old one."""
         return MeshKernel(self, step, tuple(args), outputs, donate)
 
 
 def as_mesh(given: Any, default: str) -> Mesh:
-    """Makes the mesh that a user asked for.
+    """Converts the argument of a user to a mesh.
 
     Args:
-        given: a `jax.sharding.Mesh`; a dict of axis names and sizes, of which one may be -1 for what is left; or
-            `None` for all devices on one axis.
+        given: a `jax.sharding.Mesh`; a dict of axis names and sizes, of which one may be -1 for all remaining devices;
+            or `None` for all devices on one axis.
         default: the name of that axis.
 
     Raises:
-        TypeError: for anything else.
-        ValueError: if there are too few devices, they do not divide into the sizes, or a process has none of them.
+        TypeError: if `given` is anything else.
+        ValueError: if there are too few devices, their number is not divisible by the sizes, or a process has none of
+            them.
 
     Example:
         >>> dict(as_mesh({"data": 1}, "data").shape)
@@ -201,7 +202,7 @@ def as_mesh(given: Any, default: str) -> Mesh:
     """
     if isinstance(given, Mesh):
         check_reaches(given.devices.flat, f"the mesh {dict(given.shape)}")
-        # Axes of type Auto: the partitioner decides what nobody said, in code that knows no mesh.
+        # With axes of type Auto the partitioner chooses shardings in user code, which does not know the mesh.
         return Mesh(given.devices, given.axis_names)
     if given is None:
         given = {default: -1}
@@ -213,7 +214,7 @@ def as_mesh(given: Any, default: str) -> Mesh:
     devices = jax.devices()
     sizes = list(given.values())
     if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or (s < 1 and s != -1) for s in sizes):
-        raise ValueError(f"the sizes of a mesh must be positive integers, or -1 for what is left: {dict(given)}.")
+        raise ValueError(f"the sizes of a mesh must be positive integers, or -1 for the rest: {dict(given)}.")
     if sizes.count(-1) > 1:
         raise ValueError(f"only one axis of a mesh may have the size -1: {dict(given)}.")
     known = math.prod(s for s in sizes if s != -1)
@@ -234,7 +235,7 @@ def check_enough(need: int, what: str) -> None:
     """Checks that there are `need` devices.
 
     Raises:
-        ValueError: naming how many there are.
+        ValueError: if there are fewer; the message says how many.
     """
     have = jax.device_count()
     if need > have:
@@ -250,11 +251,11 @@ def check_reaches(devices: Iterable[Device], what: str, *, counted: bool = False
 
     Args:
         devices: the devices of the mesh.
-        what: what asked for them.
-        counted: whether the user gave their number alone; otherwise a process may choose devices of its own.
+        what: the name of the mesh in messages.
+        counted: True if the user gave only a number of devices; otherwise a process may use its own devices alone.
 
     Raises:
-        ValueError: naming a process that has none.
+        ValueError: if a process has none; the message names it.
     """
     have = {device.process_index for device in devices}
     need = range(jax.process_count()) if counted else [jax.process_index()]
@@ -291,6 +292,6 @@ def _devices(sharding: NamedSharding) -> list[Device]:
 
 
 def _from_host(host: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """What `jax.device_put` does, in half of its time: batches are placed at every step."""
+    """Does the same as `jax.device_put` in half the time, because every step places a batch."""
     host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -1,4 +1,4 @@
-"""Few collectives for many small arrays."""
+"""Packs many small arrays into few collectives."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from elegy.types import PyTree
 
 SMALL = 2**14
-"""Arrays of at most so many elements travel together: to copy one costs less than a collective of its own."""
+"""The largest number of elements of an array that is packed: copying it costs less than another collective."""
 
 
 def packed(collective: Callable[[list[jax.Array]], list[jax.Array]], tree: PyTree, *, gathers: bool = False) -> PyTree:
-    """Applies an elementwise collective to a tree; small leaves of one dtype are joined for it.
+    """Applies an elementwise collective to a tree; small leaves of the same dtype are concatenated first.
 
     Args:
         collective: takes and returns a list of arrays.
         tree: the arrays.
-        gathers: whether the collective adds a leading axis.
+        gathers: True if the collective adds a leading axis.
 
     Example:
         >>> packed(lambda leaves: [2 * leaf for leaf in leaves], {"a": jnp.ones(2), "b": jnp.ones(())})

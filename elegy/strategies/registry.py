@@ -25,19 +25,19 @@ _ELSEWHERE = {
     **dict.fromkeys(("gspmd", "mesh", "spmd"), "sharded"),
     **dict.fromkeys(("zero", "zero_3", "zero3", "fully_sharded"), "fsdp"),
 }
-"""What other libraries call them: too short, or too different, to be known by likeness."""
+"""Names of other libraries that a search for similar names does not find."""
 
 
 def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
-    """Makes a strategy known by name to `Trainer(strategy=name)`.
+    """Registers a strategy for `Trainer(strategy=name)`.
 
     Args:
         name: the new name.
-        factory: a function without arguments that returns the strategy; a `Strategy` class is one.
+        factory: a function without arguments that returns the strategy, such as a `Strategy` class.
 
     Raises:
         ValueError: if the name is taken.
-        TypeError: if the name is no string, or `factory` cannot be called.
+        TypeError: if the name is not a string, or `factory` cannot be called.
 
     Example:
         >>> import jax
@@ -55,11 +55,11 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
 
 
 def resolve_strategy(strategy: Any) -> Strategy:
-    """Turns a name or an instance into a `Strategy`.
+    """Converts a name or an instance to a `Strategy`.
 
     Raises:
-        ValueError: for an unknown name; the message lists the known ones.
-        TypeError: for anything else that is no strategy, and for a name whose factory made none.
+        ValueError: if the name is unknown; the message lists the known names.
+        TypeError: if the argument, or the result of a registered factory, is not a strategy.
 
     Example:
         >>> resolve_strategy("eager")

@@ -1,4 +1,4 @@
-"""Rules: which dimensions of which parameters lie along which axes of a mesh."""
+"""Rules that map dimensions of parameters to axes of a mesh."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from elegy.names import path_name
 from elegy.types import PyTree
 
 Rules: TypeAlias = tuple[tuple[str, PartitionSpec], ...]
-"""Patterns and the placement of what they match; the first that matches counts."""
+"""Patterns of paths with placements; the first match is used."""
 
 _FOLLOWERS = "optimizer/"
-"""Leaves under this path stand beside a parameter, and not all have its shape: no rule must fit them."""
+"""Leaves under this path belong to parameters but may have other shapes, so a rule need not fit them."""
 
 _NO_PARAMETERS = (_FOLLOWERS, "losses_and_metrics/", "_logs/")
 
 
 def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
-    """Turns what a user wrote into rules.
+    """Converts a user's rules.
 
     Args:
         rules: patterns, and for each dimension an axis name, a tuple of axis names, or `None`.
 
     Raises:
-        TypeError: if they are no pairs, a pattern is no string, or a placement is neither a tuple nor a
+        TypeError: if the rules are not pairs, a pattern is not a string, or a placement is neither a tuple nor a
             `PartitionSpec`.
 
     Example:
@@ -56,7 +56,7 @@ def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
 
 
 def axes_of(spec: PartitionSpec) -> list[str]:
-    """The mesh axes that a placement names.
+    """Returns the mesh axes in a placement.
 
     Example:
         >>> axes_of(PartitionSpec(None, ("data", "model")))
@@ -66,10 +66,10 @@ def axes_of(spec: PartitionSpec) -> list[str]:
 
 
 def check_axes(rules: Rules, mesh: Mesh) -> None:
-    """Checks that the axes of the rules exist, each once in a rule.
+    """Checks that the axes of each rule exist, and that none occurs twice.
 
     Raises:
-        ValueError: naming the rule.
+        ValueError: if this is not so; the message names the rule.
     """
     for pattern, spec in rules:
         named = axes_of(spec)
@@ -84,12 +84,12 @@ def check_axes(rules: Rules, mesh: Mesh) -> None:
 
 
 def spec_for(rules: Rules, path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The placement of a leaf of the state by the first rule that matches its path, or a tail of its path.
+    """Returns the placement of a leaf by the first rule that matches its path or the end of its path.
 
     Args:
         rules: the rules.
         path: the leaf's path in the state, such as `params/Dense_0/kernel`.
-        shape: its shape.
+        shape: the leaf's shape.
         mesh: the mesh.
 
     Raises:
@@ -110,7 +110,7 @@ def check_used(rules: Rules, state: PyTree) -> None:
     """Checks that every rule matches a parameter.
 
     Raises:
-        ValueError: naming the rule that matches none, and the parameters that there are.
+        ValueError: if a rule matches no parameter; the message names the rule and lists the parameters.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     paths = [path for path in paths if path != "key" and not path.startswith(_NO_PARAMETERS)]
@@ -123,7 +123,7 @@ def check_used(rules: Rules, state: PyTree) -> None:
 
 
 def parts(spec_entry: Any, mesh: Mesh) -> int:
-    """Into how many parts one entry of a placement cuts its dimension."""
+    """Returns the number of parts into which one entry of a placement divides its dimension."""
     names = () if spec_entry is None else spec_entry if isinstance(spec_entry, tuple) else (spec_entry,)
     return math.prod(mesh.shape[name] for name in names)
 
@@ -134,7 +134,7 @@ def _matches(pattern: str, path: str) -> bool:
 
 def _misfit(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> str | None:
     if len(spec) > len(shape):
-        return f"it has {len(shape)} dimensions, and the rule speaks of {len(spec)}."
+        return f"it has {len(shape)} dimensions, but the rule has {len(spec)}."
     for dimension, entry in enumerate(spec):
         count = parts(entry, mesh)
         if shape[dimension] % count:

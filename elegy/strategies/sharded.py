@@ -1,4 +1,4 @@
-"""One program over a mesh: the partitioner divides it."""
+"""One program over a mesh, which XLA's partitioner divides."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from elegy.types import PyTree
 class Sharded(MeshStrategy):
     """Compiles the step for a mesh of devices as one program that sees the whole batch.
 
-    The rows of a batch are divided over the data axes. The state lies whole on every device, or as `rules` say:
-    tensor parallelism. Numbers and randomness are those of one device, batch normalisation included.
+    The rows of a batch are divided over the data axes. The state is replicated, or divided by `rules` (tensor
+    parallelism). Values and randomness are those of one device, including batch normalisation.
 
-    A pattern of a rule is matched, as by `fnmatch`, with a leaf's path (`params/Dense_0/kernel`) or a tail of it;
-    the first rule that matches counts. The optimizer's state follows the parameters.
+    The pattern of a rule is matched, as by `fnmatch`, with a leaf's path (`params/Dense_0/kernel`) or the end of it;
+    the first match is used. The optimizer's state is divided as the parameters are.
 
     Args:
-        mesh: a `jax.sharding.Mesh`; a dict of axis names and sizes such as `{"data": 4, "model": 2}`; all devices on
-            the axis `"data"` where none is given.
-        data_axes: the axes that divide the rows of a batch; those that no rule names where none are given.
-        rules: for a pattern of paths, an axis name or `None` for each dimension.
+        mesh: a `jax.sharding.Mesh`, or a dict of axis names and sizes such as `{"data": 4, "model": 2}`; by default all
+            devices on the axis `"data"`.
+        data_axes: the axes that divide the rows of a batch; by default those that no rule names.
+        rules: patterns of paths with an axis name or `None` for each dimension.
 
     Raises:
-        TypeError: if mesh or rules are of another kind.
-        ValueError: if the mesh does not fit the devices, or an axis does not exist. When a state is placed: for a
-            rule that matches no parameter, or does not fit one.
+        TypeError: if mesh or rules have the wrong type.
+        ValueError: if the mesh does not fit the devices, or an axis does not exist; when a state is placed, if a rule
+            matches no parameter, or does not fit one.
 
     Example:
         >>> strategy = Sharded({"data": 1, "model": 1}, rules={"*/kernel": (None, "model")})
@@ -69,10 +69,10 @@ class Sharded(MeshStrategy):
         return self.data_axes  # type: ignore[return-value]  # a tuple once constructed
 
     def spec(self, path: str, leaf: Any) -> PartitionSpec:
-        """Where a leaf of the state lies, by the rules."""
+        """Returns the placement of a leaf of the state, by the rules."""
         return spec_for(self.rules, path, leaf.shape, self.mesh)  # type: ignore[arg-type]  # rules once constructed
 
     def state_shardings(self, state: PyTree) -> PyTree:
-        """The sharding of every leaf of a state; every rule must match a parameter."""
+        """Returns the sharding of every leaf of a state; every rule must match a parameter."""
         check_used(self.rules, state)  # type: ignore[arg-type]
         return super().state_shardings(state)

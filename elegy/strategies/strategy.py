@@ -1,4 +1,4 @@
-"""What a strategy is: four questions, answered without knowing any module."""
+"""The base class of strategies."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from elegy.types import PyTree
 M = TypeVar("M")
 
 Kind = Literal["state", "batch", "chunk", "whole"]
-"""What an argument of a compiled function is: the state; one batch (examples on axis 0); a stack of batches
-(examples on axis 1); or a value that is the same on every replica."""
+"""The kind of an argument of a compiled function: the state; one batch (examples on axis 0); a stack of batches
+(examples on axis 1); or a value that is equal on every replica."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
     """How a step runs on devices.
 
-    A strategy answers four questions and knows no module:
+    A strategy does not depend on the module. It implements
 
-    1. how the state is placed and collected: `place_state`, `collect_state`, `compile_init`;
-    2. how a batch is placed and outputs are collected: `place`, `collect_outputs`, `replicas`, `replicated`;
-    3. how a step is wrapped: `compile`;
-    4. how what the replicas computed is combined, inside the step: `fold_key`, `sum`, `mean`, `combine_metrics`,
+    1. placing and collecting the state: `place_state`, `collect_state`, `compile_init`;
+    2. placing batches and collecting outputs: `place`, `collect_outputs`, `replicas`, `replicated`;
+    3. compiling a step: `compile`;
+    4. combining the results of replicas inside of the step: `fold_key`, `sum`, `mean`, `combine_metrics`,
        `use_params`.
 
-    The base class is the answer for one replica that sees the whole batch; nothing is compiled.
+    The base class runs one replica with the whole batch, without compiling.
     """
 
     def __deepcopy__(self, memo: dict) -> Self:
@@ -40,7 +40,7 @@ class Strategy:
     # 1. state
 
     def place_state(self, state: PyTree) -> PyTree:
-        """Puts a logical state (as `trainer.state` shows it) where the steps want it."""
+        """Places a logical state (as `trainer.state` shows it) for the steps."""
         return state
 
     def collect_state(self, state: PyTree) -> PyTree:
@@ -54,17 +54,17 @@ class Strategy:
     # 2. batches
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:
-        """The shapes and dtypes of a placed value, as the step of one replica sees it."""
+        """Returns the shapes and dtypes of a placed value for one replica."""
         return jax.tree.map(struct_of, value)
 
     @property
     def axis_env(self) -> tuple[tuple[str, int], ...]:
-        """The names and sizes of the axes that the combining methods refer to."""
+        """The names and sizes of the axes of the collectives in `sum`, `mean` and `combine_metrics`."""
         return ()
 
     @property
     def replicas(self) -> int:
-        """Over how many replicas the rows of a batch are divided."""
+        """The number of replicas over which the rows of a batch are divided."""
         return 1
 
     @property
@@ -76,21 +76,21 @@ class Strategy:
         return self
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
-        """Puts a batch, a stack of batches, or a value for every replica where the steps want it.
+        """Places a batch, a stack of batches, or a value for every replica.
 
         Args:
-            value: the whole of it, in every process.
-            kind: what it is.
+            value: the whole value, in every process.
+            kind: the kind of value.
         """
         return value
 
     @property
     def processes(self) -> int:
-        """How many processes share one batch."""
+        """The number of processes over which a batch is divided."""
         return 1
 
     def rows_here(self, rows: int) -> slice:
-        """Which rows of a batch of `rows` rows this process has to provide; all of them in a single process."""
+        """Returns the rows of a batch of `rows` rows that this process provides; all rows in a single process."""
         return slice(0, rows)
 
     def shares_evenly(self, rows: int) -> bool:
@@ -98,7 +98,7 @@ class Strategy:
         return True
 
     def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
-        """Puts a batch, or a stack of them, of which this process holds the rows that `rows_here` tells.
+        """Places a batch, or a stack of batches, of which this process has the rows of `rows_here`.
 
         Args:
             value: this process's rows.
@@ -108,7 +108,7 @@ class Strategy:
         return self.place(value, kind)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
-        """Brings the outputs of a step to the host, rows in the order of the batch's."""
+        """Copies the outputs of a step to the host, with rows in the order of the batch."""
         return jax.device_get(outputs)
 
     # 3. compiling
@@ -120,12 +120,12 @@ class Strategy:
 
     @property
     def donates(self) -> bool:
-        """True if a compiled step consumes the buffers of the state it is given."""
+        """True if a compiled step donates the buffers of the state."""
         return False
 
     @property
     def max_in_flight(self) -> int | None:
-        """How many executions may wait for the devices; `None` where the backend bounds them itself."""
+        """The largest number of executions in flight; `None` if the backend limits them."""
         return None
 
     def compile(
@@ -135,22 +135,22 @@ class Strategy:
 
         Args:
             step: the function to run; the state it takes and returns is a list of arrays, or any pytree.
-            args: the kind of each argument; the first is the part of the state that the step changes, and comes
-                back with the same shapes.
-            outputs: the kind of the outputs: `"batch"` where they have one row an example, `"whole"` where they are
-                the same on every replica.
-            donate: whether the buffers of that part may be reused for the new one.
+            args: the kind of each argument; the first is the part of the state that the step changes, whose shapes
+                must not change.
+            outputs: the kind of the outputs: `"batch"` if they have one row for each example, `"whole"` if they are
+                equal on every replica.
+            donate: True to donate the buffers of that part.
         """
         return step
 
     # 4. combining, inside the step
 
     def fold_key(self, key: jax.Array) -> jax.Array:
-        """Gives each replica a random stream of its own."""
+        """Returns a different key on each replica."""
         return key
 
     def use_params(self, params: PyTree) -> PyTree:
-        """The parameters as a training step computes with them, from how they are placed; gradients flow through."""
+        """Converts placed parameters to those for the forward pass of a training step; differentiable."""
         return params
 
     def sum(self, tree: PyTree) -> PyTree:
@@ -172,7 +172,7 @@ class Strategy:
 
 
 def struct_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and the dtype that JAX gives an array."""
+    """Returns the shape and the dtype of an array in JAX."""
     return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True))
 
 

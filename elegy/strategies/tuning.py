@@ -1,4 +1,4 @@
-"""What the compiler is told for a backend."""
+"""Compiler options by backend."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ _ONCE: dict[str, dict[str, int]] = {"cpu": {"xla_backend_optimization_level": 1}
 
 
 def compiler_options(platform: str, *, once: bool = False) -> dict[str, int]:
-    """The options with which functions are compiled for a platform.
+    """Returns the options with which functions are compiled for a platform.
 
-    On the CPU XLA uses at most half of the vector width that AVX-512 offers, for the sake of old processors that
-    lowered their clock for it. A processor without such vectors uses what it has. What runs once is compiled at LLVM's
-    first level of optimisation instead of the third: random initial values, which are most of what a first state is
-    made of, then take a third of the time to compile, and as long to compute.
+    By default XLA uses at most half of AVX-512's vector width on the CPU, because old processors lower their clock for
+    full width. Here full width is allowed. Functions that run once are compiled at LLVM's optimisation level 1 instead
+    of 3: random initial values then compile in a third of the time, and run as fast.
 
     Args:
         platform: such as `"cpu"`.
-        once: whether the function runs once, so that the time to compile it counts more than its own.
+        once: True if the function runs once, so that compilation time matters most.
 
     Returns:
         Options for `jax.jit`.
@@ -29,9 +28,9 @@ def compiler_options(platform: str, *, once: bool = False) -> dict[str, int]:
 
 
 def quick_options(platform: str) -> dict[str, int]:
-    """The options with which functions are compiled that run a few times on little data: without optimisation.
+    """Returns the options for functions that run a few times on little data: without optimisation.
 
-    On the CPU that takes a third less time than LLVM's first level.
+    On the CPU they compile in two thirds of the time of LLVM's level 1.
 
     Args:
         platform: such as `"cpu"`.

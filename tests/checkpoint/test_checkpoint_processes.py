@@ -68,7 +68,7 @@ def test_two_processes(tmp_path, start):
     leader, other = ([line for line in out.splitlines() if line.startswith("refused")] for out, _ in outputs)
     assert "/file/ckpt" in leader[0]
     assert "other things than a checkpoint (by)" in leader[1]
-    assert all("process 0 failed" in line for line in other)
+    assert all("failed in process 0" in line for line in other)
     assert len(leader) == len(other) == 2
     assert sorted(os.listdir(tmp_path / "run")) == ["step_00000001", "step_00000002", "taken"]
     for step in (1, 2):

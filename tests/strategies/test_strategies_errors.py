@@ -57,7 +57,7 @@ STATES = {
         "the rule '*/attention/*' matches no parameter",
     ),
     "a rule with a slip": ({"Dense_7/kernel": (None, "model")}, "Did you mean 'params/Dense_"),
-    "a rule of more dimensions": ({"*/bias": (None, "model")}, "it has 1 dimensions, and the rule speaks of 2"),
+    "a rule of more dimensions": ({"*/bias": (None, "model")}, "it has 1 dimensions, but the rule has 2"),
     "a rule that does not divide": (
         {"Dense_1/kernel": ("model", None)},
         "dimension 0 of size 8 cannot be cut into 3 equal parts",
