@@ -42,10 +42,11 @@ class Executor:
     Args:
         strategy: how steps run.
         guard: whether training steps that are not finite keep the old state.
+        accumulate: into how many microbatches a training step cuts its rows.
     """
 
-    def __init__(self, strategy: Strategy, guard: bool = False):
-        self.strategy, self.guard = strategy, guard
+    def __init__(self, strategy: Strategy, guard: bool = False, accumulate: int = 1):
+        self.strategy, self.guard, self.accumulate = strategy, guard, accumulate
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[int, dict[int, tuple[PyTree, bool, Program]]]] = {}
@@ -210,7 +211,8 @@ class Executor:
         self, phase: CompiledPhase, strategy: Strategy, buffer: StateBuffer, batch: PyTree, mask: PyTree | None
     ) -> Program:
         local = strategy.local_struct
-        return Program(phase, strategy, buffer.struct, local(batch, "batch"), local(mask, "batch"), self.guard)
+        batch, mask = local(batch, "batch"), local(mask, "batch")
+        return Program(phase, strategy, buffer.struct, batch, mask, self.guard, self.accumulate)
 
     @contextlib.contextmanager
     def _about_shapes(self, phase: str, batch: PyTree) -> Iterator[None]:
@@ -344,10 +346,12 @@ class Executor:
         else:
             if phase == "train" and self.guard:
                 logs, check, after = managed.guarded_train(
-                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy
+                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy, self.accumulate
                 )
             elif phase == "train":
-                logs, after = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy)
+                logs, after = managed.train(
+                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy, self.accumulate
+                )
             else:
                 logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
             # The first step of a phase adds its log accumulators.

@@ -46,6 +46,7 @@ class Program:
         batch: the batch's structure, likewise.
         mask: the mask's structure, or `None` where no row is padding.
         guard: whether a training step that is not finite keeps the old state; its check comes with the logs.
+        accumulate: into how many microbatches a training step cuts its rows.
 
     Attributes:
         state: the structure of the state with its log accumulators.
@@ -64,6 +65,7 @@ class Program:
         batch: PyTree,
         mask: Any,
         guard: bool = False,
+        accumulate: int = 1,
     ):
         self.phase = phase
         self.strategy = strategy
@@ -72,7 +74,7 @@ class Program:
         self._kernels: dict[tuple, Callable] = {}
         self._impls: dict[int, Any] = {}  # of the random keys in the state
         self.output_tree: Any = None  # of a prediction, whose outputs travel as a list of arrays
-        forward = _forward(phase, strategy, guard) if phase != "pred" else self._predict
+        forward = _forward(phase, strategy, guard, accumulate) if phase != "pred" else self._predict
         without_logs = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
@@ -230,9 +232,11 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex))
 
 
-def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool) -> Callable:
+def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool, accumulate: int) -> Callable:
     if phase == "train":
-        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy, guard)
+        return lambda state, batch, mask, b, e: managed.forward_train(
+            state, batch, b, e, mask, strategy, guard, accumulate
+        )
 
     def test(state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[Any, Any]:
         examples, state = managed.forward_test(state, batch, b, mask, strategy)

@@ -122,6 +122,31 @@ class LossTerms(Metric):
             total += jnp.sum(safe_divide(numerators, weights))
         return sum((n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
 
+    def sum_denominators(self, sum_over_replicas: Callable[[Any], Any]) -> Self:
+        """Returns the losses with the denominators of all replicas.
+
+        Args:
+            sum_over_replicas: sums a tree of arrays over the replicas.
+        """
+        return self.replace(denominators=sum_over_replicas(self.denominators))
+
+    def over(self, whole: Self) -> Self:
+        """Returns the losses with the denominators of others.
+
+        The `total_loss` of what comes back is the part that this data has in the loss over all of it.
+
+        Args:
+            whole: the same losses over all of the data.
+
+        Example:
+            >>> from elegy.losses import MeanSquaredError
+            >>> losses = Losses(MeanSquaredError())
+            >>> one, other = (losses.batch_updates(target=0.0, preds=jnp.full(n, 2.0)) for n in (1, 3))
+            >>> one.over(one.merge(other)).total_loss().item()
+            1.0
+        """
+        return self.replace(denominators=whole.denominators)
+
     def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
         """Returns the loss of a batch, and the losses with the batch merged into them.
 

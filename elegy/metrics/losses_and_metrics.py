@@ -171,8 +171,27 @@ class LossesAndMetrics(Metric):
         Args:
             factor: a scalar.
         """
+        return self._map_losses(lambda _, losses: losses.scale(factor))
+
+    def sum_denominators(self, sum_over_replicas: Callable[[Any], Any]) -> Self:
+        """Returns the state with the losses' denominators of all replicas.
+
+        Args:
+            sum_over_replicas: sums a tree of arrays over the replicas.
+        """
+        return self._map_losses(lambda _, losses: losses.sum_denominators(sum_over_replicas))
+
+    def over(self, whole: Self) -> Self:
+        """Returns the state with the losses' denominators of another (see `LossTerms.over`).
+
+        Args:
+            whole: the state of all of the data.
+        """
+        return self._map_losses(lambda part, losses: losses.over(getattr(whole, part)))
+
+    def _map_losses(self, function: Callable[[str, LossTerms], LossTerms]) -> Self:
         parts = {part: getattr(self, part) for part in ("losses", "aux_losses")}
-        return self.replace(**{part: state.scale(factor) for part, state in parts.items() if state is not None})
+        return self.replace(**{part: function(part, state) for part, state in parts.items() if state is not None})
 
     def loss_and_update(self, **kwargs: Any) -> tuple[jax.Array, Self]:
         """Returns the loss of a batch, and the state with the batch merged into it.

@@ -8,12 +8,52 @@ import jax
 import jax.numpy as jnp
 
 from elegy.data.batch import rows
+from elegy.metrics import LossesAndMetrics
 from elegy.pytree import Pytree, field, static_field
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
 LOCAL = Strategy()
 """One replica that sees the whole batch: how a step runs outside of a Trainer."""
+
+
+class WholeLoss(Pytree):
+    """The loss that the default step computes from a whole batch, known before its microbatches are differentiated.
+
+    Args:
+        losses: the losses, their denominators summed over microbatches and replicas; None if there are none.
+        loss: the loss of the whole batch, a scalar.
+    """
+
+    losses: LossesAndMetrics | None = field()
+    loss: jax.Array = field()
+
+
+class DefaultLoss(Pytree):
+    """The loss that the default step computed from its rows.
+
+    Args:
+        losses: the losses, without metrics; None if there are none.
+        added: what `add_loss` added, a scalar that counts by the share of the rows.
+    """
+
+    losses: LossesAndMetrics | None = field()
+    added: jax.Array = field()
+
+    def whole(self, strategy: Strategy) -> WholeLoss:
+        """The loss of the whole batch, from the losses of its microbatches, stacked on a leading axis."""
+        part = jnp.sum(self.added, axis=0)
+        if self.losses is None:
+            return WholeLoss(None, strategy.sum(part))
+        losses = self.losses.aggregate().sum_denominators(strategy.sum)
+        return WholeLoss(losses, strategy.sum(losses.total_loss() + part))
+
+
+class Calls:
+    """Counts calls in Python, while a step is traced."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class StepContext(Pytree):
@@ -33,6 +73,10 @@ class StepContext(Pytree):
             the loss. None until the default step ran.
         loss: the loss that the default step returned.
         averaged: the fields that `apply` changed, which are averaged over the replicas.
+        reported: for each call of the default step, the loss that it computed.
+        whole: of a microbatch, for each call of the default step, the loss of the whole batch; None where the step sees
+            all rows of its replica.
+        calls: counts the calls of the default step while it is traced, or None.
     """
 
     examples: jax.Array = field()
@@ -43,6 +87,9 @@ class StepContext(Pytree):
     part: jax.Array | None = field(default=None)
     loss: jax.Array | None = field(default=None)
     averaged: tuple[str, ...] = static_field(default=())
+    reported: tuple[DefaultLoss, ...] = field(default=())
+    whole: tuple[WholeLoss, ...] | None = field(default=None)
+    calls: Calls | None = static_field(default=None)
 
     @classmethod
     def of(cls, batch: Batch, mask: Array | None = None, strategy: Strategy = LOCAL) -> StepContext:

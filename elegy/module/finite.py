@@ -69,7 +69,7 @@ def keep(check: FiniteCheck | None, after: Any, before: Any) -> Any:
         before: the same tree before it.
     """
     # A step that changes the structure, a shape or a dtype of the state is reported by the caller.
-    if check is None or _outline(after) != _outline(before):
+    if check is None or outline(after) != outline(before):
         return after
     return jax.tree.map(lambda new, old: new if new is old else jnp.where(check.finite, new, old), after, before)
 
@@ -82,7 +82,7 @@ def run_if_finite(check: FiniteCheck | None, update: Callable[[], T], before: T)
         update: computes the new values.
         before: the old values, of the same structure, shapes and dtypes.
     """
-    if check is None or _outline(jax.eval_shape(update)) != _outline(before):
+    if check is None or outline(jax.eval_shape(update)) != outline(before):
         return update()
 
     def choose() -> T:
@@ -102,6 +102,7 @@ def keep_state(check: FiniteCheck | None, after: Any, before: Any) -> Any:
     return kept.replace(_logs=after._logs, key=after.key)
 
 
-def _outline(tree: PyTree) -> tuple[Any, list[Any]]:
+def outline(tree: PyTree) -> tuple[Any, list[Any]]:
+    """The structure of a tree, and the shapes and dtypes of its leaves; to be compared with another's."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]

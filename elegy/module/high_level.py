@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from elegy.data.batch import unpack
 from elegy.errors import MissingMethodError, StepError
-from elegy.module.context import StepContext, moved_fields
+from elegy.losses.reduction import safe_divide
+from elegy.module.context import DefaultLoss, StepContext, moved_fields
 from elegy.module.levels import overrides
-from elegy.module.logs import Entry
+from elegy.module.logs import Entry, losses_alone
 from elegy.names import array_name
 from elegy.types import Array, Batch, PyTree
 
@@ -38,6 +39,9 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
         StepError: if there is nothing to minimise.
     """
     context, state, updates = _run(module, key, batch, training=True)
+    whole = None if context.whole is None else context.whole[len(context.reported)]
+    if context.calls is not None:
+        context.calls.count += 1
     pending = state._logs.pending
     added = [entry.value for entry in pending if entry.adds]
     if updates is None or updates.losses is None:
@@ -46,14 +50,26 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
                 f"{type(module).__name__} has no loss to train with: pass one, "
                 "`Trainer(module, loss=elegy.losses.CrossEntropy(), ...)`, or override `managed_train_step`."
             )
-        part = jnp.zeros((), float)
+        losses, part = None, jnp.zeros((), float)
     else:
-        part = updates.total_loss(context.strategy.sum)
+        losses = losses_alone(updates)
+        if whole is None or whole.losses is None:
+            part = losses.total_loss(context.strategy.sum)
+        else:
+            part = losses.over(whole.losses).total_loss()
     # A replica's scalars count by its share of the examples: summed over the replicas that is their mean.
-    part = part + context.share * sum(added)
+    shared = context.share * sum(added)
+    part = part + shared
     # The derivative of a sum over replicas is the sum of the replicas' derivatives, so whatever a step makes of this
     # loss, its gradient is that of the whole batch.
-    loss = context.strategy.sum(part) + context.probe
+    loss = context.strategy.sum(part)
+    if whole is not None:
+        # The value of the whole batch. The driver multiplies what a step returns by the microbatch's share, so that the
+        # derivatives of all of them add up to that of the whole batch.
+        share = context.strategy.sum(context.share)
+        loss = whole.loss + safe_divide(loss - jax.lax.stop_gradient(loss), share)
+    loss = loss + context.probe
+    context = context.replace(reported=(*context.reported, DefaultLoss(losses, jnp.asarray(shared))))
     pending = tuple(entry.replace(counted=True) if entry.adds else entry for entry in pending)
     state = state.replace(_logs=state._logs.replace(pending=pending))
     return loss, _hand_back(module, state, context.replace(part=part, loss=loss))

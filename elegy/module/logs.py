@@ -111,7 +111,8 @@ class Entry(Pytree):
     """One thing that a step reported with `log` or `add_loss`, or the driver for it.
 
     Args:
-        value: a scalar; the updates of a metric; for `"total"` also losses alone.
+        value: a scalar, or the `ScalarLog` of several microbatches; the updates of a metric; for `"total"` also losses
+            alone.
         name: the name in the logs.
         kind: `"scalar"`; `"loss"`, a scalar that is part of the total; `"metric"`; or `"total"`, a summand of the total
             that the driver logs for a step which returned another loss than its losses and metrics show.
@@ -132,7 +133,7 @@ class Entry(Pytree):
 
     def updates(self, examples: jax.Array) -> Any:
         """The entry as something with `aggregate`."""
-        if self.kind == "metric":
+        if self.kind == "metric" or isinstance(self.value, ScalarLog):
             return self.value
         return TermsLog(self.value) if self.reduce == "losses" else ScalarLog.of(self.value, examples, self.reduce)
 

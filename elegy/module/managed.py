@@ -7,7 +7,7 @@ replica, and a Trainer's executor with its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
-from elegy.module import high_level
+from elegy.module import accumulation, high_level
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
@@ -52,6 +52,7 @@ def forward_train(
     mask: Array | None,
     strategy: Strategy,
     guard: bool = False,
+    accumulate: int = 1,
 ) -> tuple[tuple[jax.Array, FiniteCheck | None], Any]:
     """Runs one step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
 
@@ -63,6 +64,7 @@ def forward_train(
         mask: `bool[rows]`, False where a row is padding; None where all are real.
         strategy: how replicas combine.
         guard: whether to keep the old state, except for its key, if the loss or a gradient is not finite.
+        accumulate: into how many microbatches the rows are cut.
 
     Returns:
         `((examples, check), module)`: the number of real examples, `float32[]`, and the finite check, None without
@@ -81,16 +83,18 @@ def forward_train(
     params = module.get_params()
     dtype = objective_dtype(params)
 
-    def objective(params: PyTree, probe: jax.Array | float = 0.0) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
+    def objective(
+        params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
+    ) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
         start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
-        out = start.managed_train_step(step_key, batch, batch_idx, epoch_idx)
+        out = start.managed_train_step(key, batch, batch_idx, epoch_idx)
         loss, state = check_train_output(module, out, "managed_train_step")
         added = sum((entry.value for entry in state._logs.pending if entry.adds), 0.0)
         if is_default_loss(out[0], state):
             return (state._step.part + context.share * added).astype(dtype), (None, state)
         return (context.share * (loss + added)).astype(dtype), (loss, state)
 
-    differentiate = jax.value_and_grad(objective, (0, 1), has_aux=True)
+    differentiate, value_of = whole_batch(objective, module, params, context, step_key, batch, accumulate)
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
     value, grads = strategy.sum(total), conjugate(strategy.sum(grads))
     if loss is not None:
@@ -100,13 +104,48 @@ def forward_train(
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
     check = check_finite(value, grads) if guard else None
     state = keep_state(check, state.set_params(params), module)
-    extra = optimizer_arguments(lambda params: objective(params)[0], strategy)
+    extra = optimizer_arguments(value_of, strategy)
     new_params, optimizer = run_if_finite(
         check,
         lambda: module.optimizer.update(grads, params, value=value, grad=grads, **extra),
         (params, module.optimizer),
     )
     return (context.examples, check), state.set_params(new_params).replace(optimizer=optimizer)
+
+
+def whole_batch(
+    objective: accumulation.Objective,
+    module: Any,
+    params: PyTree,
+    context: StepContext,
+    key: jax.Array,
+    batch: Batch,
+    accumulate: int,
+) -> tuple[Callable[..., Any], Callable[[PyTree], jax.Array]]:
+    """The objective of a batch, in microbatches if it is to be cut.
+
+    Args:
+        objective: one step; see `accumulation.Objective`.
+        module: the state.
+        params: its parameters.
+        context: of the whole batch on this replica.
+        key: this step's key.
+        batch: the rows of this replica.
+        accumulate: into how many microbatches they are cut.
+
+    Returns:
+        `(differentiate, value)`: what `jax.value_and_grad(objective, (0, 1), has_aux=True)` is for the parameters and
+        the probe; the value as a function of the parameters.
+    """
+    if accumulate > 1:
+        cut = accumulation.Accumulation(objective, module, params, context, key, batch, accumulate)
+        if cut.keeps_structure:  # otherwise the caller reports what the step changed
+            return cut.differentiate, cut.value
+
+    def differentiate(params: PyTree, probe: jax.Array) -> Any:
+        return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, probe, module, context, key, batch)
+
+    return differentiate, lambda params: objective(params, 0.0, module, context, key, batch)[0]
 
 
 def reported_losses(state: Any) -> list[LossesAndMetrics]:
@@ -145,17 +184,24 @@ def train(
     epoch_idx: jax.Array | int,
     mask: Array | None = None,
     strategy: Strategy = LOCAL,
+    accumulate: int = 1,
 ) -> tuple[dict[str, jax.Array], Any]:
     """Runs one step of training and drains its logs; returns `(logs, module)`."""
-    (examples, _), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy)
+    (examples, _), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, False, accumulate)
     return drain(state, "train", examples, strategy.combine_metrics)
 
 
 def guarded_train(
-    module: Any, batch: Batch, batch_idx: int, epoch_idx: int, mask: Array | None, strategy: Strategy
+    module: Any,
+    batch: Batch,
+    batch_idx: int,
+    epoch_idx: int,
+    mask: Array | None,
+    strategy: Strategy,
+    accumulate: int = 1,
 ) -> tuple[dict[str, jax.Array], FiniteCheck, Any]:
     """Runs one step of training with the finite check; returns `(logs, check, module)`."""
-    (examples, check), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, guard=True)
+    (examples, check), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, True, accumulate)
     assert check is not None
     logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, check))
     return logs, check, state

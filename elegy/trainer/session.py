@@ -54,6 +54,7 @@ class Session:
         strategy: how steps run on devices.
         monitor: the policy for steps that are not finite.
         seed: where all randomness comes from.
+        accumulate: into how many microbatches a training step cuts its batch.
 
     Attributes:
         buffer: holds the state.
@@ -70,9 +71,11 @@ class Session:
         input_tree: the tree of the inputs last trained or evaluated with.
     """
 
-    def __init__(self, state: ElegyModule, strategy: Strategy, monitor: NonFiniteMonitor, seed: int):
-        self.seed, self.monitor = seed, monitor
-        self.executor = Executor(strategy, monitor.guards)
+    def __init__(
+        self, state: ElegyModule, strategy: Strategy, monitor: NonFiniteMonitor, seed: int, accumulate: int = 1
+    ):
+        self.seed, self.monitor, self.accumulate = seed, monitor, accumulate
+        self.executor = self._executor(strategy)
         self.initialized = state.key is not None
         self.buffer = StateBuffer(strategy, state)
         self.pending = PendingLoads()
@@ -84,6 +87,9 @@ class Session:
         self.record: Mapping[str, Any] | None = None
         self.input_tree: Any = None
         self._refusal: str | None = None
+
+    def _executor(self, strategy: Strategy) -> Executor:
+        return Executor(strategy, self.monitor.guards, self.accumulate)
 
     @property
     def strategy(self) -> Strategy:
@@ -129,6 +135,7 @@ class Session:
             checks.can_run(self.buffer, request.phase)
             if request.phase == "train":
                 check_level(self.monitor.policy, self.buffer)
+                checks.accumulation(self.accumulate, self.buffer, request.loader)
         first = requests[0].loader.first_batch()
         buffer = self.planned(first)
         plans = plan_phases(self.executor, buffer, requests, once=once)
@@ -171,7 +178,7 @@ class Session:
         """Moves the state to another strategy; see `Trainer.set_strategy`."""
         if self.run is not None:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
-        executor = Executor(resolve_strategy(strategy), self.monitor.guards)
+        executor = self._executor(resolve_strategy(strategy))
         self.buffer = self.buffer.moved(executor.strategy, place=self.initialized)
         self.executor = executor
 
@@ -208,7 +215,7 @@ class Session:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
         self.__dict__.update(saved, run=None)
-        self.executor, self.buffer = Executor(strategy, self.monitor.guards), StateBuffer(strategy, state)
+        self.executor, self.buffer = self._executor(strategy), StateBuffer(strategy, state)
 
 
 class UndoOnFailure:

@@ -11,7 +11,7 @@ from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.data import as_source
 from elegy.engine.compilation import enable_compilation_cache
-from elegy.integers import positive_int_or_none
+from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
@@ -44,6 +44,8 @@ class Trainer(StateMethods, FileMethods):
             counts it in `skipped_steps`; `"raise"` ends the run soon after, with a finite state;
             `"rollback"` goes back to the last checkpoint and on with another order of the data.
         compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
+        accumulate: into how many microbatches a training step cuts its batch. The result is the whole batch's; the
+            activations take the memory of one microbatch.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -76,6 +78,7 @@ class Trainer(StateMethods, FileMethods):
         variables: Any = None,
         nonfinite: Policy = "ignore",
         compilation_cache: str | os.PathLike[str] | None = None,
+        accumulate: int = 1,
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -91,7 +94,7 @@ class Trainer(StateMethods, FileMethods):
             state = state.replace(optimizer=as_optimizer(optimizer))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(state.get_params()))
-        self._session = Session(state, strategy, monitor, seed)
+        self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate))
 
     def fit(
         self,
