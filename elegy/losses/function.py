@@ -60,6 +60,11 @@ class FunctionLoss(Loss):
         return names_argument(self.function.value, "sample_weight")
 
     @property
+    def keeps_rows_apart(self) -> bool:
+        """False: what the function computes is not known."""
+        return False
+
+    @property
     def _called(self) -> Callable[..., Any]:
         return self.function.value
 

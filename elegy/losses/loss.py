@@ -68,6 +68,15 @@ class Loss(Pytree):
         """True if `values` are multiplied by `sample_weight` already."""
         return False
 
+    @property
+    def keeps_rows_apart(self) -> bool:
+        """Whether the values of a row are known to depend on no other row, and not on their number.
+
+        True for the losses of this package. What a subclass or a function computes is seen by running it; a subclass
+        that overrides this saves that.
+        """
+        return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+
     def values(self, **kwargs: Any) -> jax.Array:
         """Calls `call` with the arguments that it names.
 
@@ -232,6 +241,10 @@ class _Wrapper(Loss):
     @property
     def applies_weight(self) -> bool:
         return self.loss.applies_weight
+
+    @property
+    def keeps_rows_apart(self) -> bool:
+        return self.loss.keeps_rows_apart
 
     def values(self, **kwargs: Any) -> jax.Array:
         return self.loss.values(**self.translate(kwargs))

@@ -28,6 +28,11 @@ class ForeignMetric(Metric):
     collection: bool = static_field(default=False, kw_only=True)
 
     @property
+    def keeps_rows_apart(self) -> bool:
+        """False: what another library computes is not known."""
+        return False
+
+    @property
     def brings_names(self) -> bool:
         """True if this is a collection without a name."""
         return self.collection

@@ -83,6 +83,11 @@ class LossMetric(Metric):
         total, count = add_trees((self.total, self.count), (other.total, other.count))
         return self.replace(total=total, count=count)
 
+    @property
+    def keeps_rows_apart(self) -> bool:
+        """Whether that is known of the loss."""
+        return self.loss.keeps_rows_apart
+
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """True if the loss returns at least one value for each example.
 

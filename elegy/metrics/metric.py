@@ -62,6 +62,15 @@ class Metric(Pytree):
         """True if `compute` returns a dict whose keys are log names, without this metric's name as a prefix."""
         return False
 
+    @property
+    def keeps_rows_apart(self) -> bool:
+        """Whether rows of weight 0, and their number, are known to leave no trace in `update`.
+
+        True for the metrics of this package. What a subclass or another library's metric computes is seen by running
+        it; a subclass that overrides this saves that.
+        """
+        return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+
     @abc.abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> Self:
         """Returns the metric with a batch added to its state."""
@@ -198,6 +207,10 @@ class _Wrapper(Metric):
     @abc.abstractmethod
     def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the arguments of the inner metric."""
+
+    @property
+    def keeps_rows_apart(self) -> bool:
+        return self.metric.keeps_rows_apart
 
     @property
     @abc.abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,10 +16,13 @@ from elegy.data.batch import rows, unpack
 from elegy.distributed import gather
 from elegy.flat import make_jaxpr
 from elegy.jaxprs import bodies, equations
+from elegy.losses import Loss
+from elegy.losses.arguments import call_with_named
 from elegy.module import high_level
 from elegy.module.context import StepContext
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook
+from elegy.names import name_of
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
 from elegy.strategies.tuning import quick_options
@@ -58,7 +61,8 @@ class RowProbe:
 
     Tracing refuses a level below the high one, a call that changes the state (batch statistics) or reports losses and
     metrics of its own, a loss that is a scalar, a metric without weights, and what prints. Then the forward pass of
-    the phase, its losses and metrics run on a few real rows of a batch:
+    the phase runs on a few real rows of a batch, with the losses and metrics of which it is not known that they keep
+    rows apart:
 
     - beside several kinds of padding, at the end and at the beginning. The results must be the same bits: what looks at
       other rows (`x - x.mean(0)`, a softmax or a sort over examples, a contrastive loss) sees the padding.
@@ -239,10 +243,19 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
         return _Results(outputs, [])
     place = jnp.arange(count) - start
     context = StepContext.of(batch, (place >= 0) & (place < real))
-    given = high_level.loss_arguments(after, preds, batch, context)
-    if not all(part.maskable(count, **received) for part, received in everything.received(given)):
+    received = everything.received(high_level.loss_arguments(after, preds, batch, context))
+    if not all(part.maskable(count, **given) for part, given in received):
         raise _Dependent("a loss or a metric keeps no value for each row, or takes no weights")
-    return _Results(outputs, jax.tree.leaves(everything.batch_updates(**given)))
+    by_row = all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(preds))
+    unknown = [(part, given) for part, given in received if not (by_row and part.keeps_rows_apart)]
+    return _Results(outputs, [_updates(part, given) for part, given in unknown])
+
+
+def _updates(part: Any, given: Mapping[str, Any]) -> list[Any]:
+    """What a loss or a metric adds to its state for a batch."""
+    if isinstance(part, Loss):
+        return jax.tree.leaves(part.terms(**given))
+    return jax.tree.leaves(call_with_named(part.reset().update, given, f"the metric {name_of(part)!r}"))
 
 
 def _moved(before: Any, after: Any) -> bool:

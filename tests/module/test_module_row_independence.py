@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from clu import metrics as clu
 
 import elegy as eg
+from elegy.losses import FunctionLoss
+from elegy.metrics.function import as_metric
 from elegy.module.row_independence import RowProbe
 from elegy.strategies import resolve_strategy
 
@@ -230,6 +233,22 @@ class Rows(eg.metrics.Mean):
         return super().update(values=jnp.float32(preds.shape[0]))
 
 
+class Centred(eg.losses.MeanSquaredError):
+    """Looks at all rows, unlike the loss that it is made of."""
+
+    def call(self, target, preds):
+        return super().call(target[:, None], (preds - preds.mean(0))[:, :1])
+
+
+def test_of_the_classes_of_this_package_alone_it_is_known_what_they_do_with_rows():
+    known = [eg.losses.CrossEntropy(), eg.regularizers.L2(0.1), eg.metrics.Accuracy(), as_metric(eg.losses.Huber())]
+    known += [part.index_into(preds="a").rename_arguments(target="inputs") for part in (known[0], known[2])]
+    assert all(part.keeps_rows_apart for part in known)
+    unknown = [Centred(), FunctionLoss(squares), as_metric(squares), as_metric(Centred()), Unweighted(), Rows()]
+    unknown += [Centred().index_into(preds="a"), Rows().rename_arguments(preds="b"), as_metric(clu.Accuracy)]
+    assert not any(part.keeps_rows_apart for part in unknown)
+
+
 DENSE = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(4)])
 LOSSES = {
     "each row": (squares, None, True),
@@ -245,6 +264,7 @@ LOSSES = {
     "against the last": (lambda target, preds: squares(target[-1:], preds), None, False),
     "so far": (lambda target, preds: jnp.cumsum(squares(target, preds)), None, False),
     "contrastive": (contrastive, None, False),
+    "a loss made of one of this package": (Centred(), None, False),
     "a little by rows": (lambda target, preds: squares(target, preds) + 1e-3 / preds.shape[0], None, False),
     "columns, as many as rows": (
         lambda target, preds: ((preds - preds.mean()) @ jnp.ones((4, 11))).mean(0),
