@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
 import optax
@@ -11,6 +11,9 @@ import optax
 from elegy.names import path_name
 from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import PyTree
+
+Transformation: TypeAlias = optax.GradientTransformation | optax.MultiSteps
+"""What Optax makes: `optax.MultiSteps` has `init` and `update`, but is a class of its own."""
 
 
 class LookaheadPair(NamedTuple):
@@ -46,9 +49,9 @@ class Optimizer(Pytree):
     """
 
     state: PyTree = field(default=None)
-    _tx: Static[optax.GradientTransformation] = static_field(default=None, repr=False)
+    _tx: Static[Transformation] = static_field(default=None, repr=False)
 
-    def __init__(self, tx: optax.GradientTransformation, state: PyTree = None):
+    def __init__(self, tx: Transformation, state: PyTree = None):
         if not callable(getattr(tx, "init", None)) or not callable(getattr(tx, "update", None)):
             raise TypeError(
                 f"the optimizer must be an optax.GradientTransformation such as optax.adam(1e-3), not {tx!r}."
@@ -57,7 +60,7 @@ class Optimizer(Pytree):
         self.state = state
 
     @property
-    def tx(self) -> optax.GradientTransformation:
+    def tx(self) -> Transformation:
         """The gradient transformation."""
         return self._tx.value
 
@@ -147,7 +150,7 @@ def _lookahead_error(error: Exception) -> TypeError:
     )
 
 
-def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) -> bool:
+def _takes_pairs(tx: Transformation, pair: optax.LookaheadParams) -> bool:
     """True if a transformation contains `optax.lookahead`, whose parameters are pairs."""
     try:
         return _holds(jax.eval_shape(tx.init, pair), optax.LookaheadState)
@@ -155,7 +158,7 @@ def _takes_pairs(tx: optax.GradientTransformation, pair: optax.LookaheadParams) 
         return False
 
 
-def as_optimizer(optimizer: Any) -> Optimizer:
+def as_optimizer(optimizer: Optimizer | Transformation) -> Optimizer:
     """Accepts an `Optimizer` or an Optax transformation.
 
     Example:

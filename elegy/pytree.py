@@ -10,7 +10,7 @@ import operator
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, Self, TypeVar, dataclass_transform
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -19,6 +19,9 @@ from elegy.errors import FrozenError
 from elegy.names import array_name
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = TypeVar("P", bound="Pytree")
+A = ParamSpec("A")
 
 _STATIC = "elegy_static"
 _UNLOCKED = "_pytree_unlocked"
@@ -366,13 +369,12 @@ def mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
             raise TypeError(f"the first argument must be a Pytree, not a {type(tree).__name__}.")
         copy = jax.tree.map(lambda leaf: leaf, tree)
         with _unlocked(_unlock_all(copy)):
-            output = function(copy, *args, **kwargs)
-        return output, copy
+            return function(copy, *args, **kwargs), copy
 
     return pure
 
 
-def toplevel_mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
+def toplevel_mutable(method: Callable[Concatenate[P, A], R]) -> Callable[Concatenate[P, A], tuple[R, P]]:
     """Decorates a method that assigns fields of `self` only: callers get `(output, new_self)`.
 
     Inside the method `self` is a copy; its subtrees stay frozen.
@@ -389,10 +391,9 @@ def toplevel_mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
     function = _function_of(method)
 
     @functools.wraps(function)
-    def pure(self: Pytree, *args: Any, **kwargs: Any) -> tuple[Any, Pytree]:
+    def pure(self: P, *args: A.args, **kwargs: A.kwargs) -> tuple[R, P]:
         copy = self.replace()
         with _unlocked([copy]):
-            output = function(copy, *args, **kwargs)
-        return output, copy
+            return function(copy, *args, **kwargs), copy
 
     return pure

@@ -11,6 +11,7 @@ from elegy.losses.loss import Loss
 from elegy.losses.numbers import at_least_float32, squared_magnitude
 from elegy.losses.reduction import Reduction, reduce_terms
 from elegy.pytree import static_field
+from elegy.types import PyTree
 
 
 class Regularizer(Loss):
@@ -85,7 +86,7 @@ class L1L2(Regularizer):
     l1: float = static_field(default=0.0)
     l2: float = static_field(default=0.0)
 
-    def call(self, parameters: Any) -> jax.Array:
+    def call(self, parameters: PyTree) -> jax.Array:
         """Computes the penalty, in float32 or better; leaves that are not floating do not count.
 
         Args:

@@ -86,6 +86,10 @@ class Point(eg.Pytree):
     x: jax.Array
     scale: float = eg.field(default=1.0, kw_only=True)
 
+    @eg.toplevel_mutable
+    def scaled(self, factor: float) -> None:
+        self.scale *= factor
+
 
 class Largest(eg.metrics.Metric):
     value: jax.Array = eg.field(default_factory=lambda: jnp.array(-jnp.inf))
@@ -126,6 +130,8 @@ eg.metrics.Accuracy(nme="a")  # No parameter named "nme"
 eg.Trainer(model, seed="x")  # "Literal['x']" is not assignable to "int"
 eg.Trainer(model, sed=1)  # No parameter named "sed"
 trainer.fit(x, x, epochs="2")  # "Literal['2']" is not assignable to "int"
+reveal_type(Point(jnp.zeros(3)).scaled(2.0))  # "tuple[None, Point]"
+Point(jnp.zeros(3)).scaled("2")  # "Literal['2']" is not assignable to "float"
 Point(jnp.zeros(3), 2.0)  # Expected 1 positional argument
 Model(3)  # "Literal[3]" is not assignable to "Accuracy"
 Model(features="3")  # "Literal['3']" is not assignable to "int"

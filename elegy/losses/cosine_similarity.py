@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_real
@@ -14,7 +13,7 @@ from elegy.pytree import static_field
 _EPSILON = 1e-7
 
 
-def cosine_similarity(target: Any, preds: Any, axis: int = -1) -> jax.Array:
+def cosine_similarity(target: ArrayLike, preds: ArrayLike, axis: int = -1) -> jax.Array:
     """Computes the negative cosine of the angle between target and prediction: -1 is best, 1 is worst.
 
     For a vector of zeros the value is 0.
@@ -56,7 +55,7 @@ class CosineSimilarity(Loss):
 
     axis: int = static_field(default=-1)
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
 from elegy.losses.numbers import at_least_float32, check_real
 from elegy.losses.shapes import array_shape, check_array, match_real, mean_over_features
 from elegy.pytree import static_field
+from elegy.types import PyTree
 
 _EPSILON = 1e-7
 
 
 def cross_entropy(
-    target: Any,
-    preds: Any,
+    target: ArrayLike,
+    preds: ArrayLike,
     *,
     binary: bool = False,
     from_logits: bool = True,
@@ -154,7 +156,7 @@ class CrossEntropy(Loss):
                 "mass that is spread over the classes: it must be at least 0 and less than 1, or None."
             )
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:
@@ -179,7 +181,7 @@ class CrossEntropy(Loss):
             check_bounds=self.check_bounds,
         )
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks that class indices are in the range of the predictions, and that binary labels are in 0..1.
 
         With `check_bounds=False` an index may be out of range.

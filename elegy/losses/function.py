@@ -44,7 +44,7 @@ class FunctionLoss(Loss):
         ('squared_error', 5.0)
     """
 
-    function: Any = static_field()
+    function: Any = static_field()  # the function, in a wrapper once constructed
 
     def __post_init__(self) -> None:
         """Wraps the function and names the loss after it."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_shapes, mean_over_features
 from elegy.pytree import static_field
 
 
-def huber(target: Any, preds: Any, delta: float = 1.0) -> jax.Array:
+def huber(target: ArrayLike, preds: ArrayLike, delta: float = 1.0) -> jax.Array:
     """Computes the Huber loss of the distance `|preds - target|`, averaged over the last axis.
 
     It is quadratic up to `delta` and linear beyond. The numbers may be complex.
@@ -60,7 +59,7 @@ class Huber(Loss):
 
     delta: float = static_field(default=1.0)
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
@@ -19,6 +20,7 @@ from elegy.losses.shapes import array_shape
 from elegy.losses.target_check import check_target
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
+from elegy.types import PyTree
 
 EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
 """Arguments whose arrays have one row an example."""
@@ -150,7 +152,7 @@ class Loss(Pytree):
                 "Use Reduction.MEAN, SUM_OVER_BATCH_SIZE or SUM for training, and NONE only to call the loss yourself."
             )
 
-    def __call__(self, target: Any = None, preds: Any = None, **kwargs: Any) -> jax.Array:
+    def __call__(self, target: PyTree = None, preds: PyTree = None, **kwargs: Any) -> jax.Array:
         """Computes the reduced loss.
 
         Args:
@@ -181,7 +183,7 @@ class Loss(Pytree):
         """
         return eval_shape(lambda given: self.values(**given), kwargs).shape[:1] == (batch_size,)
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks the values of one batch, eagerly, for mistakes that shapes do not show. By default no check.
 
         Args:
@@ -255,7 +257,7 @@ class _Wrapper(Loss):
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         return self.loss.maskable(batch_size, **self.translate(kwargs))
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
         available = {name for name, value in given.items() if value is not None}
         if self.looked_up <= available:  # other arguments are not available here

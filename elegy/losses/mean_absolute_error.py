@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_shapes, mean_over_features
 
 
-def mean_absolute_error(target: Any, preds: Any) -> jax.Array:
+def mean_absolute_error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
     """Computes `mean(|preds - target|)` over the last axis, of real or complex numbers.
 
     Args:
@@ -45,7 +44,7 @@ class MeanAbsoluteError(Loss):
         2.0
     """
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_shapes, mean_over_features
@@ -13,7 +12,7 @@ from elegy.losses.shapes import match_shapes, mean_over_features
 _EPSILON = 1e-7
 
 
-def mean_absolute_percentage_error(target: Any, preds: Any) -> jax.Array:
+def mean_absolute_percentage_error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
     """Computes `100 * mean(|preds - target| / max(|target|, 1e-7))` over the last axis, of real or
     complex numbers.
 
@@ -48,7 +47,7 @@ class MeanAbsolutePercentageError(Loss):
         50.0
     """
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.numbers import squared_magnitude
 from elegy.losses.shapes import match_shapes, mean_over_features
 
 
-def mean_squared_error(target: Any, preds: Any) -> jax.Array:
+def mean_squared_error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
     """Computes `mean(|preds - target| ** 2)` over the last axis, of real or complex numbers.
 
     Args:
@@ -47,7 +46,7 @@ class MeanSquaredError(Loss):
         5.0
     """
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
 from elegy.losses.shapes import match_real, mean_over_features
 
 
-def mean_squared_logarithmic_error(target: Any, preds: Any) -> jax.Array:
+def mean_squared_logarithmic_error(target: ArrayLike, preds: ArrayLike) -> jax.Array:
     """Computes `mean((log(1 + preds) - log(1 + target)) ** 2)` over the last axis; negative numbers count as 0.
 
     Args:
@@ -46,7 +45,7 @@ class MeanSquaredLogarithmicError(Loss):
         0.0
     """
 
-    def call(self, target: Any, preds: Any) -> jax.Array:
+    def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.
 
         Args:

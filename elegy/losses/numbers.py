@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 
-def at_least_float32(*dtypes: Any) -> Any:
+def at_least_float32(*dtypes: DTypeLike) -> np.dtype:
     """Returns the common floating or complex dtype of the dtypes, float32 or wider.
 
     Integers and booleans become JAX's default float: float32, or float64 with `jax_enable_x64`.
@@ -21,7 +21,7 @@ def at_least_float32(*dtypes: Any) -> Any:
     return jnp.dtype(jnp.result_type(*inexact, jnp.float32))
 
 
-def default_float() -> Any:
+def default_float() -> np.dtype:
     """Returns JAX's default float: float32, or float64 with `jax_enable_x64`.
 
     Example:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.numbers import at_least_float32, check_real
 
@@ -44,7 +45,7 @@ class Reduction(enum.Enum):
         raise ValueError(f"{value!r} is not a reduction. Use a member of elegy.losses.Reduction, or one of {names}.")
 
 
-def safe_divide(numerator: Any, denominator: Any) -> jax.Array:
+def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
     """`numerator / denominator`, and 0 where the denominator is 0; differentiable there too.
 
     Example:
@@ -55,7 +56,7 @@ def safe_divide(numerator: Any, denominator: Any) -> jax.Array:
     return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
 
 
-def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
+def align_weight(weight: ArrayLike, shape: tuple[int, ...], what: str) -> jax.Array:
     """Adds trailing axes to a weight, so that it broadcasts with values of this shape: `(B,)` with `(B, T)`.
 
     Args:
@@ -89,7 +90,7 @@ def align_weight(weight: Any, shape: tuple[int, ...], what: str) -> jax.Array:
     )
 
 
-def total_weight(sample_weight: Any, mask: Any, shape: tuple[int, ...]) -> jax.Array | None:
+def total_weight(sample_weight: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
     """Returns the weight of each value, `sample_weight` times the mask, or None if all weights are 1.
 
     Example:
@@ -133,9 +134,9 @@ def reduce_terms(
     values: jax.Array,
     reduction: Reduction,
     *,
-    sample_weight: Any = None,
-    mask: Any = None,
-    examples: Any = None,
+    sample_weight: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    examples: ArrayLike | None = None,
     weighted: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Reduces values to a numerator and a denominator, which are summed separately over batches.
@@ -180,7 +181,7 @@ def reduce_terms(
     return numerator, sum_of_weights(weight, values.shape)
 
 
-def _count_examples(mask: Any, examples: Any) -> jax.Array:
+def _count_examples(mask: ArrayLike | None, examples: Any) -> jax.Array:
     if examples is not None:
         return jnp.asarray(examples, float)
     return jnp.asarray(1.0, float) if mask is None else jnp.sum(mask, dtype=float)

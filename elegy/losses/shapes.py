@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.flat import make_jaxpr
 from elegy.jaxprs import equations
 from elegy.losses.numbers import at_least_float32, check_real
 
 
-def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
+def match_shapes(target: ArrayLike, preds: ArrayLike, what: str) -> tuple[jax.Array, jax.Array]:
     """Converts target and predictions to arrays of the same shape and dtype, at least float32.
 
     `(B,)` and `(B, 1)` are treated as equal: broadcasting would silently give `(B, B)`.
@@ -51,7 +52,7 @@ def match_shapes(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Arr
     return target.astype(dtype), preds.astype(dtype)
 
 
-def match_real(target: Any, preds: Any, what: str) -> tuple[jax.Array, jax.Array]:
+def match_real(target: ArrayLike, preds: ArrayLike, what: str) -> tuple[jax.Array, jax.Array]:
     """As `match_shapes`, for losses and metrics of real numbers.
 
     Args:

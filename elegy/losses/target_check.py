@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.losses.arguments import names_argument
 from elegy.losses.shapes import array_shape
+from elegy.types import PyTree
 
 _COMPUTES = ("call", "values", "terms", "update")
 """The methods that compute the values of a loss or a metric."""
 
 
-def check_target(thing: Any, target: Any, preds: Any, sample_weight: Any = None) -> None:
+def check_target(thing: Any, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
     """Runs the `target_check` of a loss or a metric, unless a subclass has changed what it computes.
 
     A user's subclass of a built-in class may compute something else, for example from labels that count from 1. Then

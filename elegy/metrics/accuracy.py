@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.metrics.decisions import Counts, DataType, DecisionMetric, class_indices
@@ -83,7 +84,14 @@ class Accuracy(DecisionMetric):
             raise ValueError("Accuracy: subset_accuracy is about whole examples; average and class_id do not apply.")
         vars(self).update({name: self.zeros() for name in ("correct", "total", "occurs", "support")})
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:
@@ -109,7 +117,9 @@ class Accuracy(DecisionMetric):
         added = {"correct": correct, "total": total, "occurs": occurs, "support": support}
         return self.replace(**{name: getattr(self, name) + value for name, value in added.items()})
 
-    def _count_examples(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
+    def _count_examples(
+        self, target: jax.Array, preds: jax.Array, sample_weight: ArrayLike | None, mask: ArrayLike | None
+    ) -> Counts:
         mode = self.mode_of(target, preds)
         if mode is DataType.MULTICLASS:
             label, chosen = class_indices(target, preds, self.top_k or 1, "Accuracy")

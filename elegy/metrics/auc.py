@@ -7,12 +7,14 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import array_shape, match_real
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import field, static_field
+from elegy.types import PyTree
 
 
 class AUC(Metric):
@@ -57,7 +59,14 @@ class AUC(Metric):
         for name in ("positives", "negatives"):
             vars(self)[name] = CompensatedSum.zeros((self.num_bins,), self.dtype)
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:
@@ -101,7 +110,7 @@ class AUC(Metric):
         chosen = found + jnp.cumsum(negatives[::-1])[::-1]
         return jnp.sum(positives * safe_divide(found, chosen))
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks that targets are 0 or 1 and predictions are probabilities.
 
         Args:

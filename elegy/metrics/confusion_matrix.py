@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import array_shape
@@ -14,6 +15,7 @@ from elegy.metrics.decisions import class_indices, has_class_axis
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import field, static_field
+from elegy.types import PyTree
 
 
 class ConfusionMatrix(Metric):
@@ -53,7 +55,14 @@ class ConfusionMatrix(Metric):
             )
         vars(self).update(matrix=CompensatedSum.zeros((self.num_classes, self.num_classes), self.dtype))
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added. Classes out of range are ignored.
 
         Args:
@@ -93,7 +102,7 @@ class ConfusionMatrix(Metric):
             return matrix
         return safe_divide(matrix, jnp.sum(matrix, axis=axis[self.normalize], keepdims=True))
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks that class indices are in range.
 
         Args:

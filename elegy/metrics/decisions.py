@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.losses.labels import widen_integers
 from elegy.losses.numbers import check_real
@@ -16,6 +17,7 @@ from elegy.losses.shapes import array_shape, match_real
 from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, binned_sums
 from elegy.pytree import static_field
+from elegy.types import Array, PyTree
 
 Average = Literal["micro", "macro", "weighted", "none", "samples"]
 _PER_CLASS = ("macro", "weighted", "none")
@@ -119,7 +121,7 @@ class DecisionMetric(Metric):
         """Returns a state without data: a scalar, or one number for each class."""
         return CompensatedSum.zeros((self.num_classes or 0,) if self.average in _PER_CLASS else (), self.dtype)
 
-    def mode_of(self, target: Any, preds: Any) -> DataType:
+    def mode_of(self, target: Array, preds: Array) -> DataType:
         """Returns the mode for these arrays.
 
         Args:
@@ -153,7 +155,9 @@ class DecisionMetric(Metric):
             raise ValueError(f"{what}: num_classes={self.num_classes} does not fit {shapes}.")
         return mode
 
-    def count(self, target: Any, preds: Any, sample_weight: Any, mask: Any) -> tuple[DataType, Counts]:
+    def count(
+        self, target: ArrayLike, preds: ArrayLike, sample_weight: ArrayLike | None, mask: ArrayLike | None
+    ) -> tuple[DataType, Counts]:
         """Counts the decisions of a batch.
 
         Args:
@@ -172,7 +176,9 @@ class DecisionMetric(Metric):
             return mode, self._count_classes(target, preds, sample_weight, mask)
         return mode, self._count_decisions(target, preds, sample_weight, mask, mode)
 
-    def _count_classes(self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any) -> Counts:
+    def _count_classes(
+        self, target: jax.Array, preds: jax.Array, sample_weight: ArrayLike | None, mask: ArrayLike | None
+    ) -> Counts:
         label, chosen = class_indices(target, preds, self.top_k or 1, type(self).__name__)
         weight = self.weights(label, sample_weight, mask)
         hit = jnp.any(chosen == label[..., None], axis=-1)
@@ -191,7 +197,12 @@ class DecisionMetric(Metric):
         )
 
     def _count_decisions(
-        self, target: jax.Array, preds: jax.Array, sample_weight: Any, mask: Any, mode: DataType
+        self,
+        target: jax.Array,
+        preds: jax.Array,
+        sample_weight: ArrayLike | None,
+        mask: ArrayLike | None,
+        mode: DataType,
     ) -> Counts:
         truth, said = self.decide(target, preds)
         weight = self.weights(target.reshape(truth.shape), sample_weight, mask)
@@ -200,7 +211,7 @@ class DecisionMetric(Metric):
         per_label = mode is DataType.MULTILABEL and self.average != "micro"
         return _count(truth, said, weight, tuple(range(truth.ndim - 1)) if per_label else None)
 
-    def weights(self, target: jax.Array, sample_weight: Any, mask: Any) -> jax.Array:
+    def weights(self, target: jax.Array, sample_weight: ArrayLike | None, mask: ArrayLike | None) -> jax.Array:
         """Returns the weight of each value of the target; 0 for `ignore_index`.
 
         Args:
@@ -213,7 +224,7 @@ class DecisionMetric(Metric):
         weight = jnp.ones(target.shape) if weight is None else weight
         return weight if self.ignore_index is None else jnp.where(target == self.ignore_index, 0.0, weight)
 
-    def decide(self, target: Any, preds: Any) -> tuple[jax.Array, jax.Array]:
+    def decide(self, target: ArrayLike, preds: ArrayLike) -> tuple[jax.Array, jax.Array]:
         """Returns the binary decisions of target and predictions, in the same shape.
 
         Args:
@@ -226,7 +237,9 @@ class DecisionMetric(Metric):
         target, preds = match_real(target, preds, type(self).__name__)
         return target > 0.5, preds > self.threshold
 
-    def averaged(self, numerator: Any, denominator: Any, occurs: Any, support: Any) -> jax.Array:
+    def averaged(
+        self, numerator: jax.Array, denominator: jax.Array, occurs: jax.Array, support: jax.Array
+    ) -> jax.Array:
         """Returns the quotient, averaged over classes as `average` says; 0 without data.
 
         Args:
@@ -241,7 +254,7 @@ class DecisionMetric(Metric):
         weight = support if self.average == "weighted" else (occurs > 0).astype(value.dtype)
         return safe_divide(jnp.sum(weight * value), jnp.sum(weight))
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks that the targets of binary decisions are 0 or 1.
 
         Args:
@@ -264,7 +277,7 @@ class DecisionMetric(Metric):
             )
 
 
-def has_class_axis(target: Any, preds: Any) -> bool:
+def has_class_axis(target: Array, preds: Array) -> bool:
     """True if the last axis of predictions has the scores of classes.
 
     Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import jax
+from jax.typing import ArrayLike
 
 from elegy.losses.function import FunctionLoss
 from elegy.losses.loss import Loss
@@ -15,6 +16,7 @@ from elegy.metrics.metric import Metric
 from elegy.metrics.sums import CompensatedSum, add_trees
 from elegy.names import name_of, snake_case
 from elegy.pytree import field
+from elegy.types import PyTree
 
 
 class LossMetric(Metric):
@@ -97,7 +99,7 @@ class LossMetric(Metric):
         """
         return self.loss.maskable(batch_size, **kwargs)
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of a batch as the loss does.
 
         Args:

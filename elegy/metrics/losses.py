@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.function import as_loss
@@ -19,6 +20,7 @@ from elegy.metrics.metric import Metric
 from elegy.metrics.named import flatten_named, output_names
 from elegy.metrics.sums import CompensatedSum, add_trees, sum_leading_axis
 from elegy.pytree import field, static_field
+from elegy.types import PyTree
 
 
 class LossTerms(Metric):
@@ -55,7 +57,7 @@ class LossTerms(Metric):
             denominators=tuple(None if new is None else CompensatedSum.of(new, self.dtype) for new in denominators),
         )
 
-    def scale(self, factor: Any) -> Self:
+    def scale(self, factor: ArrayLike) -> Self:
         """Returns the losses multiplied by a factor.
 
         Args:
@@ -183,7 +185,7 @@ class Losses(LossTerms):
     keys: tuple[tuple[str, ...], ...] = static_field(init=False)
     own_names: tuple[str, ...] = static_field(init=False)
 
-    def __init__(self, losses: Any, *, name: str | None = None, dtype: Any = None):
+    def __init__(self, losses: Any, *, name: str | None = None, dtype: DTypeLike | None = None):
         given = flatten_named(losses, metric_name, "loss")
         resolved = tuple(as_loss(named.thing, named.name) for named in given)
         for loss in resolved:
@@ -226,7 +228,7 @@ class Losses(LossTerms):
                 raise
         return terms
 
-    def for_outputs(self, preds: Any) -> Self:
+    def for_outputs(self, preds: PyTree) -> Self:
         """Returns the losses with Keras's names for losses that receive only the output of their key.
 
         Args:
@@ -276,7 +278,7 @@ class Losses(LossTerms):
         """
         return self.index_into(**kwargs)
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of a batch as each of the losses does.
 
         Args:
@@ -303,7 +305,7 @@ class AuxLosses(LossTerms):
         3.0
     """
 
-    def __init__(self, names: Iterable[str] = (), *, name: str | None = None, dtype: Any = None):
+    def __init__(self, names: Iterable[str] = (), *, name: str | None = None, dtype: DTypeLike | None = None):
         vars(self).update(name=name, dtype=dtype, names=tuple(names))
         super().__post_init__()
         numerators, denominators = (tuple(self._zero() for _ in self.names) for _ in range(2))
@@ -321,7 +323,9 @@ class AuxLosses(LossTerms):
         """
         return AuxLosses(tuple(aux_values) or self.names, name=self.name, dtype=self.dtype)
 
-    def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self, aux_values: Mapping[str, Any], examples: ArrayLike | None = None, mask: ArrayLike | None = None, **_: Any
+    ) -> Self:
         """Returns the losses with a batch added; a loss without a value does not change.
 
         Args:

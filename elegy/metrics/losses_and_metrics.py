@@ -9,12 +9,14 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.by_key import given_by_key
 from elegy.metrics.losses import AuxLosses, Losses, LossTerms
 from elegy.metrics.metric import Metric
 from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
 from elegy.names import unique_names
+from elegy.types import PyTree
 
 _PARTS: tuple[str, ...] = ("losses", "aux_losses", "metrics", "aux_metrics")
 
@@ -58,7 +60,7 @@ class LossesAndMetrics(Metric):
         aux_metrics: Iterable[str] | Mapping[str, Any] | AuxMetrics | None = None,
         *,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
@@ -165,7 +167,7 @@ class LossesAndMetrics(Metric):
         parts: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
         return sum((part.total_loss(sum_over_replicas) for part in parts), jnp.zeros((), self.dtype))
 
-    def scale_losses(self, factor: Any) -> Self:
+    def scale_losses(self, factor: ArrayLike) -> Self:
         """Returns the state with every loss multiplied by a factor.
 
         Args:
@@ -303,7 +305,7 @@ class LossesAndMetrics(Metric):
         """The names of the losses, then those of the metrics."""
         return sum((part.names for part in (self.losses, self.metrics) if part is not None), ())
 
-    def for_outputs(self, preds: Any) -> Self:
+    def for_outputs(self, preds: PyTree) -> Self:
         """Returns the state with Keras's names for losses and metrics that receive only the output of their key.
 
         A loss under the key `a` is named `a_loss`, and an accuracy `a_accuracy`.
@@ -316,7 +318,7 @@ class LossesAndMetrics(Metric):
     def _map_given(self, function: Callable[[Any], Any]) -> Self:
         return self._map(lambda name, part: part if name.startswith("aux") else function(part))
 
-    def check(self, target: Any = None, preds: Any = None, sample_weight: Any = None) -> None:
+    def check(self, target: PyTree = None, preds: PyTree = None, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of one batch, eagerly, for mistakes that shapes do not show.
 
         Args:
@@ -336,7 +338,7 @@ class LossesAndMetrics(Metric):
                 )
         self.target_check(target, preds, sample_weight)
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of a batch as each of the losses and metrics does.
 
         Args:

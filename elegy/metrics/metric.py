@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.lookup import index_arguments, index_paths, rename_given
@@ -17,6 +18,7 @@ from elegy.losses.target_check import check_target
 from elegy.metrics.sums import add_trees, sum_leading_axis
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
+from elegy.types import PyTree
 
 
 class Metric(Pytree):
@@ -49,7 +51,7 @@ class Metric(Pytree):
     """
 
     name: str | None = static_field(default=None, kw_only=True)
-    dtype: Any = static_field(default=None, kw_only=True)
+    dtype: DTypeLike = static_field(default=None, kw_only=True)  # not None once constructed
 
     def __post_init__(self) -> None:
         """Normalizes the options: None means the default."""
@@ -149,7 +151,7 @@ class Metric(Pytree):
         """
         return any(names_argument(self.update, name) for name in ("sample_weight", "mask"))
 
-    def target_check(self, target: Any, preds: Any) -> None:
+    def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks the values of one batch, eagerly, for mistakes that shapes do not show. By default no check.
 
         Args:
@@ -236,7 +238,7 @@ class _Wrapper(Metric):
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         return self.metric.maskable(batch_size, **self.translate(kwargs))
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
         available = {name for name, value in given.items() if value is not None}
         if self.looked_up <= available:  # other arguments are not available here

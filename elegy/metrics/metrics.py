@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.arguments import call_with_named
 from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
@@ -17,6 +18,7 @@ from elegy.metrics.named import flatten_named, output_names
 from elegy.metrics.reduce import Mean
 from elegy.names import unique_names
 from elegy.pytree import field, static_field
+from elegy.types import PyTree
 
 
 class MetricSet(Metric):
@@ -81,7 +83,7 @@ class Metrics(MetricSet):
     keys: tuple[tuple[str, ...], ...] = static_field(init=False)
     own_names: tuple[str, ...] = static_field(init=False)
 
-    def __init__(self, metrics: Any, *, name: str | None = None, dtype: Any = None):
+    def __init__(self, metrics: Any, *, name: str | None = None, dtype: DTypeLike | None = None):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         given = flatten_named(metrics, metric_name)
@@ -115,7 +117,7 @@ class Metrics(MetricSet):
                 raise
         return self.replace(metrics=tuple(updated))
 
-    def for_outputs(self, preds: Any) -> Self:
+    def for_outputs(self, preds: PyTree) -> Self:
         """Returns the metrics with Keras's names for metrics that receive only the output of their key.
 
         Args:
@@ -160,7 +162,7 @@ class Metrics(MetricSet):
         """
         return self.index_into(**kwargs)
 
-    def target_check(self, target: Any, preds: Any, sample_weight: Any = None) -> None:
+    def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of a batch as each of the metrics does.
 
         Args:
@@ -190,7 +192,9 @@ class AuxMetrics(MetricSet):
         3.0
     """
 
-    def __init__(self, values: Iterable[str] | Mapping[str, Any] = (), *, name: str | None = None, dtype: Any = None):
+    def __init__(
+        self, values: Iterable[str] | Mapping[str, Any] = (), *, name: str | None = None, dtype: DTypeLike | None = None
+    ):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         kinds = values if isinstance(values, Mapping) else dict.fromkeys(values)
@@ -214,7 +218,9 @@ class AuxMetrics(MetricSet):
         """
         return AuxMetrics(aux_values, name=self.name, dtype=self.dtype) if aux_values else self.reset()
 
-    def update(self, aux_values: Mapping[str, Any], examples: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self, aux_values: Mapping[str, Any], examples: ArrayLike | None = None, mask: ArrayLike | None = None, **_: Any
+    ) -> Self:
         """Returns the metrics with a batch added; a metric without a value does not change.
 
         Args:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.cross_entropy import cross_entropy
 from elegy.losses.mean_absolute_error import mean_absolute_error
@@ -32,10 +33,17 @@ class PairMean(Accumulator):
     """
 
     @abc.abstractmethod
-    def values(self, target: Any, preds: Any) -> jax.Array:
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes values `(B, ...)`."""
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:
@@ -63,7 +71,7 @@ class MeanAbsoluteError(PairMean):
         2.0
     """
 
-    def values(self, target: Any, preds: Any) -> jax.Array:
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """The mean over the last axis, as in `elegy.losses.mean_absolute_error`.
 
         Args:
@@ -85,7 +93,7 @@ class MeanSquareError(PairMean):
         5.0
     """
 
-    def values(self, target: Any, preds: Any) -> jax.Array:
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """The mean over the last axis, as in `elegy.losses.mean_squared_error`.
 
         Args:
@@ -128,7 +136,7 @@ class BinaryAccuracy(PairMean):
 
     threshold: float = static_field(default=0.5)
 
-    def values(self, target: Any, preds: Any) -> jax.Array:
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """The fraction of correct decisions along the last axis.
 
         Args:
@@ -155,7 +163,7 @@ class BinaryCrossEntropy(PairMean):
 
     from_logits: bool = static_field(default=False)
 
-    def values(self, target: Any, preds: Any) -> jax.Array:
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """The mean over the last axis, as in `elegy.losses.cross_entropy(binary=True)`.
 
         Args:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.cross_entropy import cross_entropy
 from elegy.losses.labels import widen_integers
@@ -32,7 +33,14 @@ class Perplexity(Accumulator):
     from_logits: bool = static_field(default=True, kw_only=True)
     ignore_index: int | None = static_field(default=None, kw_only=True)
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.metrics.decisions import DataType, DecisionMetric
 from elegy.metrics.sums import CompensatedSum
@@ -25,7 +26,14 @@ class _PositiveCounts(DecisionMetric):
         super().__post_init__()
         vars(self).update({name: self.zeros() for name in ("tp", "fp", "fn")})
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:

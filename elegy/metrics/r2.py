@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import match_real
@@ -57,7 +58,14 @@ class R2(Metric):
         for name in ("weight", "mean", "spread", "residual"):
             vars(self)[name] = CompensatedSum.zeros((self.num_outputs,), self.dtype)
 
-    def update(self, target: Any, preds: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
         """Returns the metric with a batch added.
 
         Args:

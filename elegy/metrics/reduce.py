@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.losses.numbers import at_least_float32, check_real
 from elegy.losses.reduction import Reduction, safe_divide, sum_of_weights, total_weight, weighted_sum
@@ -44,7 +45,9 @@ class Accumulator(Metric):
         """Returns the reduction of `accumulate` and `compute`."""
         return Reduction.MEAN
 
-    def accumulate(self, values: Any, sample_weight: Any = None, mask: Any = None) -> Self:
+    def accumulate(
+        self, values: ArrayLike, sample_weight: ArrayLike | None = None, mask: ArrayLike | None = None
+    ) -> Self:
         """Returns the metric with values added.
 
         Args:
@@ -102,7 +105,9 @@ class Reduce(Accumulator):
         """Returns the argument `reduction`."""
         return self.reduction
 
-    def update(self, values: Any, sample_weight: Any = None, mask: Any = None, **_: Any) -> Self:
+    def update(
+        self, values: ArrayLike, sample_weight: ArrayLike | None = None, mask: ArrayLike | None = None, **_: Any
+    ) -> Self:
         """Returns the metric with values added.
 
         Args:

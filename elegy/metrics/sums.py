@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from elegy.pytree import Pytree
 
@@ -39,7 +40,7 @@ class CompensatedSum(Pytree):
     parts: jax.Array
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Self:
+    def zeros(cls, shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Self:
         """Returns the sum of no summands.
 
         Args:
@@ -49,7 +50,7 @@ class CompensatedSum(Pytree):
         return cls(jnp.zeros((2, *shape), dtype))
 
     @classmethod
-    def of(cls, value: Any, dtype: Any = jnp.float32) -> Self:
+    def of(cls, value: ArrayLike, dtype: DTypeLike = jnp.float32) -> Self:
         """Returns the sum of one summand.
 
         Args:
@@ -74,7 +75,7 @@ class CompensatedSum(Pytree):
         parts = other.parts if isinstance(other, CompensatedSum) else jnp.asarray(other, self.parts.dtype)[None]
         return self.replace(parts=_add(self.parts, parts))
 
-    def scale(self, factor: Any) -> Self:
+    def scale(self, factor: ArrayLike) -> Self:
         """Returns the sum multiplied by a factor.
 
         Args:

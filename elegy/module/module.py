@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from elegy.metrics import LossesAndMetrics, Metric
 from elegy.module import high_level, layers, managed
@@ -183,7 +184,7 @@ class ElegyModule(Pytree):
         """Returns the module with other batch statistics."""
         return self.replace(batch_stats=batch_stats)
 
-    def log(self, name: str, value: Any, *, reduce: Reduce = "mean") -> Self:
+    def log(self, name: str, value: ArrayLike | Metric, *, reduce: Reduce = "mean") -> Self:
         """Reports a value of this step.
 
         Args:
@@ -219,7 +220,7 @@ class ElegyModule(Pytree):
             raise ValueError(f"log({name!r}, reduce={reduce!r}): reduce must be one of {', '.join(REDUCTIONS)}.")
         return self.replace(_logs=self._logs.add(Entry(_scalar(f"log({name!r}, ...)", value), name, "scalar", reduce)))
 
-    def add_loss(self, name: str, value: Any) -> Self:
+    def add_loss(self, name: str, value: ArrayLike) -> Self:
         """Adds a scalar to the loss of this step, and reports it under its own name.
 
         Args:
@@ -270,7 +271,7 @@ class ElegyModule(Pytree):
         return layers.whole_module(self, inputs)
 
 
-def _scalar(where: str, value: Any) -> jax.Array:
+def _scalar(where: str, value: ArrayLike) -> jax.Array:
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:

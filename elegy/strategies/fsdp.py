@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from elegy.names import path_name
 from elegy.strategies.rules import axes_of, parts
 from elegy.strategies.sharded import Sharded
-from elegy.types import PyTree
+from elegy.types import Array, PyTree
 
 _STATISTICS = "batch_stats/"
 
@@ -53,7 +53,7 @@ class FSDP(Sharded):
         if self.min_size < 0:
             raise ValueError(f"min_size must not be negative: {self.min_size}.")
 
-    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+    def spec(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> PartitionSpec:
         """Returns the placement of a leaf: by the rules, and along one more dimension over the data axes."""
         given = super().spec(path, leaf)
         named = axes_of(given)  # a rule may name a data axis

@@ -21,7 +21,7 @@ from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
-from elegy.types import Device, PyTree
+from elegy.types import Array, Device, PyTree
 
 IN_FLIGHT_ON_CPU = 16
 """Executions in flight on several CPU devices: their collectives block threads of one small pool."""
@@ -34,7 +34,7 @@ class MeshStrategy(Strategy):
     A subclass has a `mesh` and `axes`, and returns the placement of each leaf of the state from `spec`.
     """
 
-    mesh: Any
+    mesh: Any  # a Mesh once constructed; a subclass may take what makes one
 
     def __reduce__(self) -> tuple:
         return reduced(self, Jit)
@@ -44,7 +44,7 @@ class MeshStrategy(Strategy):
         """The mesh axes over which the rows of a batch are divided."""
         return tuple(self.mesh.axis_names)
 
-    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+    def spec(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> PartitionSpec:
         """Returns the placement of a leaf of the state; by default it is replicated.
 
         Args:
@@ -183,7 +183,7 @@ class MeshStrategy(Strategy):
         return MeshKernel(self, step, tuple(args), outputs, donate)
 
 
-def as_mesh(given: Any, default: str) -> Mesh:
+def as_mesh(given: Mesh | Mapping[str, int] | None, default: str) -> Mesh:
     """Converts the argument of a user to a mesh.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
 
 from elegy.strategies.data_parallel import DataParallel
 from elegy.strategies.fsdp import FSDP
@@ -54,7 +53,7 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
     _REGISTRY[name] = factory
 
 
-def resolve_strategy(strategy: Any) -> Strategy:
+def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Converts a name or an instance to a `Strategy`.
 
     Raises:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from elegy.strategies.mesh import MeshStrategy, as_mesh
 from elegy.strategies.rules import as_rules, axes_of, check_axes, check_used, spec_for
-from elegy.types import PyTree
+from elegy.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Sharded(MeshStrategy):
         """The data axes."""
         return self.data_axes  # type: ignore[return-value]  # a tuple once constructed
 
-    def spec(self, path: str, leaf: Any) -> PartitionSpec:
+    def spec(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> PartitionSpec:
         """Returns the placement of a leaf of the state, by the rules."""
         return spec_for(self.rules, path, leaf.shape, self.mesh)  # type: ignore[arg-type]  # rules once constructed
 
