@@ -1,1 +1,1 @@
-"""The engine: the step of a module is traced, compiled and run here, and the state lives here between steps."""
+"""The engine: traces, compiles and runs the steps of a module, and stores the state between steps."""

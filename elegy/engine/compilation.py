@@ -1,4 +1,4 @@
-"""Compiled steps that outlive the process."""
+"""JAX's persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import jax
 def enable_compilation_cache(directory: str | os.PathLike[str]) -> None:
     """Turns on JAX's persistent compilation cache, for everything that the process compiles from now on.
 
-    A process that compiles what an earlier one did, with the same versions on the same kind of device, reads it from
-    the directory. The environment variable `JAX_COMPILATION_CACHE_DIR` does the same without a change of code, but
-    for what compiles in less than a second.
+    A process reads functions that an earlier one compiled, with the same versions on the same kind of device, from the
+    directory. The environment variable `JAX_COMPILATION_CACHE_DIR` does the same without a change of code, except for
+    functions that compile in less than a second.
 
     Args:
-        directory: where compiled functions are kept; made if missing. It may be shared and may be deleted.
+        directory: the directory of compiled functions; it is made if missing. Several processes may share it.
 
     Raises:
-        ValueError: if the process keeps them in another place already.
+        ValueError: if the process already uses another directory.
     """
     path = str(Path(directory).expanduser().absolute())
     current = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # options are added at run time
     if current is not None and current != path:
         raise ValueError(
             f"compilation_cache={os.fspath(directory)!r}: this process keeps its compiled functions in {current!r} "
-            "already, and JAX has one such place for a process. Give every Trainer the same directory."
+            "already, and JAX uses one directory in a process. Give every Trainer the same directory."
         )
     Path(path).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", path)

@@ -1,4 +1,4 @@
-"""Runs the steps of a module: as they are, in Python, or compiled."""
+"""Compiles and runs the steps of a module; core-level steps run uncompiled."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
 IN_FLIGHT_BYTES = 64 * 2**20
-"""Batches on their way through executions that were not waited for take this much at most, or are two."""
+"""The largest size in bytes of the batches of executions in flight; two are always allowed."""
 
 _MANY = 32
-"""So many executions in flight are not counted: their batches are small."""
+"""The number of executions in flight below which sizes are not checked."""
 
 MANY_SHAPES = 8
-"""Batches that a user brings may have this many shapes (buckets, short last batches) before a warning."""
+"""The number of shapes of a user's batches (buckets, short last batches) before a warning."""
 
 
 class Executor:
-    """Holds what is compiled for one strategy, and moves states with it.
+    """Caches the compiled steps of one strategy, and runs them on states.
 
     Args:
         strategy: how steps run.
-        guard: whether training steps that are not finite keep the old state.
-        accumulate: into how many microbatches a training step cuts its rows.
+        guard: True to keep the old state after a training step that is not finite.
+        accumulate: the number of microbatches of a training step.
     """
 
     def __init__(self, strategy: Strategy, guard: bool = False, accumulate: int = 1):
@@ -55,7 +55,7 @@ class Executor:
         self._probes: dict[Any, RowProbe] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
-        self.takes_batches: dict[str, bool] = {}  # phases whose batches, and so their shapes, are the user's own
+        self.takes_batches: dict[str, bool] = {}  # by phase, True if an iterable of the user makes the batches
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._warned: set[str] = set()
         self._logged: dict[str, list[str]] = {}
@@ -67,20 +67,20 @@ class Executor:
     # the state
 
     def init(self, module: Any, key: jax.Array, batch: Batch) -> StateBuffer:
-        """Makes the first state from one batch; a compiled init is traced now and run when the state is needed."""
+        """Makes the first state from one batch. A compiled init is traced now, and run when the state is needed."""
         if level_of(type(module), "init") == "core":
             state = managed.check_state(module, module.init_step(key, batch), "init_step")
             return StateBuffer(self.strategy, self.strategy.place_state(state))
         if not self.strategy.compiles:
             return StateBuffer(self.strategy, strong(managed.init(module, key, batch)))
-        # As an argument, because what a function holds would be compiled into it.
+        # As an argument: constants of a function are compiled into it.
         initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
         make = self.strategy.compile_init(_Init(module))
         struct = self.strategy.local_struct(eval_shape(make, initial, key, batch), "state")
         return StateBuffer.planned(self.strategy, module, struct, lambda: make(initial, key, batch))
 
     def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
-        """Runs the module's `reset_step`: an epoch starts."""
+        """Runs the module's `reset_step` at the beginning of an epoch."""
         self._logged.pop(phase, None)
         if not self.compiles(buffer.cls, phase):
             state = buffer.get()
@@ -126,12 +126,12 @@ class Executor:
     # programs
 
     def row_probe(self, phase: CompiledPhase, buffer: StateBuffer, batch: Batch) -> RowProbe:
-        """What tells whether short batches of a phase may be filled up and masked: one for each shape of an example.
+        """Returns the probe that decides if short batches of a phase may be padded; one for each shape of an example.
 
         Args:
             phase: the phase.
-            buffer: holds the state, or its structure.
-            batch: a batch as the step takes it, the same in every process.
+            buffer: contains the state, or its structure.
+            batch: a batch for the step, the same in every process.
         """
         key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
         if key not in self._probes:
@@ -139,10 +139,10 @@ class Executor:
         return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
-        """The structure of what the high-level step of a phase computes from inputs, before losses.
+        """Returns the structure of the outputs of a phase's high-level step.
 
-        None for outputs that are not a tree of arrays, or whose class cannot be made of `jax.ShapeDtypeStruct`: losses
-        and metrics that take such an object are traced, but it cannot be checked before.
+        Returns None if the outputs are not a tree of arrays, or their class cannot contain `jax.ShapeDtypeStruct`.
+        Losses and metrics of such outputs cannot be checked before the step is traced.
         """
         key = (phase, _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
@@ -157,12 +157,12 @@ class Executor:
             structs = eval_shape(leaves_of, buffer.struct, inputs)
             self._outputs[key] = None
             if structs is not None:
-                with contextlib.suppress(Exception):  # whatever the class does when it is made
+                with contextlib.suppress(Exception):  # any error of the class's constructor
                     self._outputs[key] = jax.tree.unflatten(trees[-1], structs)
         return self._outputs[key]
 
     def predicted(self, buffer: StateBuffer, inputs: PyTree, rows: int) -> tuple[list[Any], Any]:
-        """What the prediction step computes from inputs of this structure, with this many rows.
+        """Returns the structure of the prediction step's outputs, for inputs with this many rows.
 
         Returns:
             `(structs, treedef)`: a `jax.ShapeDtypeStruct` for each leaf, and the tree definition.
@@ -174,7 +174,7 @@ class Executor:
         return self._outputs[key]
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
-        """The program for the state's and the batch's structure; traced at the first need."""
+        """Returns the program for the state's and the batch's structure; traces it on first use."""
         form = (batch_key(batch), mask is not None)
         key = (phase, _key(buffer.struct), form)
         program = self._programs.get(key)
@@ -186,7 +186,7 @@ class Executor:
             with self._about_shapes(phase, batch):
                 program = self._trace(phase, strategy, buffer, batch, mask)
             if phase == "pred" and not program.rowwise:
-                # What has no row an example is computed from the whole batch.
+                # Outputs without one row for each example must be computed from the whole batch.
                 program = self._trace(phase, strategy.replicated, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, _key(program.state), form)] = program
@@ -198,7 +198,7 @@ class Executor:
         return program
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
-        """The program of a structure that came before, looked up by identity: the question comes every step."""
+        """Looks up the program of an earlier batch structure by identity, which is fast enough for every step."""
         version, recent = self._recent.get(phase, (None, {}))
         batch, masked, program = recent.get(id(chunk.batch), (None, None, None))
         if version != buffer.version or batch is not chunk.batch:
@@ -216,7 +216,7 @@ class Executor:
 
     @contextlib.contextmanager
     def _about_shapes(self, phase: str, batch: PyTree) -> Iterator[None]:
-        """Adds to an error in a step how this batch differs from the first."""
+        """Adds a note to an error of a step about how this batch differs from the first."""
         seen = self._seen[phase]
         try:
             yield
@@ -228,7 +228,7 @@ class Executor:
             raise
 
     def _accumulate(self, program: Program, buffer: StateBuffer) -> None:
-        """Adds the log accumulators that the first step of a phase turned out to need."""
+        """Adds the log accumulators that tracing the first step of a phase has found."""
         if getattr(buffer.struct._logs, program.phase) is not None:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
@@ -237,16 +237,16 @@ class Executor:
         )
 
     def _count_trace(self, phase: str, batch: PyTree) -> None:
-        """Counts a trace, and warns once a phase when the batches that a user brings have many shapes.
+        """Counts a trace, and warns once for each phase if a user's batches have many shapes.
 
-        The batches that the trainer cuts from arrays have the sizes that were asked for.
+        Batches that the trainer cuts from arrays are not counted.
         """
         self.traces[phase] += 1
         if not self.takes_batches.get(phase):
             return
         seen = self._seen[phase]
         if any(batch_key(batch) == batch_key(other) for other in seen):
-            return  # of another state, or with a mask
+            return  # the same shape with another state, or with a mask
         if len(seen) == MANY_SHAPES and phase not in self._warned:
             self._warned.add(phase)
             changes = "; ".join(differences(seen[0], batch))
@@ -260,7 +260,7 @@ class Executor:
     # steps
 
     def run(self, phase: Literal["train", "test"], buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
-        """Runs the steps of a chunk and returns their logs; the buffer then holds the new state."""
+        """Runs the steps of a chunk, stores the new state in the buffer, and returns the logs."""
         program = self._same(phase, buffer, chunk)
         if program is None:
             if not self.compiles(buffer.cls, phase):
@@ -276,8 +276,8 @@ class Executor:
         """Runs the prediction steps of a chunk.
 
         Returns:
-            `(leaves, treedef)`: the leaves of the outputs, with padding, those of several steps stacked; and the tree
-            definition that the outputs have for the rows that the step was traced for.
+            `(leaves, treedef)`: the leaves of the outputs, including padding, stacked for several steps; and the tree
+            definition of the outputs for the number of rows with which the step was traced.
         """
         program = self._same("pred", buffer, chunk)
         if program is None and self.compiles(buffer.cls, "pred"):
@@ -306,29 +306,29 @@ class Executor:
             out, changed = kernel(changed, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         buffer.put(program.changed, changed)
-        if program.phase != "pred":  # whoever predicts reads the outputs soon, and they may be large
+        if program.phase != "pred":  # outputs of predictions may be large, and are read soon
             self._wait_for_room(out, size)
         return out
 
     def _check_logs(self, phase: str, names: list[str]) -> None:
-        """Checks that a step logs what the steps of its epoch logged before.
+        """Checks that a step logs the same names as the earlier steps of its epoch.
 
         Raises:
-            StepError: if it does not.
+            StepError: if the names differ.
         """
         known = self._logged.setdefault(phase, names)
         if known is not names and known != names and set(known) != set(names):
             raise logs_changed(phase, known, names)
 
     def _wait_for_room(self, out: Any, size: int) -> None:
-        """Waits for the oldest execution where the backend cannot take any number, or their batches are large."""
+        """Waits for the oldest execution if too many are in flight, or their batches are too large."""
         most = self.strategy.max_in_flight
         if size * _MANY > IN_FLIGHT_BYTES:
             most = min(most or _MANY, max(2, IN_FLIGHT_BYTES // size))
         if most is not None:
             self._in_flight.append(out)
             while len(self._in_flight) > most:
-                # An execution that failed says so to whoever reads what it computed; perhaps somebody did long ago.
+                # Reading the results of a failed execution raises its error, so it is not raised here.
                 with contextlib.suppress(Exception):
                     jax.block_until_ready(self._in_flight.popleft())
 
@@ -363,7 +363,7 @@ class Executor:
 
 
 class _Init:
-    """`managed.init` of one module as a function of its initial values, key and batch, so that JAX can name it."""
+    """`managed.init` of one module, as a function of its initial values, a key and a batch."""
 
     def __init__(self, module: Any):
         leaves, self._treedef = jax.tree.flatten(module._initial)
@@ -388,7 +388,7 @@ def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
 
 
 def batch_key(batch: PyTree) -> Any:
-    """A key for the structure of a batch."""
+    """Returns a hashable key for the structure of a batch."""
     leaves, treedef = jax.tree.flatten(batch)
     return treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 

@@ -1,4 +1,4 @@
-"""How many steps run in one execution: a function of the program and the backend, never of a clock."""
+"""Decides how many steps run in one execution, from the program and the backend, without measuring time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from elegy.jaxprs import bodies
 
 _WORK = {"cpu": 2e9}
 _WORK_ELSEWHERE = 1e12
-"""Floating-point operations that one execution should hold: enough to hide the cost of dispatching it."""
+"""Floating-point operations of one execution that are enough to hide the cost of its dispatch."""
 
 MOST = 64
-"""The most steps that `"auto"` puts into one execution: logs arrive no later than that."""
+"""The largest number of steps in one execution under `"auto"`, which limits how late logs arrive."""
 
 
 def steps_per_execution(closed: Any, platform: str) -> int:
     """Decides how many steps to fuse.
 
-    A step that is short against the cost of its dispatch gains from running in a loop on the device. A long
-    one gains nothing, and on the CPU a convolution inside of a loop runs many times slower.
+    A step that takes less time than its dispatch is faster in a loop on the device. A long step is not, and on the CPU
+    a convolution inside of a loop runs many times slower.
 
     Args:
         closed: the traced step.
         platform: the platform that will run it, such as `"cpu"`.
 
     Returns:
-        A power of two; 1 means that every step is an execution of its own.
+        A power of two; 1 to run every step in its own execution.
     """
     flops, convolves = work(closed)
     if platform == "cpu" and convolves:
@@ -36,13 +36,13 @@ def steps_per_execution(closed: Any, platform: str) -> int:
 
 
 def work(closed: Any) -> tuple[float, bool]:
-    """Counts the floating-point operations of a traced function, and tells whether it has convolutions.
+    """Counts the floating-point operations of a traced function, and finds out if it has convolutions.
 
-    Products and convolutions, known by their dimension numbers, count two operations for each multiplication and
-    addition, everything else one for each element it writes. A loop whose length is unknown counts once.
+    Matrix products and convolutions, recognised by their dimension numbers, count two operations for each
+    multiply-add; other equations count one for each element of their results. A loop of unknown length counts once.
 
     Args:
-        closed: what `jax.make_jaxpr` returns.
+        closed: the result of `jax.make_jaxpr`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -64,7 +64,7 @@ def work(closed: Any) -> tuple[float, bool]:
 
 
 def _operations(equation: Any) -> tuple[float, bool]:
-    """What one equation computes; dimension numbers of an unknown form count nothing more than what is written."""
+    """Counts one equation. With unknown dimension numbers, it counts the elements of the results."""
     written = float(sum(math.prod(_shape(out)) for out in equation.outvars))
     numbers = equation.params.get("dimension_numbers")
     try:

@@ -1,4 +1,4 @@
-"""Random keys as plain arrays: JAX passes those through a compiled call without running Python for each."""
+"""Converts typed random keys to arrays and back: JAX runs Python code for each typed key of a compiled call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
-    """The generators of the typed keys among some leaves, by position.
+    """Returns the generators of the typed keys among some leaves, by position.
 
     Args:
         leaves: arrays or tracers.
@@ -25,11 +25,11 @@ def key_impls(leaves: Sequence[Any]) -> dict[int, Any]:
 
 
 def unwrap_keys(leaves: Sequence[Any], impls: Mapping[int, Any]) -> list[Any]:
-    """The leaves with the data of each key in its place.
+    """Returns the leaves with the data of each key in place of the key.
 
     Args:
         leaves: arrays or tracers.
-        impls: from `key_impls`.
+        impls: the result of `key_impls`.
     """
     return [jax.random.key_data(leaf) if i in impls else leaf for i, leaf in enumerate(leaves)]
 

@@ -1,4 +1,4 @@
-"""A step, traced once for given shapes: what it changes, what it logs, and the executables made from it."""
+"""Traces a step once for given shapes, and makes executables from the trace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from elegy.types import PyTree
 CompiledPhase = Literal["train", "test", "pred"]
 
 FINITE_CHECK = "finite_check"
-"""Where an execution's logs hold what the guard found."""
+"""The key of the finite check in an execution's logs."""
 
 _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
@@ -35,18 +35,18 @@ _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 class Program:
     """One phase of a module, traced for one structure of state and batch.
 
-    The user's step is run by Python once, here. Executables for one batch and for several in a row are made
-    from what was traced, so they compute the same thing. Leaves of the state that a step returns as they
-    were (parameters, in evaluation) stay out of the executables' results.
+    The user's step is called once, to be traced. The executables for one batch and for several batches are made from
+    this trace, so they compute the same values. Leaves of the state that a step returns unchanged (parameters, in
+    evaluation) are not among the executables' results.
 
     Args:
         phase: the phase.
-        strategy: how the step is wrapped, and how replicas combine.
-        state: the state's structure, as one replica sees it; its log accumulators are made if missing.
-        batch: the batch's structure, likewise.
-        mask: the mask's structure, or `None` where no row is padding.
-        guard: whether a training step that is not finite keeps the old state; its check comes with the logs.
-        accumulate: into how many microbatches a training step cuts its rows.
+        strategy: how the step is compiled, and how replicas combine.
+        state: the state's structure on one replica; log accumulators are added if missing.
+        batch: the batch's structure on one replica.
+        mask: the mask's structure, or `None` without padding.
+        guard: True to keep the old state after a training step that is not finite; the logs contain the check.
+        accumulate: the number of microbatches of a training step.
 
     Attributes:
         state: the structure of the state with its log accumulators.
@@ -72,8 +72,8 @@ class Program:
         self._rows = rows(batch)
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
-        self._impls: dict[int, Any] = {}  # of the random keys in the state
-        self.output_tree: Any = None  # of a prediction, whose outputs travel as a list of arrays
+        self._impls: dict[int, Any] = {}  # the generators of the random keys in the state
+        self.output_tree: Any = None  # the tree of a prediction's outputs, which are a list of arrays in the trace
         forward = _forward(phase, strategy, guard, accumulate) if phase != "pred" else self._predict
         without_logs = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
@@ -115,7 +115,7 @@ class Program:
         for path, leaf in found:
             if not is_array(leaf):
                 raise TypeError(
-                    f"the output {path_name(path)} is {type_name(leaf)}, which cannot leave a compiled step: outputs "
+                    f"the output {path_name(path)} is {type_name(leaf)}, which a compiled step cannot return: outputs "
                     "are arrays in dicts, lists, tuples or classes that JAX knows as pytrees "
                     "(`jax.tree_util.register_pytree_node_class`)."
                 )
@@ -137,9 +137,9 @@ class Program:
         return extra, [after[i] for i in self.changed]
 
     def single(self) -> Callable:
-        """An executable `(changed, constant, batch, mask, control) -> (logs or outputs, changed)` for one batch.
+        """Returns an executable of one step, `(changed, constant, batch, mask, control) -> (logs or outputs, changed)`.
 
-        Keys are passed as plain arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches.
+        Keys are passed as raw arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches.
         """
 
         def kernel(changed: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
@@ -149,25 +149,25 @@ class Program:
 
     @property
     def outputs(self) -> PyTree:
-        """The structure of what the traced step returns beside the state."""
+        """The structure of the results of the traced step, without the state."""
         return self._out
 
     @property
     def rowwise(self) -> bool:
-        """True if every output of the traced step has one row an example."""
+        """True if every output of the traced step has one row for each example."""
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
 
     @functools.cached_property
     def steps_per_execution(self) -> int:
-        """How many steps `"auto"` puts into one execution."""
+        """The number of steps in one execution under `"auto"`."""
         return steps_per_execution(self.closed, jax.default_backend())
 
     def fused(self, capacity: int, *, resident: bool) -> Callable:
-        """An executable for up to `capacity` batches in a row; logs or outputs come back stacked.
+        """Returns an executable for up to `capacity` consecutive batches, with stacked logs or outputs.
 
-        Its arguments are `(changed, constant, data, index, mask, control)`. With `resident`, `data` is all of
-        the data and `index`, `int32[capacity, rows]`, the rows of each batch; otherwise `data` is a stack of
-        batches and `index` is `None`. One executable serves every number of batches up to the capacity.
+        Its arguments are `(changed, constant, data, index, mask, control)`. With `resident`, `data` is all of the data,
+        and `index`, `int32[capacity, rows]`, has the rows of each batch; otherwise `data` is a stack of batches and
+        `index` is `None`. The same executable runs any number of batches up to the capacity.
         """
 
         def kernel(changed: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any) -> tuple[Any, Any]:
@@ -200,14 +200,14 @@ class Program:
         return self._kernels[key]
 
     def row(self, packed: dict[str, Any], k: int | None = None) -> dict[str, Any]:
-        """The logs of one step by name, from the host copy of what an executable returned."""
+        """Returns the logs of one step by name, from the host copy of an executable's results."""
         return {
             name: packed[dtype][place] if k is None else packed[dtype][k, place]
             for name, dtype, place in self.log_names
         }
 
 
-# Indices in a kernel are within bounds and count from the start: what checks that is work for every step.
+# Indices in a kernel are within bounds and not negative, so these functions save the checks in every step.
 
 
 def _row(array: jax.Array, k: Any) -> jax.Array:
@@ -223,7 +223,7 @@ def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
 
 
 def is_array(leaf: Any) -> bool:
-    """True if a leaf is an array or a number, that is, what JAX computes with.
+    """True if a leaf is an array or a number.
 
     Example:
         >>> is_array(jnp.zeros(2)), is_array(1.0), is_array("text"), is_array(object())
@@ -246,7 +246,7 @@ def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool, accumulate: 
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of a leaf, concrete or abstract."""
+    """Returns the shape and dtype of a leaf, concrete or abstract."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
@@ -255,7 +255,7 @@ def _strong_like(leaf: Any, like: Any) -> Any:
 
 
 def _pack(logs: dict[str, Any], names: list[tuple[str, str, int]]) -> dict[str, jax.Array]:
-    """Puts all scalars of a dtype into one vector: few buffers cross the boundary."""
+    """Packs all scalars of a dtype into one vector, so that an executable returns few buffers."""
     groups: dict[str, list[jax.Array]] = {}
     names.clear()
     for name, value in logs.items():
@@ -275,7 +275,7 @@ def check_unchanged(before: Any, after: Any, who: str) -> None:
         StepError: naming the paths that differ.
     """
     if type(after) is not type(before):
-        raise StepError(f"{who} returned another class: {type(after).__name__} in place of {type(before).__name__}.")
+        raise StepError(f"{who} returned another class: {type(after).__name__} instead of {type(before).__name__}.")
     wrong = differences(before, after)
     if wrong == [OTHER_CONTAINERS]:
         wrong = [

@@ -1,4 +1,4 @@
-"""The one place that holds the state, and knows who else may be holding it."""
+"""Stores the device state between steps, and decides which buffers to copy before donation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _VERSIONS = itertools.count()
 
 
 class StateBuffer:
-    """Holds a state as its user sees it, as the strategy places it, or both.
+    """Stores a state in its logical form, as the strategy places it, or both.
 
-    A compiled step consumes the buffers it is given. What was handed out, or came from outside, must stay
-    valid: the buffer remembers that, and `take` copies such buffers before they are consumed. A loop that hands
-    out nothing copies nothing.
+    A compiled step donates the buffers of the state. Buffers that a user or a callback also refers to must stay valid:
+    `take` copies these before they are donated. A loop whose state nobody reads copies nothing.
 
     Args:
         strategy: how a state is placed.
-        state: the state as its user sees it.
+        state: the logical state.
     """
 
     def __init__(self, strategy: Strategy, state: Any):
@@ -36,41 +35,41 @@ class StateBuffer:
         self.cls: type = type(state)
         self._leaves: list[Any] | None = None
         self._treedef: Any = None
-        self._impls: dict[int, Any] = {}  # of the keys, which are held as plain arrays
+        self._impls: dict[int, Any] = {}  # the generators of the random keys, which are stored as raw arrays
         self._struct: Any = None
-        self._owned: set[int] = set()  # positions of the placed leaves that nobody else holds
-        self._loan: tuple[StateBuffer, set[int], set[int]] | None = None  # the lender, what it owned, and owns since
-        self._moved: tuple[Sequence[int], list[Any]] | None = None  # put last, not in `_leaves` yet
-        self.version = next(_VERSIONS)  # of the structure; forks share it
+        self._owned: set[int] = set()  # positions of the placed leaves without other references
+        self._shared_from: tuple[StateBuffer, set[int], set[int]] | None = None  # origin; its `_owned` before and after
+        self._moved: tuple[Sequence[int], list[Any]] | None = None  # the last arguments of `put`, not in `_leaves` yet
+        self.version = next(_VERSIONS)  # identifies the structure; forks have the same
         self._make: Callable[[], Any] | None = None
 
     @classmethod
     def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
-        """A buffer whose structure is known and whose placed state is made at the first need."""
+        """Makes a buffer of known structure, whose placed state is computed on first use."""
         buffer = cls(strategy, module)
         buffer._logical, buffer._struct, buffer._make = None, struct, make
         return buffer
 
     def outline(self, struct: Any) -> Self:
-        """A buffer without a state, of the same class and the structure `struct`: only to trace with."""
+        """Makes a buffer without a state, of the same class and the structure `struct`, for tracing."""
         buffer = type(self)(self.strategy, None)
         buffer.cls, buffer._struct = self.cls, struct
         return buffer
 
     def readable(self) -> bool:
-        """True if no placed leaf was consumed."""
+        """True if no placed leaf was donated."""
         self._settle()
         return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 
     def _check_readable(self) -> None:
         if not self.readable():
             raise RuntimeError(
-                "the state is lost: a compiled step failed while it ran, and had consumed the buffers of the state. "
+                "the state is lost: a compiled step failed after it had consumed the buffers of the state. "
                 "Assign `trainer.state` a state that you kept, or make a new Trainer and restore a checkpoint."
             )
 
     def materialise(self) -> None:
-        """Makes the state of a buffer that was only planned."""
+        """Computes the state of a `planned` buffer."""
         if self._make is not None:
             make, self._make = self._make, None
             struct, version = self._struct, self.version
@@ -78,7 +77,7 @@ class StateBuffer:
             self._struct, self.version = struct, version
 
     def get(self) -> Any:
-        """Hands out the state; it stays valid."""
+        """Returns the logical state, which stays valid."""
         self.materialise()
         if self._logical is None:
             assert self._leaves is not None
@@ -88,14 +87,14 @@ class StateBuffer:
         return self._logical
 
     def set(self, state: Any) -> None:
-        """Takes a state from outside; it stays valid there."""
+        """Replaces the state by one that the caller may keep."""
         self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
         self._moved, self._owned = None, set()
         self.cls = type(state)
         self.version = next(_VERSIONS)
 
     def peek(self) -> list[Any]:
-        """The placed leaves, keys as plain arrays, to be read only."""
+        """Returns the placed leaves, with raw arrays for keys; the caller must not donate them."""
         self.materialise()
         if self._leaves is None:
             placed = self.strategy.place_state(strong(self._logical))
@@ -112,44 +111,44 @@ class StateBuffer:
         self._leaves = unwrap_keys(leaves, self._impls)
 
     def placed(self) -> Any:
-        """The state as the strategy places it, to be read only."""
+        """Returns the placed state; the caller must not donate it."""
         leaves = self.peek()
         return jax.tree.unflatten(self._treedef, wrap_keys(leaves, self._impls))
 
     def pick(self, positions: Sequence[int]) -> list[Any]:
-        """The placed leaves at `positions`, to be read only."""
+        """Returns the placed leaves at `positions`; the caller must not donate them."""
         if not positions:
             return []
         leaves = self.peek()
         return [leaves[i] for i in positions]
 
     def take(self, positions: Sequence[int]) -> list[Any]:
-        """The placed leaves at `positions`, to be consumed; `put` must follow."""
-        if self._moved is not None and self._moved[0] is positions:  # step after step the same
+        """Returns the placed leaves at `positions`, to be donated; `put` must follow."""
+        if self._moved is not None and self._moved[0] is positions:  # the same positions in every step
             return self._moved[1]
         leaves, owned = self.pick(positions), self._owned
         return [leaf if i in owned else _copy(leaf) for i, leaf in zip(positions, leaves, strict=True)]
 
     def put(self, positions: Sequence[int], leaves: list[Any]) -> None:
-        """Replaces the leaves at `positions`, which nobody else holds."""
+        """Replaces the leaves at `positions` by leaves without other references."""
         assert self._leaves is not None
         if self._moved is None or self._moved[0] is not positions:
             self._settle()
             self._owned.update(positions)
             for i in positions:
-                self._leaves[i] = None  # let go of
+                self._leaves[i] = None  # free the buffer
         self._moved = positions, leaves
         self._logical = None
 
     def _settle(self) -> None:
-        """Moves what was put last to its place."""
+        """Stores the last arguments of `put` in `_leaves`."""
         if self._moved is not None and self._leaves is not None:
             for i, leaf in zip(*self._moved, strict=True):
                 self._leaves[i] = leaf
         self._moved = None
 
     def put_state(self, placed: Any) -> None:
-        """Takes a placed state that nobody else holds."""
+        """Replaces the state by a placed one without other references."""
         self._hold(placed)
         assert self._leaves is not None
         self._logical, self._struct, self._owned = None, None, set(range(len(self._leaves)))
@@ -157,7 +156,7 @@ class StateBuffer:
         self.version = next(_VERSIONS)
 
     def extend(self, extension: Callable[[Any], Any]) -> None:
-        """Adds leaves to the placed state; who owns the others stays as it is."""
+        """Adds leaves to the placed state."""
         placed, owned = self.placed(), self._owned
         whole = len(owned) == len(jax.tree.leaves(placed))
         self.put_state(extension(placed))
@@ -165,15 +164,15 @@ class StateBuffer:
             self._owned = set()
 
     def moved(self, strategy: Strategy, *, place: bool) -> Self:
-        """A buffer with the same state for another strategy, which places it now or when it is needed."""
+        """Returns a buffer with the same state for another strategy, which places it now or on first use."""
         state = self.get()
         if place:
-            # Devices of one process can take nothing from those of another.
+            # A strategy of one process cannot read arrays on devices of other processes.
             state = strategy.place_state(state if strategy.processes > 1 else collect(state))
         return type(self)(strategy, state)
 
     def fork(self) -> Self:
-        """Another buffer with the same state; moving one leaves the other as it is."""
+        """Returns another buffer with the same state; steps on one do not change the other."""
         self.materialise()
         self._check_readable()
         other = type(self)(self.strategy, self._logical)
@@ -183,28 +182,28 @@ class StateBuffer:
         other.cls, other.version = self.cls, self.version
         return other
 
-    def lend(self) -> Self:
-        """A fork that may be in use while this buffer moves on; `give_back` it at the end."""
+    def shared_fork(self) -> Self:
+        """Returns a fork that may be read while this buffer runs steps. Call its `release` at the end."""
         other, owned = self.fork(), self._owned
         self._owned = set()
-        other._loan = self, owned, self._owned
+        other._shared_from = self, owned, self._owned
         return other
 
-    def give_back(self) -> None:
-        """Ends a loan: if the lender did not move, its leaves are its own again."""
-        if self._loan is not None:
-            lender, owned, since = self._loan
-            if lender._owned is since and not since:
-                lender._owned = owned
+    def release(self) -> None:
+        """Ends the sharing of a `shared_fork`: its origin need not copy unchanged leaves before donation any more."""
+        if self._shared_from is not None:
+            origin, owned, since = self._shared_from
+            if origin._owned is since and not since:
+                origin._owned = owned
 
     @property
     def form(self) -> Any:
-        """The state as it is at hand: handed out, or its structure; for looking at fields, not at values."""
+        """The logical state if it exists, otherwise its structure; to read fields, not values."""
         return self.struct if self._logical is None else self._logical
 
     @property
     def struct(self) -> Any:
-        """The state's structure, shapes and dtypes, as one replica of a step sees them."""
+        """The state's structure, shapes and dtypes on one replica."""
         if self._struct is None:
             self._struct = self.strategy.local_struct(self.placed(), "state")
         return self._struct
@@ -215,10 +214,10 @@ def _copy(leaf: Any) -> Any:
 
 
 def strong(state: Any) -> Any:
-    """Turns every leaf of a state into an array without weak type, so that later steps compile alike.
+    """Converts every leaf of a state to an array without weak type, so that later steps use the same executable.
 
     Raises:
-        TypeError: for a leaf that is not an array or a number; the message names its path.
+        TypeError: if a leaf is not an array or a number; the message names its path.
     """
 
     def convert(path: Any, leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What steps returned: their logs and the guard's finite checks, on the device until somebody reads them."""
+"""The results of steps: logs and finite checks, which stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elegy.types import PyTree
 
 
 class StepResults:
-    """What an execution returned, for each of its steps; read from the device once, when somebody asks."""
+    """The results of an execution, by step; all are transferred to the host at the first read."""
 
     __slots__ = ("_host", "_packed", "_program", "count")
 
@@ -23,7 +23,7 @@ class StepResults:
         self._host: dict[str, Any] | None = None
 
     def logs(self, k: int) -> LazyLogs:
-        """The logs of step `k` of the execution."""
+        """Returns the logs of step `k` of the execution."""
         previous = (lambda: self.logs(k - 1)) if k else None
         return LazyLogs(lambda: self._row(k), self._ready, previous, self._program.names)
 
@@ -31,7 +31,7 @@ class StepResults:
         return self._host is not None or _computed(self._packed)
 
     def finite_checks(self) -> list[FiniteCheck]:
-        """What the guard found in each step; waits for them."""
+        """Returns the finite check of each step; waits for the device."""
         found = jax.device_get(self._packed[FINITE_CHECK])
         if self.count is None:
             return [found]
@@ -45,7 +45,7 @@ class StepResults:
 
 
 class PlainStepResults:
-    """The logs of one step that was called as it is."""
+    """The results of one step that was not compiled."""
 
     __slots__ = ("_check", "_logs")
 
@@ -53,17 +53,17 @@ class PlainStepResults:
         self._logs, self._check = logs, check
 
     def finite_checks(self) -> list[FiniteCheck]:
-        """What the guard found."""
+        """Returns the finite check."""
         return [jax.device_get(self._check)]
 
     def logs(self, k: int) -> LazyLogs:
-        """The logs as the step returned them."""
+        """Returns the logs of the step."""
         return LazyLogs(
             lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()}, lambda: _computed(self._logs)
         )
 
 
 def _computed(arrays: PyTree) -> bool:
-    """True if no array has to be waited for."""
-    # The type `jax.Array` does not declare what every array has.
+    """True if all arrays are computed."""
+    # The type `jax.Array` does not declare `is_ready`.
     return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]

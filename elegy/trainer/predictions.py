@@ -38,7 +38,7 @@ def _predictions(session: Session, plan: ExecutionPlan, listeners: Listeners) ->
     try:
         listeners.emit_in_pass("on_predict_begin", "predict", plan)
         # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
-        buffer = session.buffer.lend()
+        buffer = session.buffer.shared_fork()
         for chunk in plan.chunks(buffer):
             listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=chunk.first)
             waiting.append((executor.predict(buffer, chunk), chunk))
@@ -57,7 +57,7 @@ def _predictions(session: Session, plan: ExecutionPlan, listeners: Listeners) ->
         raise
     finally:
         if buffer is not None:
-            buffer.give_back()
+            buffer.release()
         listeners.emit_in_pass("on_predict_end", "predict", plan, failure)
 
 

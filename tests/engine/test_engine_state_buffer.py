@@ -49,12 +49,12 @@ def test_a_fork_moves_and_leaves_its_origin():
     assert other.get().b.tolist() == [2, 2]
 
 
-def test_a_loan_that_was_given_back_costs_no_copy():
+def test_a_shared_fork_that_was_released_costs_no_copy():
     buffer = buffer_of()
     (leaf,) = buffer.pick([0])
-    loan = buffer.lend()
-    assert buffer.take([0])[0] is not leaf  # the loan may still read it
-    loan.give_back()
+    fork = buffer.shared_fork()
+    assert buffer.take([0])[0] is not leaf  # the fork may still read it
+    fork.release()
     assert buffer.take([0])[0] is leaf
 
 

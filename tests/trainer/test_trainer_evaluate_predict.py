@@ -385,5 +385,5 @@ def test_outputs_may_be_objects(cls, strategy):
         np.testing.assert_allclose(trainer.predict(X, batch_size=16).mean, X @ w, **CLOSE)
         assert len(trainer.predict_on_batch(X[:7]).mean) == 7
     elif strategy == "jit":
-        with pytest.raises(TypeError, match=r"the output \(root\) is an Opaque, which cannot leave a compiled step"):
+        with pytest.raises(TypeError, match=r"the output \(root\) is an Opaque, which a compiled step cannot return"):
             trainer.predict(X, batch_size=16)
