@@ -1,4 +1,4 @@
-"""What the driver hands down to a managed step, and what the default step hands back."""
+"""The context that the driver passes to a managed step, and in which the default step returns values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
 LOCAL = Strategy()
-"""One replica that sees the whole batch: how a step runs outside of a Trainer."""
+"""The strategy of a step outside of a Trainer: one replica with the whole batch."""
 
 
 class WholeLoss(Pytree):
@@ -57,18 +57,18 @@ class Calls:
 
 
 class StepContext(Pytree):
-    """The surroundings of one managed step, held by the module in a private field while the step runs.
+    """The context of one managed step, in a private field of the module while the step runs.
 
-    The driver makes it and removes it again, so a state between steps never holds one. Its arrays are ordinary leaves:
-    a step that passes its module through `jax.checkpoint` or `jax.lax.scan` passes the context along.
+    The driver adds it before the step and removes it afterwards, so a state between steps has none. Its arrays are
+    ordinary leaves, so they pass through `jax.checkpoint` and `jax.lax.scan` with the module.
 
     Args:
-        examples: the number of real examples of this replica, a float (float64 where JAX has 64 bits).
-        share: this replica's part of the real examples of the whole batch, `float32[]`.
-        mask: `bool[rows]`, False where a row is padding; None where all are real.
+        examples: the number of real examples of this replica, a float (float64 with `jax_enable_x64`).
+        share: this replica's fraction of the real examples of the whole batch, `float32[]`.
+        mask: `bool[rows]`, False for padding; None without padding.
         strategy: how replicas combine.
-        probe: 0, added to the loss that the default step returns: the derivative by it tells by which factor the
-            step multiplied that loss.
+        probe: 0, added to the loss of the default step. The derivative of the returned loss with respect to it is the
+            factor by which the step multiplied the default loss.
         part: this replica's part of the loss that the default step returned, `float32[]`; the sum over replicas is
             the loss. None until the default step ran.
         loss: the loss that the default step returned.
@@ -93,11 +93,11 @@ class StepContext(Pytree):
 
     @classmethod
     def of(cls, batch: Batch, mask: Array | None = None, strategy: Strategy = LOCAL) -> StepContext:
-        """The context of a step on one replica's rows.
+        """Makes the context of a step for the rows of one replica.
 
         Args:
             batch: the rows of this replica.
-            mask: `bool[rows]`, or None where all rows are real.
+            mask: `bool[rows]`, False for padding, or None.
             strategy: how replicas combine.
 
         Example:
@@ -110,11 +110,11 @@ class StepContext(Pytree):
 
 
 def average_moved(before: PyTree, after: PyTree, examples: jax.Array, strategy: Strategy) -> PyTree:
-    """The leaves that a step replaced, averaged over the replicas by their examples; the others stay.
+    """Averages the leaves that a step replaced over the replicas, weighted by their examples.
 
     Args:
         before: a tree before the step.
-        after: the tree after it; which leaves moved is told by identity.
+        after: the tree after the step; leaves are compared by identity.
         examples: the number of real examples of this replica.
         strategy: how replicas combine.
     """
@@ -129,7 +129,7 @@ def average_moved(before: PyTree, after: PyTree, examples: jax.Array, strategy: 
 
 
 def moved_fields(before: Any, after: Any) -> tuple[str, ...]:
-    """The fields of a module that a call changed, without those that the driver keeps equal on all replicas.
+    """Returns the names of the fields that a call changed, without those that the driver keeps equal on all replicas.
 
     Args:
         before: the module before the call.

@@ -1,4 +1,4 @@
-"""The finite check: whether a step's loss and gradients hold NaN or infinity, computed on the device."""
+"""The finite check: tests a step's loss and gradients for NaN and infinity, on the device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ class FiniteCheck(Pytree):
     """The result of the finite check of one step.
 
     Args:
-        bad: `bool[1 + leaves]`: whether the loss or any gradient is not finite, then one flag for each leaf of the
-            gradients.
+        bad: `bool[1 + leaves]`, True if not finite: first the loss or any gradient, then each leaf of the gradients.
         loss: the step's loss, a scalar: float32, or float64 for a loss in float64.
     """
 
@@ -75,7 +74,7 @@ def keep(check: FiniteCheck | None, after: Any, before: Any) -> Any:
 
 
 def run_if_finite(check: FiniteCheck | None, update: Callable[[], T], before: T) -> T:
-    """Runs an update, or keeps what was there if a step is not finite.
+    """Runs an update, or keeps the old values if a step is not finite.
 
     Args:
         check: the check of the step; None if it was not checked, which always runs the update.
@@ -97,7 +96,7 @@ def run_if_finite(check: FiniteCheck | None, update: Callable[[], T], before: T)
 
 
 def keep_state(check: FiniteCheck | None, after: Any, before: Any) -> Any:
-    """Does what `keep` does for the state of a step, whose new key and pending logs are always kept."""
+    """As `keep`, for the state of a step, whose new key and pending logs are always selected."""
     kept = keep(check, after.replace(_logs=LogBook()), before.replace(_logs=LogBook()))
     return kept.replace(_logs=after._logs, key=after.key)
 

@@ -1,4 +1,4 @@
-"""What an optimizer is given: gradients that point downhill, and the loss as a function of the parameters."""
+"""The arguments of an optimizer: conjugated gradients, and the loss as a function of the parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from elegy.types import PyTree
 
 
 def conjugate(grads: PyTree) -> PyTree:
-    """Turns what `jax.grad` returns into what an optimizer subtracts: complex leaves are conjugated, real ones stay.
+    """Conjugates the complex leaves of gradients from `jax.grad`, so that an optimizer can subtract them.
 
     For a real function of a complex `z = x + iy`, `jax.grad` returns `df/dx - i df/dy`; the direction of steepest
     ascent is `df/dx + i df/dy`.
@@ -29,10 +29,10 @@ def conjugate(grads: PyTree) -> PyTree:
 
 
 def objective_dtype(params: PyTree) -> Any:
-    """The dtype of the loss that is differentiated and given to the optimizer: float32, or float64 for such parameters.
+    """Returns the dtype of the loss for the optimizer: float64 if the parameters are float64, otherwise float32.
 
-    Optimizers that keep the loss in their state make room for one in the parameters' dtype; where JAX has 64 bits, the
-    sums of losses are in float64 for all of them.
+    Optimizers that store the loss in their state use the parameters' dtype. With `jax_enable_x64`, the sums of losses
+    are float64 in any case.
 
     Args:
         params: the parameters.
@@ -47,16 +47,16 @@ def objective_dtype(params: PyTree) -> Any:
 
 
 def optimizer_arguments(objective: Callable[[PyTree], jax.Array], strategy: Strategy) -> dict[str, Callable[..., Any]]:
-    """Makes the functions that some Optax transformations ask for as extra arguments of their `update`.
+    """Makes the functions that some Optax transformations take as extra arguments of their `update`.
 
     Args:
         objective: this replica's part of the loss as a function of the parameters.
         strategy: how replicas combine.
 
     Returns:
-        `value_fn` (line searches) and `obj_fn` (`optax.contrib.sophia`): the loss of the whole batch, to be
-        differentiated in any mode with JAX's conventions; `grad_fn` (`optax.contrib.sam` in opaque mode): its
-        gradients, conjugated, as a function of the parameters and the number of an inner step.
+        `value_fn` (line searches) and `obj_fn` (`optax.contrib.sophia`): the loss of the whole batch, differentiable in
+        any mode with JAX's conventions; `grad_fn` (`optax.contrib.sam` in opaque mode): its conjugated gradients, as a
+        function of the parameters and the index of an inner step.
     """
 
     @jax.custom_jvp
@@ -65,7 +65,7 @@ def optimizer_arguments(objective: Callable[[PyTree], jax.Array], strategy: Stra
 
     @value.defjvp
     def value_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[jax.Array, jax.Array]:
-        # The transpose of a sum over replicas would sum once more; a product with the summed gradient does not.
+        # The transpose of a sum over replicas would sum again, so the tangent is a product with the summed gradient.
         out, grads = strategy.sum(jax.value_and_grad(objective)(*primals))
         products = jax.tree.map(lambda grad, tangent: jnp.real(jnp.sum(grad * tangent)), grads, tangents[0])
         return out, sum(jax.tree.leaves(products), jnp.zeros((), out.dtype)).astype(out.dtype)

@@ -1,4 +1,4 @@
-"""The high-level driver: a managed step made of `apply`, losses and metrics."""
+"""The high-level driver: the default managed steps, which use `apply`, losses and metrics."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
     """Computes the losses of a batch: the default `managed_train_step`.
 
     Returns:
-        `(loss, module)`: the loss of the whole batch, the same on every replica, with the terms of `add_loss`; the
+        `(loss, module)`: the loss of the whole batch, equal on every replica, including the terms of `add_loss`; the
         module with pending logs.
 
     Raises:
-        StepError: if there is nothing to minimise.
+        StepError: if the module has no loss.
     """
     context, state, updates = _run(module, key, batch, training=True)
     whole = None if context.whole is None else context.whole[len(context.reported)]
@@ -57,11 +57,11 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
             part = losses.total_loss(context.strategy.sum)
         else:
             part = losses.over(whole.losses).total_loss()
-    # A replica's scalars count by its share of the examples: summed over the replicas that is their mean.
+    # Scalars of a replica are weighted by its fraction of the examples: their sum over replicas is the mean.
     shared = context.share * sum(added)
     part = part + shared
-    # The derivative of a sum over replicas is the sum of the replicas' derivatives, so whatever a step makes of this
-    # loss, its gradient is that of the whole batch.
+    # The derivative of a sum over replicas is the sum of the replicas' derivatives, so the gradient of any function of
+    # this loss is that of the whole batch.
     loss = context.strategy.sum(part)
     if whole is not None:
         # The value of the whole batch. The driver multiplies what a step returns by the microbatch's share, so that the
@@ -82,10 +82,10 @@ def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
 
 
 def check_evaluates(module: Any, state: Any) -> None:
-    """Checks that an evaluation step of a module that runs `apply` reported something.
+    """Checks that an evaluation step of a module that runs `apply` reported a loss, a metric or a log.
 
     Raises:
-        StepError: if it did not.
+        StepError: if it reported none.
     """
     if runs_apply(module) and not state._logs.pending:
         raise StepError(
@@ -101,10 +101,10 @@ def pred(module: Any, key: jax.Array, inputs: PyTree) -> tuple[PyTree, Any]:
 
 
 def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
-    """Calls `module.apply` and checks what it returned.
+    """Calls `module.apply` and checks its result.
 
     Raises:
-        StepError: if it is not `(outputs, module)`.
+        StepError: if the result is not `(outputs, module)`.
     """
     with _hint_at_labels(inputs):
         out = module.apply(key, inputs, training)
@@ -119,13 +119,13 @@ def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[
 
 @contextmanager
 def _hint_at_labels(inputs: PyTree) -> Iterator[None]:
-    """Adds to an error of the module's call what the inputs were, if they are a container.
+    """Describes the inputs in an error of the module's call, if they are a container.
 
-    `fit((x, y))` in place of `fit(x, y)`, or a dict in place of an array, otherwise raises an error that names
-    internals of the module's library.
+    `fit((x, y))` instead of `fit(x, y)`, or a dict instead of an array, otherwise raises an error about internals of
+    the module's library.
 
     Raises:
-        TypeError: in place of a TypeError, IndexError or AttributeError of the call. Other errors keep their type and
+        TypeError: instead of a TypeError, IndexError or AttributeError of the call. Other errors keep their type and
             get a note.
     """
     try:
@@ -162,7 +162,7 @@ def _about_container(inputs: PyTree) -> str:
 
 
 def missing(module: Any, phase: str) -> MissingMethodError:
-    """Makes the error for a module that defines a phase at no level."""
+    """Returns the error for a module that implements a phase at no level."""
     name = type(module).__name__
     high = "`init(self, key, inputs)`" if phase == "init" else "`apply(self, key, inputs, training)`"
     arguments = {
@@ -184,7 +184,7 @@ def runs_apply(module: Any) -> bool:
 
 
 def _hand_back(module: Any, state: Any, context: StepContext) -> Any:
-    """Puts the context into the new state, if the step runs within a driver."""
+    """Stores the context in the new state, if a driver runs the step."""
     return state if module._step is None else state.replace(_step=context)
 
 
@@ -205,11 +205,11 @@ def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[
 
 
 def loss_arguments(state: Any, preds: PyTree, batch: Batch, context: StepContext) -> dict[str, Any]:
-    """What losses and metrics may name.
+    """Returns the arguments for losses and metrics, by name.
 
     Args:
         state: the module that `apply` returned.
-        preds: the outputs that it returned.
+        preds: the outputs that `apply` returned.
         batch: the batch.
         context: the mask and the number of real examples.
     """
@@ -227,10 +227,10 @@ def loss_arguments(state: Any, preds: PyTree, batch: Batch, context: StepContext
 
 
 def masked_weight(sample_weight: PyTree | None, mask: Array) -> PyTree:
-    """Returns sample weights that are 0 where a row is padding.
+    """Returns sample weights that are 0 for rows of padding.
 
     Args:
-        sample_weight: an array of shape `(B, ...)`, or a tree of them for several outputs; None stands for 1.
+        sample_weight: an array of shape `(B, ...)`, or a tree of them for several outputs; None means 1.
         mask: `bool[B]`.
 
     Example:

@@ -1,4 +1,4 @@
-"""What a module is made of: the rows of its summary."""
+"""Collects the layers of a module, for its summary."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Row:
     """One layer in a summary.
 
     Args:
-        path: where it is, from the module down; `()` is the module itself.
+        path: the path of the layer in the module; `()` for the module itself.
         type_name: the name of its class.
-        outputs: what it returned, as `outline` shows it; `None` where that is not known.
-        params: its own parameters, a pytree of `jax.ShapeDtypeStruct`; those of its sublayers are in theirs.
+        outputs: the `outline` of its outputs; `None` if unknown.
+        params: its own parameters without those of sublayers, a pytree of `jax.ShapeDtypeStruct`.
         state: its other variables, likewise.
     """
 
@@ -37,13 +37,13 @@ class Row:
 
 
 class Calls:
-    """Collects the layers that a traced call passes through, in the order in which they begin."""
+    """Records the layers of a traced call, in the order in which they are called."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, ...], tuple[str, Any]] = {}
 
     def enter(self, path: Iterable[Any], cls: type) -> tuple[str, ...] | None:
-        """Notes a layer of class `cls`; returns its path the first time, `None` when it is called again."""
+        """Records a call of a layer of class `cls`; returns its path for the first call, `None` for later ones."""
         where = tuple(str(part) for part in path)
         if where in self._found:
             return None
@@ -51,10 +51,10 @@ class Calls:
         return where
 
     def leave(self, where: tuple[str, ...] | None, outputs: Any, batch: int | None = None) -> None:
-        """Notes what the layer that `enter` named returned.
+        """Records the outputs of a layer.
 
         Args:
-            where: what `enter` returned.
+            where: the result of `enter`.
             outputs: the outputs, traced.
             batch: the size of the axis over which the call was mapped, if it was.
         """
@@ -62,7 +62,7 @@ class Calls:
             self._found[where] = (self._found[where][0], outline(outputs, batch))
 
     def rows(self, root: tuple[str, Any], params: PyTree, *state: PyTree) -> list[Row]:
-        """Makes the rows; each variable goes to the innermost layer whose path begins its own.
+        """Makes the rows; a variable belongs to the innermost layer whose path is a prefix of its path.
 
         Args:
             root: the class name and the outline of the outputs of the whole module.
@@ -80,7 +80,7 @@ class Calls:
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """The parts of a written path; Haiku's `~` marks a method, not a layer.
+    """Splits a path; Haiku's `~` marks a method, not a layer.
 
     Example:
         >>> split_path("mlp/~/linear_0")
@@ -90,7 +90,7 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 def outline(value: Any, batch: int | None = None) -> Any:
-    """The shape of an output: arrays become `jax.ShapeDtypeStruct`, foreign objects the name of their class.
+    """Outlines an output: arrays become `jax.ShapeDtypeStruct`, other objects the name of their class.
 
     Args:
         value: the output.
@@ -114,7 +114,7 @@ def outline(value: Any, batch: int | None = None) -> Any:
 
 
 def structs(tree: PyTree) -> PyTree:
-    """Shapes and dtypes in the place of arrays and numbers."""
+    """Replaces arrays and numbers by their shapes and dtypes."""
 
     def struct(leaf: Any) -> jax.ShapeDtypeStruct:
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
@@ -124,10 +124,10 @@ def structs(tree: PyTree) -> PyTree:
 
 
 def initialised(module: Any, inputs: PyTree) -> Any:
-    """The structure of a module after its init, without running it.
+    """Returns the structure of a module after its init, without running it.
 
     Args:
-        module: an ElegyModule, or its structure; one that has parameters or no `init` is taken as it is.
+        module: an ElegyModule, or its structure; one with parameters or without `init` is returned unchanged.
         inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
     """
     if jax.tree.leaves(module.get_params()) or not overrides(type(module), "init"):
@@ -136,7 +136,7 @@ def initialised(module: Any, inputs: PyTree) -> Any:
 
 
 def run_apply(state: Any, inputs: PyTree) -> Any:
-    """The outline of what a module's `apply` returns, by tracing it outside of training.
+    """Returns the outline of the outputs of a module's `apply`, traced outside of training.
 
     Args:
         state: an initialised ElegyModule's structure.
@@ -145,7 +145,7 @@ def run_apply(state: Any, inputs: PyTree) -> Any:
     found: list[Any] = []
 
     def run(state: Any, key: jax.Array, inputs: PyTree) -> None:
-        # Outputs leave as an outline: a distribution object is no pytree and could not be returned.
+        # The outline is stored, not returned: outputs such as distributions may not be pytrees.
         found.append(outline(state.apply(key, inputs, False)[0]))
 
     eval_shape(run, state, jax.random.key(0), structs(inputs))
@@ -153,14 +153,14 @@ def run_apply(state: Any, inputs: PyTree) -> Any:
 
 
 def whole_module(module: Any, inputs: PyTree) -> list[Row]:
-    """The summary of a module that is not looked into: one row."""
+    """Returns a summary of one row, for the whole module."""
     state = initialised(module, inputs)
     outputs = run_apply(state, inputs) if overrides(type(module), "apply") else None
     return [Row((), type(module).__name__, outputs, state.get_params(), other_state(state))]
 
 
 def other_state(state: Any) -> dict[str, PyTree]:
-    """The fields of a module that hold state besides parameters, key, optimizer, losses and metrics."""
+    """Returns the fields of a module with state, except parameters, key, optimizer, losses and metrics."""
     fields = (name for name in state.__dataclass_fields__ if name not in _NOT_STATE)
     held = {name: getattr(state, name) for name in fields if name not in state._static_names}
     return {name: tree for name, tree in held.items() if jax.tree.leaves(tree)}

@@ -1,4 +1,4 @@
-"""The level at which a class runs a phase, read from the methods that it overrides."""
+"""Finds the level at which a class runs a phase, from the methods that it overrides."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MARK = "__elegy_default__"
 
 
 def default_step(method: F) -> F:
-    """Marks a step method as the default one, which delegates to the level below."""
+    """Marks a step method as a default, which delegates to the level below."""
     setattr(method, _MARK, True)
     return method
 
 
 def overrides(cls: type, method: str) -> bool:
-    """True if a class replaces the default method of this name."""
+    """True if a class overrides the default method of this name."""
     return not getattr(getattr(cls, method), _MARK, False)
 
 

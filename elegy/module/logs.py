@@ -1,4 +1,4 @@
-"""What a step has to report: pending entries, and the accumulators that turn them into values of the epoch."""
+"""The logs of a step: pending entries, and accumulators for the values of the epoch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ScalarLog(Pytree):
     """The epoch's value of a logged scalar.
 
     Args:
-        total: the running value, a float; for `"mean"` a sum weighted by examples, and for `"last"` a product.
+        total: the running value, a float; for `"mean"` a sum weighted by examples, for `"last"` value times weight.
         weight: the sum of the weights.
         reduce: how values combine over steps; over replicas `"last"` is a mean.
     """
@@ -39,12 +39,12 @@ class ScalarLog(Pytree):
 
     @classmethod
     def empty(cls, reduce: Reduce) -> ScalarLog:
-        """The accumulator before the first step."""
+        """Returns the accumulator before the first step."""
         return cls.of(jnp.asarray(_START[reduce], float), jnp.zeros((), float), reduce)
 
     @classmethod
     def of(cls, value: jax.Array, examples: jax.Array, reduce: Reduce) -> ScalarLog:
-        """One step's value on one replica, over `examples` examples."""
+        """Returns the accumulator of one step's value on one replica, for `examples` examples."""
         dtype = default_float()
         total = jnp.asarray(value, dtype)
         total = total * examples if reduce in ("mean", "last") else total
@@ -69,7 +69,7 @@ class ScalarLog(Pytree):
         return self.replace(total=over(self.total, later.total), weight=self.weight + later.weight)
 
     def compute(self) -> jax.Array:
-        """The value, a scalar; NaN where nothing was seen that could have a mean."""
+        """Returns the value, a scalar; NaN for a mean without examples."""
         total = self.total.value if isinstance(self.total, CompensatedSum) else self.total
         if self.reduce in ("mean", "last"):
             return total / jnp.where(self.weight.value > 0, self.weight.value, jnp.nan)
@@ -81,7 +81,7 @@ class ScalarLog(Pytree):
 
 
 class TermsLog(Pytree):
-    """The epoch's value of the losses within a total: numerators and denominators are summed, then divided.
+    """The epoch's value of the losses in a total: numerators and denominators are summed, then divided.
 
     Args:
         terms: the losses.
@@ -99,7 +99,7 @@ class TermsLog(Pytree):
         return self.replace(terms=self.terms.merge(later.terms))
 
     def compute(self) -> jax.Array:
-        """The sum of the losses, a scalar."""
+        """Returns the sum of the losses, a scalar."""
         return self.terms.compute()["loss"]
 
     def reset(self) -> Self:
@@ -108,16 +108,16 @@ class TermsLog(Pytree):
 
 
 class Entry(Pytree):
-    """One thing that a step reported with `log` or `add_loss`, or the driver for it.
+    """A value that a step reported with `log` or `add_loss`, or that the driver added.
 
     Args:
         value: a scalar, or the `ScalarLog` of several microbatches; the updates of a metric; for `"total"` also losses
             alone.
         name: the name in the logs.
         kind: `"scalar"`; `"loss"`, a scalar that is part of the total; `"metric"`; or `"total"`, a summand of the total
-            that the driver logs for a step which returned another loss than its losses and metrics show.
+            that the driver adds if a step returned a loss that differs from the sum of its reported losses.
         reduce: how a scalar combines over steps; `"losses"` for losses.
-        counted: whether the loss that the step returned contains this one.
+        counted: True if the loss that the step returned includes this one.
     """
 
     value: Any
@@ -128,18 +128,18 @@ class Entry(Pytree):
 
     @property
     def adds(self) -> bool:
-        """True if this is a loss that has to be added to the one that the step returned."""
+        """True if this is a loss that the driver must add to the loss that the step returned."""
         return self.kind == "loss" and not self.counted
 
     def updates(self, examples: jax.Array) -> Any:
-        """The entry as something with `aggregate`."""
+        """Converts the entry to an object with `aggregate`."""
         if self.kind == "metric" or isinstance(self.value, ScalarLog):
             return self.value
         return TermsLog(self.value) if self.reduce == "losses" else ScalarLog.of(self.value, examples, self.reduce)
 
 
 def empty_log(reduce: Reduce | Literal["losses"], losses: LossesAndMetrics | None) -> ScalarLog | TermsLog:
-    """The accumulator of an entry before the first step.
+    """Returns the accumulator of an entry before the first step.
 
     Args:
         reduce: the entry's `reduce`.
@@ -152,12 +152,12 @@ def empty_log(reduce: Reduce | Literal["losses"], losses: LossesAndMetrics | Non
 
 
 def losses_alone(losses: LossesAndMetrics) -> LossesAndMetrics:
-    """Losses and metrics without the metrics."""
+    """Returns losses and metrics without the metrics."""
     return losses.replace(metrics=None, aux_metrics=None)
 
 
 class LogBook(Pytree):
-    """The logs of a module: what the running step has reported, and the epoch's accumulators for each phase."""
+    """The logs of a module: the pending entries of the running step, and the epoch's accumulators for each phase."""
 
     pending: tuple[Entry, ...] = field(default=())
     train: dict[str, ScalarLog | TermsLog] | None = field(default=None)
@@ -168,7 +168,7 @@ class LogBook(Pytree):
         return self.replace(pending=(*self.pending, entry))
 
     def reset(self) -> Self:
-        """Returns a book whose accumulators are empty; their structure stays."""
+        """Returns a book with empty accumulators of the same structure."""
         zero = {
             phase: None if book is None else {name: log.reset() for name, log in book.items()}
             for phase, book in (("train", self.train), ("test", self.test))
@@ -177,7 +177,7 @@ class LogBook(Pytree):
 
 
 def pending_losses(book: LogBook) -> list[LossesAndMetrics]:
-    """The updates of losses that a step reported, without their metrics."""
+    """Returns the updates of the losses that a step reported, without metrics."""
     updates = [entry.value for entry in book.pending if entry.kind == "metric"]
     found = [update for update in updates if isinstance(update, LossesAndMetrics)]
     return [losses_alone(update) for update in found if update.losses is not None]
@@ -190,16 +190,16 @@ def log_total(
     factor: jax.Array,
     sum_over_replicas: Callable[[jax.Array], jax.Array],
 ) -> LogBook:
-    """Logs the loss that a step returned, where it is not the sum of the losses that it reported.
+    """Logs the loss that a step returned, if it differs from the sum of the losses that it reported.
 
     The loss is split into `factor` times the reported losses, whose numerators and denominators are summed over the
     epoch, and the rest, which is averaged over the epoch by examples.
 
     Args:
         book: the book of the step.
-        loss: what the step returned on this replica.
+        loss: the loss that the step returned on this replica.
         losses: the losses that the default step reported, if it ran.
-        factor: the derivative of the loss by the reported losses.
+        factor: the derivative of the loss with respect to the reported losses.
         sum_over_replicas: sums an array over the replicas.
     """
     entries = []
@@ -211,7 +211,7 @@ def log_total(
 
 
 def scalar_names(pending: tuple[Entry, ...]) -> list[str]:
-    """The unique names of the pending scalars, in order."""
+    """Returns the unique names of the pending scalars, in order."""
     return unique_names(e.name for e in pending if e.kind != "metric")
 
 
@@ -221,11 +221,11 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...], losses: Losse
     Args:
         book: the book of the module.
         phase: `"train"` or `"test"`.
-        pending: what one step of the phase reported, traced or abstract.
+        pending: the entries that one step of the phase reported, traced or abstract.
         losses: the losses and metrics of the module.
 
     Raises:
-        StepError: if the phase has accumulators already, of other names or reductions.
+        StepError: if the phase already has accumulators with other names or reductions.
     """
     scalars = [e for e in pending if e.kind != "metric"]
     names = scalar_names(pending)
@@ -242,7 +242,7 @@ def prepare(book: LogBook, phase: str, pending: tuple[Entry, ...], losses: Losse
 
 
 def logs_changed(phase: str, before: Iterable[str], now: Iterable[str]) -> StepError:
-    """The error of a step that does not log what the steps before it logged."""
+    """Returns the error for a step that logs other names than earlier steps."""
     old, new = (", ".join(names) or "nothing" for names in (before, now))
     return StepError(
         f"the logs of the {phase} step changed: it used to log {old}, now it logs {new}. A step must log the same "
@@ -266,7 +266,7 @@ def drain(
     Args:
         module: an ElegyModule with pending entries.
         phase: `"train"` or `"test"`.
-        examples: how many examples the step saw on this replica, `float32[]`.
+        examples: the number of examples of the step on this replica, `float32[]`.
         combine: the strategy's `combine_metrics`.
         keep: chooses between an accumulator after the step and before it.
 
@@ -274,7 +274,7 @@ def drain(
         `(logs, module)`: the epoch's values so far by name, losses first; the module without pending entries.
 
     Raises:
-        StepError: if the logs' names change, or a metric was logged under a field that is none.
+        StepError: if the logs' names change, or a metric was logged under a field that is not a metric.
     """
     pending = module._logs.pending
     own_total = any(entry.kind == "total" for entry in pending)
@@ -294,7 +294,7 @@ def drain(
     rest: list[tuple[str, Any]] = []
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            metric = shown.pop(entry.name, None)  # what was logged twice into one field has one value
+            metric = shown.pop(entry.name, None)  # a field that was logged twice has one value
             values = {} if metric is None else _metric_values(entry.name, metric)
             if isinstance(metric, LossesAndMetrics) and "loss" in values:
                 value = values.pop("loss")

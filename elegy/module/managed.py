@@ -29,11 +29,11 @@ _PHASES = ("train", "test", "pred")
 
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
-    """Makes the first state: the parameters by the module's `managed_init_step`, then the optimizer's state.
+    """Makes the first state: the parameters with the module's `managed_init_step`, then the optimizer's state.
 
     Args:
         module: an ElegyModule.
-        key: a typed key; one half initialises, the other is the state's.
+        key: a typed key, which is split into one for the initialisation and the state's.
         batch: one batch, for its shapes and dtypes.
     """
     state_key, init_key = jax.random.split(key)
@@ -149,13 +149,13 @@ def whole_batch(
 
 
 def reported_losses(state: Any) -> list[LossesAndMetrics]:
-    """What the default step reported, if it ran."""
+    """Returns the losses that the default step reported, if it ran."""
     ran = state._step is not None and state._step.loss is not None
     return pending_losses(state._logs) if ran else []
 
 
 def is_default_loss(loss: Any, state: Any) -> bool:
-    """True if a step returned the loss of the default step as it was, together with the losses that make it up."""
+    """True if a step returned the loss of the default step unchanged, and kept the losses that it reported."""
     return state._step is not None and loss is state._step.loss and len(reported_losses(state)) <= 1
 
 
@@ -238,20 +238,20 @@ def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, j
             f"{type(module).__name__} has no random key yet: make the first state with "
             "`state = module.init_step(jax.random.key(0), batch)`."
         )
-    # The state's key counts up, like consecutive seeds, and the step's key is a hash of it. XLA removes a hash that is
-    # not used, whereas a chain of splits has to be computed by steps that draw nothing, too.
+    # The state's key is a counter, like consecutive seeds, and the step's key is a hash of it. XLA removes a hash that
+    # is not used, but not a chain of splits in steps that draw no random numbers.
     counter = jax.random.key_data(module.key)
     state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
     return state_key, strategy.fold_key(jax.random.fold_in(module.key, _PHASES.index(phase)))
 
 
 def _take_context(state: Any) -> tuple[tuple[str, ...], Any]:
-    """Removes the context from a state; with it go the names of the fields that `apply` changed."""
+    """Removes the context from a state; returns the names of the fields that `apply` changed, and the state."""
     return state._step.averaged if state._step is not None else (), state.replace(_step=None)
 
 
 def mean_statistics(module: Any, state: Any, fields: Iterable[str], examples: jax.Array, strategy: Strategy) -> Any:
-    """Averages batch statistics over the replicas, weighted by their examples; what a step left alone stays.
+    """Averages the batch statistics that a step changed over the replicas, weighted by their examples.
 
     Args:
         module: the state before the step.
@@ -273,7 +273,7 @@ def check_state(module: Any, state: Any, method: str) -> Any:
     """Checks that a step returned the module's own class.
 
     Raises:
-        StepError: if it returned something else, which is named.
+        StepError: if it returned another type; the message names it.
     """
     if type(state) is not type(module):
         raise StepError(
@@ -287,7 +287,7 @@ def check_pair(module: Any, out: Any, method: str, wanted: str) -> tuple[Any, An
     """Checks that a step returned a pair whose second element is the new state.
 
     Raises:
-        StepError: if it returned something else, which is named.
+        StepError: if it returned another type; the message names it.
     """
     if not isinstance(out, tuple) or len(out) != 2:
         raise StepError(f"{type(module).__name__}.{method} must return {wanted}, but it returned {describe(out)}.")
@@ -319,7 +319,7 @@ def check_core_logs(who: str, logs: Any) -> None:
 
     Args:
         who: the class and the method.
-        logs: what the step returned as its logs.
+        logs: the logs that the step returned.
 
     Raises:
         StepError: if they are not a dict of numbers and arrays, or the loss is not a scalar.

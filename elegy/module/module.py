@@ -1,4 +1,4 @@
-"""ElegyModule: every step method once, each with a default that delegates one level down."""
+"""ElegyModule: declares every step method, with a default that delegates to the level below."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from elegy.types import Batch, Logs, PyTree
 
 
 class ElegyModule(Pytree):
-    """All of the state of a training run, and the steps that move it.
+    """The state of a training run, and the steps that update it.
 
-    A module is an immutable pytree. Its steps are pure functions that return the new state, and they work
-    alone: under `jax.jit`, `jax.grad` or a debugger, without any Trainer. Write as much of the step as you
-    need:
+    A module is an immutable pytree. Its steps are pure functions that return the new state. They also work without a
+    Trainer: under `jax.jit`, `jax.grad` or a debugger. Implement one of three levels:
 
-    - high level: `init` and `apply`; losses, metrics, gradients and the optimizer come for free;
-    - managed level: `managed_init_step`, `managed_train_step`, `managed_test_step`, `managed_pred_step`;
-      gradients, the optimizer and the logs come for free;
-    - core level: `init_step`, `train_step`, `test_step`, `pred_step`; called as they are.
+    - high level: `init` and `apply`; Elegy adds losses, metrics, gradients and the optimizer;
+    - managed level: `managed_init_step`, `managed_train_step`, `managed_test_step`, `managed_pred_step`; Elegy adds
+      gradients, the optimizer and the logs;
+    - core level: `init_step`, `train_step`, `test_step`, `pred_step`; Elegy only calls them.
 
-    The levels mix: a class with its own `train_step` still predicts through `apply`.
+    The level may differ by phase: a class with its own `train_step` still predicts with `apply`.
 
     Args:
-        key: the typed random key of the run; each step splits it.
-        params: what the optimizer moves, a pytree of float or complex arrays.
+        key: the typed random key of the run, which each step updates.
+        params: the parameters that the optimizer updates, a pytree of float or complex arrays.
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
@@ -60,7 +59,7 @@ class ElegyModule(Pytree):
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
-    _initial: PyTree = field(default=None, kw_only=True, repr=False)  # values that `init` starts from and takes away
+    _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)
 
     # Core level
@@ -71,7 +70,7 @@ class ElegyModule(Pytree):
 
         Args:
             key: a typed key.
-            batch: one batch, as `fit` was given it.
+            batch: one batch of the data of `fit`.
 
         Returns:
             The module with parameters, optimizer state and key.
@@ -84,7 +83,7 @@ class ElegyModule(Pytree):
 
         Args:
             batch: `inputs`, `(inputs, labels)` or `(inputs, labels, sample_weight)`.
-            batch_idx: index of the batch in the epoch; a Python int where you override this method.
+            batch_idx: index of the batch in the epoch; a Python int if you override this method.
             epoch_idx: index of the epoch, likewise.
 
         Returns:
@@ -104,7 +103,7 @@ class ElegyModule(Pytree):
 
     @default_step
     def reset_step(self) -> Self:
-        """Starts an epoch: every metric field and every log accumulator goes back to zero."""
+        """Resets all metric fields and log accumulators at the beginning of an epoch."""
         fresh = {
             name: value.reset()
             for name in self.__dataclass_fields__  # type: ignore[attr-defined]  # set by dataclass()
@@ -116,7 +115,7 @@ class ElegyModule(Pytree):
 
     @default_step
     def managed_init_step(self, key: jax.Array, batch: Batch) -> Self:
-        """Makes the parameters; the optimizer's state and the key are added by the driver."""
+        """Makes the parameters; the driver adds the optimizer's state and the key."""
         return high_level.init(self, key, batch)
 
     @default_step
@@ -125,24 +124,24 @@ class ElegyModule(Pytree):
     ) -> tuple[jax.Array, Self]:
         """Computes the loss of one batch; the driver differentiates it with respect to `get_params()`.
 
-        Over several replicas, the scalar that each returns counts by its share of the batch's examples, and gradients
-        are summed: a mean over the replica's examples becomes the mean over the batch, and a term of the parameters
-        counts once.
+        With several replicas, the driver weights the scalar of each replica by its fraction of the batch's examples,
+        and sums gradients: a mean over the replica's examples becomes the mean over the batch, and a penalty on the
+        parameters counts once.
 
         The default, also as `super().managed_train_step(...)` in a class with `init` and `apply`, computes the losses
-        and metrics through `apply`. It returns the loss of the whole batch, the same on every replica, including the
-        terms that `apply` added by `add_loss`. The gradient of any function of this loss is right. What you return in
-        its place is logged as `loss`.
+        and metrics with `apply`. It returns the loss of the whole batch, equal on every replica, including the terms
+        that `apply` added with `add_loss`. The gradient of any function of this loss is that of the whole batch. The
+        loss that you return is logged as `loss`.
 
         Args:
-            key: this step's key, one a replica.
+            key: this step's key, different on each replica.
             batch: the batch, or this replica's rows of it.
             batch_idx: index of the batch in the epoch, `int32[]`.
             epoch_idx: index of the epoch, `int32[]`.
 
         Returns:
-            `(loss, module)`: a real scalar (a mean over the batch's examples); the module with what the step
-            logged (`log`, `add_loss`) and changed (batch statistics, your own fields).
+            `(loss, module)`: a real scalar (a mean over the batch's examples); the module with new logs (`log`,
+            `add_loss`), batch statistics and fields of your own.
 
         Raises:
             StepError: from the default step, if the module has no loss.
@@ -151,9 +150,9 @@ class ElegyModule(Pytree):
 
     @default_step
     def managed_test_step(self, key: jax.Array, batch: Batch, batch_idx: jax.Array) -> Self:
-        """Evaluates one batch: returns the module with what the step logged.
+        """Evaluates one batch, and returns the module with new logs.
 
-        The default computes losses and metrics through `apply`; `super().managed_test_step(...)` does so in a class
+        The default computes losses and metrics with `apply`; `super().managed_test_step(...)` does the same in a class
         with `init` and `apply`.
 
         Raises:
@@ -169,7 +168,7 @@ class ElegyModule(Pytree):
         return high_level.pred(self, key, batch)
 
     def get_params(self) -> PyTree:
-        """What the optimizer moves: the field `params`. Override it together with `set_params`."""
+        """Returns the parameters that the optimizer updates: the field `params`. Override `set_params`, too."""
         return self.params
 
     def set_params(self, params: PyTree) -> Self:
@@ -177,7 +176,7 @@ class ElegyModule(Pytree):
         return self.replace(params=params)
 
     def get_batch_stats(self) -> PyTree:
-        """What replicas average after a step: the field `batch_stats`."""
+        """Returns the statistics that replicas average after a step: the field `batch_stats`."""
         return self.batch_stats
 
     def set_batch_stats(self, batch_stats: PyTree) -> Self:
@@ -188,9 +187,9 @@ class ElegyModule(Pytree):
         """Reports a value of this step.
 
         Args:
-            name: its name in the logs. For a metric, the field that holds it.
-            value: a scalar, or a metric's `batch_updates(...)`, which is aggregated over devices and
-                merged into the field `name`.
+            name: the name in the logs; for a metric, the name of its field.
+            value: a scalar, or a metric's `batch_updates(...)`, which is aggregated over devices and merged into the
+                field `name`.
             reduce: how a scalar combines over the epoch: `"mean"` (weighted by examples), `"sum"`,
                 `"min"`, `"max"` or `"last"`.
 
@@ -198,7 +197,7 @@ class ElegyModule(Pytree):
             The module with the value pending.
 
         Raises:
-            ValueError: for an unknown `reduce`, a value that is not a scalar, or a metric without a field of its kind.
+            ValueError: if `reduce` is unknown, a value is not a scalar, or a metric has no field of its class.
         """
         if isinstance(value, Metric):
             held = getattr(self, name, None)
@@ -212,7 +211,7 @@ class ElegyModule(Pytree):
             if type(value) is not type(held):
                 raise ValueError(
                     f"log({name!r}, ...) was given a {type(value).__name__}, but the field {name!r} of "
-                    f"{type(self).__name__} holds a {type(held).__name__}, and the two cannot be merged. Log "
+                    f"{type(self).__name__} is a {type(held).__name__}, and the two cannot be merged. Log "
                     f"`self.{name}.batch_updates(...)`."
                 )
             return self.replace(_logs=self._logs.add(Entry(value, name, "metric")))
@@ -221,10 +220,10 @@ class ElegyModule(Pytree):
         return self.replace(_logs=self._logs.add(Entry(_scalar(f"log({name!r}, ...)", value), name, "scalar", reduce)))
 
     def add_loss(self, name: str, value: ArrayLike) -> Self:
-        """Adds a scalar to the loss of this step, and reports it under its own name.
+        """Adds a scalar to the loss of this step, and logs it under its own name.
 
         Args:
-            name: its name in the logs.
+            name: the name in the logs.
             value: a scalar, for example an activation penalty.
 
         Raises:
@@ -253,17 +252,17 @@ class ElegyModule(Pytree):
         Args:
             key: this step's key.
             inputs: the inputs of the batch.
-            training: whether this is a training step.
+            training: True in a training step.
 
         Returns:
-            `(outputs, module)`: what losses and metrics receive as `preds`; the module with its new state.
+            `(outputs, module)`: the `preds` of losses and metrics; the module with its new state.
         """
         raise high_level.missing(self, "pred")
 
     def summary_rows(self, inputs: PyTree) -> list[layers.Row]:
-        """The rows of `Trainer.summary`; this default is one row for the whole module.
+        """Returns the rows of `Trainer.summary`; by default one row for the whole module.
 
-        Nothing is computed: shapes are found by tracing `init` and `apply`.
+        `init` and `apply` are traced, not run.
 
         Args:
             inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.

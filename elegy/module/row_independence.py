@@ -36,56 +36,57 @@ REAL, ROWS = 2, 11
 """Real rows and all rows of a padded batch of the probe, on one replica."""
 
 SAMPLE = 2**16
-"""Entries of one output that are compared at most."""
+"""The largest number of entries of one output that are compared."""
 
 NOISE = 0.01
 
 ROUNDING, LOOSE = 1e-5, 3e-2
-"""How far results for two numbers of rows may differ, by the largest entry. Sums are taken in another order, in 16 bits
-perhaps; but if the number of rows is a constant of the program, a small difference may come from it."""
+"""The largest difference between results for two numbers of rows, relative to the largest entry. The order of sums
+differs, perhaps in 16 bits. If the number of rows is a constant of the program, a small difference may depend on it."""
 
 
 class _Dependent(Exception):
-    """Why padding leaves a trace, or nothing can be seen."""
+    """The results depend on padding, or the probe cannot find out; the message says why."""
 
 
 class _Results(NamedTuple):
-    """What a run computed from its real rows: outputs, and the updates of losses and metrics."""
+    """The results of a run for its real rows: outputs, and the updates of losses and metrics."""
 
     outputs: list[Any]
     updates: list[Any]
 
 
 class RowProbe:
-    """Finds out whether a short batch may be filled up with rows of weight 0, because padding leaves no trace.
+    """Decides if a short batch may be padded with rows of weight 0, because padding does not change the results.
 
-    Tracing refuses a level below the high one, a call that changes the state (batch statistics) or reports losses and
-    metrics of its own, a loss that is a scalar, a metric without weights, and what prints. Then the forward pass of
-    the phase runs on a few real rows of a batch, with the losses and metrics of which it is not known that they keep
-    rows apart:
+    The trace excludes steps below the high level, calls that change the state (batch statistics) or report losses and
+    metrics of their own, losses that are scalars, metrics without weights, and effects such as printing. Then the
+    forward pass of the phase runs on a few real rows of a batch, with the losses and metrics that are not known to
+    compute rows independently:
 
-    - beside several kinds of padding, at the end and at the beginning. The results must be the same bits: what looks at
-      other rows (`x - x.mean(0)`, a softmax or a sort over examples, a contrastive loss) sees the padding.
-    - without padding. The results must be the same up to rounding: what depends on the number of rows (a division by
-      `x.shape[0]`, a metric that counts rows) differs.
+    - with several kinds of padding, at the end and at the beginning. The results must be equal in all bits. Results
+      that depend on other rows (`x - x.mean(0)`, a softmax or a sort over examples, a contrastive loss) differ.
+    - without padding. The results must be equal up to rounding. Results that depend on the number of rows (a division
+      by `x.shape[0]`, a metric that counts rows) differ.
 
-    Where nothing can be seen (the probe fails, its rows are all the same, results are NaN) the answer is no. The reason
-    is logged for debugging.
+    If the probe cannot decide (it fails, its rows are all equal, results are NaN), the batch is not padded. The reason
+    is logged at debug level.
 
-    Why this earns its place: where rows do not divide over the devices of a mesh, padding keeps every device from
-    computing the whole batch; in training it saves the compilation of the short batch, for two of the forward pass.
+    Padding is worth the probe: if rows do not divide over the devices of a mesh, it avoids that every device computes
+    the whole batch. In training it saves the compilation of the short batch, at the cost of two compilations of the
+    forward pass.
 
-    What it cannot see: dependence that these rows never meet (a branch for rare values, the capacity of a router that
-    is not reached), and that of gradients alone (a custom gradient that looks across rows).
+    The probe does not detect dependence that its rows do not trigger (a branch for rare values, the capacity of a
+    router), or dependence of gradients alone (a custom gradient across rows).
 
     Args:
         state: the structure of the state, as `jax.ShapeDtypeStruct`.
         phase: the phase.
-        batch: a batch of arrays as the phase's step takes it, the same in every process.
+        batch: a batch of arrays for the phase's step, the same in every process.
         strategy: places the rows.
 
     Attributes:
-        independent: whether padding leaves no trace; None until the probe ran.
+        independent: True if padding does not change the results; None until the probe ran.
     """
 
     def __init__(self, state: Any, phase: Phase, batch: Batch, strategy: Strategy):
@@ -99,7 +100,7 @@ class RowProbe:
         """Runs the probe, once.
 
         Args:
-            state: returns the state as the strategy places it, which stays as it is.
+            state: returns the placed state, which is not changed.
         """
         if self.independent is None:
             placed = state().replace(_logs=LogBook())
@@ -113,13 +114,13 @@ class RowProbe:
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:
-        """Notes it if padding leaves a trace, or nothing can be seen."""
+        """Stores and logs the reason if a batch must not be padded."""
         try:
             yield
             return
         except _Dependent as error:
             reason = str(error)
-        except Exception as error:  # the user's, or JAX's for a number of rows that they do not take
+        except Exception as error:  # of the user's code, or of JAX for a number of rows that it does not support
             reason = f"the probe failed: {type(error).__name__}: {error}"
         self.independent = False
         logger.debug("%s: short batches keep their shape: %s", self._phase, reason)
@@ -135,7 +136,7 @@ class RowProbe:
         self._padded, self._short = (self._traced(state, np.arange(size)) for size in (count, real))
         index, last = np.arange(count), count - real
         reverse = np.concatenate([index[:real], index[: real - 1 : -1]])
-        self._orders = {  # for each place where the real rows begin
+        self._orders = {  # by the position of the first real row
             last: (index, np.where(index < last, count - 1, index)),
             0: (np.minimum(index, real - 1), index, reverse),
         }
@@ -172,7 +173,7 @@ class RowProbe:
     def _compiled(self, traced: tuple[Any, Any], leaves: list[Any]) -> Callable[[np.ndarray, int], _Results]:
         call, structure = jaxpr_as_fun(traced[0]), traced[1]
 
-        def row_independence(*arrays: Any) -> list[Any]:  # its name in profiles
+        def row_independence(*arrays: Any) -> list[Any]:  # the name in profiles
             return call(*arrays)
 
         platform = next(iter(leaves[0].devices())).platform
@@ -187,7 +188,7 @@ class RowProbe:
 
 
 def _pick(batch: Batch, phase: Phase, count: int) -> Batch:
-    """Rows that count, spread over the batch, on the host; the same ones again if there are too few."""
+    """Selects rows of nonzero weight, spread over the batch, on the host; repeats them if there are too few."""
     usable = np.arange(rows(batch))
     weights = [] if phase == "pred" else jax.tree.leaves(unpack(batch)[2])
     for weight in map(np.asarray, weights):
@@ -207,7 +208,7 @@ def _take(batch: Batch, index: np.ndarray) -> Batch:
 
 
 def _with_noise(leaf: Any) -> Any:
-    """The parameter with noise where it is zero or constant, placed as it was."""
+    """Adds noise to parts of a parameter that are zero or constant, and keeps its sharding."""
     if not _is_inexact(leaf) or not leaf.size:
         return leaf
     dull = _is_dull(np.asarray(leaf.addressable_shards[0].data))
@@ -228,7 +229,7 @@ def _noisy(part: np.ndarray) -> np.ndarray:
 
 def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) -> _Results:
     count = rows(batch)
-    # The numbers that this generator draws for a row do not depend on how many rows follow.
+    # With this generator, the random numbers of a row do not depend on how many rows follow.
     key = jax.random.key(0, impl="threefry2x32")
     preds, after = high_level.apply(state, key, _inputs(batch, phase), phase == "train")
     if _moved(state, after):
@@ -259,13 +260,13 @@ def _updates(part: Any, given: Mapping[str, Any]) -> list[Any]:
 
 
 def _moved(before: Any, after: Any) -> bool:
-    """True if a traced call changed a leaf of the state, apart from what it reported."""
+    """True if a traced call changed a leaf of the state, other than its logs."""
     old, new = (jax.tree.leaves(state.replace(_logs=LogBook())) for state in (before, after))
     return len(old) != len(new) or any(a is not b for a, b in zip(old, new, strict=True))
 
 
 def _sample(leaf: jax.Array, count: int, start: Array, real: int) -> jax.Array:
-    """Entries of the real rows of an output."""
+    """Selects entries of the real rows of an output."""
     if leaf.shape[:1] == (count,):
         leaf = jax.lax.dynamic_slice_in_dim(leaf, start, real)
     return leaf.reshape(-1)[:: leaf.size // SAMPLE + 1]
@@ -276,12 +277,12 @@ def _is_inexact(leaf: Any) -> bool:
 
 
 def _same(some: list[Any], others: list[Any]) -> bool:
-    """True if arrays are the same bits."""
+    """True if arrays are equal in all bits."""
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(some, others, strict=True))
 
 
 def _same_constants(some: Any, others: Any) -> bool:
-    """True if two traces are written with the same constants."""
+    """True if two traces have the same constants."""
     pairs = list(map(_constants, (some, others)))
     return len(pairs[0]) == len(pairs[1]) and all(a is b or _same([a], [b]) for a, b in zip(*pairs, strict=True))
 
@@ -295,7 +296,7 @@ def _constants(traced: Any) -> list[Any]:
 
 
 def _close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """True if two arrays are the same up to rounding, by the largest entry."""
+    """True if two arrays are equal up to rounding, relative to the largest entry."""
     if not _is_inexact(a):
         return np.array_equal(a, b)
     largest = np.abs(a[np.isfinite(a)]).max(initial=0.0)
