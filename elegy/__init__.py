@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from elegy.callbacks import Callback, Event, History
     from elegy.checkpoint import load
-    from elegy.module import ElegyModule
+    from elegy.module import ElegyModule, Precision
     from elegy.optimizer import Optimizer
     from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
     from elegy.strategies import Strategy, register_strategy
@@ -41,6 +41,7 @@ __all__ = [
     "History",
     "Model",
     "Optimizer",
+    "Precision",
     "Pytree",
     "Static",
     "Strategy",
@@ -67,7 +68,7 @@ __all__ = [
 _HOMES = {
     "callbacks": ("Callback", "Event", "History"),
     "checkpoint": ("load",),
-    "module": ("ElegyModule",),
+    "module": ("ElegyModule", "Precision"),
     "optimizer": ("Optimizer",),
     "pytree": ("Pytree", "Static", "field", "mutable", "static_field", "toplevel_mutable"),
     "strategies": ("Strategy", "register_strategy"),

@@ -140,7 +140,8 @@ class Accumulation:
             probe: 0, of the dtype of the objective.
 
         Returns:
-            `((value, (loss, module)), (grads, factor))`; the module's pending logs are those of the whole batch.
+            `((value, (loss, module)), (grads, factor))`; the gradients are float32 or wider, and the module's pending
+            logs are those of the whole batch.
         """
         found, whole = self._outline, self._whole(params)
         differentiate = jax.value_and_grad(self._objective, (0, 1), has_aux=True)
@@ -164,7 +165,6 @@ class Accumulation:
         state = self._at(moved)
         state = state.replace(_logs=state._logs.replace(pending=pending), _step=context)
         loss = None if losses is None else jnp.sum(losses, axis=0) / jnp.maximum(context.examples, 1)
-        grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, (params, probe))
         return (value, (loss, state)), grads
 
     def value(self, params: PyTree) -> jax.Array:

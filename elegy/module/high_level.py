@@ -101,20 +101,22 @@ def pred(module: Any, key: jax.Array, inputs: PyTree) -> tuple[PyTree, Any]:
 
 
 def apply(module: Any, key: jax.Array, inputs: PyTree, training: bool) -> tuple[PyTree, Any]:
-    """Calls `module.apply` and checks its result.
+    """Calls `module.apply` in the precision of the module, and checks its result.
 
     Raises:
         StepError: if the result is not `(outputs, module)`.
     """
+    policy = module._precision
+    runs, given = (module, inputs) if policy is None else (policy.enter(module), policy.cast_inputs(inputs))
     with _hint_at_labels(inputs):
-        out = module.apply(key, inputs, training)
+        out = runs.apply(key, given, training)
     if not isinstance(out, tuple) or len(out) != 2 or type(out[1]) is not type(module):
         what = f"a tuple ({', '.join(type(v).__name__ for v in out)})" if isinstance(out, tuple) else type(out).__name__
         raise StepError(
             f"{type(module).__name__}.apply must return (outputs, module) with the new {type(module).__name__}, "
             f"but it returned {what}."
         )
-    return out
+    return out if policy is None else (policy.cast_outputs(out[0]), policy.leave(out[1], module))
 
 
 @contextmanager

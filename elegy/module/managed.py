@@ -16,7 +16,7 @@ import numpy as np
 
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
-from elegy.module import accumulation, high_level
+from elegy.module import accumulation, high_level, precision
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
@@ -38,8 +38,9 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     """
     state_key, init_key = jax.random.split(key)
     state = check_state(module, module.managed_init_step(init_key, batch), "managed_init_step")
+    state = precision.begin(state, module._precision)
     if state.optimizer is not None:
-        state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+        state = state.replace(optimizer=state.optimizer.init(precision.optimizer_params(state)))
         state.optimizer.check_gradients()
     return state.replace(key=state_key).reset_step()
 
@@ -82,35 +83,45 @@ def forward_train(
     state_key, step_key = split_key(module, "train", strategy)
     params = module.get_params()
     dtype = objective_dtype(params)
+    policy, scale = precision.managed_policy(module, "train"), module.loss_scale
 
     def objective(
         params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
     ) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
         start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
+        start, batch = (start, batch) if policy is None else (policy.enter(start), policy.cast_batch(batch))
         out = start.managed_train_step(key, batch, batch_idx, epoch_idx)
         loss, state = check_train_output(module, out, "managed_train_step")
         added = sum((entry.value for entry in state._logs.pending if entry.adds), 0.0)
         if is_default_loss(out[0], state):
-            return (state._step.part + context.share * added).astype(dtype), (None, state)
-        return (context.share * (loss + added)).astype(dtype), (loss, state)
+            part, own = state._step.part + context.share * added, None
+        else:
+            part, own = context.share * (loss + added), loss
+        part = part.astype(dtype) if scale is None else part.astype(dtype) * scale.value.astype(dtype)
+        return part, (own, state if policy is None else policy.leave(state, module))
 
     differentiate, value_of = whole_batch(objective, module, params, context, step_key, batch, accumulate)
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
-    value, grads = strategy.sum(total), conjugate(strategy.sum(grads))
+    value, grads = strategy.sum(total), precision.as_optimized(module, conjugate(strategy.sum(grads)))
+    if scale is not None:
+        value, factor, grads = scale.unscale((value, factor, grads))
     if loss is not None:
         losses = reported_losses(state)
         state = state.replace(_logs=log_total(state._logs, loss, losses, strategy.sum(factor), strategy.sum))
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
-    check = check_finite(value, grads) if guard else None
+    check = check_finite(value, grads) if guard or scale is not None else None
     state = keep_state(check, state.set_params(params), module)
-    extra = optimizer_arguments(value_of, strategy)
+    unscaled = value_of if scale is None else lambda params: scale.unscale(value_of(params))
+    extra = optimizer_arguments(unscaled, strategy)
+    before = precision.optimizer_params(module), module.optimizer
     new_params, optimizer = run_if_finite(
-        check,
-        lambda: module.optimizer.update(grads, params, value=value, grad=grads, **extra),
-        (params, module.optimizer),
+        check, lambda: module.optimizer.update(grads, before[0], value=value, grad=grads, **extra), before
     )
-    return (context.examples, check), state.set_params(new_params).replace(optimizer=optimizer)
+    state = state.set_params(precision.as_kept(new_params, params)).replace(optimizer=optimizer)
+    if scale is not None and check is not None:
+        state, check = state.replace(loss_scale=scale.adjust(check.finite)), scale.reported(check)
+    return (context.examples, check if guard else None), state
 
 
 def whole_batch(
@@ -169,8 +180,10 @@ def forward_test(
     """
     context = StepContext.of(batch, mask, strategy)
     state_key, step_key = split_key(module, "test", strategy)
-    out = module.replace(_step=context).managed_test_step(step_key, batch, batch_idx)
-    state = check_state(module, out, "managed_test_step")
+    policy, start = precision.managed_policy(module, "test"), module.replace(_step=context)
+    start, batch = (start, batch) if policy is None else (policy.enter(start), policy.cast_batch(batch))
+    state = check_state(module, start.managed_test_step(step_key, batch, batch_idx), "managed_test_step")
+    state = state if policy is None else policy.leave(state, module)
     high_level.check_evaluates(module, state)
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
@@ -222,8 +235,12 @@ def test(
 def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strategy = LOCAL) -> tuple[PyTree, Any]:
     """Runs one step of prediction; returns `(outputs, module)`."""
     state_key, step_key = split_key(module, "pred", strategy)
-    out = module.managed_pred_step(step_key, batch, batch_idx)
+    policy = precision.managed_policy(module, "pred")
+    start, batch = (module, batch) if policy is None else (policy.enter(module), policy.cast_inputs(batch))
+    out = start.managed_pred_step(step_key, batch, batch_idx)
     outputs, state = check_pair(module, out, "managed_pred_step", "(outputs, module)")
+    if policy is not None:
+        outputs, state = policy.cast_outputs(outputs), policy.leave(state, module)
     return outputs, state.replace(key=state_key, _logs=module._logs)
 
 

@@ -13,8 +13,9 @@ from elegy.module import high_level, layers, managed
 from elegy.module.context import StepContext
 from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
+from elegy.module.precision import LossScale, Precision
 from elegy.optimizer import Optimizer
-from elegy.pytree import Pytree, field
+from elegy.pytree import Pytree, field, static_field
 from elegy.types import Batch, Logs, PyTree
 
 
@@ -37,6 +38,7 @@ class ElegyModule(Pytree):
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
+        loss_scale: by what the loss is multiplied where a module computes in float16.
 
     Example:
         >>> import jax, optax
@@ -58,6 +60,8 @@ class ElegyModule(Pytree):
     batch_stats: PyTree = field(default=None, kw_only=True)
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
+    loss_scale: LossScale | None = field(default=None, kw_only=True, repr=False)
+    _precision: Precision | None = static_field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
     _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)

@@ -13,6 +13,7 @@ from elegy.data import as_source
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
+from elegy.module.precision import Precision, as_precision, optimizer_params, with_precision
 from elegy.optimizer import as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, on_batch, predictions
@@ -46,6 +47,8 @@ class Trainer(StateMethods, FileMethods):
         compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
         accumulate: into how many microbatches a training step cuts its batch. The result is the whole batch's; the
             activations take the memory of one microbatch.
+        precision: the dtypes in which parameters are kept and the module computes: `"float32"` (nothing is cast),
+            `"mixed_bfloat16"`, `"bfloat16"`, `"mixed_float16"`, a policy as `jmp` writes it, or a `Precision`.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -53,7 +56,7 @@ class Trainer(StateMethods, FileMethods):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: for an unknown strategy.
+        ValueError: for an unknown strategy or precision, or `accumulate` below 1.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -79,6 +82,7 @@ class Trainer(StateMethods, FileMethods):
         nonfinite: Policy = "ignore",
         compilation_cache: str | os.PathLike[str] | None = None,
         accumulate: int = 1,
+        precision: str | Precision = "float32",
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -92,8 +96,9 @@ class Trainer(StateMethods, FileMethods):
         strategy = resolve_strategy(strategy)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
+        state = with_precision(state, as_precision(precision))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
-            state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+            state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate))
 
     def fit(

@@ -19,6 +19,7 @@ from elegy.distributed import collect, is_first, together
 from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of
 from elegy.metrics import Metric
+from elegy.module.precision import optimizer_params
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -74,7 +75,7 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
         given = _in_fields(state, source) if flat is None else flat
         state = replaced(state, given, prefix=prefix, renamed=renamed, strict=strict)
         if session.step == 0 and state.optimizer is not None:
-            state = state.replace(optimizer=state.optimizer.init(state.get_params()))
+            state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         session.state = state
 
     if session.initialized:

@@ -1,0 +1,313 @@
+"""Precision: the dtypes in which parameters are kept, a module computes and outputs come back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+
+from elegy.errors import StepError
+from elegy.module.finite import FiniteCheck
+from elegy.module.levels import level_of
+from elegy.module.logs import LogBook
+from elegy.pytree import Pytree, field, static_field
+from elegy.types import Batch, Phase, PyTree
+
+_SHORT = {
+    "f32": "float32",
+    "full": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f64": "float64",
+}
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_PARTS = {"p": "params", "c": "compute", "o": "output"}
+
+
+def _dtype_name(value: Any) -> str:
+    name = _SHORT.get(value, value) if isinstance(value, str) else getattr(jnp.dtype(value), "name", None)
+    if name not in _DTYPES:
+        raise ValueError(f"the dtype {value!r} of a precision is not known. Dtypes: {', '.join(_DTYPES)}.")
+    if jax.dtypes.canonicalize_dtype(name) != jnp.dtype(name):
+        raise ValueError("a precision with float64 needs `jax.config.update('jax_enable_x64', True)`.")
+    return name
+
+
+def _cast(tree: PyTree, dtype: str) -> PyTree:
+    def cast(leaf: Any) -> Any:
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == dtype:
+            return leaf
+        return jnp.asarray(leaf, dtype)
+
+    return jax.tree.map(cast, tree)
+
+
+def _like(new: Any, old: Any) -> Any:
+    if new is old or not jnp.issubdtype(jnp.result_type(new), jnp.floating):
+        return new
+    return _cast(new, jnp.result_type(old).name) if jnp.issubdtype(jnp.result_type(old), jnp.floating) else new
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """The dtypes of a run, cast around `apply` or the managed step; the module's own code stays as it is.
+
+    Only real floating arrays are cast, to the dtypes of the policy; integers, complex arrays and labels stay. Losses,
+    metrics, batch statistics, every other field of the state, and the optimizer with its state are computed in float32
+    whatever the policy says. Where a module names a dtype itself (`nn.Dense(8, dtype=jnp.float32)`), that one counts.
+
+    Args:
+        params: the dtype in which parameters are kept.
+        compute: the dtype of parameters and inputs while the module computes; that of `params` by default.
+        output: the dtype of outputs, as losses, metrics and `predict` see them; that of `compute` by default.
+        loss_scale: where a module computes in float16, the loss is multiplied by this number at first; see
+            `LossScale`.
+        growth_interval: after so many finite steps in a row that number doubles.
+
+    Raises:
+        ValueError: for a dtype that is none of `bfloat16`, `float16`, `float32`, `float64`, or a number below 1.
+
+    Example:
+        >>> Precision(compute="bfloat16", output="float32").cast_inputs([jnp.ones(2), jnp.arange(2)])
+        [Array([1, 1], dtype=bfloat16), Array([0, 1], dtype=int32)]
+    """
+
+    params: Any = "float32"
+    compute: Any = None
+    output: Any = None
+    loss_scale: float = 2.0**15
+    growth_interval: int = 2000
+
+    def __post_init__(self) -> None:
+        """Normalizes the dtypes to their names."""
+        params = _dtype_name(self.params)
+        compute = params if self.compute is None else _dtype_name(self.compute)
+        output = compute if self.output is None else _dtype_name(self.output)
+        for name, value in (("params", params), ("compute", compute), ("output", output)):
+            object.__setattr__(self, name, value)
+        for name in ("loss_scale", "growth_interval"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+                raise ValueError(f"{name} of a precision must be a number of at least 1, not {value!r}.")
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled: gradients in float16 would vanish below 6e-8."""
+        return self.compute == "float16"
+
+    def cast_inputs(self, inputs: PyTree) -> PyTree:
+        """The inputs as the module computes with them."""
+        return _cast(inputs, self.compute)
+
+    def cast_batch(self, batch: Batch) -> Batch:
+        """A batch whose inputs are cast; labels and sample weights stay."""
+        if type(batch) is not tuple:
+            return self.cast_inputs(batch)
+        return (self.cast_inputs(batch[0]), *batch[1:])
+
+    def cast_outputs(self, outputs: PyTree) -> PyTree:
+        """The outputs as losses, metrics and `predict` see them."""
+        return _cast(outputs, self.output)
+
+    def enter(self, module: Any) -> Any:
+        """The module as it computes: with parameters in the dtype of the computation."""
+        return module.set_params(_cast(module.get_params(), self.compute))
+
+    def leave(self, state: Any, module: Any) -> Any:
+        """What the module's code returned, with the parameters and the dtypes of the module before.
+
+        Args:
+            state: what was returned.
+            module: what was given to `enter`.
+        """
+        after = state.set_params(module.get_params()).replace(_logs=LogBook(), _step=None)
+        before = module.replace(_logs=LogBook(), _step=None)
+        structures: tuple[object, object] = jax.tree.structure(after), jax.tree.structure(before)
+        if structures[0] == structures[1]:  # otherwise the caller reports what changed
+            after = jax.tree.map(_like, after, before)
+        return after.replace(_logs=state._logs, _step=state._step)
+
+
+NAMES = {
+    "float32": None,
+    "bfloat16": Precision("bfloat16"),
+    "mixed_bfloat16": Precision("float32", "bfloat16", "float32"),
+    "mixed_float16": Precision("float32", "float16", "float32"),
+}
+"""Policies by name. With `"float32"`, the default, nothing is cast."""
+
+
+def as_precision(value: Any) -> Precision | None:
+    """The policy that a user asked for; None where nothing is to be cast.
+
+    Args:
+        value: a name; a `Precision`; a string as `jmp.get_policy` takes it, such as `"params=float32,compute=bfloat16"`
+            or `"p=f32,c=bf16,o=f32"`; or a policy of `jmp`.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an unknown name, part or dtype; the message lists the known ones.
+
+    Example:
+        >>> as_precision("params=float32,compute=bfloat16,output=float32") == as_precision("mixed_bfloat16")
+        True
+    """
+    if isinstance(value, Precision):
+        return value
+    if all(hasattr(value, f"{part}_dtype") for part in ("param", "compute", "output")):
+        return Precision(value.param_dtype, value.compute_dtype, value.output_dtype)
+    if not isinstance(value, str):
+        raise TypeError(f"precision must be a name or an elegy.Precision, not {value!r}. {_known()}")
+    if value in NAMES:
+        return NAMES[value]
+    parts: dict[str, Any] = {}
+    for part in value.split(","):
+        key, equals, dtype = (text.strip() for text in part.partition("="))
+        key = _PARTS.get(key, key)
+        if not equals or key not in _PARTS.values() or key in parts:
+            raise ValueError(f"precision={value!r} is not known. {_known()}")
+        parts[key] = dtype
+    return Precision(**parts)
+
+
+def _known() -> str:
+    return (
+        f"Names: {', '.join(map(repr, NAMES))}. Others are said part by part, "
+        "'params=float32,compute=bfloat16,output=float32'."
+    )
+
+
+def wide(tree: PyTree) -> PyTree:
+    """A tree with its 16-bit floating arrays as float32.
+
+    Example:
+        >>> wide([jnp.ones(1, jnp.bfloat16), jnp.arange(1)])
+        [Array([1.], dtype=float32), Array([0], dtype=int32)]
+    """
+    return jax.tree.map(lambda leaf: _cast(leaf, "float32") if jnp.result_type(leaf).itemsize == 2 else leaf, tree)
+
+
+def optimizer_params(module: Any) -> PyTree:
+    """The parameters as the optimizer sees them: with a policy, in float32 if they are kept in 16 bits."""
+    return module.get_params() if module._precision is None else wide(module.get_params())
+
+
+def as_optimized(module: Any, grads: PyTree) -> PyTree:
+    """The gradients as the optimizer sees them: in the dtypes of `optimizer_params`.
+
+    Args:
+        module: the state.
+        grads: gradients of its parameters.
+    """
+    return as_kept(grads, optimizer_params(module))
+
+
+def as_kept(params: PyTree, like: PyTree) -> PyTree:
+    """Parameters, or gradients, in the dtypes of others.
+
+    Args:
+        params: a tree of arrays.
+        like: a tree of the same structure.
+    """
+    return jax.tree.map(lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype), params, like)
+
+
+def begin(state: Any, policy: Precision | None) -> Any:
+    """A first state under a policy: its parameters in their dtype, and the loss scale if the policy has one.
+
+    Args:
+        state: a module with parameters.
+        policy: the policy, or None.
+    """
+    if policy is None or not policy.scales_loss:
+        scale = None
+    elif state.loss_scale is None:
+        scale = LossScale.of(policy.loss_scale, int(policy.growth_interval))
+    else:
+        scale = state.loss_scale
+    state = state.replace(_precision=policy, loss_scale=scale)
+    return state if policy is None else state.set_params(_cast(state.get_params(), policy.params))
+
+
+def with_precision(module: Any, policy: Precision | None) -> Any:
+    """A module under a policy; one that has its first state already is cast now, others when they get it.
+
+    Args:
+        module: a module.
+        policy: the policy, or None.
+    """
+    return module.replace(_precision=policy) if module.key is None else begin(module, policy)
+
+
+def managed_policy(module: Any, phase: Phase) -> Precision | None:
+    """The policy to cast by around a managed step that the user wrote; at the high level `apply` is what is cast."""
+    return module._precision if level_of(type(module), phase) == "managed" else None
+
+
+def check_level(cls: type, phase: Phase, policy: Precision | None) -> None:
+    """Checks that a policy can be applied.
+
+    Raises:
+        StepError: at the core level, which computes as it says itself.
+    """
+    if policy is not None and level_of(cls, phase) == "core":
+        raise StepError(
+            f"a precision casts around `apply` and managed steps, but {cls.__name__}.{phase}_step is a core-level "
+            f"step, which is called as it is. Cast there (`jmp`), or write `managed_{phase}_step`."
+        )
+
+
+class LossScale(Pytree):
+    """The number by which the loss is multiplied before it is differentiated, so that float16 can hold the gradients.
+
+    A step whose gradients are not finite is left out, and the scale is halved, down to 1. After `growth_interval`
+    finite steps in a row it doubles. The arithmetic is that of `jmp.DynamicLossScale`.
+
+    Args:
+        value: the scale, `float32[]`.
+        finite_steps: finite steps in a row, `int32[]`.
+        growth_interval: after so many of them the scale doubles.
+
+    Example:
+        >>> scale = LossScale.of(8.0, growth_interval=2)
+        >>> scale.adjust(jnp.array(False)).value.item()
+        4.0
+        >>> scale.adjust(jnp.array(True)).adjust(jnp.array(True)).value.item()
+        16.0
+    """
+
+    value: jax.Array = field()
+    finite_steps: jax.Array = field()
+    growth_interval: int = static_field(default=2000)
+
+    @classmethod
+    def of(cls, value: float, growth_interval: int) -> Self:
+        """The scale before the first step."""
+        return cls(jnp.asarray(value, jnp.float32), jnp.zeros((), jnp.int32), growth_interval)
+
+    def adjust(self, finite: jax.Array) -> Self:
+        """The scale after a step.
+
+        Args:
+            finite: whether its loss and gradients were finite, `bool[]`.
+        """
+        steps = jnp.where(finite, self.finite_steps + 1, 0)
+        grows = steps >= self.growth_interval
+        doubled = jnp.where(jnp.isfinite(2 * self.value), 2 * self.value, self.value)
+        value = jnp.where(finite, jnp.where(grows, doubled, self.value), jnp.maximum(self.value / 2, 1))
+        return self.replace(value=value, finite_steps=jnp.where(grows, 0, steps))
+
+    def unscale(self, tree: PyTree) -> PyTree:
+        """Divides every array of a tree by the scale."""
+        return jax.tree.map(lambda leaf: leaf / self.value.astype(leaf.dtype), tree)
+
+    def reported(self, check: FiniteCheck) -> FiniteCheck:
+        """The check of a step without overflows of the scaled gradients, which are no fault of the run.
+
+        Args:
+            check: the check of the step's loss and gradients.
+        """
+        overflow = jnp.isfinite(check.loss) & (self.value > 1)
+        return check.replace(bad=check.bad & ~overflow)
