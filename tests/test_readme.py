@@ -32,5 +32,6 @@ def test_the_commands_are_those_that_ci_runs():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert {"flax", "haiku", "equinox"} <= extras.keys()
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    for part in ('-e ".[test]"', "pytest", "python examples/quickstart.py", "ruff check", "ruff format", "mypy"):
+    checks = ("ruff check", "ruff format", "mypy", "basedpyright")
+    for part in ('-e ".[test]"', "pytest", "python examples/quickstart.py", *checks):
         assert part in ci

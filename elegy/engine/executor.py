@@ -259,7 +259,9 @@ class Executor:
 
     # steps
 
-    def run(self, phase: Literal["train", "test"], buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
+    def run(
+        self, phase: Literal["train", "test"], buffer: StateBuffer, chunk: Chunk, epoch: int
+    ) -> StepResults | PlainStepResults:
         """Runs the steps of a chunk, stores the new state in the buffer, and returns the logs."""
         program = self._same(phase, buffer, chunk)
         if program is None:

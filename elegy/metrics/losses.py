@@ -143,7 +143,7 @@ class LossTerms(Metric):
         Example:
             >>> from elegy.losses import MeanSquaredError
             >>> losses = Losses(MeanSquaredError())
-            >>> one, other = (losses.batch_updates(target=0.0, preds=jnp.full(n, 2.0)) for n in (1, 3))
+            >>> one, other = (losses.batch_updates(target=jnp.zeros(n), preds=jnp.full(n, 2.0)) for n in (1, 3))
             >>> one.over(one.merge(other)).total_loss().item()
             1.0
         """

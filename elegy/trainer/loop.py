@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
+from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
@@ -100,12 +101,12 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     added: dict[str, Any] = {}  # before the step
     if heard:
         run.emit("on_train_batch_begin", batch=chunk.first, added=added)
-    sizes: tuple[int, ...] = ()
+    out: StepResults | PlainStepResults | None = None
     done = 0
     try:
         with held:
             out = session.executor.run("train", session.buffer, chunk, session.epoch)
-            sizes, run.ahead = chunk.sizes, chunk.count
+            run.ahead = chunk.count
             run.undo.keep()
             run.steps += chunk.count
         run.clock.look_at_device(out, chunk.count)
@@ -122,9 +123,10 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
             last = k == chunk.count - 1
             run.emit("on_train_batch_end", batch=chunk.first + k, logs=run.logs, is_current=last, added=run.added)
     finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
-        run.count(sizes[done:])
-        if done < len(sizes):
-            run.keep_logs(out.logs(chunk.count - 1), added)
+        if out is not None:
+            run.count(chunk.sizes[done:])
+            if done < chunk.count:
+                run.keep_logs(out.logs(chunk.count - 1), added)
 
 
 def _joined(logs: Mapping[str, float], added: Mapping[str, Any], validation: Mapping[str, float]) -> LazyLogs:
