@@ -10,6 +10,7 @@ from typing import Any
 EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | {
     "flatbuffers": "export",
     "fsspec": "remote",
+    "psutil": "monitors",
 }
 """The extra of this package that installs a library, by the library's top-level module."""
 

@@ -73,6 +73,11 @@ class LazyLogs(Mapping[str, float]):
         return self._ready_at
 
     @property
+    def names(self) -> list[str]:
+        """The names; reads the values only if nobody knows the names before."""
+        return list(self) if self._names is None or self._fetch is None else [*self._names, *self._added]
+
+    @property
     def previous(self) -> LazyLogs | None:
         """The logs of the step before, if it ran in the same execution; None otherwise."""
         return None if self._previous is None else self._previous()

@@ -171,6 +171,16 @@ def as_optimizer(optimizer: Optimizer | Transformation) -> Optimizer:
 __all__ = ["LookaheadPair", "Optimizer", "as_optimizer"]
 
 
+def current_hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
+    """Returns the hyperparameters that `optax.inject_hyperparams` keeps in the state, by path: the last ones used.
+
+    Args:
+        optimizer: an optimizer with its state.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer)
+    return {name: leaf for path, leaf in leaves if "/hyperparams/" in (name := path_name(path))}
+
+
 def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
     """Returns the hyperparameters that `optax.inject_hyperparams` keeps in the state, by path, without scheduled ones.
 
@@ -183,13 +193,13 @@ def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
         >>> list(hyperparameters(Optimizer(tx).init(jnp.ones(2))))
         ['state/hyperparams/learning_rate']
     """
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer)}
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(optimizer)]
 
     def scheduled(path: str) -> bool:
         before, _, name = path.rpartition("/hyperparams/")
-        return any(other.startswith(f"{before}/hyperparams_states/{name}/") for other in leaves)
+        return any(other.startswith(f"{before}/hyperparams_states/{name}/") for other in paths)
 
-    return {path: leaf for path, leaf in leaves.items() if "/hyperparams/" in path and not scheduled(path)}
+    return {path: leaf for path, leaf in current_hyperparameters(optimizer).items() if not scheduled(path)}
 
 
 def with_hyperparameters(optimizer: Optimizer, values: Mapping[str, Any]) -> Optimizer:

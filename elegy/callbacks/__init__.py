@@ -15,6 +15,7 @@ from elegy.callbacks.interrupt import handle_interrupts
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
+from elegy.callbacks.monitors import DeviceMonitor, GradientMonitor, LearningRateMonitor, ThroughputMonitor
 from elegy.callbacks.nan import TerminateOnNaN
 from elegy.lazy_logs import LazyLogs
 
@@ -26,16 +27,20 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CallbackList",
+    "DeviceMonitor",
     "EarlyStopping",
     "Event",
+    "GradientMonitor",
     "History",
     "LambdaCallback",
     "LazyLogs",
+    "LearningRateMonitor",
     "ModelCheckpoint",
     "Monitor",
     "PeriodicCallback",
     "TensorBoard",
     "TerminateOnNaN",
+    "ThroughputMonitor",
     "handle_interrupts",
 ]
 

@@ -36,6 +36,11 @@ class Callback:
             every batch, this turns such fusing off, with a message. None, not declared: like `"state"` under
             `steps_per_execution="auto"`. A callback without batch hooks need not declare it. See `PeriodicCallback`
             for hooks that act at intervals.
+        step_values: what the compiled training step computes for `event.step_logs`, by name: `"logs"`, the values of
+            the step alone under the names of the logs; `"learning_rate"`, the one that the step used, of
+            `optax.inject_hyperparams`; `"grad_norm"`, `"update_norm"`, `"param_norm"`, Euclidean norms of gradients,
+            updates and parameters, and with `/*` behind them one for each array of parameters. What no callback
+            asks for is not computed.
         reads_logs: True to call the hooks that have logs (`on_train_batch_end`, `on_test_batch_end`, `on_test_end`,
             `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
@@ -51,6 +56,7 @@ class Callback:
     """
 
     batch_hooks_read: Literal["logs", "state"] | None = None
+    step_values: Sequence[str] = ()
     reads_logs: bool = False
     runs_last: bool = False
     first_process_only: bool = False

@@ -170,6 +170,11 @@ class CallbackList:
         return most, tuple(name for limit, name in limits if limit is not None and limit == most)
 
     @property
+    def step_values(self) -> tuple[str, ...]:
+        """The step values that any callback declares, sorted."""
+        return tuple(sorted({name for callback in self._callbacks for name in callback.step_values}))
+
+    @property
     def acts_on_run(self) -> bool:
         """True if a callback may read the state, or stop the run, within an epoch."""
         return bool(self._acting)

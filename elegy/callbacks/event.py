@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -62,8 +62,25 @@ class Event:
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
     is_current: bool = True
+    _step_logs: Callable[[], LazyLogs] | None = dataclasses.field(default=None, repr=False, compare=False)
     _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
+
+    @property
+    def step_logs(self) -> LazyLogs:
+        """The step's own values that callbacks of the run declare in `step_values`, in `on_train_batch_end`.
+
+        They stay on the device until somebody reads them.
+
+        Raises:
+            RuntimeError: in other hooks, and if no callback declares any.
+        """
+        if self._step_logs is None:
+            raise RuntimeError(
+                "this event has no step_logs: on_train_batch_end has them if a callback of the run declares which, "
+                "for example `step_values = ('logs', 'grad_norm')` in its class."
+            )
+        return self._step_logs()
 
     def log(self, name: str, value: Any) -> None:
         """Adds a value to the logs: to those of the step in batch hooks of the training, to those of the evaluation in

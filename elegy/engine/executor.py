@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from elegy.data.batch import rows
-from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
-from elegy.engine.state_buffer import StateBuffer, strong
+from elegy.engine.reset import Reset, checked_reset
+from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.step_results import PlainStepResults, StepResults
-from elegy.flat import eval_shape, make_jaxpr, outline
+from elegy.flat import eval_shape, outline
 from elegy.loading.chunks import Chunk, capacity, resized, structure
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
+from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions
 from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
@@ -41,17 +43,16 @@ class Executor:
 
     Args:
         strategy: how steps run.
-        guard: True to keep the old state after a training step that is not finite.
-        accumulate: the number of microbatches of a training step.
+        options: additions to a training step.
     """
 
-    def __init__(self, strategy: Strategy, guard: bool = False, accumulate: int = 1):
-        self.strategy, self.guard, self.accumulate = strategy, guard, accumulate
+    def __init__(self, strategy: Strategy, options: StepOptions = PLAIN):
+        self.strategy, self.options = strategy, options
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
         self._recent: dict[str, tuple[int, dict[int, tuple[PyTree, bool, Program]]]] = {}
-        self._resets: dict[Any, tuple[Callable, list[int], list[int]]] = {}
-        self._last_reset: tuple[int | None, Any] = (None, None)
+        self._resets: dict[Any, Reset] = {}
+        self._last_reset: tuple[int | None, Reset | None] = (None, None)
         self._probes: dict[Any, RowProbe] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
@@ -64,62 +65,34 @@ class Executor:
         """True if a phase of a module's class runs compiled."""
         return self.strategy.compiles and level_of(cls, phase) != "core"
 
-    # the state
+    def ask(self, values: tuple[str, ...]) -> None:
+        """Has training steps compute step values from now on.
 
-    def init(self, module: Any, key: jax.Array, batch: Batch) -> StateBuffer:
-        """Makes the first state from one batch. A compiled init is traced now, and run when the state is needed."""
-        if level_of(type(module), "init") == "core":
-            state = managed.check_state(module, module.init_step(key, batch), "init_step")
-            return StateBuffer(self.strategy, self.strategy.place_state(state))
-        if not self.strategy.compiles:
-            return StateBuffer(self.strategy, strong(managed.init(module, key, batch)))
-        # As an argument: constants of a function are compiled into it.
-        initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
-        make = self.strategy.compile_init(_Init(module))
-        struct = self.strategy.local_struct(eval_shape(make, initial, key, batch), "state")
-        return StateBuffer.planned(self.strategy, module, struct, lambda: make(initial, key, batch))
+        Args:
+            values: names of `elegy.module.step_values.STEP_VALUES`.
+        """
+        if values != self.options.values:
+            self.options = dataclasses.replace(self.options, values=values)
+            self._recent.pop("train", None)
+
+    # the state
 
     def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
         """Runs the module's `reset_step` at the beginning of an epoch."""
         self._logged.pop(phase, None)
         if not self.compiles(buffer.cls, phase):
-            state = buffer.get()
-            after = managed.check_state(state, state.reset_step(), "reset_step")
-            check_unchanged(state, after, f"{type(state).__name__}.reset_step")
-            buffer.set(after)
+            buffer.set(checked_reset(buffer.get()))
             return
-        reset, changed, constant = self._reset_of(buffer)
-        buffer.put(changed, reset(buffer.pick(changed), buffer.pick(constant))[1])
+        reset = self._reset_of(buffer)
+        buffer.put(reset.changed, reset.kernel(buffer.pick(reset.changed), buffer.pick(reset.constant))[1])
 
-    def _reset_of(self, buffer: StateBuffer) -> tuple[Callable, list[int], list[int]]:
-        version, reset_ = self._last_reset
-        if version == buffer.version:  # as in most epochs
-            return reset_
-        struct = buffer.struct
-        key = _key(struct)
+    def _reset_of(self, buffer: StateBuffer) -> Reset:
+        version, recent = self._last_reset
+        if version == buffer.version and recent is not None:  # as in most epochs
+            return recent
+        key = _key(buffer.struct)
         if key not in self._resets:
-            impls: dict[int, Any] = {}
-
-            def reset(state: Any) -> Any:
-                impls.update(key_impls(jax.tree.leaves(state)))
-                after = managed.check_state(state, state.reset_step(), "reset_step")
-                check_unchanged(state, after, f"{type(state).__name__}.reset_step")
-                return after
-
-            closed, _ = make_jaxpr(reset, struct)
-            treedef = jax.tree.structure(struct)
-            ins, outs = closed.jaxpr.invars, closed.jaxpr.outvars
-            changed = [i for i in range(len(ins)) if outs[i] is not ins[i]]
-            constant = [i for i in range(len(ins)) if outs[i] is ins[i]]
-
-            def kernel(moved: list[Any], kept: list[Any]) -> tuple[None, list[Any]]:
-                leaves = dict(zip((*changed, *constant), (*moved, *kept), strict=True))
-                state = jax.tree.unflatten(treedef, wrap_keys([leaves[i] for i in range(len(leaves))], impls))
-                after = unwrap_keys(jax.tree.leaves(state.reset_step()), impls)
-                return None, [after[i] for i in changed]
-
-            kernel.__name__ = "reset"
-            self._resets[key] = (self.strategy.compile(kernel, ("state", "state")), changed, constant)
+            self._resets[key] = Reset.of(buffer.struct, self.strategy)
         self._last_reset = buffer.version, self._resets[key]
         return self._resets[key]
 
@@ -175,7 +148,7 @@ class Executor:
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """Returns the program for the state's and the batch's structure; traces it on first use."""
-        form = (batch_key(batch), mask is not None)
+        form = (batch_key(batch), mask is not None, self.options.values if phase == "train" else ())
         key = (phase, _key(buffer.struct), form)
         program = self._programs.get(key)
         if program is None:
@@ -212,7 +185,7 @@ class Executor:
     ) -> Program:
         local = strategy.local_struct
         batch, mask = local(batch, "batch"), local(mask, "batch")
-        return Program(phase, strategy, buffer.struct, batch, mask, self.guard, self.accumulate)
+        return Program(phase, strategy, buffer.struct, batch, mask, self.options)
 
     @contextlib.contextmanager
     def _about_shapes(self, phase: str, batch: PyTree) -> Iterator[None]:
@@ -339,48 +312,25 @@ class Executor:
     ) -> PlainStepResults:
         state = buffer.get()
         name = f"{phase}_step"
-        check = None
+        check, values = None, None
         if level_of(type(state), phase) == "core":
             args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
             logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
             managed.check_core_logs(f"{type(state).__name__}.{name}", logs)
+            values = logs if OWN_LOGS in self.options.values else None
             check_unchanged(state, after, f"{type(state).__name__}.{name}")
         else:
-            if phase == "train" and self.guard:
-                logs, check, after = managed.guarded_train(
-                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy, self.accumulate
-                )
-            elif phase == "train":
-                logs, after = managed.train(
-                    state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy, self.accumulate
-                )
+            if phase == "train":
+                out = managed.train(state, chunk.data, chunk.first, epoch, chunk.mask, self.strategy, self.options)
             else:
-                logs, after = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
+                out = managed.test(state, chunk.data, chunk.first, chunk.mask, self.strategy)
+            logs, check, values, after = out.logs, out.check, out.values, out.module
             # The first step of a phase adds its log accumulators.
             before, now = (one.replace(_logs=LogBook()) for one in (state, after))
             check_unchanged(before, now, f"{type(state).__name__}'s {phase} step")
         self._check_logs(phase, list(logs))
         buffer.set(after)
-        return PlainStepResults(logs, check)
-
-
-class _Init:
-    """`managed.init` of one module, as a function of its initial values, a key and a batch."""
-
-    def __init__(self, module: Any):
-        leaves, self._treedef = jax.tree.flatten(module._initial)
-        self._constants = [None if _is_numeric(leaf) else leaf for leaf in leaves]
-        self._module = module.replace(_initial=None)
-        self.__name__ = "init_step"
-
-    def __call__(self, initial: list[Any], key: jax.Array, batch: Batch) -> Any:
-        leaves = [b if a is None else a for a, b in zip(initial, self._constants, strict=True)]
-        module = self._module.replace(_initial=jax.tree.unflatten(self._treedef, leaves))
-        return strong(managed.init(module, key, batch))
-
-
-def _is_numeric(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "OSUMm")
+        return PlainStepResults(logs, check, values)
 
 
 def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:

@@ -17,8 +17,9 @@ from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
-from elegy.module import finite, managed
-from elegy.module.logs import LogBook, drain, prepare
+from elegy.module import managed
+from elegy.module.logs import LogBook, prepare
+from elegy.module.step_values import PLAIN, StepOptions
 from elegy.names import OTHER_CONTAINERS, differences, path_name, type_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import Kind
@@ -28,6 +29,9 @@ CompiledPhase = Literal["train", "test", "pred"]
 
 FINITE_CHECK = "finite_check"
 """The key of the finite check in an execution's logs."""
+
+VALUES = "step_values"
+"""Where an execution's logs hold the step values."""
 
 _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
@@ -45,13 +49,13 @@ class Program:
         state: the state's structure on one replica; log accumulators are added if missing.
         batch: the batch's structure on one replica.
         mask: the mask's structure, or `None` without padding.
-        guard: True to keep the old state after a training step that is not finite; the logs contain the check.
-        accumulate: the number of microbatches of a training step.
+        options: additions to a training step.
 
     Attributes:
         state: the structure of the state with its log accumulators.
         changed: positions of the leaves that the step changes.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
+        value_names: the same for the step values that were asked for.
         names: the names of the logged scalars.
         closed: the traced step.
         batch_bytes: the bytes of a batch, as one replica sees it.
@@ -64,8 +68,7 @@ class Program:
         state: Any,
         batch: PyTree,
         mask: Any,
-        guard: bool = False,
-        accumulate: int = 1,
+        options: StepOptions = PLAIN,
     ):
         self.phase = phase
         self.strategy = strategy
@@ -74,7 +77,7 @@ class Program:
         self._kernels: dict[tuple, Callable] = {}
         self._impls: dict[int, Any] = {}  # the generators of the random keys in the state
         self.output_tree: Any = None  # the tree of a prediction's outputs, which are a list of arrays in the trace
-        forward = _forward(phase, strategy, guard, accumulate) if phase != "pred" else self._predict
+        forward = _forward(phase, strategy, options) if phase != "pred" else self._predict
         without_logs = state.replace(_logs=LogBook())
         closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
         if phase != "pred":
@@ -90,16 +93,17 @@ class Program:
             after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
             if phase == "pred":
                 return extra, jax.tree.map(_strong_like, after, state)
-            examples, check = extra
-            keep = functools.partial(finite.keep, check)
-            logs, after = drain(after, phase, examples, strategy.combine_metrics, keep)
-            check_unchanged(state, after, f"{type(state).__name__}'s {phase} step")
-            packed = _pack(logs, self.log_names)
-            if check is not None:
-                packed[FINITE_CHECK] = check
-            return packed, jax.tree.map(_strong_like, after, state)
+            out = managed.finish(after, phase, extra, strategy, options)
+            check_unchanged(state, out.module, f"{type(state).__name__}'s {phase} step")
+            packed: dict[str, Any] = {**_pack(out.logs, self.log_names)}
+            if out.check is not None:
+                packed[FINITE_CHECK] = out.check
+            if options.values:
+                packed[VALUES] = _pack(out.values, self.value_names)
+            return packed, jax.tree.map(_strong_like, out.module, state)
 
         self.log_names: list[tuple[str, str, int]] = []
+        self.value_names: list[tuple[str, str, int]] = []
         self.closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
         self._out = result[0]
         self.names = frozenset(name for name, _, _ in self.log_names)
@@ -199,13 +203,6 @@ class Program:
             self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=donate)
         return self._kernels[key]
 
-    def row(self, packed: dict[str, Any], k: int | None = None) -> dict[str, Any]:
-        """Returns the logs of one step by name, from the host copy of an executable's results."""
-        return {
-            name: packed[dtype][place] if k is None else packed[dtype][k, place]
-            for name, dtype, place in self.log_names
-        }
-
 
 # Indices in a kernel are within bounds and not negative, so these functions save the checks in every step.
 
@@ -232,17 +229,10 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex))
 
 
-def _forward(phase: CompiledPhase, strategy: Strategy, guard: bool, accumulate: int) -> Callable:
+def _forward(phase: CompiledPhase, strategy: Strategy, options: StepOptions) -> Callable:
     if phase == "train":
-        return lambda state, batch, mask, b, e: managed.forward_train(
-            state, batch, b, e, mask, strategy, guard, accumulate
-        )
-
-    def test(state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[Any, Any]:
-        examples, state = managed.forward_test(state, batch, b, mask, strategy)
-        return (examples, None), state
-
-    return test
+        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy, options)
+    return lambda state, batch, mask, b, e: managed.forward_test(state, batch, b, mask, strategy)
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from elegy.engine.program import FINITE_CHECK, Program
+from elegy.engine.program import FINITE_CHECK, VALUES, Program
 from elegy.lazy_logs import LazyLogs
 from elegy.module.finite import FiniteCheck
 from elegy.types import PyTree
@@ -25,7 +25,16 @@ class StepResults:
     def logs(self, k: int) -> LazyLogs:
         """Returns the logs of step `k` of the execution."""
         previous = (lambda: self.logs(k - 1)) if k else None
-        return LazyLogs(lambda: self._row(k), self._ready, previous, self._program.names)
+        return LazyLogs(
+            lambda: self._row(self._read(), self._program.log_names, k), self._ready, previous, self._program.names
+        )
+
+    def step_values(self, k: int) -> LazyLogs:
+        """Returns the step values of step `k`."""
+        rows = self._program.value_names
+        return LazyLogs(
+            lambda: self._row(self._read()[VALUES], rows, k), self._ready, names=[name for name, _, _ in rows]
+        )
 
     def _ready(self) -> bool:
         return self._host is not None or _computed(self._packed)
@@ -37,20 +46,25 @@ class StepResults:
             return [found]
         return [FiniteCheck(found.bad[k], found.loss[k]) for k in range(self.count)]
 
-    def _row(self, k: int) -> dict[str, Any]:
-        host = self._host
-        if host is None:
-            host = self._host = jax.device_get(self._packed)
-        return self._program.row(host, None if self.count is None else k)
+    def _read(self) -> dict[str, Any]:
+        if self._host is None:
+            self._host = jax.device_get(self._packed)
+        return self._host
+
+    def _row(self, packed: dict[str, Any], names: list[tuple[str, str, int]], k: int) -> dict[str, Any]:
+        """The scalars of one step by name, from the host copy of what the executable returned."""
+        if self.count is None:
+            return {name: packed[dtype][place] for name, dtype, place in names}
+        return {name: packed[dtype][k, place] for name, dtype, place in names}
 
 
 class PlainStepResults:
     """The results of one step that was not compiled."""
 
-    __slots__ = ("_check", "_logs")
+    __slots__ = ("_check", "_logs", "_values")
 
-    def __init__(self, logs: Any, check: FiniteCheck | None = None):
-        self._logs, self._check = logs, check
+    def __init__(self, logs: Any, check: FiniteCheck | None = None, values: Any = None):
+        self._logs, self._check, self._values = logs, check, {} if values is None else values
 
     def finite_checks(self) -> list[FiniteCheck]:
         """Returns the finite check."""
@@ -58,9 +72,16 @@ class PlainStepResults:
 
     def logs(self, k: int) -> LazyLogs:
         """Returns the logs of the step."""
-        return LazyLogs(
-            lambda: {name: v for name, v in self._logs.items() if np.shape(v) == ()}, lambda: _computed(self._logs)
-        )
+        return _scalars(self._logs)
+
+    def step_values(self, k: int) -> LazyLogs:
+        """Returns the step values of the step."""
+        return _scalars(self._values)
+
+
+def _scalars(values: Any) -> LazyLogs:
+    scalars = {name: value for name, value in values.items() if np.shape(value) == ()}
+    return LazyLogs(lambda: scalars, lambda: _computed(values), names=scalars)
 
 
 def _computed(arrays: PyTree) -> bool:

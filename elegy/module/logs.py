@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -254,13 +254,27 @@ def _listed(names: Mapping[str, str]) -> list[str]:
     return [f"{name} ({reduce})" for name, reduce in names.items()]
 
 
+class Drained(NamedTuple):
+    """The logs of a step.
+
+    Args:
+        logs: the values of the epoch so far, by name, losses first.
+        module: the state without pending entries.
+        own: computes the values of the step alone, under the same names.
+    """
+
+    logs: dict[str, Any]
+    module: Any
+    own: Callable[[], dict[str, Any]]
+
+
 def drain(
     module: Any,
     phase: str,
     examples: jax.Array,
     combine: Callable[[tuple], tuple],
     keep: Callable[[Any, Any], Any] = lambda after, before: after,
-) -> tuple[dict, Any]:
+) -> Drained:
     """Moves the pending entries of a step into the accumulators.
 
     Args:
@@ -270,29 +284,47 @@ def drain(
         combine: the strategy's `combine_metrics`.
         keep: chooses between an accumulator after the step and before it.
 
-    Returns:
-        `(logs, module)`: the epoch's values so far by name, losses first; the module without pending entries.
-
     Raises:
         StepError: if the logs' names change, or a metric was logged under a field that is not a metric.
     """
     pending = module._logs.pending
-    own_total = any(entry.kind == "total" for entry in pending)
     book = prepare(module._logs, phase, pending, module.losses_and_metrics).replace(pending=())
     updates = combine(tuple(entry.updates(examples) for entry in pending))
     accumulators = dict(getattr(book, phase))
     names = iter(scalar_names(pending))
+    scalars: list[tuple[Any, Any]] = []  # each with its update
     fields: dict[str, Metric] = {}
+    own: dict[str, Metric] = {}
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            of_module: Metric = getattr(module, entry.name)
-            held = fields.get(entry.name, of_module)
+            held = fields.get(entry.name, getattr(module, entry.name))
             fields[entry.name] = keep(held.merge(update), held)
-    shown = dict(fields)
+            own[entry.name] = own[entry.name].merge(update) if entry.name in own else update
+        else:
+            name = next(names)
+            accumulators[name] = keep(accumulators[name].merge(update), accumulators[name])
+            scalars.append((accumulators[name], update))
+    return Drained(
+        _values(pending, fields, [running for running, _ in scalars]),
+        module.replace(_logs=book.replace(**{phase: accumulators}), **fields),
+        lambda: _values(pending, own, [update for _, update in scalars]),
+    )
+
+
+def _values(pending: tuple[Entry, ...], metrics: Mapping[str, Metric], scalars: Iterable[Any]) -> dict[str, Any]:
+    """The values of entries by unique names, losses first.
+
+    Args:
+        pending: the entries.
+        metrics: the metrics by the names of their fields.
+        scalars: what the other entries have accumulated, in order.
+    """
+    own_total = any(entry.kind == "total" for entry in pending)
+    shown, others = dict(metrics), iter(scalars)
     total: list[jax.Array] = []
     losses: list[tuple[str, Any]] = []
     rest: list[tuple[str, Any]] = []
-    for entry, update in zip(pending, updates, strict=True):
+    for entry in pending:
         if entry.kind == "metric":
             metric = shown.pop(entry.name, None)  # a field that was logged twice has one value
             values = {} if metric is None else _metric_values(entry.name, metric)
@@ -301,9 +333,7 @@ def drain(
                 total += [] if own_total else [value]
             rest.extend(values.items())
             continue
-        name = next(names)
-        accumulators[name] = keep(accumulators[name].merge(update), accumulators[name])
-        value = accumulators[name].compute()
+        value = next(others).compute()
         if entry.kind == "total" or (entry.kind == "loss" and not (own_total and entry.counted)):
             total.append(value)
         if entry.kind == "loss":
@@ -312,8 +342,7 @@ def drain(
             rest.append((entry.name, value))
     head = [("loss", sum(total[1:], total[0]))] if total else []
     rows = [*head, *(row for row in losses if row[0] != "loss"), *rest]
-    logs = dict(zip(unique_names(name for name, _ in rows), (value for _, value in rows), strict=True))
-    return logs, module.replace(_logs=book.replace(**{phase: accumulators}), **fields)
+    return dict(zip(unique_names(name for name, _ in rows), (value for _, value in rows), strict=True))
 
 
 def _metric_values(name: str, metric: Metric) -> dict[str, Any]:

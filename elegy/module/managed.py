@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,42 @@ from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
 from elegy.module.logs import drain, log_total, pending_losses
+from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions, step_values
 from elegy.names import array_name, type_name
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
 _PHASES = ("train", "test", "pred")
+
+
+class StepExtras(NamedTuple):
+    """What a step tells beside its logs.
+
+    Args:
+        examples: the number of real examples on this replica, `float32[]`.
+        check: the finite check, None if the step is not guarded.
+        values: the step values that were asked for, by name.
+    """
+
+    examples: jax.Array
+    check: FiniteCheck | None
+    values: dict[str, jax.Array]
+
+
+class StepOutcome(NamedTuple):
+    """What a step returns to the loop.
+
+    Args:
+        logs: the values of the epoch so far, by name.
+        values: the step values that were asked for.
+        check: the finite check, None if the step is not guarded.
+        module: the new state.
+    """
+
+    logs: dict[str, jax.Array]
+    values: dict[str, jax.Array]
+    check: FiniteCheck | None
+    module: Any
 
 
 def init(module: Any, key: jax.Array, batch: Batch) -> Any:
@@ -52,9 +83,8 @@ def forward_train(
     epoch_idx: jax.Array | int,
     mask: Array | None,
     strategy: Strategy,
-    guard: bool = False,
-    accumulate: int = 1,
-) -> tuple[tuple[jax.Array, FiniteCheck | None], Any]:
+    options: StepOptions = PLAIN,
+) -> tuple[StepExtras, Any]:
     """Runs one step of training, up to its logs: loss, gradients, optimizer, batch statistics, keys.
 
     Args:
@@ -64,12 +94,10 @@ def forward_train(
         epoch_idx: index of the epoch.
         mask: `bool[rows]`, False where a row is padding; None where all are real.
         strategy: how replicas combine.
-        guard: whether to keep the old state, except for its key, if the loss or a gradient is not finite.
-        accumulate: into how many microbatches the rows are cut.
+        options: what it does beside; a guarded step that is not finite keeps the old state, except for its key.
 
     Returns:
-        `((examples, check), module)`: the number of real examples, `float32[]`, and the finite check, None without
-        `guard`; the new state with pending logs.
+        `(extras, module)`: what the step tells beside its logs; the new state with pending logs.
 
     Raises:
         StepError: if there is no optimizer, or the user's step returned the wrong thing.
@@ -100,7 +128,7 @@ def forward_train(
         part = part.astype(dtype) if scale is None else part.astype(dtype) * scale.value.astype(dtype)
         return part, (own, state if policy is None else policy.leave(state, module))
 
-    differentiate, value_of = whole_batch(objective, module, params, context, step_key, batch, accumulate)
+    differentiate, value_of = whole_batch(objective, module, params, context, step_key, batch, options.accumulate)
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
     value, grads = strategy.sum(total), precision.as_optimized(module, conjugate(strategy.sum(grads)))
     if scale is not None:
@@ -110,7 +138,7 @@ def forward_train(
         state = state.replace(_logs=log_total(state._logs, loss, losses, strategy.sum(factor), strategy.sum))
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
-    check = check_finite(value, grads) if guard or scale is not None else None
+    check = check_finite(value, grads) if options.guard or scale is not None else None
     state = keep_state(check, state.set_params(params), module)
     unscaled = value_of if scale is None else lambda params: scale.unscale(value_of(params))
     extra = optimizer_arguments(unscaled, strategy)
@@ -118,10 +146,11 @@ def forward_train(
     new_params, optimizer = run_if_finite(
         check, lambda: module.optimizer.update(grads, before[0], value=value, grad=grads, **extra), before
     )
+    values = step_values(options.values, grads, before[0], new_params, optimizer)
     state = state.set_params(precision.as_kept(new_params, params)).replace(optimizer=optimizer)
     if scale is not None and check is not None:
         state, check = state.replace(loss_scale=scale.adjust(check.finite)), scale.reported(check)
-    return (context.examples, check if guard else None), state
+    return StepExtras(context.examples, check if options.guard else None, values), state
 
 
 def whole_batch(
@@ -172,7 +201,7 @@ def is_default_loss(loss: Any, state: Any) -> bool:
 
 def forward_test(
     module: Any, batch: Batch, batch_idx: jax.Array | int, mask: Array | None, strategy: Strategy
-) -> tuple[jax.Array, Any]:
+) -> tuple[StepExtras, Any]:
     """Runs one step of evaluation, up to its logs. Arguments and result as in `forward_train`.
 
     Raises:
@@ -187,7 +216,24 @@ def forward_test(
     high_level.check_evaluates(module, state)
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
-    return context.examples, state
+    return StepExtras(context.examples, None, {}), state
+
+
+def finish(
+    module: Any, phase: Literal["train", "test"], extras: StepExtras, strategy: Strategy, options: StepOptions = PLAIN
+) -> StepOutcome:
+    """Drains the logs of a step.
+
+    Args:
+        module: the state after the step, with pending logs.
+        phase: the phase.
+        extras: what the step told beside its logs.
+        strategy: how replicas combine.
+        options: those of the step.
+    """
+    drained = drain(module, phase, extras.examples, strategy.combine_metrics, functools.partial(keep, extras.check))
+    own = drained.own() if OWN_LOGS in options.values else {}
+    return StepOutcome(drained.logs, {**own, **extras.values}, extras.check, drained.module)
 
 
 def train(
@@ -197,27 +243,11 @@ def train(
     epoch_idx: jax.Array | int,
     mask: Array | None = None,
     strategy: Strategy = LOCAL,
-    accumulate: int = 1,
-) -> tuple[dict[str, jax.Array], Any]:
-    """Runs one step of training and drains its logs; returns `(logs, module)`."""
-    (examples, _), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, False, accumulate)
-    return drain(state, "train", examples, strategy.combine_metrics)
-
-
-def guarded_train(
-    module: Any,
-    batch: Batch,
-    batch_idx: int,
-    epoch_idx: int,
-    mask: Array | None,
-    strategy: Strategy,
-    accumulate: int = 1,
-) -> tuple[dict[str, jax.Array], FiniteCheck, Any]:
-    """Runs one step of training with the finite check; returns `(logs, check, module)`."""
-    (examples, check), state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, True, accumulate)
-    assert check is not None
-    logs, state = drain(state, "train", examples, strategy.combine_metrics, functools.partial(keep, check))
-    return logs, check, state
+    options: StepOptions = PLAIN,
+) -> StepOutcome:
+    """Runs one step of training and drains its logs. Arguments as for `forward_train`."""
+    extras, state = forward_train(module, batch, batch_idx, epoch_idx, mask, strategy, options)
+    return finish(state, "train", extras, strategy, options)
 
 
 def test(
@@ -226,10 +256,10 @@ def test(
     batch_idx: jax.Array | int,
     mask: Array | None = None,
     strategy: Strategy = LOCAL,
-) -> tuple[dict[str, jax.Array], Any]:
-    """Runs one step of evaluation and drains its logs; returns `(logs, module)`."""
-    examples, state = forward_test(module, batch, batch_idx, mask, strategy)
-    return drain(state, "test", examples, strategy.combine_metrics)
+) -> StepOutcome:
+    """Runs one step of evaluation and drains its logs."""
+    extras, state = forward_test(module, batch, batch_idx, mask, strategy)
+    return finish(state, "test", extras, strategy)
 
 
 def pred(module: Any, batch: Batch, batch_idx: jax.Array | int, strategy: Strategy = LOCAL) -> tuple[PyTree, Any]:

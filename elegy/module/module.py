@@ -93,12 +93,14 @@ class ElegyModule(Pytree):
         Returns:
             `(logs, module)`: scalars by name, and the new state.
         """
-        return managed.train(self, batch, batch_idx, epoch_idx)
+        out = managed.train(self, batch, batch_idx, epoch_idx)
+        return out.logs, out.module
 
     @default_step
     def test_step(self, batch: Batch, batch_idx: Any) -> tuple[Logs, Self]:
         """Evaluates one batch; arguments and result as in `train_step`."""
-        return managed.test(self, batch, batch_idx)
+        out = managed.test(self, batch, batch_idx)
+        return out.logs, out.module
 
     @default_step
     def pred_step(self, batch: Batch, batch_idx: Any) -> tuple[PyTree, Self]:

@@ -24,6 +24,7 @@ from elegy.integers import as_integer, positive_int
 from elegy.loading import BatchLoader
 from elegy.module import high_level, precision
 from elegy.module.levels import level_of
+from elegy.module.step_values import OWN_LOGS, STEP_VALUES
 from elegy.strategies import Sharded
 from elegy.types import Batch, PyTree
 
@@ -104,6 +105,32 @@ def fusing(value: Any) -> int | str:
     if isinstance(value, str):
         raise ValueError(f"steps_per_execution must be 'auto' or a positive integer, not {value!r}.")
     return positive_int("steps_per_execution", value)
+
+
+def step_values(callbacks: CallbackList, buffer: StateBuffer) -> tuple[str, ...]:
+    """Checks the step values that callbacks declare, and returns them.
+
+    Args:
+        callbacks: the callbacks of a fit.
+        buffer: holds the state, or the module that will make it.
+
+    Raises:
+        TypeError: if a callback declares something else than names.
+        ValueError: if there is no step value of a name, or the step is not one that computes it.
+    """
+    for callback in callbacks:
+        declared, who = callback.step_values, type(callback).__name__
+        if isinstance(declared, str) or not all(isinstance(name, str) for name in declared):
+            raise TypeError(f"{who}.step_values must be a tuple of names, such as ('grad_norm',), not {declared!r}.")
+        if unknown := [name for name in declared if name not in STEP_VALUES]:
+            known = ", ".join(map(repr, STEP_VALUES))
+            raise ValueError(f"{who}.step_values: there is no step value {unknown[0]!r}. There are: {known}.")
+        if level_of(buffer.cls, "train") == "core" and (others := [name for name in declared if name != OWN_LOGS]):
+            raise ValueError(
+                f"{who} asks for the step value {others[0]!r}, but {buffer.cls.__name__}.train_step computes its own "
+                "gradients: let it return the value in its logs."
+            )
+    return callbacks.step_values
 
 
 def finite(*sources: Any) -> None:

@@ -8,6 +8,7 @@ import jax
 
 from elegy.data import unpack
 from elegy.engine.executor import Executor
+from elegy.engine.initial_state import initial_state
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import multihost
 from elegy.module import high_level
@@ -25,7 +26,7 @@ def first_state(executor: Executor, module: Any, seed: int, batch: Batch) -> Sta
     """
     if executor.strategy.processes > 1:
         batch = multihost.agreed(batch)
-    return executor.init(module, jax.random.key(seed), batch)
+    return initial_state(executor.strategy, module, jax.random.key(seed), batch)
 
 
 def planned_state(executor: Executor, buffer: StateBuffer, initialized: bool, seed: int, batch: Batch) -> StateBuffer:

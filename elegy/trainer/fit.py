@@ -64,12 +64,14 @@ def fit(
     config.check_validation(validation is not None)
     callbacks = listeners.callbacks
     fuse = fuse_with(callbacks, config.steps_per_execution, "train")
+    values = checks.step_values(callbacks, session.buffer)
     rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
     with checks.one_fit(session), contextlib.ExitStack() as reading, UndoOnFailure(session) as undo:
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
             fuse = saved["run"]["steps_per_execution"]
+        session.executor.ask(values)
         requests = [
             PhaseRequest.of(
                 session.buffer,
@@ -110,5 +112,6 @@ def fit(
         try:
             loop.fit(run)
         finally:
+            session.executor.ask(())
             session.run = None  # first: callbacks that are asked for their state may fail
             session.record = run.last_record()

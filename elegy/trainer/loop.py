@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -120,8 +121,14 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
             done = k + 1
             run.keep_logs(out.logs(k), added)
             added = {}
-            last = k == chunk.count - 1
-            run.emit("on_train_batch_end", batch=chunk.first + k, logs=run.logs, is_current=last, added=run.added)
+            run.emit(
+                "on_train_batch_end",
+                batch=chunk.first + k,
+                logs=run.logs,
+                is_current=k == chunk.count - 1,
+                added=run.added,
+                _step_logs=functools.partial(out.step_values, k) if session.executor.options.values else None,
+            )
     finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
         if out is not None:
             run.count(chunk.sizes[done:])

@@ -16,6 +16,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import CheckpointError
 from elegy.module import ElegyModule
+from elegy.module.step_values import StepOptions
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases
@@ -89,7 +90,7 @@ class Session:
         self._refusal: str | None = None
 
     def _executor(self, strategy: Strategy) -> Executor:
-        return Executor(strategy, self.monitor.guards, self.accumulate)
+        return Executor(strategy, StepOptions(self.monitor.guards, self.accumulate))
 
     @property
     def strategy(self) -> Strategy:

@@ -10,6 +10,7 @@ from boring_modules import High, make_params, network, regression
 
 import elegy as eg
 from elegy.engine.executor import Executor
+from elegy.engine.initial_state import initial_state
 from elegy.loading.chunks import Chunk, structure
 from elegy.strategies import Jit
 
@@ -25,7 +26,8 @@ def started():
         optimizer=eg.Optimizer(optax.sgd(0.1)),
     )
     executor = Executor(Jit())
-    return executor, executor.init(module, jax.random.key(0), tuple(part[:4] for part in regression()))
+    batch = tuple(part[:4] for part in regression())
+    return executor, initial_state(executor.strategy, module, jax.random.key(0), batch)
 
 
 def test_evaluation_changes_no_parameter():

@@ -1,0 +1,211 @@
+"""Callbacks that add values about the training to the logs: learning rate, norms, speed, memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import PeriodicCallback
+from elegy.lazy import require
+from elegy.types import Every
+
+_EVERY_STEP = Every(steps=1)
+_OFTEN = Every(steps=50)
+
+
+class _StepValues(PeriodicCallback):
+    """Adds step values to the logs as they are, without reading them."""
+
+    batch_hooks_read = "logs"
+    only_logs = True
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Adds the values of the step."""
+        if self.due(event):
+            values = event.step_logs
+            for name in values.names:
+                if any(name == asked or name.startswith(asked.removesuffix("*")) for asked in self.step_values):
+                    event.log(name, functools.partial(values.__getitem__, name))
+
+
+class LearningRateMonitor(_StepValues):
+    """Adds `learning_rate` to the logs, the rate that the step used.
+
+    It is read from the optimizer's state, where `optax.inject_hyperparams` keeps it, also inside of a chain. If there
+    are several, as with `optax.partition`, there is one name for each: `learning_rate/<group>`. Without
+    `inject_hyperparams`, the schedule of the optimizer is given to the callback.
+
+    Args:
+        schedule: a function from the number of steps before to the learning rate, or None.
+        every: the interval.
+
+    Raises:
+        TypeError: if the schedule cannot be called.
+        ValueError: when training begins, if there is no schedule and the optimizer's state has no learning rate.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.ones((8, 1), np.float32)
+        >>> schedule = optax.linear_schedule(0.1, 0.0, 4)
+        >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(schedule))
+        >>> monitor = LearningRateMonitor(schedule)
+        >>> trainer.fit(x, x, batch_size=4, epochs=2, callbacks=[monitor], verbose=0).history["learning_rate"]
+        [0.07500000298023224, 0.02500000037252903]
+    """
+
+    def __init__(self, schedule: Callable[[int], Any] | None = None, every: Every = _EVERY_STEP):
+        super().__init__(every)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule must be a function from steps to a learning rate, not {schedule!r}.")
+        self.schedule = schedule
+        if schedule is None:
+            self.step_values = ("learning_rate",)
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Adds the learning rate of the step."""
+        if self.schedule is None:
+            super().on_train_batch_end(event)
+        elif self.due(event):
+            event.log("learning_rate", functools.partial(self.schedule, event.step - 1))
+
+
+class GradientMonitor(_StepValues):
+    """Adds `grad_norm`, `update_norm` and `param_norm` to the logs: Euclidean norms over all parameters.
+
+    The compiled step computes them: of the gradients of the whole batch, before the optimizer changes them; of the
+    difference of the parameters after and before the step; and of the parameters after it.
+
+    Args:
+        per_layer: whether to add the norms of each array of parameters, too: `grad_norm/dense/kernel`.
+        every: the interval.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.ones((8, 1), np.float32)
+        >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.5))
+        >>> history = trainer.fit(x, x, callbacks=[GradientMonitor()], verbose=0).history
+        >>> round(history["update_norm"][0] / history["grad_norm"][0], 6)
+        0.5
+    """
+
+    def __init__(self, per_layer: bool = False, every: Every = _EVERY_STEP):
+        super().__init__(every)
+        names = ("grad_norm", "update_norm", "param_norm")
+        self.step_values = (*names, *(f"{name}/*" for name in names)) if per_layer else names
+
+
+class ThroughputMonitor(PeriodicCallback):
+    """Adds `steps_per_second` and `examples_per_second` to the logs: the rates of computed steps in each interval.
+
+    At the end of an interval it waits until the step is computed. Evaluations, and the first interval, which has the
+    compilation, are left out.
+
+    Args:
+        every: the interval.
+        tokens: how many tokens an example has, for `tokens_per_second`; None to leave it out.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.ones((64, 1), np.float32)
+        >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.5))
+        >>> monitor = ThroughputMonitor(eg.Every(steps=4), tokens=128)
+        >>> history = trainer.fit(x, x, batch_size=4, callbacks=[monitor], verbose=0).history
+        >>> round(history["tokens_per_second"][0] / history["steps_per_second"][0])
+        512
+    """
+
+    batch_hooks_read = "logs"
+    only_logs = True
+
+    def __init__(self, every: Every = _OFTEN, tokens: float | None = None):
+        super().__init__(every)
+        self.tokens = tokens
+        self._begin: tuple[int, int, float] | None = None  # steps, examples and seconds when the interval began
+        self._last: Event | None = None  # the last step that was queued
+        self._evaluation = 0.0  # when it began
+
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The end of an interval, and the last step of an execution, whose end a validation waits for."""
+        return sorted({*super().batches_heard(step, examples, sizes), len(sizes) - 1})
+
+    def on_train_begin(self, event: Event) -> None:
+        """Waits for the first interval."""
+        super().on_train_begin(event)
+        self._begin = self._last = None
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Adds the rates of an interval that ends."""
+        self._last = event
+        if not self.due(event):
+            return
+        now = (event.step, event.examples, event.seconds)
+        if self._begin is not None and now[0] > self._begin[0]:
+            steps, examples, seconds = (b - a for a, b in zip(self._begin, now, strict=True))
+            seconds = max(seconds, 1e-9)
+            event.log("steps_per_second", steps / seconds)
+            event.log("examples_per_second", examples / seconds)
+            if self.tokens is not None:
+                event.log("tokens_per_second", self.tokens * examples / seconds)
+        self._begin = now
+
+    def on_test_begin(self, event: Event) -> None:
+        """Notes when a validation begins: once the steps before it are computed."""
+        self._evaluation = event.elapsed if self._last is None else self._last.seconds
+
+    def on_test_end(self, event: Event) -> None:
+        """Leaves out the seconds of the validation."""
+        if self._begin is not None and self._last is not None:
+            steps, examples, seconds = self._begin
+            self._begin = steps, examples, seconds + event.seconds - self._evaluation
+
+
+class DeviceMonitor(PeriodicCallback):
+    """Adds the memory in use to the logs, in bytes.
+
+    `device_memory` and `device_memory_peak` are those of the fullest device of this process, where its backend counts
+    them (GPU and TPU; not the CPU). `host_memory` is the resident memory of this process, counted by `psutil`.
+
+    Args:
+        every: the interval.
+
+    Raises:
+        ImportError: when training begins, if psutil is not installed (`pip install "elegy[monitors]"`).
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.ones((8, 1), np.float32)
+        >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.5))
+        >>> history = trainer.fit(x, x, callbacks=[DeviceMonitor(eg.Every(steps=1))], verbose=0).history
+        >>> history["host_memory"][0] > 2**20
+        True
+    """
+
+    batch_hooks_read = "logs"
+    only_logs = True
+
+    def __init__(self, every: Every = _OFTEN):
+        super().__init__(every)
+        self._process: Any = None
+
+    def on_train_begin(self, event: Event) -> None:
+        """Finds the process."""
+        super().on_train_begin(event)
+        self._process = require("psutil", "the DeviceMonitor").Process()
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Adds what is in use."""
+        if not self.due(event):
+            return
+        event.log("host_memory", self._process.memory_info().rss)
+        counts = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+        for name, key in (("device_memory", "bytes_in_use"), ("device_memory_peak", "peak_bytes_in_use")):
+            if values := [stats[key] for stats in counts if key in stats]:
+                event.log(name, max(values))

@@ -1,0 +1,116 @@
+"""What a training step computes beside its logs if a callback asks for it by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from elegy.names import path_name
+from elegy.optimizer import Optimizer, current_hyperparameters
+from elegy.types import PyTree
+
+_NORMS = ("grad_norm", "update_norm", "param_norm")
+
+OWN_LOGS = "logs"
+"""Asks for the values that the step would log if it were the only one of its epoch."""
+
+STEP_VALUES = (OWN_LOGS, "learning_rate", *_NORMS, *(f"{name}/*" for name in _NORMS))
+"""All names that a callback may declare in `step_values`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How the training steps of a trainer differ from the plain ones.
+
+    Args:
+        guard: whether a step that is not finite keeps the old state; its check comes with the logs.
+        accumulate: into how many microbatches a step cuts its rows.
+        values: names of `STEP_VALUES` that it computes, too.
+    """
+
+    guard: bool = False
+    accumulate: int = 1
+    values: tuple[str, ...] = ()
+
+
+PLAIN = StepOptions()
+"""A step as it is outside of a trainer."""
+
+
+def step_values(
+    names: tuple[str, ...], grads: PyTree, before: PyTree, after: PyTree, optimizer: Optimizer
+) -> dict[str, jax.Array]:
+    """Computes what was asked for, scalars by name.
+
+    Norms are Euclidean, `float32[]` (`float64[]` in float64). A name that ends in `/*` gives one norm for each array of
+    parameters, as `grad_norm/dense/kernel`. The learning rate is the one that this step used, from
+    `optax.inject_hyperparams`; if an optimizer has several, each has its path in the name.
+
+    Args:
+        names: names of `STEP_VALUES`.
+        grads: the gradients of the whole batch.
+        before: the parameters before the step.
+        after: the parameters after the step.
+        optimizer: the optimizer after the step.
+
+    Raises:
+        ValueError: if the learning rate is asked for, and the optimizer's state has none.
+
+    Example:
+        >>> one = {"w": jnp.ones(4)}
+        >>> values = step_values(("grad_norm", "param_norm/*"), one, one, one, Optimizer(optax.sgd(1.0)).init(one))
+        >>> {name: float(value) for name, value in values.items()}
+        {'grad_norm': 2.0, 'param_norm/w': 2.0}
+    """
+    trees = {"grad_norm": lambda: grads, "param_norm": lambda: after}
+    trees["update_norm"] = lambda: jax.tree.map(jnp.subtract, after, before)
+    values: dict[str, jax.Array] = {}
+    for name in names:
+        norm, _, each = name.partition("/")
+        if name == "learning_rate":
+            values |= _learning_rates(optimizer)
+        elif norm in trees and each:
+            leaves = jax.tree_util.tree_leaves_with_path(trees[norm]())
+            values |= {f"{norm}/{path_name(path)}": _norm(leaf) for path, leaf in leaves}
+        elif norm in trees:
+            values[norm] = _norm(trees[norm]())
+    return values
+
+
+def _norm(tree: PyTree) -> jax.Array:
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    return optax.tree.norm(wide)
+
+
+def _learning_rates(optimizer: Optimizer) -> dict[str, jax.Array]:
+    found = {
+        path: leaf
+        for path, leaf in current_hyperparameters(optimizer).items()
+        if path.rpartition("/")[2] == "learning_rate"
+    }
+    if not found:
+        raise ValueError(
+            "a callback asks for the learning rate, but the optimizer's state does not have it. Write "
+            "`optax.inject_hyperparams(optax.adam)(learning_rate=...)`, with a number or a schedule, or give the "
+            "schedule to the callback, `LearningRateMonitor(schedule)`."
+        )
+    if len(found) == 1:
+        return {"learning_rate": next(iter(found.values()))}
+    return {f"learning_rate/{_group(path)}": leaf for path, leaf in found.items()}
+
+
+def _group(path: str) -> str:
+    """The part of a path that tells groups of parameters apart.
+
+    Example:
+        >>> _group("state/inner_states/head/inner_state/hyperparams/learning_rate")
+        'head'
+    """
+    parts = [part for part in path.split("/") if part not in _COMMON]
+    return "/".join(parts) or "0"
+
+
+_COMMON = ("state", "inner_states", "inner_state", "hyperparams", "learning_rate")
