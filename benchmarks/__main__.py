@@ -32,11 +32,11 @@ _COLUMNS = ("what", "against", "ratio", "min", "max", "goal", "", "Elegy", "othe
 
 
 def main() -> int:
-    """Runs what was asked for; returns 0, also where goals are missed: a noisy machine is no failure."""
+    """Runs the selected benchmarks; returns 0 even if goals are missed, because of noisy machines."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller data and fewer pairs: under two minutes")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"of: {', '.join(NAMES)}")
-    parser.add_argument("--repeats", type=int, help="pairs a line (default 9, 3 with --quick)")
+    parser.add_argument("--repeats", type=int, help="pairs for each line (default 9, 3 with --quick)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write all measured values")
     arguments = parser.parse_args()
     options = Options(arguments.quick, arguments.repeats or (3 if arguments.quick else 9))
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def machine() -> dict[str, object]:
-    """Where the numbers were measured."""
+    """Describes the machine of the measurement."""
     import jax
 
     return {
@@ -66,7 +66,7 @@ def machine() -> dict[str, object]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as text, medians and the ratios' range."""
+    """Formats the rows as text: medians, and the range of ratios."""
     cells = [_COLUMNS]
     for row in rows:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]

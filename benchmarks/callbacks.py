@@ -1,4 +1,4 @@
-"""What callbacks cost: progress bar, CSV and TensorBoard, logging every 50 steps, against the same `fit` without."""
+"""The cost of callbacks: progress bar, CSV and TensorBoard, logging every 50 steps, against `fit` without them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOAL = 1.10
 
 
 class Terminal(io.StringIO):
-    """A stream that claims to be a terminal, so that the bar is drawn."""
+    """A stream that reports to be a terminal, so that the bar is drawn."""
 
     def isatty(self) -> bool:
         return True
@@ -36,12 +36,12 @@ def terminal() -> Iterator[None]:
 
 
 def run(options: Options) -> list[Row]:
-    """A line a work."""
+    """One line for each workload."""
     return [compare(options.sized(work), options.repeats) for work in WORKS]
 
 
 def compare(work: Work, pairs: int) -> Row:
-    """One work with and without its loggers."""
+    """One workload with and without loggers."""
     x, y = work.data()
     every = eg.Every(steps=50)
     watched, silent = trainer_for(work), trainer_for(work)

@@ -1,4 +1,4 @@
-"""Measurements that need a process of their own."""
+"""Measurements in separate processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def child(module: str, *arguments: str) -> Any:
     """Runs `python -m benchmarks.<module> <arguments>` and reads the JSON on the last line that it prints.
 
     Raises:
-        RuntimeError: when it fails, with what it wrote.
+        RuntimeError: if the process fails; the message has its output.
     """
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

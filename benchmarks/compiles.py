@@ -1,4 +1,4 @@
-"""How often is compiled: `fit` with validation and short last batches, then a second `fit`."""
+"""Counts compilations: of `fit` with validation and short last batches, then of a second `fit`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ STEPS = ("train", "test")
 
 
 def run(options: Options) -> list[Row]:
-    """Counts of compiled step functions; the goals are one a phase, and none for the second `fit`."""
+    """Counts compiled step functions; the goals are one for each phase, and none for the second `fit`."""
     first, second = child("compiles")
     rows = []
     for phase in STEPS:
         count = sum(n for name, n in first.items() if name.startswith(f"jit({phase}_step"))
         rows.append(Row(f"{phase} step, fit + validation", "one", "compiles", [count], [1], 1.0))
     note = ", ".join(f"{name} x{n}" for name, n in second.items())
-    # One is added on both sides, because there is no ratio to nothing.
+    # One is added on both sides, because a ratio to zero is undefined.
     total = sum(second.values())
     rows.append(Row("second fit, all functions, plus 1", "one", "compiles", [1 + total], [1], 1.0, note))
     return rows
 
 
 def main() -> None:
-    """Prints what the backend compiled in each of the two calls, by name."""
+    """Prints the functions that the backend compiled in each of the two calls, by name."""
     import jax
 
     from benchmarks.ours import trainer_for

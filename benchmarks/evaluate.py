@@ -14,7 +14,7 @@ GOAL = 1.05
 
 
 def run(options: Options) -> list[Row]:
-    """A line for each of the two; both sides hold the same parameters."""
+    """One line for each of the two; both sides have the same parameters."""
     work = IMAGE
     x, y = work.data(20_000 if options.quick else None)
     steps = -(-len(x) // work.batch_size)

@@ -1,9 +1,9 @@
 """Kills training runs at random moments and checks that nothing is lost: `python -m benchmarks.faults --kills 100`.
 
-Every run saves as it goes and is relaunched with `resume="auto"` after each SIGKILL, until it ends. It must end with
-the bits of a run that nobody disturbed, and never go back further than it promised: an interval with saves in the
-loop's way, as those of several processes always are; with saves beside the loop, an interval and the steps taken while
-a checkpoint was written, which are an interval at most, because the next save waits for it.
+Every run saves checkpoints and is relaunched with `resume="auto"` after each SIGKILL, until it ends. It must end with
+the bits of an undisturbed run, and lose at most the documented number of steps: one interval with synchronous saves (as
+those of several processes always are); with asynchronous saves, one interval and the steps that ran while a checkpoint
+was written, which are at most one interval, because the next save waits for it.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ PATIENCE = 120.0
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of run: how many processes, and whether saves are made beside the loop."""
+    """A kind of run: the number of processes, and synchronous or asynchronous saves."""
 
     processes: int
     beside: bool
 
     @property
     def most_lost(self) -> int:
-        """How many completed steps a kill may cost."""
+        """The largest number of completed steps that a kill may lose."""
         return 2 * EVERY if self.beside and self.processes == 1 else EVERY
 
 
 def main() -> int:
-    """Runs the storm; returns 0 when nothing was lost."""
+    """Kills runs; returns 0 if all ended with the right bits."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--pairs", type=float, default=0.2, help="the part of the kills for runs of two processes")
+    parser.add_argument("--pairs", type=float, default=0.2, help="the fraction of the kills for runs of two processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def storm(kind: Kind, kills: int, dice: random.Random) -> list[str]:
-    """Kills runs of one kind until there were enough kills; returns what went wrong."""
+    """Kills runs of one kind until there were enough kills; returns the problems."""
     problems: list[str] = []
     hit: collections.Counter[str] = collections.Counter()
     lost: list[int] = []
@@ -97,7 +97,7 @@ def storm(kind: Kind, kills: int, dice: random.Random) -> list[str]:
                 problems.append(f"{launch.folder.name}: ended with {launch.result()}, not {wanted}")
     moments = ", ".join(f"{name}: {hit[name]}" for name in hit)
     print(
-        f"{kind.processes} process(es), saves {'beside' if kind.beside else 'in the way of'} the loop: "
+        f"{kind.processes} process(es), {'asynchronous' if kind.beside else 'synchronous'} saves: "
         f"{sum(hit.values())} kills in {runs} runs ({moments}); {sum(lost) / max(len(lost), 1):.1f} steps lost a kill, "
         f"at most {max(lost, default=0)}, allowed {kind.most_lost}, more than an interval ({EVERY}) by "
         f"{sum(steps > EVERY for steps in lost)} kills; {len(problems)} problems; "
@@ -128,7 +128,7 @@ class Launch:
                 self.processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
 
     def kill_at(self, moment: str, dice: random.Random) -> bool:
-        """Waits for a moment and kills; returns whether the run was still going on."""
+        """Waits for a moment and kills; returns True if the run was still running."""
         if not self._until(lambda: self.started.exists()):
             return False
         if moment == "a step":
@@ -162,7 +162,7 @@ class Launch:
                 self._give_up(rank, "did not end" if code is None else f"ended with {code}")
 
     def what_was_hit(self) -> str:
-        """What the kill left behind."""
+        """Describes the state of the directory after the kill."""
         staged = [name for name in self._names() if ".tmp-" in name]
         if any(self._has_manifest(name) for name in staged):
             return "between manifest and rename"
@@ -173,12 +173,12 @@ class Launch:
         return int((self.folder / "steps").read_text().split()[-1])
 
     def resumed_at(self) -> int | None:
-        """The step from which this launch goes on."""
+        """The step from which this launch resumes."""
         found = self._until(lambda: self.started.exists())
         return int(self.started.read_text()) if found or self.started.exists() else None
 
     def result(self) -> str:
-        """What the run ended with."""
+        """The result of the run."""
         return (self.folder / "result").read_text()
 
     def _until(self, condition: Callable[[], bool]) -> bool:
@@ -208,7 +208,7 @@ class Launch:
 
 
 def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> None:
-    """One run from start to end, or on from where an earlier launch was killed."""
+    """Runs or resumes one run."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -234,7 +234,7 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
             return jnp.tanh(inputs @ self.params["a"]) @ self.params["b"], self
 
     class Diary(eg.Callback):
-        """Notes what is done, as it is done."""
+        """Writes each completed step to a file."""
 
         batch_hooks_read = "logs"
 
@@ -248,7 +248,7 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
             self.first = False
 
         def on_train_batch_end(self, event):
-            event.logs["loss"]  # the step is done, not only asked for
+            event.logs["loss"]  # waits until the step is computed
             if rank == 0:
                 with open(folder / "steps", "a") as file:
                     file.write(f"{event.step}\n")

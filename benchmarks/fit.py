@@ -1,7 +1,7 @@
-"""`fit` against the hand-written loop: with its defaults, and with one step an execution.
+"""`fit` against the hand-written loop: with its defaults, and with one step per execution.
 
-What the steps take by themselves is shown beside it, as a hand-written `lax.scan` over each epoch, for works without
-convolutions, which XLA runs many times slower in a loop on the CPU.
+For comparison there is a hand-written `lax.scan` over each epoch, which shows the time of the steps alone. It is left
+out for convolutions, which XLA runs many times slower in a loop on the CPU.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ GOALS = {"digits MLP": 0.65, "image MLP": 0.95, "conv": 1.02}
 
 
 def run(options: Options) -> list[Row]:
-    """Two lines a work, a third where it can be scanned."""
+    """Two lines for each workload, and a third if it can be scanned."""
     return [row for work in WORKS for row in compare(options.sized(work), options.repeats)]
 
 
 def compare(work: Work, pairs: int) -> list[Row]:
-    """Checks that both loops compute the same, then times them."""
+    """Checks that both loops compute the same values, then times them."""
     data = work.data()
     check_same(work, data)
     rows = []
@@ -62,7 +62,7 @@ def compare(work: Work, pairs: int) -> list[Row]:
 
 
 def check_same(work: Work, data: Any, epochs: int = 2) -> None:
-    """Raises when the loss curves differ: only loops that do the same work can be compared."""
+    """Raises an error if the loss curves differ: only loops that compute the same values can be compared."""
     x, y = (part[: 10 * work.batch_size + 5] for part in data)
     trainer = trainer_for(work)
     history = trainer.fit(x, y, batch_size=work.batch_size, epochs=epochs, verbose=0).history

@@ -1,4 +1,4 @@
-"""Other frameworks on the same works, where the extra `[bench]` is installed: Keras on JAX, and Lightning."""
+"""Other frameworks on the same workloads, if the extra `[bench]` is installed: Keras on JAX, and Lightning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.works import CONV, WORKS, Work
 
 
 def run(options: Options) -> list[Row]:
-    """Lines for what is installed; none of them has a goal."""
+    """One line for each installed framework, without goals."""
     rows = []
     for work in map(options.sized, WORKS[:1] if options.quick else WORKS):
         data = work.data()
@@ -37,12 +37,12 @@ def run(options: Options) -> list[Row]:
 
 
 def others(work: Work, data: Any) -> dict[str, Callable[[], Any]]:
-    """What trains the work for its epochs, by name."""
+    """Returns functions that train the workload for its epochs, by name."""
     found: dict[str, Callable[[], Any]] = {}
     os.environ.setdefault("KERAS_BACKEND", "jax")
     if importlib.util.find_spec("keras"):
         for steps in (1, 32):
-            found[f"Keras, {steps} steps an execution"] = keras_fit(work, data, steps)
+            found[f"Keras, {steps} steps per execution"] = keras_fit(work, data, steps)
     if importlib.util.find_spec("lightning"):
         found["Lightning"] = lightning_fit(work, data)
     missing = [name for name in ("keras", "lightning") if not importlib.util.find_spec(name)]
@@ -52,7 +52,7 @@ def others(work: Work, data: Any) -> dict[str, Callable[[], Any]]:
 
 
 def keras_fit(work: Work, data: Any, steps: int) -> Callable[[], Any]:
-    """The work in Keras, its defaults but for the steps an execution."""
+    """The workload in Keras, with its defaults except for the steps per execution."""
     import keras
 
     layers: list[Any] = [keras.layers.Input(work.shape)]
@@ -72,10 +72,10 @@ def keras_fit(work: Work, data: Any, steps: int) -> Callable[[], Any]:
 
 
 def lightning_fit(work: Work, data: Any) -> Callable[[], Any]:
-    """The work in Lightning on PyTorch's CPU backend, loss and accuracy logged once an epoch, batches in one process.
+    """The workload in Lightning on PyTorch's CPU, loss and accuracy logged once an epoch, batches in one process.
 
-    It runs with one thread or with all of them, whichever is faster here: PyTorch's threads wait by spinning, which
-    on busy cores makes small steps many times slower.
+    It runs with one thread or with all of them, choosing the faster: PyTorch's threads wait by spinning, which on busy
+    cores makes small steps many times slower.
     """
     import lightning
     import torch

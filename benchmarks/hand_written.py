@@ -15,11 +15,11 @@ from elegy.data import epoch_permutation
 
 
 class HandWritten:
-    """Trains, evaluates and predicts one work: `jit` with donated state, batches gathered by NumPy, one read an epoch.
+    """Trains, evaluates and predicts a workload: `jit` with donated state, NumPy gathers batches, one read an epoch.
 
     Args:
-        work: what to train.
-        params: where to start; they are copied, because the first step consumes its state.
+        work: the workload.
+        params: the initial parameters; they are copied, because the first step donates its state.
     """
 
     def __init__(self, work: Work, params: Any = None):
@@ -69,9 +69,9 @@ class HandWritten:
         return history
 
     def fit_scanned(self, x: jax.Array, y: jax.Array, epochs: int) -> list[dict[str, float]]:
-        """Trains on data that lies on the device, a whole epoch in one `lax.scan`: what the steps take by themselves.
+        """Trains on data on the device, a whole epoch in one `lax.scan`, to measure the steps alone.
 
-        The rows that do not fill a batch are left out.
+        An incomplete last batch is left out.
         """
         size, history = self.work.batch_size, []
         steps = len(x) // size
@@ -88,7 +88,7 @@ class HandWritten:
         return jax.lax.scan(lambda state, rows: (self._train_step(state, x[rows], y[rows]), None), state, order)[0]
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-        """Loss and accuracy over all rows; the last batch is padded, so there is one compile."""
+        """Returns loss and accuracy over all rows; the last batch is padded, so that there is one compilation."""
         sums = jnp.zeros(2)
         for batch_x, batch_y, real in self._padded(x, y):
             sums = self.eval_step(self.params, sums, batch_x, batch_y, real)
@@ -96,7 +96,7 @@ class HandWritten:
         return {"loss": float(loss), "accuracy": float(accuracy)}
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """The outputs for all rows, read while the device works on the next batch."""
+        """Returns the outputs for all rows, read while the device computes the next batch."""
         outputs, waiting = [], None
         for (batch,) in self._padded(x, mask=False):
             running = self.pred_step(self.params, batch)
@@ -117,7 +117,7 @@ class HandWritten:
 
 
 def first_state(work: Work, example: np.ndarray) -> Any:
-    """Parameters and optimizer state, made in one compiled function."""
+    """Makes parameters and optimizer state in one compiled function."""
     module, tx = work.module(), work.optimizer()
 
     @partial(jax.jit, static_argnums=())

@@ -13,7 +13,7 @@ BASE = "import jax, optax"
 
 
 def run(options: Options) -> list[Row]:
-    """A line for the import itself, and one for touching the Trainer, which loads most of the package."""
+    """One line for the import alone, and one with the Trainer, which imports most of the package."""
     lines = (("import elegy", GOAL), ("from elegy import Trainer", None))
     pairs = max(3, options.repeats)
     rows = []
@@ -25,7 +25,7 @@ def run(options: Options) -> list[Row]:
 
 
 def import_time(statements: str) -> float:
-    """Milliseconds of processor time that the statements take in a process that has done nothing else."""
+    """Returns the processor time of the statements in a new process, in milliseconds."""
     code = f"import time; start = time.process_time(); {statements}; print(1e3 * (time.process_time() - start))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout)

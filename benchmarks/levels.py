@@ -1,4 +1,4 @@
-"""What the levels and adapters cost: managed level and Haiku against linen, digits MLP."""
+"""The cost of levels and adapters: managed level and Haiku against linen, digits MLP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOAL = 1.05
 
 
 class ManagedMLP(eg.ElegyModule):
-    """The digits MLP, its loss and its accuracy written by the user."""
+    """The digits MLP at the managed level, with its own loss and accuracy."""
 
     accuracy: eg.metrics.Accuracy = eg.field(default_factory=eg.metrics.Accuracy)
 
@@ -42,7 +42,7 @@ def haiku_mlp() -> hk.Transformed:
 
 
 def run(options: Options) -> list[Row]:
-    """A line for the managed level, one for Haiku."""
+    """One line for the managed level, and one for Haiku."""
     work = options.sized(DIGITS)
     data = work.data()
     managed = eg.Trainer(ManagedMLP(), optimizer=work.optimizer(), seed=SEED)
@@ -51,7 +51,7 @@ def run(options: Options) -> list[Row]:
 
 
 def compare(name: str, trainer: eg.Trainer, work: Work, data: Any, pairs: int) -> Row:
-    """One trainer against that of the linen module."""
+    """Compares a trainer with that of the linen module."""
     linen = trainer_for(work)
     return measure(
         f"{work.name}, {name}",

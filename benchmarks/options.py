@@ -1,4 +1,4 @@
-"""What every benchmark is told."""
+"""The options of all benchmarks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from benchmarks.works import Work
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How thoroughly to measure.
+    """The number of pairs, and the size of the data.
 
     Args:
-        quick: fewer pairs and smaller data; all of it in under two minutes.
-        repeats: pairs a line.
+        quick: True for fewer pairs and smaller data: under two minutes in total.
+        repeats: pairs for each line.
     """
 
     quick: bool = False
     repeats: int = 9
 
     def sized(self, work: Work) -> Work:
-        """The work, cut down for a quick run."""
+        """Returns the workload, with less data for a quick run."""
         if not self.quick:
             return work
         rows = {"digits MLP": 1_792, "image MLP": 15_000, "conv": 2_560}[work.name]

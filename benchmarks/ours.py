@@ -9,11 +9,11 @@ from benchmarks.works import SEED, Work
 
 
 def trainer_for(work: Work, module: Any = None, **more: Any) -> eg.Trainer:
-    """A Trainer with loss and accuracy that starts where the hand-written loop starts.
+    """Makes a Trainer with loss and accuracy, with the initial parameters of the hand-written loop.
 
     Args:
-        work: what to train.
-        module: a module in place of the work's own; it makes its own first parameters.
+        work: the workload.
+        module: another module, which makes its own initial parameters.
         **more: arguments of the Trainer.
     """
     if module is None:
@@ -30,7 +30,7 @@ def trainer_for(work: Work, module: Any = None, **more: Any) -> eg.Trainer:
 
 
 def fit(trainer: eg.Trainer, work: Work, data: Any, **more: Any) -> Any:
-    """One measurement: `fit` for the work's epochs, silent; returns the state's arrays to wait for."""
+    """Runs `fit` for the workload's epochs, without output; returns the state's arrays to wait for."""
     x, y = data
     trainer.fit(x, y, batch_size=work.batch_size, epochs=work.epochs, verbose=0, **more)
     return trainer.history

@@ -1,4 +1,4 @@
-"""Timing of two ways to do one thing, side by side."""
+"""Times two functions in pairs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Row:
     """A line of the table: a measured quantity, ours against another's.
 
     Args:
-        name: what is measured.
-        other: what it is compared with.
-        unit: of the values, such as `"us/step"`.
-        ours: one value a pair.
-        theirs: likewise.
-        goal: the largest ratio of medians that is wanted, `None` where the line is for information.
-        note: what else there is to say.
+        name: the name of the measurement.
+        other: the name of the reference.
+        unit: the unit of the values, such as `"us/step"`.
+        ours: one value for each pair.
+        theirs: likewise, for the reference.
+        goal: the largest allowed ratio of medians, or `None`.
+        note: a remark.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Row:
         return None if self.goal is None else self.ratio <= self.goal
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns JSON values."""
         return {
             **dataclasses.asdict(self),
             "ratio": {"median": self.ratio, "min": min(self.ratios), "max": max(self.ratios)},
@@ -56,7 +56,7 @@ class Row:
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Seconds that a call takes, until its arrays are there."""
+    """Returns the seconds of a call, until its arrays are computed."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
@@ -77,13 +77,13 @@ def measure(
     """Times two functions in interleaved pairs; both run once before, to compile.
 
     Args:
-        name: what is measured.
+        name: the name of the measurement.
         ours: runs Elegy, and returns arrays to wait for.
-        theirs: runs the other.
-        pairs: how many pairs; each begins with the one that ended the last, so that drift hits both alike.
-        per: by how many the time is divided, such as the steps of one call.
-        other: what the other is.
-        unit: of the values, after the division, in microseconds.
+        theirs: runs the reference.
+        pairs: the number of pairs; each begins with the side that ended the last, so that drift affects both equally.
+        per: the divisor of the time, such as the number of steps of one call.
+        other: the name of the reference.
+        unit: the unit of the values after the division, in microseconds.
         goal: see `Row`.
         note: see `Row`.
     """

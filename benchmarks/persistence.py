@@ -1,4 +1,4 @@
-"""What safety costs: saving and restoring beside plain Orbax, a save beside the loop, and the finite check."""
+"""The cost of safety: saving and restoring against plain Orbax, an asynchronous save, and the finite check."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from elegy.checkpoint import AsyncSaver, restore, save
 
 SAVE_GOAL, RESTORE_GOAL = 1.3, 1.5
 BLOCKED_GOAL = 20.0
-"""Milliseconds for which the loop may stand still when a state of 200 MB is saved beside it."""
+"""Milliseconds for which an asynchronous save of a state of 200 MB may block the loop."""
 
 
 def run(options: Options) -> list[Row]:
-    """Two lines a size, one for the loop that is blocked, and a line a work for steps that are checked."""
+    """Two lines for each size, one for the blocked loop, and one for each workload with the finite check."""
     rows: list[Row] = []
     for megabytes in (50,) if options.quick else (50, 500):
         with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def state_of(megabytes: int) -> dict[str, jax.Array]:
 
 
 def compare(folder: Path, megabytes: int, pairs: int) -> list[Row]:
-    """Elegy's checksums, verification and flushing to the disk included."""
+    """Compares with plain Orbax; Elegy's time includes checksums, verification and flushing to the disk."""
     state = state_of(megabytes)
     places = itertools.count()
 
@@ -107,7 +107,7 @@ class Wide(eg.ElegyModule):
 
 
 def blocked(folder: Path, megabytes: int, repeats: int) -> Row:
-    """How long `trainer.save` in the background keeps the loop, between steps that train."""
+    """Measures how long an asynchronous `trainer.save` blocks the loop between training steps."""
     x = np.ones((4, 256), np.float32)
     trainer = eg.Trainer(
         Wide(width=megabytes * 2**20 // (3 * 4 * 256)),
@@ -128,7 +128,7 @@ def blocked(folder: Path, megabytes: int, repeats: int) -> Row:
 
 
 def guarded(work: Work, pairs: int) -> Row:
-    """A fit whose steps check that loss and gradients are finite, beside one whose steps do not."""
+    """Compares `fit` with and without the finite check."""
     data = work.data()
     checked, plain = trainer_for(work, nonfinite="skip"), trainer_for(work)
     return measure(

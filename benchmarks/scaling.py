@@ -1,7 +1,7 @@
-"""Every strategy against a hand-written `jit` + `NamedSharding` step at the same placement, on 1, 2, 4, 8 devices.
+"""Every strategy against a hand-written `jit` + `NamedSharding` step with the same placement, on 1, 2, 4, 8 devices.
 
 `python -m benchmarks.scaling [--quick] [--repeats N] [--devices N ...] [--json PATH]`. On a machine without
-accelerators the devices are virtual ones that share its cores: ratios tell what a strategy costs, not how it scales.
+accelerators the devices are virtual and share its cores: ratios show the cost of a strategy, not how it scales.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Before JAX starts: XLA's pool of threads must have room for the collectives of eight virtual devices.
+# Set before JAX starts: XLA's thread pool must have room for the collectives of eight virtual devices.
 os.environ.setdefault("NPROC", "32")
 
 import jax
@@ -40,11 +40,11 @@ class OnMesh(HandWritten):
     """The hand-written loop over a mesh: rows divided over the axis `"data"`, the state placed by `spec`.
 
     Args:
-        work: what to train.
+        work: the workload.
         mesh: the devices.
-        spec: from a leaf's path and the leaf to its placement.
-        gathers: whether parameters are gathered before they are used, as fully sharded training does. Left alone,
-            the partitioner may gather activations instead, which is another algorithm.
+        spec: a function from a leaf's path and the leaf to its placement.
+        gathers: True to gather parameters before they are used, as fully sharded training does. Otherwise the
+            partitioner may gather activations instead, which is another algorithm.
     """
 
     def __init__(self, work: Work, mesh: Mesh, spec: Any, *, gathers: bool = False):
@@ -69,12 +69,12 @@ class OnMesh(HandWritten):
 
 
 def everywhere(path: str, leaf: Any) -> PartitionSpec:
-    """Replicas."""
+    """Replicates every leaf."""
     return PartitionSpec()
 
 
 def in_parts(count: int, path: str, leaf: Any) -> PartitionSpec:
-    """Fully sharded: large arrays along their largest dimension."""
+    """Divides large arrays along their largest dimension (fully sharded)."""
     if leaf.size < 1024:
         return PartitionSpec()
     dimensions: list[str | None] = [None] * leaf.ndim
@@ -85,12 +85,12 @@ def in_parts(count: int, path: str, leaf: Any) -> PartitionSpec:
 
 
 def by_rules(path: str, leaf: Any) -> PartitionSpec:
-    """Tensor parallel: the first layer's columns."""
+    """Divides the first layer's columns (tensor parallel)."""
     return PartitionSpec(None, "model") if path.endswith("Dense_1/kernel") else PartitionSpec()
 
 
 def placements(count: int) -> list[tuple[str, Any, dict[str, int], Any]]:
-    """Name, strategy, mesh and hand-written placement of each comparison on `count` devices."""
+    """Returns name, strategy, mesh and hand-written placement of each comparison on `count` devices."""
     flat, devices = {"data": count}, jax.devices()[:count]
     found: list[tuple[str, Any, dict[str, int], Any]] = [
         ("data_parallel", DataParallel(devices), flat, everywhere),
@@ -131,7 +131,7 @@ def run(pairs: int, counts: tuple[int, ...], work: Work) -> list[Row]:
 
 
 def check_same(work: Work, data: Any, strategy: Any, mesh: Mesh, spec: Any) -> None:
-    """Raises when the loss curves differ: only loops that do the same work can be compared."""
+    """Raises an error if the loss curves differ: only loops that compute the same values can be compared."""
     x, y = (part[: 4 * work.batch_size] for part in data)
     history = trainer_for(work, strategy=strategy).fit(x, y, batch_size=work.batch_size, epochs=2, verbose=0).history
     curve = OnMesh(work, mesh, spec).fit(x, y, 2)
@@ -142,7 +142,7 @@ def main() -> int:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less data")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs a line")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs for each line")
     parser.add_argument("--devices", type=int, nargs="+", default=COUNTS, help="numbers of devices")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write all measured values")
     arguments = parser.parse_args()

@@ -22,7 +22,7 @@ import optax
 import elegy as eg
 
 GROWTH = 0.01
-"""By how much memory may grow after the warm-up, from one quarter's median to another's."""
+"""The allowed growth of memory after the warm-up, between the medians of two quarters."""
 
 
 class Small(eg.ElegyModule):
@@ -45,7 +45,7 @@ class Watch(eg.Callback):
     def on_epoch_end(self, event: Any) -> None:
         """Measures."""
         if (event.epoch + 1) % self.every == 0:
-            self.saver.wait()  # which has files open and threads while it writes
+            self.saver.wait()  # a running save has open files and a thread
             gc.collect()
             row = {"step": event.step, **measure()}
             self.rows.append(row)
@@ -53,7 +53,7 @@ class Watch(eg.Callback):
 
 
 def measure() -> dict[str, int]:
-    """What this process holds."""
+    """Returns the memory, open files and threads of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "kilobytes": pages * os.sysconf("SC_PAGESIZE") // 1024,
@@ -65,7 +65,7 @@ def measure() -> dict[str, int]:
 
 
 def main() -> int:
-    """Runs the soak; returns 0 when nothing grew."""
+    """Runs the test; returns 0 if nothing grew."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--steps", type=int, default=200_000)
     arguments = parser.parse_args()

@@ -18,7 +18,7 @@ WORKS = {"digits": DIGITS, "conv": CONV}
 
 
 def run(options: Options) -> list[Row]:
-    """A line a work; everything is imported, the data is there and the device is awake when the time starts."""
+    """One line for each workload; imports, data and the device are ready before the time starts."""
     if options.quick:
         return [compare("digits", DIGITS, 2)]
     pairs = max(3, options.repeats // 2)
@@ -43,7 +43,7 @@ def compare(name: str, work: Work, pairs: int, *cache: str) -> Row:
 
 
 def ours(work: Work, x: Any, y: Any, cache: str | None) -> float:
-    """Seconds of `fit`, the first parameters included."""
+    """Returns the seconds of `fit`, including the first parameters."""
     import elegy as eg
 
     trainer = eg.Trainer(
@@ -59,7 +59,7 @@ def ours(work: Work, x: Any, y: Any, cache: str | None) -> float:
 
 
 def theirs(work: Work, x: Any, y: Any, cache: str | None) -> float:
-    """Seconds of making parameters and optimizer state in one compiled function, and of one compiled step."""
+    """Returns the seconds of one compiled function for parameters and optimizer state, and of one compiled step."""
     import jax
     import jax.numpy as jnp
 

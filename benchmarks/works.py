@@ -1,4 +1,4 @@
-"""What is trained: three works, small enough to show the cost of the loop and large enough to hide it."""
+"""Three workloads, from one that shows the cost of the loop to one that hides it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Conv(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A module with its data.
+    """A workload: a module with its data.
 
     Args:
-        name: what the table calls it.
+        name: the name in the table.
         module: makes the linen module.
-        shape: of one example.
-        rows: how many examples there are.
-        batch_size: examples a step.
-        epochs: how many epochs one measurement trains, chosen so that it takes a good part of a second.
+        shape: the shape of one example.
+        rows: the number of examples.
+        batch_size: the examples of a step.
+        epochs: the epochs of one measurement, which should take about a second.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Work:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, the short last one counted."""
+        """The steps of an epoch, including a short last one."""
         return -(-self.rows // self.batch_size)
 
     def data(self, rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs `float32[rows, *shape]` and labels `int32[rows]`: ten clusters, to be learned."""
+        """Returns inputs `float32[rows, *shape]` and labels `int32[rows]` of ten clusters."""
         rows = rows or self.rows
         rng = np.random.default_rng(SEED)
         labels = rng.integers(0, 10, rows, dtype=np.int32)
@@ -68,7 +68,7 @@ class Work:
         return optax.adam(1e-3)
 
     def params(self) -> Any:
-        """The first parameters, the same for everybody."""
+        """Returns the initial parameters, the same for all frameworks."""
         module = self.module()
         example = np.zeros((1, *self.shape), np.float32)
         return jax.jit(module.init)(jax.random.key(SEED), example)["params"]

@@ -45,7 +45,7 @@ class Transformer(nn.Module):
 
 
 def source_text() -> np.ndarray:
-    """The top-level modules of the standard library as one sequence of character indices."""
+    """Returns the top-level modules of the standard library as one sequence of character indices."""
     files = sorted(Path(os.__file__).parent.glob("*.py"))
     text = "\n".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
     known = np.full(128, -1)
@@ -55,7 +55,7 @@ def source_text() -> np.ndarray:
 
 
 def crops(text: np.ndarray, batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Random pieces of the text for ever; the targets are the inputs one character later."""
+    """Yields random pieces of the text without end; the targets are the inputs one character later."""
     rng = np.random.default_rng(seed)
     while True:
         starts = rng.integers(0, len(text) - CONTEXT, batch_size)
@@ -64,12 +64,12 @@ def crops(text: np.ndarray, batch_size: int, seed: int) -> Iterator[tuple[np.nda
 
 
 def write(trainer: eg.Trainer, prompt: str, length: int, seed: int = 0) -> str:
-    """Goes on with a prompt, a character at a time."""
+    """Continues a prompt, one character at a time."""
     rng = np.random.default_rng(seed)
     written = [ALPHABET.index(c) for c in prompt]
     for _ in range(length):
         known = written[-CONTEXT:]
-        # What follows the known part does not matter: attention is causal. One shape, one compilation.
+        # Attention is causal, so the values after the known part have no effect. A fixed shape needs one compilation.
         window = np.zeros((1, CONTEXT), np.int32)
         window[0, : len(known)] = known
         logits = trainer.predict_on_batch(window)[0, len(known) - 1]

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     stop = eg.callbacks.EarlyStopping("val_accuracy", patience=8, restore_best_weights=True)
     trainer.fit(x, y, batch_size=32, epochs=args.epochs, validation_split=0.1, callbacks=[stop])
 
-    # What batch normalisation has seen is state beside the parameters: no gradient moves it.
+    # The running statistics of batch normalisation are state that is updated without gradients.
     means = jax.tree.map(lambda statistic: round(float(statistic.mean()), 3), trainer.state.batch_stats)
     print("running statistics, averaged over the channels:", means)
     scores = trainer.evaluate(x_test, y_test, verbose=0)

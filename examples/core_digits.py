@@ -1,4 +1,4 @@
-"""The quick start at the core level: every step is your own function, compiled by you; the loop comes for free."""
+"""The quick start at the core level: you write and compile every step, Elegy runs the loop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DigitClassifier(eg.ElegyModule):
         images, labels = batch
         logits = self.network.apply({"params": params}, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # The default `reset_step` sets metric fields to zero when an epoch begins.
+        # The default `reset_step` resets metric fields at the beginning of an epoch.
         module = self.replace(
             mean_loss=self.mean_loss.update(values=losses),
             accuracy=self.accuracy.update(target=labels, preds=logits),

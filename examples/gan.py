@@ -86,7 +86,7 @@ class GAN(eg.ElegyModule):
         fake = self.generator.apply(self.generator_params, jax.random.normal(key, (len(real), LATENT)))
 
         def loss(params: Any) -> jax.Array:
-            # Real pictures count as 0.9 only: a discriminator that is never sure keeps teaching the generator.
+            # Labels of 0.9 for real images (one-sided label smoothing) keep the gradients of the generator useful.
             of_real = optax.sigmoid_binary_cross_entropy(self.discriminator.apply(params, real), 0.9)
             of_fake = optax.sigmoid_binary_cross_entropy(self.discriminator.apply(params, fake), 0.0)
             return (of_real + of_fake).mean()

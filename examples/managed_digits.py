@@ -1,4 +1,4 @@
-"""The quick start at the managed level: you write the loss of a batch, gradients and optimizer come for free."""
+"""The quick start at the managed level: you write the loss of a batch, Elegy adds gradients and the optimizer."""
 
 from __future__ import annotations
 

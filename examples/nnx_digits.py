@@ -1,4 +1,4 @@
-"""A Flax NNX module: it is trained as a pure state, then your own object is brought up to date."""
+"""A Flax NNX module: it is trained as a pure state, then the trained values are written to your object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the examples have in common: their arguments, the digits, and where figures go."""
+"""Shared by the examples: their arguments, the digits, and the directory for figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def arguments(description: str | None, epochs: int, argv: Sequence[str] | None) 
 
 
 def digits() -> tuple[Split, Split]:
-    """1,797 handwritten digits of 8 x 8 pixels in [0, 1]; a fifth of each class is held out."""
+    """Returns 1,797 handwritten digits of 8 x 8 pixels in [0, 1]; a fifth of each class is the test set."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     x, x_test, y, y_test = train_test_split(

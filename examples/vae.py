@@ -20,7 +20,7 @@ matplotlib.use("Agg")  # figures go to files, so no display is needed
 import matplotlib.pyplot as plt  # after the backend is chosen
 
 LATENT = 8
-PIXEL_VARIANCE = 0.03  # how far a pixel may be off; smaller is sharper, and costs more information
+PIXEL_VARIANCE = 0.03  # the variance of a pixel in the decoder's distribution; smaller gives sharper images
 
 
 class Encoder(nn.Module):
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def figure(images: np.ndarray, reconstructed: np.ndarray, sampled: np.ndarray, path: Path) -> Path:
-    """Draws a row of held-out digits, one of their reconstructions, and one of digits that never were."""
+    """Draws a row of test digits, one of their reconstructions, and one of sampled digits."""
     fig, rows = plt.subplots(3, 12, figsize=(12, 3.6), layout="constrained")
     titles = ("held out", "reconstructed", "sampled")
     for row, title, pictures in zip(rows, titles, (images, reconstructed, sampled), strict=True):

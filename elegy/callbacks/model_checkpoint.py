@@ -154,7 +154,14 @@ class ModelCheckpoint(PeriodicCallback):
             raise
 
     def meet(self, callbacks: Sequence[Callback]) -> None:
-        """Finds the `TerminateOnNaN` callbacks; refuses another `ModelCheckpoint` with the same directory."""
+        """Finds the `TerminateOnNaN` callbacks of the run.
+
+        Args:
+            callbacks: the callbacks of the run.
+
+        Raises:
+            ValueError: if another `ModelCheckpoint` has the same directory.
+        """
         self._begun = False
         self._watchers = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
         for other in callbacks:

@@ -122,6 +122,9 @@ class IterableSource:
     def start_at(self, epoch: int) -> bool:
         """Sets the index of the first epoch.
 
+        Args:
+            epoch: the index, with which loaders are reseeded.
+
         Returns:
             True if a pass that has begun has the order of another epoch, so that it must start again.
         """

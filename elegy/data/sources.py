@@ -120,7 +120,11 @@ class ArraySource:
         return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
 
     def slice(self, start: int, stop: int) -> Batch:
-        """Returns the rows from `start` to `stop` as dense arrays: views of NumPy arrays, slices of JAX arrays.
+        """Returns rows as dense arrays: views of NumPy arrays, slices of JAX arrays.
+
+        Args:
+            start: the first row.
+            stop: the row after the last.
 
         Example:
             >>> ArraySource.of(np.array([10, 11, 12])).slice(1, 3)

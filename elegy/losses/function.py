@@ -36,6 +36,13 @@ class FunctionLoss(Loss):
 
     Args:
         function: the function.
+        reduction: see `Loss`.
+        weight: see `Loss`.
+        name: see `Loss`; the name of the function by default.
+
+    Raises:
+        TypeError: at a call, if a required argument is missing, or the result is not an array.
+        ValueError: at a call, if the function compares every example with every other (see `values`).
 
     Example:
         >>> import optax

@@ -23,6 +23,9 @@ class Reduction(enum.Enum):
 
     `weighted_mean`, `sum_over_batch_size`, `sum` and `none` are other names of the same members.
 
+    Raises:
+        ValueError: if a string is not the name of a reduction; the message lists the names.
+
     Example:
         >>> Reduction("sum") is Reduction.SUM, Reduction("weighted_mean") is Reduction.MEAN
         (True, True)

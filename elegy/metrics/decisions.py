@@ -30,6 +30,9 @@ class DataType(enum.Enum):
     - `MULTICLASS`: one class of several.
     - `MULTILABEL`: any number of labels: independent binary decisions along the last axis.
 
+    Raises:
+        ValueError: if a string is not the name of a mode; the message lists the names.
+
     Example:
         >>> DataType("multilabel") is DataType.MULTILABEL
         True

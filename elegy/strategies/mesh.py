@@ -31,7 +31,7 @@ IN_FLIGHT_ON_CPU = 16
 class MeshStrategy(Strategy):
     """Base class of the strategies over a mesh: steps see the global batch, and the state has its logical shapes.
 
-    A subclass has a `mesh` and `axes`, and returns the placement of each leaf of the state from `spec`.
+    A subclass has a `mesh` and `axes`, and returns the placement of each leaf of the state from `spec`. See `Sharded`.
     """
 
     mesh: Any  # a Mesh once constructed; a subclass may take what makes one
@@ -64,7 +64,12 @@ class MeshStrategy(Strategy):
         )
 
     def data_sharding(self, shape: tuple[int, ...], kind: Kind) -> NamedSharding:
-        """Returns the sharding of a batch's array: rows divided over the data axes, or replicated if not divisible."""
+        """Returns the sharding of a batch's array: rows divided over the data axes, or replicated if not divisible.
+
+        Args:
+            shape: the global shape of the array.
+            kind: `"batch"` (rows on axis 0) or `"chunk"` (rows on axis 1).
+        """
         axis = {"batch": 0, "chunk": 1}.get(kind)
         everywhere, *divided = self._placements
         return everywhere if axis is None or shape[axis] % self._replicas else divided[axis]

@@ -56,6 +56,9 @@ def register_strategy(name: str, factory: Callable[[], Strategy]) -> None:
 def resolve_strategy(strategy: str | Strategy) -> Strategy:
     """Converts a name or an instance to a `Strategy`.
 
+    Args:
+        strategy: a `Strategy`, or a name such as `"jit"`.
+
     Raises:
         ValueError: if the name is unknown; the message lists the known names.
         TypeError: if the argument, or the result of a registered factory, is not a strategy.

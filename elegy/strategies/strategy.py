@@ -32,6 +32,10 @@ class Strategy:
        `use_params`.
 
     The base class runs one replica with the whole batch, without compiling.
+
+    Example:
+        >>> Strategy().replicas, Strategy().compiles
+        (1, False)
     """
 
     def __deepcopy__(self, memo: dict) -> Self:
@@ -44,7 +48,11 @@ class Strategy:
         return state
 
     def collect_state(self, state: PyTree) -> PyTree:
-        """The inverse of `place_state`."""
+        """Converts a placed state to the logical state: the inverse of `place_state`.
+
+        Args:
+            state: a state as `place_state` or a step returns it.
+        """
         return state
 
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -54,7 +62,12 @@ class Strategy:
     # 2. batches
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:
-        """Returns the shapes and dtypes of a placed value for one replica."""
+        """Returns the shapes and dtypes of a placed value for one replica.
+
+        Args:
+            value: arrays or `jax.ShapeDtypeStruct`, with the global shapes.
+            kind: the kind of value.
+        """
         return jax.tree.map(struct_of, value)
 
     @property
@@ -90,11 +103,19 @@ class Strategy:
         return 1
 
     def rows_here(self, rows: int) -> slice:
-        """Returns the rows of a batch of `rows` rows that this process provides; all rows in a single process."""
+        """Returns the rows of a batch that this process provides; all rows in a single process.
+
+        Args:
+            rows: the number of rows over all processes.
+        """
         return slice(0, rows)
 
     def shares_evenly(self, rows: int) -> bool:
-        """True if each process provides an equal part of `rows` rows, in the order of the processes."""
+        """True if each process provides an equal part of a batch, in the order of the processes.
+
+        Args:
+            rows: the number of rows over all processes.
+        """
         return True
 
     def place_part(self, value: PyTree, kind: Kind, rows: int) -> PyTree:
@@ -108,7 +129,11 @@ class Strategy:
         return self.place(value, kind)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
-        """Copies the outputs of a step to the host, with rows in the order of the batch."""
+        """Copies the outputs of a step to the host, with rows in the order of the batch.
+
+        Args:
+            outputs: the outputs of a compiled step.
+        """
         return jax.device_get(outputs)
 
     # 3. compiling
@@ -146,19 +171,36 @@ class Strategy:
     # 4. combining, inside the step
 
     def fold_key(self, key: jax.Array) -> jax.Array:
-        """Returns a different key on each replica."""
+        """Returns a different key on each replica.
+
+        Args:
+            key: the step's key, equal on all replicas.
+        """
         return key
 
     def use_params(self, params: PyTree) -> PyTree:
-        """Converts placed parameters to those for the forward pass of a training step; differentiable."""
+        """Converts placed parameters to those for the forward pass of a training step; differentiable.
+
+        Args:
+            params: the parameters as `place_state` places them.
+        """
         return params
 
     def sum(self, tree: PyTree) -> PyTree:
-        """Sums every leaf over the replicas."""
+        """Sums every leaf over the replicas.
+
+        Args:
+            tree: arrays of one replica.
+        """
         return tree
 
     def mean(self, tree: PyTree, weight: jax.Array) -> PyTree:
-        """Averages every leaf over the replicas, each weighted by its scalar `weight`."""
+        """Averages every leaf over the replicas.
+
+        Args:
+            tree: arrays of one replica.
+            weight: the weight of this replica, a scalar.
+        """
         return tree
 
     def combine_metrics(self, updates: M) -> M:
