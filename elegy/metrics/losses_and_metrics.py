@@ -15,6 +15,7 @@ from elegy.losses.by_key import given_by_key
 from elegy.metrics.losses import AuxLosses, Losses, LossTerms
 from elegy.metrics.metric import Metric
 from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
+from elegy.metrics.named import LossTree, MetricTree
 from elegy.names import unique_names
 from elegy.types import PyTree
 
@@ -54,8 +55,8 @@ class LossesAndMetrics(Metric):
 
     def __init__(
         self,
-        losses: Any = None,
-        metrics: Any = None,
+        losses: LossTree | Losses | None = None,
+        metrics: MetricTree | Metrics | None = None,
         aux_losses: Iterable[str] | AuxLosses | None = None,
         aux_metrics: Iterable[str] | Mapping[str, Any] | AuxMetrics | None = None,
         *,

@@ -14,7 +14,7 @@ from elegy.losses.target_check import check_target
 from elegy.metrics.function import as_metric, metric_name
 from elegy.metrics.losses import check_aux_values, scalar_aux
 from elegy.metrics.metric import Metric, flatten_value
-from elegy.metrics.named import flatten_named, output_names
+from elegy.metrics.named import MetricTree, flatten_named, output_names
 from elegy.metrics.reduce import Mean
 from elegy.names import unique_names
 from elegy.pytree import field, static_field
@@ -83,7 +83,7 @@ class Metrics(MetricSet):
     keys: tuple[tuple[str, ...], ...] = static_field(init=False)
     own_names: tuple[str, ...] = static_field(init=False)
 
-    def __init__(self, metrics: Any, *, name: str | None = None, dtype: DTypeLike | None = None):
+    def __init__(self, metrics: MetricTree, *, name: str | None = None, dtype: DTypeLike | None = None):
         vars(self).update(name=name, dtype=dtype)
         super().__post_init__()
         given = flatten_named(metrics, metric_name)

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from elegy.names import unique_names
+
+
+class HasCompute(Protocol):
+    """A metric of this or another library, by what all of them have."""
+
+    def compute(self) -> Any:
+        """Returns the value."""
+
+
+One = TypeVar("One")
+# Written without recursion: a string is a sequence of strings, of strings, ..., and would be accepted.
+Nested: TypeAlias = (
+    One
+    | Sequence[One | list[Any] | tuple[Any, ...] | Mapping[str, Any]]
+    | Mapping[str, One | list[Any] | tuple[Any, ...] | Mapping[str, Any]]
+)
+
+LossTree: TypeAlias = Nested[Callable[..., Any]]
+"""A `Loss`, which can be called, or a function; or any nesting of lists, tuples and dicts of them."""
+
+MetricTree: TypeAlias = Nested[Callable[..., Any] | HasCompute]
+"""A metric, a loss or a function; or any nesting of lists, tuples and dicts of them."""
 
 
 class Named(NamedTuple):

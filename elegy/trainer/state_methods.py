@@ -9,6 +9,7 @@ from elegy.module import ElegyModule
 from elegy.strategies import Strategy
 from elegy.trainer.nonfinite import Policy
 from elegy.trainer.session import Session
+from elegy.types import PyTree
 
 
 class StateMethods:
@@ -109,7 +110,7 @@ class StateMethods:
         """
         self._session.set_strategy(strategy)
 
-    def summary(self, inputs: Any, *, depth: int = 2, return_repr: bool = False) -> str | None:
+    def summary(self, inputs: PyTree, *, depth: int = 2, return_repr: bool = False) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.
 
         Args:

@@ -13,8 +13,9 @@ from elegy.data import as_source
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
+from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.precision import Precision, as_precision, optimizer_params, with_precision
-from elegy.optimizer import as_optimizer
+from elegy.optimizer import Optimizer, Transformation, as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, on_batch, predictions
 from elegy.trainer import fit as fit_module
@@ -71,14 +72,14 @@ class Trainer(StateMethods, FileMethods):
     def __init__(
         self,
         module: Any,
-        loss: Any = None,
-        metrics: Any = None,
-        optimizer: Any = None,
+        loss: LossTree | None = None,
+        metrics: MetricTree | None = None,
+        optimizer: Optimizer | Transformation | None = None,
         *,
         seed: int = 42,
         strategy: str | Strategy = "jit",
         callbacks: Sequence[Callback] = (),
-        variables: Any = None,
+        variables: PyTree = None,
         nonfinite: Policy = "ignore",
         compilation_cache: str | os.PathLike[str] | None = None,
         accumulate: int = 1,
@@ -103,7 +104,7 @@ class Trainer(StateMethods, FileMethods):
 
     def fit(
         self,
-        inputs: Any,
+        inputs: PyTree,
         labels: PyTree = None,
         *,
         sample_weight: PyTree = None,
@@ -194,7 +195,7 @@ class Trainer(StateMethods, FileMethods):
 
     def evaluate(
         self,
-        inputs: Any,
+        inputs: PyTree,
         labels: PyTree = None,
         *,
         sample_weight: PyTree = None,
@@ -223,7 +224,7 @@ class Trainer(StateMethods, FileMethods):
 
     def predict(
         self,
-        inputs: Any,
+        inputs: PyTree,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -249,7 +250,7 @@ class Trainer(StateMethods, FileMethods):
 
     def predict_iter(
         self,
-        inputs: Any,
+        inputs: PyTree,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -259,7 +260,7 @@ class Trainer(StateMethods, FileMethods):
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         return predictions.predict(self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
 
-    def _predictor(self, inputs: Any, *options: Any) -> tuple[ExecutionPlan, Listeners]:
+    def _predictor(self, inputs: PyTree, *options: Any) -> tuple[ExecutionPlan, Listeners]:
         return self._pass("pred", as_source(inputs, what="predict", known=self._session.input_tree), *options)
 
     def _pass(
@@ -282,7 +283,7 @@ class Trainer(StateMethods, FileMethods):
 
     # one batch
 
-    def init_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
+    def init_on_batch(self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
         """Makes the first state from a batch, anew if there is one already.
 
         Args:
@@ -298,7 +299,7 @@ class Trainer(StateMethods, FileMethods):
         on_batch.init(self._session, inputs, labels, sample_weight)
 
     def train_on_batch(
-        self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None
+        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None
     ) -> Mapping[str, float]:
         """Takes one training step.
 
@@ -319,11 +320,13 @@ class Trainer(StateMethods, FileMethods):
         """
         return on_batch.train(self._session, inputs, labels, sample_weight)
 
-    def test_on_batch(self, inputs: Any, labels: PyTree = None, *, sample_weight: PyTree = None) -> Mapping[str, float]:
+    def test_on_batch(
+        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None
+    ) -> Mapping[str, float]:
         """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
         return on_batch.test(self._session, inputs, labels, sample_weight)
 
-    def predict_on_batch(self, inputs: Any) -> PyTree:
+    def predict_on_batch(self, inputs: PyTree) -> PyTree:
         """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
         return on_batch.predict(self._session, inputs)
 
