@@ -108,7 +108,7 @@ class Executor:
         """
         key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
         if key not in self._probes:
-            self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy)
+            self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, self._probes.values())
         return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:

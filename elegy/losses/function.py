@@ -67,8 +67,8 @@ class FunctionLoss(Loss):
         return names_argument(self.function.value, "sample_weight")
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        """False: what the function computes is not known."""
+    def rows_are_independent(self) -> bool:
+        """False, because the function may compute anything."""
         return False
 
     @property

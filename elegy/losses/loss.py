@@ -71,11 +71,11 @@ class Loss(Pytree):
         return False
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        """Whether the values of a row are known to depend on no other row, and not on their number.
+    def rows_are_independent(self) -> bool:
+        """True if the values of a row are known not to depend on other rows, or on the number of rows.
 
-        True for the losses of this package. What a subclass or a function computes is seen by running it; a subclass
-        that overrides this saves that.
+        True for the losses of Elegy. The Trainer tests subclasses and functions by running them on a few rows, unless
+        a subclass overrides this.
         """
         return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
 
@@ -245,8 +245,8 @@ class _Wrapper(Loss):
         return self.loss.applies_weight
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        return self.loss.keeps_rows_apart
+    def rows_are_independent(self) -> bool:
+        return self.loss.rows_are_independent
 
     def values(self, **kwargs: Any) -> jax.Array:
         return self.loss.values(**self.translate(kwargs))

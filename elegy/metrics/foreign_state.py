@@ -28,8 +28,8 @@ class ForeignMetric(Metric):
     collection: bool = static_field(default=False, kw_only=True)
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        """False: what another library computes is not known."""
+    def rows_are_independent(self) -> bool:
+        """False, because the metric of another library may compute anything."""
         return False
 
     @property

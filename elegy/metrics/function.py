@@ -86,9 +86,9 @@ class LossMetric(Metric):
         return self.replace(total=total, count=count)
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        """Whether that is known of the loss."""
-        return self.loss.keeps_rows_apart
+    def rows_are_independent(self) -> bool:
+        """True if the rows of the loss are known to be independent."""
+        return self.loss.rows_are_independent
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """True if the loss returns at least one value for each example.

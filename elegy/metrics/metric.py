@@ -65,11 +65,11 @@ class Metric(Pytree):
         return False
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        """Whether rows of weight 0, and their number, are known to leave no trace in `update`.
+    def rows_are_independent(self) -> bool:
+        """True if `update` is known not to depend on rows of weight 0, or on the number of rows.
 
-        True for the metrics of this package. What a subclass or another library's metric computes is seen by running
-        it; a subclass that overrides this saves that.
+        True for the metrics of Elegy. The Trainer tests subclasses and metrics of other libraries by running them on a
+        few rows, unless a subclass overrides this.
         """
         return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
 
@@ -211,8 +211,8 @@ class _Wrapper(Metric):
         """Returns the arguments of the inner metric."""
 
     @property
-    def keeps_rows_apart(self) -> bool:
-        return self.metric.keeps_rows_apart
+    def rows_are_independent(self) -> bool:
+        return self.metric.rows_are_independent
 
     @property
     @abc.abstractmethod

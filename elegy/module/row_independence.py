@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jax.extend.core import jaxpr_as_fun
 from elegy.data.batch import rows, unpack
 from elegy.distributed import gather
 from elegy.flat import make_jaxpr
-from elegy.jaxprs import bodies, equations
+from elegy.jaxprs import bodies, equations, same_bits, same_program, same_values
 from elegy.losses import Loss
 from elegy.losses.arguments import call_with_named
 from elegy.module import high_level
@@ -56,6 +56,13 @@ class _Results(NamedTuple):
     updates: list[Any]
 
 
+class _Traced(NamedTuple):
+    """The forward pass for a number of rows."""
+
+    jaxpr: Any
+    out_tree: Any
+
+
 class RowProbe:
     """Decides if a short batch may be padded with rows of weight 0, because padding does not change the results.
 
@@ -73,8 +80,8 @@ class RowProbe:
     is logged at debug level.
 
     Padding is worth the probe: if rows do not divide over the devices of a mesh, it avoids that every device computes
-    the whole batch. In training it saves the compilation of the short batch, at the cost of two compilations of the
-    forward pass.
+    the whole batch. Elsewhere it saves the compilation of the short batch, at the cost of two compilations of the
+    forward pass without optimisation.
 
     The probe does not detect dependence that its rows do not trigger (a branch for rare values, the capacity of a
     router), or dependence of gradients alone (a custom gradient across rows).
@@ -84,17 +91,27 @@ class RowProbe:
         phase: the phase.
         batch: a batch of arrays for the phase's step, the same in every process.
         strategy: places the rows.
+        others: probes of the same strategy. If one of them traced the same program (a module without dropout, in
+            training and in evaluation), its result is used.
 
     Attributes:
         independent: True if padding does not change the results; None until the probe ran.
     """
 
-    def __init__(self, state: Any, phase: Phase, batch: Batch, strategy: Strategy):
+    def __init__(self, state: Any, phase: Phase, batch: Batch, strategy: Strategy, others: Iterable[RowProbe] = ()):
         self._phase: Phase = phase
         self._strategy = strategy
         self.independent: bool | None = None
+        self._traces: tuple[_Traced, ...] = ()
+        self._twin: RowProbe | None = None
         with self._noting():
             self._prepare(state.replace(_logs=LogBook()), batch)
+            self._twin = next((other for other in others if other.same_program(self)), None)
+
+    def same_program(self, other: RowProbe) -> bool:
+        """True if both probes traced the same program, so that one result is enough."""
+        pairs = list(zip(self._traces, other._traces, strict=False))
+        return bool(pairs) and all(same_program(mine.jaxpr, theirs.jaxpr) for mine, theirs in pairs)
 
     def rows_are_independent(self, state: Callable[[], Any]) -> bool:
         """Runs the probe, once.
@@ -102,6 +119,8 @@ class RowProbe:
         Args:
             state: returns the placed state, which is not changed.
         """
+        if self.independent is None and self._twin is not None:
+            self.independent = self._twin.rows_are_independent(state)
         if self.independent is None:
             placed = state().replace(_logs=LogBook())
             with self._noting():
@@ -109,7 +128,7 @@ class RowProbe:
                 self.independent = True
             if self._strategy.processes > 1:
                 self.independent = bool(gather(np.bool_(self.independent)).all())
-            del self._rows, self._padded, self._short
+            del self._rows
         return bool(self.independent)
 
     @contextlib.contextmanager
@@ -133,7 +152,7 @@ class RowProbe:
         self._real = real = replicas * -(-REAL // replicas)
         count = max(2 * real, replicas * -(-ROWS // replicas))
         self._rows = _pick(batch, self._phase, count)
-        self._padded, self._short = (self._traced(state, np.arange(size)) for size in (count, real))
+        self._traces = tuple(self._traced(state, np.arange(size)) for size in (count, real))
         index, last = np.arange(count), count - real
         reverse = np.concatenate([index[:real], index[: real - 1 : -1]])
         self._orders = {  # by the position of the first real row
@@ -141,22 +160,23 @@ class RowProbe:
             0: (np.minimum(index, real - 1), index, reverse),
         }
 
-    def _traced(self, state: Any, index: np.ndarray) -> tuple[Any, Any]:
+    def _traced(self, state: Any, index: np.ndarray) -> _Traced:
         def forward(state: Any, batch: Batch, start: Array) -> _Results:
             return _forward(state, self._phase, batch, start, self._real)
 
         structs = jax.tree.map(struct_of, (state, _take(self._rows, index), np.int32(0)))
-        traced, out = make_jaxpr(forward, *structs)
-        if traced.effects:
-            raise _Dependent(f"it has effects ({traced.effects}), which a probe would have, too")
-        return traced, jax.tree.structure(out)
+        jaxpr, out = make_jaxpr(forward, *structs)
+        if jaxpr.effects:
+            raise _Dependent(f"it has effects ({jaxpr.effects}), which a probe would have, too")
+        return _Traced(jaxpr, jax.tree.structure(out))
 
     def _run(self, state: Any) -> None:
         repeated, mixed, _ = (jax.tree.leaves(_inputs(_take(self._rows, o), self._phase)) for o in self._orders[0])
         if _same(repeated, mixed):
             raise _Dependent("rows are all the same")
         leaves = jax.tree.leaves(state.set_params(jax.tree.map(_with_noise, state.get_params())))
-        run = self._compiled(self._padded, leaves)
+        traced, traced_short = self._traces
+        run = self._compiled(traced, leaves)
         padded: list[Any] = []
         for start, orders in self._orders.items():
             padded, *others = (jax.tree.leaves(run(order, start)) for order in orders)
@@ -164,14 +184,14 @@ class RowProbe:
                 raise _Dependent("NaN hides what it depends on")
             if not all(_same(padded, other) for other in others):
                 raise _Dependent("results depend on rows that are padding")
-        short = self._compiled(self._short, leaves)(np.arange(self._real), 0)
-        tolerance = LOOSE if _same_constants(self._padded[0], self._short[0]) else ROUNDING
+        short = self._compiled(traced_short, leaves)(np.arange(self._real), 0)
+        tolerance = LOOSE if _same_constants(traced.jaxpr, traced_short.jaxpr) else ROUNDING
         pairs = zip(padded, jax.tree.leaves(short), strict=True)
         if not all(_close(one, other, tolerance) for one, other in pairs):
             raise _Dependent("results depend on the number of rows")
 
-    def _compiled(self, traced: tuple[Any, Any], leaves: list[Any]) -> Callable[[np.ndarray, int], _Results]:
-        call, structure = jaxpr_as_fun(traced[0]), traced[1]
+    def _compiled(self, traced: _Traced, leaves: list[Any]) -> Callable[[np.ndarray, int], _Results]:
+        call = jaxpr_as_fun(traced.jaxpr)
 
         def row_independence(*arrays: Any) -> list[Any]:  # the name in profiles
             return call(*arrays)
@@ -182,7 +202,7 @@ class RowProbe:
         def results(order: np.ndarray, start: int) -> _Results:
             placed = jax.tree.leaves(self._strategy.place(_take(self._rows, order), "batch"))
             computed = self._strategy.collect_outputs(run(*leaves, *placed, np.int32(start)))
-            return jax.tree.unflatten(structure, computed)
+            return jax.tree.unflatten(traced.out_tree, computed)
 
         return results
 
@@ -248,7 +268,7 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
     if not all(part.maskable(count, **given) for part, given in received):
         raise _Dependent("a loss or a metric keeps no value for each row, or takes no weights")
     by_row = all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(preds))
-    unknown = [(part, given) for part, given in received if not (by_row and part.keeps_rows_apart)]
+    unknown = [(part, given) for part, given in received if not (by_row and part.rows_are_independent)]
     return _Results(outputs, [_updates(part, given) for part, given in unknown])
 
 
@@ -278,13 +298,13 @@ def _is_inexact(leaf: Any) -> bool:
 
 def _same(some: list[Any], others: list[Any]) -> bool:
     """True if arrays are equal in all bits."""
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(some, others, strict=True))
+    return all(map(same_bits, some, others))
 
 
 def _same_constants(some: Any, others: Any) -> bool:
     """True if two traces have the same constants."""
-    pairs = list(map(_constants, (some, others)))
-    return len(pairs[0]) == len(pairs[1]) and all(a is b or _same([a], [b]) for a, b in zip(*pairs, strict=True))
+    mine, theirs = map(_constants, (some, others))
+    return len(mine) == len(theirs) and all(map(same_values, mine, theirs))
 
 
 def _constants(traced: Any) -> list[Any]:

@@ -186,13 +186,12 @@ def _padding_pays(executor: Executor, buffer: StateBuffer, request: PhaseRequest
     """Whether short batches should be padded if that leaves no trace.
 
     It pays if rows do not divide over the replicas, and if an iterable may bring batches of many sizes. The one short
-    batch of arrays is padded in training only: its step takes longer to compile than it takes to see whether rows
-    depend on one another.
+    batch of arrays is padded in training and evaluation only: a prediction step compiles faster than the probe runs.
     """
     phase, loader, replicas = request.phase, request.loader, executor.strategy.replicas
     if loader.plan is not None:
         full, short = loader.plan.batch_size, loader.plan.last_size
-        if full % replicas == short % replicas == 0 and (phase != "train" or full == short):
+        if full % replicas == short % replicas == 0 and (phase == "pred" or full == short):
             return False
     return executor.compiles(buffer.cls, phase)
 

@@ -243,10 +243,10 @@ class Centred(eg.losses.MeanSquaredError):
 def test_of_the_classes_of_this_package_alone_it_is_known_what_they_do_with_rows():
     known = [eg.losses.CrossEntropy(), eg.regularizers.L2(0.1), eg.metrics.Accuracy(), as_metric(eg.losses.Huber())]
     known += [part.index_into(preds="a").rename_arguments(target="inputs") for part in (known[0], known[2])]
-    assert all(part.keeps_rows_apart for part in known)
+    assert all(part.rows_are_independent for part in known)
     unknown = [Centred(), FunctionLoss(squares), as_metric(squares), as_metric(Centred()), Unweighted(), Rows()]
     unknown += [Centred().index_into(preds="a"), Rows().rename_arguments(preds="b"), as_metric(clu.Accuracy)]
-    assert not any(part.keeps_rows_apart for part in unknown)
+    assert not any(part.rows_are_independent for part in unknown)
 
 
 DENSE = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(4)])

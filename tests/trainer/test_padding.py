@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from boring_modules import compilations
 from flax import nnx
 
 import elegy as eg
@@ -85,6 +86,24 @@ def test_everybody_else_trains_on_short_batches_with_one_program(module):
     trainer.fit(X, Y, batch_size=4, epochs=2, validation_data=[(X[:4], Y[:4]), (X[:3], Y[:3])], verbose=0)
     trainer.predict(X, batch_size=4)  # one short batch compiles faster than it is seen that it may be padded
     assert trainer._session.executor.traces == {"train": 1, "test": 1, "pred": 2}
+
+
+@pytest.mark.parametrize(("rate", "probes"), [(0.0, 2), (0.5, 4)], ids=["alike", "dropout in training"])
+def test_short_batches_of_training_and_evaluation_are_compiled_with_the_full_ones(rate, probes):
+    """The forward pass is compiled for two numbers of rows, and again for a phase that computes something else."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, training=False):
+            return nn.Dense(2)(nn.Dropout(rate, deterministic=not training)(nn.relu(nn.Dense(4)(x))))
+
+    trainer = eg.Trainer(Net(), MSE(), eg.metrics.MeanAbsoluteError(), optimizer=optax.sgd(0.01))
+    with compilations() as names:
+        history = trainer.fit(X, Y, batch_size=4, epochs=2, validation_data=(X[:7], Y[:7]), verbose=0).history
+    found = [name.removeprefix("jit(").removesuffix(")").removesuffix("s") for name in names]
+    assert [found.count(name) for name in ("train_step", "test_step", "row_independence")] == [1, 1, probes]
+    expected = np.mean((trainer.predict(X[:7]) - Y[:7]) ** 2)
+    np.testing.assert_allclose(history["val_loss"][-1], expected, rtol=1e-6)
 
 
 class FixedSize(nn.Module):
