@@ -156,7 +156,7 @@ def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_no_axis_of_examples()
 
 def test_a_scalar_that_weights_have_no_part_in_is_warned_of():
     trainer = eg.Trainer(nn.Dense(2), lambda target, preds: jnp.mean((target - preds) ** 2), optimizer=optax.sgd(0.1))
-    with pytest.warns(UserWarning, match=r"returned a scalar, in which sample weights .* name a parameter"):
+    with pytest.warns(UserWarning, match=r"returned a scalar, so sample weights .* name a parameter"):
         trainer.fit(X, Y, sample_weight=W, batch_size=5, verbose=0)
 
 
