@@ -177,6 +177,20 @@ def test_files_are_short_and_use_public_jax(path):
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
 
+PARTS = {"trainer", "session", "run", "listeners", "executor", "buffer", "program", "loader", "monitor"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_name(path))
+def test_no_part_of_the_engine_reaches_into_another(path):
+    """An underscored attribute is used only in the file that defines it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    own = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            owner = ast.unparse(node.value).rpartition(".")[2]
+            assert owner not in PARTS or node.attr in own, ast.unparse(node)
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_test_is_skipped(path):
     """A missing library fails a test; a test that needs one beyond the extra `test` carries the mark `needs`."""

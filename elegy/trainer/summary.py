@@ -30,14 +30,6 @@ def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
 
     Raises:
         ValueError: when `depth` is negative.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import elegy as eg
-        >>> trainer = eg.Trainer((lambda key, x: {"w": jnp.zeros((3, 2))}, lambda params, x: x @ params["w"]))
-        >>> print(summarize(trainer._session, jax.ShapeDtypeStruct((8, 3), jnp.float32)))
-        ┌───...
-        │ (root) │ FunctionalModule │ float32[8,2] │ 6 (24 B) │ ...
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
