@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from elegy.optimizer import Optimizer
     from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
     from elegy.strategies import Strategy, register_strategy
-    from elegy.trainer import Model, Trainer
+    from elegy.trainer import Evaluation, Model, Trainer
     from elegy.types import Every
 
 __version__ = "0.9.0"
@@ -36,6 +36,7 @@ __version__ = "0.9.0"
 __all__ = [
     "Callback",
     "ElegyModule",
+    "Evaluation",
     "Event",
     "Every",
     "History",
@@ -72,7 +73,7 @@ _HOMES = {
     "optimizer": ("Optimizer",),
     "pytree": ("Pytree", "Static", "field", "mutable", "static_field", "toplevel_mutable"),
     "strategies": ("Strategy", "register_strategy"),
-    "trainer": ("Model", "Trainer"),
+    "trainer": ("Evaluation", "Model", "Trainer"),
     "types": ("Every",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

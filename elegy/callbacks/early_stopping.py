@@ -87,13 +87,15 @@ class EarlyStopping(Callback):
         self._first_epoch = first_epoch
         self._best_step: int | None = None  # the state of this step is the best
         self._best_state: Any = None
+        self._evaluation: str | None = None  # the prefix of the validation that has the monitored log
+        self._watches = False  # True in such a validation
         self._validated: Any = None  # the state of the last validation, until the epoch ends
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
         self.monitor.check(event)
         self._reset(event.epoch)
-        self._trainer = event.trainer
+        self._trainer, self._evaluation = event.trainer, self.monitor.evaluation(event)
 
     def listens(self, hook: str) -> bool:
         """True for test hooks only if the validated state may have to be restored."""
@@ -110,12 +112,14 @@ class EarlyStopping(Callback):
             self._best_state = event.trainer.state
 
     def on_test_begin(self, event: Event) -> None:
-        """Forgets the last validation."""
-        self._validated = None
+        """Forgets the state of the last validation with the monitored log."""
+        self._watches = event.evaluation == self._evaluation
+        if self._watches:
+            self._validated = None
 
     def on_test_batch_end(self, event: Event) -> None:
         """Stores the validated state: a callback may have assigned it for the validation only."""
-        if self._trainer is not None and self._validated is None:
+        if self._trainer is not None and self._watches and self._validated is None:
             self._validated = event.trainer.state
 
     def on_epoch_end(self, event: Event) -> None:

@@ -36,6 +36,9 @@ class Event:
         examples: training examples seen by the run so far.
         elapsed: seconds from the run's beginning to the call of the hook. The device may be far behind: see `seconds`.
         validates: True if the run has validation data, even if it does not validate after every epoch.
+        evaluations: for each data set of the validation, the beginning of the names of its values in the logs of an
+            epoch: `"val_"`, or `"val_<name>_"`.
+        evaluation: in the `test` hooks inside of `fit`, the one of `evaluations` that runs.
         ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
             `"finished"`; None before.
         resumed: in `on_epoch_begin`, True if batches of the epoch were trained before, by the interrupted run or
@@ -59,6 +62,8 @@ class Event:
     examples: int = 0
     elapsed: float = 0.0
     validates: bool = False
+    evaluations: tuple[str, ...] = ()
+    evaluation: str | None = None
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
     is_current: bool = True

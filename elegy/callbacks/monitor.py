@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from elegy.callbacks.event import Event
@@ -48,17 +49,29 @@ class Monitor:
             event: the event of `on_train_begin`.
 
         Raises:
-            ValueError: if a validation name is monitored in a run without validation.
+            ValueError: if a validation name is monitored, and the run has no validation data of that name.
         """
-        if self.name.startswith("val_") and not event.validates:
+        if not self.name.startswith("val_"):
+            return
+        if not event.validates:
             raise ValueError(
                 f"the monitored log {self.name!r} will not exist: the run has no validation data. Pass "
                 "`validation_data` or `validation_split` to `fit`, or monitor a log of the training, such as "
                 f"{self.name.removeprefix('val_')!r}."
             )
+        if event.evaluations and self.evaluation(event) is None:
+            prefixes = ", ".join(f"{prefix}..." for prefix in event.evaluations)
+            raise ValueError(
+                f"the monitored log {self.name!r} will not exist: the names of the validation data begin otherwise. "
+                f"They are {prefixes}."
+            )
+
+    def evaluation(self, event: Event) -> str | None:
+        """Returns the one of `event.evaluations` that the log belongs to, or None."""
+        return _longest(event.evaluations, self.name)
 
     def value(self, event: Event) -> float | None:
-        """Reads the log; None for a validation name in an epoch without validation.
+        """Reads the log; None for a validation name in an epoch without that validation.
 
         Args:
             event: an event with logs.
@@ -69,7 +82,9 @@ class Monitor:
         logs = event.logs
         if self.name in logs:
             return float(logs[self.name])
-        if self.name.startswith("val_") and not any(name.startswith("val_") for name in logs):
+        prefixes = event.evaluations or ("val_",)
+        mine = _longest(prefixes, self.name)
+        if mine is not None and all(_longest(prefixes, name) != mine for name in logs):
             return None
         raise ValueError(f"the monitored {self.name!r} is not logged. Logged are: {', '.join(logs) or 'nothing'}.")
 
@@ -87,3 +102,7 @@ class Monitor:
         if self.mode == "max":
             return value - self.min_delta > reference
         return value + self.min_delta < reference
+
+
+def _longest(prefixes: Iterable[str], name: str) -> str | None:
+    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=None)

@@ -1,6 +1,7 @@
 """The loop."""
 
+from elegy.trainer.evaluations import Evaluation
 from elegy.trainer.model import Model
 from elegy.trainer.trainer import Trainer
 
-__all__ = ["Model", "Trainer"]
+__all__ = ["Evaluation", "Model", "Trainer"]

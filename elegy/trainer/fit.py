@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
+from elegy.callbacks import History
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, split
-from elegy.data.sources import as_validation_source
 from elegy.trainer import checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
+from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, evaluation_sources
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run
@@ -20,34 +22,43 @@ Source = ArraySource | IterableSource
 
 def sources(
     session: Session,
+    config: FitConfig,
     batch: tuple[Any, Any, Any],
     class_weight: Any,
     validation_data: Any,
     validation_split: float,
-) -> tuple[Source, Source | None]:
-    """Reads the data of a fit and of its validation.
+) -> tuple[Source, list[EvaluationSource]]:
+    """Reads the data of a fit and of its evaluations.
 
     Args:
         session: the session, whose epoch an iterable is told.
+        config: what was asked for.
         batch: inputs, labels and sample weights.
         class_weight: weights by class.
-        validation_data: the data of the validation.
-        validation_split: the fraction of the arrays that is kept for it.
+        validation_data: a data set, or a dict of them.
+        validation_split: the fraction of the arrays that is kept for the validation.
 
     Raises:
         ValueError, TypeError: if the data cannot be used.
     """
     source = as_source(*batch, class_weight=class_weight, epoch=session.epoch)
-    validation = None if validation_data is None else as_validation_source(validation_data)
+    evaluations = evaluation_sources(validation_data, config)
     if validation_split != 0.0:
-        if validation is not None:
+        if evaluations:
             raise ValueError("validation_data and validation_split were both given: use one of them.")
-        source, validation = split(source, validation_split)
-    return source, validation
+        source, rest = split(source, validation_split)
+        size, steps = config.validation_batch_size, config.validation_steps
+        evaluations = [EvaluationSource("val_", rest, config.validation_freq, size, steps)]
+    return source, evaluations
 
 
 def fit(
-    session: Session, config: FitConfig, source: Source, validation: Source | None, listeners: Listeners, history: Any
+    session: Session,
+    config: FitConfig,
+    source: Source,
+    evaluations: Sequence[EvaluationSource],
+    listeners: Listeners,
+    history: History,
 ) -> None:
     """Trains.
 
@@ -55,13 +66,13 @@ def fit(
         session: the session.
         config: what was asked for.
         source: the data.
-        validation: that of the validation.
+        evaluations: that of the evaluations.
         listeners: the callbacks.
         history: records the run; the trainer's from now on.
     """
     if config.check_inputs:
-        checks.finite(source, validation)
-    config.check_validation(validation is not None)
+        checks.finite(source, *(one.source for one in evaluations))
+    config.check_validation(bool(evaluations))
     callbacks = listeners.callbacks
     fuse = fuse_with(callbacks, config.steps_per_execution, "train")
     values = checks.step_values(callbacks, session.buffer)
@@ -86,26 +97,27 @@ def fit(
                 finite=config.check_inputs,
             )
         ]
-        if validation is not None:
-            size = config.validation_batch_size
-            if size is None and isinstance(validation, ArraySource):
+        for one in evaluations:
+            size = one.batch_size
+            if size is None and isinstance(one.source, ArraySource):
                 size = requests[0].loader.batch_size
             requests.append(
                 PhaseRequest.of(
                     session.buffer,
                     "test",
-                    validation,
+                    one.source,
                     what="validation",
                     batch_size=size,
-                    limit=config.validation_steps,
+                    limit=one.steps,
                     fuse=config.steps_per_execution,
                     finite=config.check_inputs,
                 )
             )
-        training, *validations = session.prepare(*requests)
+        training, *plans = session.prepare(*requests)
         session.stop_training, session.history = False, history
         # A restored state that was waiting for its module has brought its epoch with it by now.
-        run = session.run = Run(session, config, training, validations[0] if validations else None, listeners, undo)
+        ready = [EvaluationPlan(one.prefix, one.every, plan) for one, plan in zip(evaluations, plans, strict=True)]
+        run = session.run = Run(session, config, training, ready, listeners, undo)
         if found is not None and saved is not None:
             resume.resume(run, found, saved)
         reading.close()

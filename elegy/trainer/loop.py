@@ -42,11 +42,14 @@ def fit(run: Run) -> None:
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
-                validation = run.validation_now()
-                if not run.epoch_ended or (interrupts.interrupted and validation is not None):
+                evaluations = run.evaluations_now()
+                if not run.epoch_ended or (interrupts.interrupted and evaluations):
                     break
                 added = run.take_added()
-                values = {} if validation is None else evaluate(session, validation, run.listeners, interrupts)
+                values = {
+                    one.prefix: evaluate(session, one.plan, run.listeners, interrupts, one.prefix)
+                    for one in evaluations
+                }
                 logs = _joined(logs, added, values)
                 run.clock.note_when_computed(logs)
                 run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs)
@@ -136,11 +139,17 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
                 run.keep_logs(out.logs(chunk.count - 1), added)
 
 
-def _joined(logs: Mapping[str, float], added: Mapping[str, Any], validation: Mapping[str, float]) -> LazyLogs:
-    """The values of an epoch: those of its last step, those that callbacks added in it, and those of its validation."""
+def _joined(
+    logs: Mapping[str, float], added: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, float]]
+) -> LazyLogs:
+    """The values of an epoch: of its last step, those that callbacks added, and those of its evaluations."""
     return LazyLogs(
-        lambda: {**logs, **_others(added, logs), **{f"val_{name}": value for name, value in validation.items()}},
-        lambda: all(getattr(part, "ready", True) is not False for part in (logs, validation)),
+        lambda: {
+            **logs,
+            **_others(added, logs),
+            **{f"{prefix}{name}": v for prefix, values in evaluations.items() for name, v in values.items()},
+        },
+        lambda: all(getattr(part, "ready", True) is not False for part in (logs, *evaluations.values())),
     )
 
 
@@ -149,9 +158,20 @@ def _others(added: Mapping[str, Any], logs: Mapping[str, float]) -> dict[str, An
 
 
 def evaluate(
-    session: Session, plan: ExecutionPlan, listeners: Listeners, interrupts: Interrupts | None = None
+    session: Session,
+    plan: ExecutionPlan,
+    listeners: Listeners,
+    interrupts: Interrupts | None = None,
+    prefix: str | None = None,
 ) -> Mapping[str, float]:
     """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs.
+
+    Args:
+        session: the session.
+        plan: how the batches run.
+        listeners: the callbacks.
+        interrupts: of a fit, tells if a signal ends it.
+        prefix: of a fit, the beginning of the names of the values in the logs of the epoch.
 
     Raises:
         RunInterrupted: in a validation, after a signal.
@@ -160,17 +180,20 @@ def evaluate(
     logs: Mapping[str, float] = {}
     added: dict[str, Any] = {}
     failure: BaseException | None = None
+    emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
     try:
-        listeners.emit_in_pass("on_test_begin", "test", plan, added=added)
+        emit("on_test_begin")
         buffer = session.buffer.fork()  # after the hooks, which may assign the state to evaluate
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)
             for k in listeners.callbacks.batches_heard("test", session.step, 0, chunk.sizes):
                 batch = chunk.first + k
-                listeners.emit_in_pass("on_test_batch_begin", "test", plan, batch=batch, added=added)
+                emit("on_test_batch_begin", batch=batch)
                 row = with_added(out.logs(k), added)
-                listeners.emit_in_pass("on_test_batch_end", "test", plan, batch=batch, logs=row, added=added)
+                listeners.emit_in_pass(
+                    "on_test_batch_end", "test", plan, batch=batch, logs=row, added=added, evaluation=prefix
+                )
             logs = with_added(out.logs(chunk.count - 1), added)
             if interrupts is not None and interrupts.interrupted:
                 raise RunInterrupted
@@ -178,5 +201,5 @@ def evaluate(
         failure = error
         raise
     finally:
-        listeners.emit_in_pass("on_test_end", "test", plan, failure, logs=logs)
+        emit("on_test_end", failure=failure, logs=logs)
     return logs

@@ -69,8 +69,9 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     load_run(run, found, metadata)
     run.resumed = found.path
     saved = metadata["run"]
-    if saved is not None and run.validation is not None and run.session.strategy.processes == 1:
-        run.validation.loader.load_state(saved.get("validation"))
+    if saved is not None and run.session.strategy.processes == 1:
+        for one in run.evaluations:
+            one.plan.loader.load_state(saved["evaluations"].get(one.prefix))
     if not run.config.initial_epoch:  # the epochs count from the beginning of the run
         run.end_epoch = run.first_epoch + run.config.epochs
 

@@ -19,6 +19,7 @@ from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.clock import RunClock
 from elegy.trainer.config import FitConfig
+from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import LossWatch
@@ -32,7 +33,7 @@ class Run:
         session: the trainer's session.
         config: what was asked for.
         training: how the training batches run.
-        validation: how the validation batches run; None without validation.
+        evaluations: the evaluations of its validation data.
         listeners: the callbacks.
         undo: returns the trainer to where it was, until the first step is done.
 
@@ -59,12 +60,12 @@ class Run:
         session: Session,
         config: FitConfig,
         training: ExecutionPlan,
-        validation: ExecutionPlan | None,
+        evaluations: Sequence[EvaluationPlan],
         listeners: Listeners,
         undo: UndoOnFailure,
     ):
         self.session, self.config, self.undo = session, config, undo
-        self.training, self.validation = training, validation
+        self.training, self.evaluations = training, evaluations
         self.listeners, self.callbacks = listeners, listeners.callbacks
         self.loader = training.loader
         if config.initial_epoch:
@@ -129,14 +130,13 @@ class Run:
             return self._record(self.loader.state(self.cursor.batches, own=False))
 
     def _record(self, data: dict[str, Any] | None) -> dict[str, Any]:
-        loader, validation = self.loader, self.validation
-        if validation is None or self.session.strategy.processes > 1:  # not known of several processes' shares
-            place = None
-        else:
-            place = validation.loader.state(0, own=False)
+        loader = self.loader
+        places = {}
+        if self.session.strategy.processes == 1:  # not known of several processes' shares
+            places = {one.prefix: one.plan.loader.state(0, own=False) for one in self.evaluations}
         return {
             "data": data,
-            "validation": place,
+            "evaluations": places,
             "counters": self.state_dict(),
             "steps_per_execution": self.training.layout.steps,
             "examples": None if loader.plan is None else loader.plan.size,
@@ -155,7 +155,8 @@ class Run:
             self.training,
             epochs=self.end_epoch,
             examples=self.examples,
-            validates=self.validation is not None,
+            validates=bool(self.evaluations),
+            evaluations=tuple(one.prefix for one in self.evaluations),
             **fields,
         )
 
@@ -215,7 +216,7 @@ class Run:
         """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
         session = self.session
         endless = self.loader.steps is None and self.cursor.batches > 0 and session.epoch == self.first_epoch
-        if endless and self.validation is not None and not session.stop_training:
+        if endless and self.evaluations and not session.stop_training:
             warnings.warn(
                 "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
                 "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
@@ -256,9 +257,9 @@ class Run:
                 order = np.concatenate([order[:start], rest[epoch_permutation(seed, epoch, len(rest), attempt)]])
         return order
 
-    def validation_now(self) -> ExecutionPlan | None:
-        """How the validation of this epoch runs; None if it has none."""
-        return self.validation if (self.session.epoch + 1) % self.config.validation_freq == 0 else None
+    def evaluations_now(self) -> list[EvaluationPlan]:
+        """Returns the evaluations that run after this epoch."""
+        return [one for one in self.evaluations if one.due(self.session.epoch)]
 
 
 def with_added(logs: LazyLogs, added: Mapping[str, Any]) -> LazyLogs:

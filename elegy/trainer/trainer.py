@@ -144,7 +144,8 @@ class Trainer(StateMethods, FileMethods):
             initial_epoch: with a value above 0, training starts at this epoch index and ends at `epochs`.
             shuffle: whether arrays are shuffled each epoch, by a permutation of `(seed, epoch)`.
             drop_remaining: whether a short last batch is left out.
-            validation_data: `(inputs, labels[, sample_weight])`, or an iterable of batches.
+            validation_data: `(inputs, labels[, sample_weight])`, an iterable of batches, or a dict of names and such
+                data sets or `elegy.Evaluation`s, whose logs begin with `val_<name>_`.
             validation_split: the fraction of the arrays, from their end, that is kept for validation.
             validation_batch_size: examples a validation step; `batch_size` where none is given.
             validation_steps: how many validation batches to see.
@@ -169,9 +170,6 @@ class Trainer(StateMethods, FileMethods):
         """
         session = self._session
         checks.not_in_fit(session, "fit")
-        source, validation = fit_module.sources(
-            session, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
-        )
         config = FitConfig.checked(
             batch_size=batch_size,
             epochs=epochs,
@@ -188,9 +186,12 @@ class Trainer(StateMethods, FileMethods):
             resume=resume,
             check_inputs=check_inputs,
         )
+        source, evaluations = fit_module.sources(
+            session, config, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
+        )
         history = History()
         listeners = Listeners(self, session, callbacks, verbose, history)
-        fit_module.fit(session, config, source, validation, listeners, history)
+        fit_module.fit(session, config, source, evaluations, listeners, history)
         return history
 
     def evaluate(

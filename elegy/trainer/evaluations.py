@@ -1,0 +1,134 @@
+"""The evaluations of a fit: which data, under which names, after which epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from elegy.data import ArraySource, IterableSource
+from elegy.data.convert import is_array_like
+from elegy.data.sources import as_validation_source
+from elegy.integers import positive_int_or_none
+from elegy.trainer.config import FitConfig
+from elegy.trainer.execution import ExecutionPlan
+from elegy.types import Every
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A data set that `fit` evaluates, with its own rhythm.
+
+    Args:
+        data: `(inputs, labels[, sample_weight])`, or an iterable of batches.
+        every: the interval in epochs, `Every(epochs=5)`; None for that of `fit`.
+        batch_size: the number of examples of a step, over all devices; None for that of `fit`.
+        steps: the largest number of batches; None for that of `fit`.
+
+    Raises:
+        TypeError: if `every` is not an `Every`, or a number is not an integer.
+        ValueError: if `every` does not count epochs, or a number is not positive.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+        >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+        >>> sets = {"near": (x, 3 * x), "far": eg.Evaluation((9 * x, 27 * x), every=eg.Every(epochs=2))}
+        >>> history = trainer.fit(x, 3 * x, epochs=4, validation_data=sets, verbose=0).history
+        >>> len(history["val_near_loss"]), len(history["val_far_loss"])
+        (4, 2)
+    """
+
+    data: Any
+    every: Every | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and not isinstance(self.every, Every):
+            raise TypeError(f"Evaluation(every={self.every!r}): give an interval, such as `Every(epochs=5)`.")
+        if self.every is not None and self.every.unit != "epochs":
+            raise ValueError(f"Evaluation(every={self.every!r}): the interval must be in epochs.")
+        for name in ("batch_size", "steps"):
+            positive_int_or_none(f"Evaluation's {name}", getattr(self, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSource:
+    """A data set of a fit, read.
+
+    Args:
+        prefix: the beginning of the names of its values in the logs of an epoch.
+        source: the data.
+        every: the number of epochs from one evaluation to the next.
+        batch_size: the number of examples of a step, or None.
+        steps: the largest number of batches, or None.
+    """
+
+    prefix: str
+    source: ArraySource | IterableSource
+    every: int
+    batch_size: int | None
+    steps: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """An evaluation that is ready to run.
+
+    Args:
+        prefix: the beginning of the names of its values in the logs of an epoch.
+        every: the number of epochs from one to the next.
+        plan: how its batches run.
+    """
+
+    prefix: str
+    every: int
+    plan: ExecutionPlan
+
+    def due(self, epoch: int) -> bool:
+        """True if it runs after the epoch with this index."""
+        return (epoch + 1) % self.every == 0
+
+
+def evaluation_sources(validation_data: Any, config: FitConfig) -> list[EvaluationSource]:
+    """Reads `validation_data`: one data set, or a dict of them.
+
+    Raises:
+        TypeError: if a data set or its name cannot be used.
+        ValueError: if a data set is empty, or its arrays differ in length.
+    """
+    if validation_data is None:
+        return []
+    sets = validation_data if _is_dict_of_sets(validation_data) else {None: validation_data}
+    return [_read(name, data, config) for name, data in sets.items()]
+
+
+def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
+    if name is not None and not (isinstance(name, str) and name):
+        raise TypeError(f"validation_data has the name {name!r}: the names of data sets are strings.")
+    given = data if isinstance(data, Evaluation) else Evaluation(data)
+    try:
+        source = as_validation_source(given.data)
+    except (TypeError, ValueError) as error:
+        if name is not None:
+            error.add_note(f"It is the data set {name!r} of validation_data.")
+        raise
+    every = config.validation_freq if given.every is None or given.every.epochs is None else int(given.every.epochs)
+    return EvaluationSource(
+        "val_" if name is None else f"val_{name}_",
+        source,
+        every,
+        config.validation_batch_size if given.batch_size is None else given.batch_size,
+        config.validation_steps if given.steps is None else given.steps,
+    )
+
+
+def _is_dict_of_sets(data: Any) -> bool:
+    """True for a dict without arrays; a dict with arrays is the inputs of one data set."""
+    return (
+        isinstance(data, Mapping)
+        and len(data) > 0
+        and not any(is_array_like(value) or isinstance(value, Mapping) for value in data.values())
+    )
