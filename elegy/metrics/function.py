@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from elegy.losses.function import FunctionLoss
@@ -47,11 +48,8 @@ class LossMetric(Metric):
         vars(self).update(name=self.name or name_of(self.loss))
         super().__post_init__()
         self.loss.check_reduction()
-        vars(self).update(self._zeros())
-
-    def _zeros(self) -> dict[str, CompensatedSum | None]:
         count = None if self.loss.reduction is Reduction.SUM else CompensatedSum.zeros((), self.dtype)
-        return {"total": CompensatedSum.zeros((), self.dtype), "count": count}
+        vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=count)
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added.
@@ -74,7 +72,8 @@ class LossMetric(Metric):
 
     def reset(self) -> Self:
         """Returns the metric without data."""
-        return self.replace(**self._zeros())
+        total, count = jax.tree.map(jnp.zeros_like, (self.total, self.count))
+        return self.replace(total=total, count=count)
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both metrics' data.

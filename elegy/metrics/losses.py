@@ -33,10 +33,8 @@ class LossTerms(Metric):
     def reset(self) -> Self:
         """Returns the losses without data."""
         # One array for each: a donated buffer must not occur twice in the state.
-        return self.replace(
-            numerators=tuple(self._zero() for _ in self.numerators),
-            denominators=tuple(None if d is None else self._zero() for d in self.denominators),
-        )
+        numerators, denominators = jax.tree.map(jnp.zeros_like, (self.numerators, self.denominators))
+        return self.replace(numerators=numerators, denominators=denominators)
 
     def _zero(self) -> CompensatedSum:
         return CompensatedSum.zeros((), self.dtype)

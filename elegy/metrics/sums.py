@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from elegy.pytree import Pytree
@@ -47,7 +48,8 @@ class CompensatedSum(Pytree):
             shape: the shape of the sum.
             dtype: float32 or float64.
         """
-        return cls(jnp.zeros((2, *shape), dtype))
+        # A copy from the host; `jnp.zeros` would compile a kernel for each shape when metrics are constructed.
+        return cls(jnp.asarray(np.zeros((2, *shape), dtype), dtype))
 
     @classmethod
     def of(cls, value: ArrayLike, dtype: DTypeLike = jnp.float32) -> Self:

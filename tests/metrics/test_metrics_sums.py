@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from boring_modules import compilations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import elegy as eg
+from elegy import metrics as em
+from elegy.losses import CrossEntropy
 from elegy.metrics.sums import CompensatedSum, add_trees, binned_sums, sum_leading_axis
 
 
@@ -113,3 +116,9 @@ def test_a_metric_of_ones_own_with_such_a_field():
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), metric, metric.merge(metric))
     np.testing.assert_allclose(stacked.aggregate().compute(), 3e5, rtol=1e-7)
     assert metric.reset().compute() == 0
+
+
+def test_metrics_are_constructed_without_compiling():
+    with compilations() as names:
+        em.Losses(CrossEntropy()), em.AUC(57), em.ConfusionMatrix(13), em.Accuracy(average="macro", num_classes=11)
+    assert set(names) <= {"jit(stage)"}  # JAX's own, once in a process, for the first copy to a device
