@@ -47,7 +47,7 @@ class LazyLogs(Mapping[str, float]):
         self._ready, self._previous = ready, previous
         self._ready_at: float | None = None
         self._values: dict[str, float] = {}
-        self._added: dict[str, Any] = {}  # not read yet
+        self._added: dict[str, Any] = {}  # added values that are not read yet
         self._additions: set[str] = set()  # the names of all that were added
         self._names = names
         self.on_read: Callable[[LazyLogs], None] | None = None
@@ -74,7 +74,7 @@ class LazyLogs(Mapping[str, float]):
 
     @property
     def names(self) -> list[str]:
-        """The names; reads the values only if nobody knows the names before."""
+        """Returns the names; reads the values only if the names are unknown."""
         return list(self) if self._names is None or self._fetch is None else [*self._names, *self._added]
 
     @property
@@ -88,10 +88,10 @@ class LazyLogs(Mapping[str, float]):
         Args:
             name: its name.
             value: a number, an array of one element, or a function without arguments that returns one and is called
-                when somebody reads.
+                when the value is read.
 
         Raises:
-            ValueError: if the name is one of those that were fetched; at the latest when somebody reads.
+            ValueError: if `fetch` returns the name; at the latest when the logs are read.
         """
         fetched = self._names if self._fetch is not None else self._values.keys() - self._additions
         if name in (fetched or ()):

@@ -1,4 +1,4 @@
-"""How things are named in logs and error messages."""
+"""Names for logs and error messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_CONTAINERS = "the containers or static fields differ"
 
 
 def snake_case(name: str) -> str:
-    """Turns a class name into a log name.
+    """Converts a class name to a log name.
 
     Example:
         >>> snake_case("MeanSquaredError"), snake_case("L1L2"), snake_case("MyAUCScore")
@@ -26,7 +26,7 @@ def snake_case(name: str) -> str:
 
 
 def name_of(thing: Any) -> str:
-    """The log name of a loss, a metric, a function or a class instance.
+    """Returns the log name of a loss, a metric, a function or a class instance.
 
     Example:
         >>> def my_loss(target, preds): ...
@@ -62,7 +62,7 @@ def unique_names(names: Iterable[str]) -> list[str]:
 
 
 def path_name(path: Any) -> str:
-    """A JAX key path as people write it.
+    """Formats a JAX key path with slashes.
 
     Example:
         >>> import jax
@@ -73,11 +73,11 @@ def path_name(path: Any) -> str:
 
 
 def array_name(value: Any, shape: Sequence[object] | None = None) -> str:
-    """An array's dtype and shape as JAX writes them, the type of anything else.
+    """Formats an array's dtype and shape as JAX does, and the type of any other object.
 
     Args:
         value: an array, a `jax.ShapeDtypeStruct`, a Python number, or any object.
-        shape: what to write in the place of the array's own shape.
+        shape: another shape to show, with numbers or names.
 
     Example:
         >>> array_name(np.zeros((2, 3), np.float32)), array_name(True), array_name("x")
@@ -91,7 +91,7 @@ def array_name(value: Any, shape: Sequence[object] | None = None) -> str:
 
 
 def type_name(value: Any) -> str:
-    """The type of a value, with its article.
+    """Returns the type of a value, with its article.
 
     Example:
         >>> type_name([1]), type_name(1), type_name(None)
@@ -102,7 +102,7 @@ def type_name(value: Any) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names in a sentence.
+    """Formats names for a sentence.
 
     Example:
         >>> listed(["a"]), listed(["a", 0, "c"])
@@ -113,7 +113,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def there_are(names: Iterable[object]) -> str:
-    """What is available where something is missing, as a clause.
+    """Returns a clause that lists the available names.
 
     Example:
         >>> there_are(["inputs", "preds"]), there_are(["preds"]), there_are([])
@@ -126,7 +126,7 @@ def there_are(names: Iterable[object]) -> str:
 
 
 def contents(value: Any) -> str:
-    """What can be looked up in a value where a lookup failed, as a clause.
+    """Returns a clause that describes a value in which a lookup failed.
 
     Example:
         >>> contents({"a": 1, "b": 2}), contents([1, 2]), contents(np.zeros(3, np.float32))

@@ -13,7 +13,7 @@ from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import PyTree
 
 Transformation: TypeAlias = optax.GradientTransformation | optax.MultiSteps
-"""What Optax makes: `optax.MultiSteps` has `init` and `update`, but is a class of its own."""
+"""The types of Optax transformations: `optax.MultiSteps` is not a `GradientTransformation`."""
 
 
 class LookaheadPair(NamedTuple):

@@ -63,8 +63,8 @@ def static_field(**kwargs: Any) -> Any:
 class Static(Generic[T]):
     """Wraps any object as a constant that is equal only to itself.
 
-    Foreign modules, optimizers and functions may be unhashable or compare by value; this makes them
-    fit for a static field.
+    Third-party modules, optimizers and functions may be unhashable or compare by value; the wrapper can be in a static
+    field.
 
     Example:
         >>> Static([1]) == Static([1])

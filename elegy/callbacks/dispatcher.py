@@ -19,7 +19,7 @@ from elegy.names import unique_names
 # In these hooks callbacks close files, so each is called for every callback, even if one raises.
 _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
-# In these, callbacks that read the logs come after those that may add to them.
+# In these hooks, callbacks that read the logs are called after those that may add to them.
 _WITH_LOGS = frozenset({"on_train_batch_end", "on_test_batch_end", "on_test_end", "on_epoch_end"})
 
 

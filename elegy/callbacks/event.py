@@ -75,7 +75,7 @@ class Event:
     def step_logs(self) -> LazyLogs:
         """The step's own values that callbacks of the run declare in `step_values`, in `on_train_batch_end`.
 
-        They stay on the device until somebody reads them.
+        They stay on the device until they are read.
 
         Raises:
             RuntimeError: in other hooks, and if no callback declares any.
@@ -99,7 +99,7 @@ class Event:
         Args:
             name: the name in the logs.
             value: a number, an array of one element, which may stay on the device, or a function without arguments
-                that returns one and is called when somebody reads.
+                that returns one and is called when the value is read.
 
         Raises:
             TypeError: if the name is not a string, or the value is none of these.

@@ -191,9 +191,9 @@ class ModelCheckpoint(PeriodicCallback):
         later = [path for path in find_checkpoints(self.directory) if checkpoint_step(path) > step]
         if found := [path.name for path in later if is_intact(path)]:
             raise CheckpointError(
-                f"the run begins at step {step}, but {self.directory} holds checkpoints of another run, or of this one "
-                f"at later steps: {', '.join(found[-3:])}. Pass `resume='auto'` to `fit` to go on from the newest, "
-                "give a directory of its own, or delete them."
+                f"the run begins at step {step}, but {self.directory} has checkpoints of another run, or of this one "
+                f"at later steps: {', '.join(found[-3:])}. Pass `resume='auto'` to `fit` to continue from the newest, "
+                "choose another directory, or delete them."
             )
 
     def before_end(self, event: Event) -> None:

@@ -18,7 +18,7 @@ _OFTEN = Every(steps=50)
 
 
 class _StepValues(PeriodicCallback):
-    """Adds step values to the logs as they are, without reading them."""
+    """Adds step values to the logs, without reading them from the device."""
 
     batch_hooks_read = "logs"
     only_logs = True
@@ -33,11 +33,11 @@ class _StepValues(PeriodicCallback):
 
 
 class LearningRateMonitor(_StepValues):
-    """Adds `learning_rate` to the logs, the rate that the step used.
+    """Adds the learning rate of the step to the logs, as `learning_rate`.
 
-    It is read from the optimizer's state, where `optax.inject_hyperparams` keeps it, also inside of a chain. If there
-    are several, as with `optax.partition`, there is one name for each: `learning_rate/<group>`. Without
-    `inject_hyperparams`, the schedule of the optimizer is given to the callback.
+    It reads the state of `optax.inject_hyperparams`, also inside of a chain. If there are several, as with
+    `optax.partition`, each has its own name: `learning_rate/<group>`. Without `inject_hyperparams`, pass the schedule
+    of the optimizer.
 
     Args:
         schedule: a function from the number of steps before to the learning rate, or None.
@@ -81,7 +81,7 @@ class GradientMonitor(_StepValues):
     difference of the parameters after and before the step; and of the parameters after it.
 
     Args:
-        per_layer: whether to add the norms of each array of parameters, too: `grad_norm/dense/kernel`.
+        per_layer: True to add the norms of each array of parameters, too: `grad_norm/dense/kernel`.
         every: the interval.
 
     Example:
@@ -103,12 +103,12 @@ class GradientMonitor(_StepValues):
 class ThroughputMonitor(PeriodicCallback):
     """Adds `steps_per_second` and `examples_per_second` to the logs: the rates of computed steps in each interval.
 
-    At the end of an interval it waits until the step is computed. Evaluations, and the first interval, which has the
-    compilation, are left out.
+    At the end of an interval it waits until the step is computed. Evaluations, and the first interval with the
+    compilation, are not counted.
 
     Args:
         every: the interval.
-        tokens: how many tokens an example has, for `tokens_per_second`; None to leave it out.
+        tokens: the number of tokens of an example, for `tokens_per_second`; None to leave it out.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -128,11 +128,11 @@ class ThroughputMonitor(PeriodicCallback):
         super().__init__(every)
         self.tokens = tokens
         self._begin: tuple[int, int, float] | None = None  # steps, examples and seconds when the interval began
-        self._last: Event | None = None  # the last step that was queued
-        self._evaluation = 0.0  # when it began
+        self._last: Event | None = None  # the last step that was dispatched
+        self._evaluation = 0.0  # the time at which the evaluation began
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """The end of an interval, and the last step of an execution, whose end a validation waits for."""
+        """The batches at which the interval ends, and the last one, for which a validation waits."""
         return sorted({*super().batches_heard(step, examples, sizes), len(sizes) - 1})
 
     def on_train_begin(self, event: Event) -> None:
@@ -141,7 +141,7 @@ class ThroughputMonitor(PeriodicCallback):
         self._begin = self._last = None
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Adds the rates of an interval that ends."""
+        """Adds the rates at the end of an interval."""
         self._last = event
         if not self.due(event):
             return
@@ -156,11 +156,11 @@ class ThroughputMonitor(PeriodicCallback):
         self._begin = now
 
     def on_test_begin(self, event: Event) -> None:
-        """Notes when a validation begins: once the steps before it are computed."""
+        """Stores when a validation begins: after the steps before it are computed."""
         self._evaluation = event.elapsed if self._last is None else self._last.seconds
 
     def on_test_end(self, event: Event) -> None:
-        """Leaves out the seconds of the validation."""
+        """Subtracts the seconds of the validation."""
         if self._begin is not None and self._last is not None:
             steps, examples, seconds = self._begin
             self._begin = steps, examples, seconds + event.seconds - self._evaluation
@@ -169,8 +169,9 @@ class ThroughputMonitor(PeriodicCallback):
 class DeviceMonitor(PeriodicCallback):
     """Adds the memory in use to the logs, in bytes.
 
-    `device_memory` and `device_memory_peak` are those of the fullest device of this process, where its backend counts
-    them (GPU and TPU; not the CPU). `host_memory` is the resident memory of this process, counted by `psutil`.
+    `device_memory` and `device_memory_peak` are those of the device of this process with the most memory in use, on
+    backends that report it (GPU and TPU; not the CPU). `host_memory` is the resident memory of this process, from
+    `psutil`.
 
     Args:
         every: the interval.
@@ -201,7 +202,7 @@ class DeviceMonitor(PeriodicCallback):
         self._process = require("psutil", "the DeviceMonitor").Process()
 
     def on_train_batch_end(self, event: Event) -> None:
-        """Adds what is in use."""
+        """Adds the memory in use."""
         if not self.due(event):
             return
         event.log("host_memory", self._process.memory_info().rss)

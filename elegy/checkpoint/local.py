@@ -183,7 +183,7 @@ class LocalCheckpoint:
             return
         if self.path.is_symlink() or not self.path.is_dir():
             raise CheckpointError(
-                f"{self.path}: a file or a link stands there, not a checkpoint, so it is not touched."
+                f"{self.path}: this is a file or a link, not a checkpoint, so it is not replaced or deleted."
             )
         check_own(self.path, set(os.listdir(self.path)))
 
@@ -201,8 +201,8 @@ def check_own(path: object, names: set[str]) -> None:
     others = sorted(names - {MANIFEST, METADATA, ARRAYS})
     if others:
         raise CheckpointError(
-            f"{path}: the directory holds other things than a checkpoint ({', '.join(others[:5])}), "
-            "so it is not touched. Name a directory of its own."
+            f"{path}: the directory contains other things than a checkpoint ({', '.join(others[:5])}), "
+            "so it is not replaced or deleted. Choose another directory."
         )
 
 

@@ -202,7 +202,7 @@ class Remote:
         for entry in entries:
             whole = entry["name"]
             if whole == place and entry["type"] == "file":
-                raise CheckpointError(f"{self.path}: a file stands there, not a checkpoint, so it is not touched.")
+                raise CheckpointError(f"{self.path}: this is a file, not a checkpoint, so it is not replaced.")
             name = whole.rstrip("/").rpartition("/")[2]
             if whole.rstrip("/") == place.rstrip("/"):  # some stores keep an empty file for a directory
                 continue

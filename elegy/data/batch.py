@@ -161,7 +161,7 @@ def _explain_rows(batch: Batch, where: str) -> NoReturn:
         elif shape[0] != count:
             raise ValueError(
                 f"{first} has {count} rows but {name} has {shape[0]} (shape {tuple(shape)}): all arrays need one row "
-                "an example, so their leading dimensions must be equal."
+                "for each example, so their leading dimensions must be equal."
             )
     raise AssertionError("called for a batch whose rows agree")
 

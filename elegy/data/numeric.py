@@ -77,7 +77,7 @@ def _unmasked(array: np.ma.MaskedArray, name: str) -> np.ndarray:
     if count:
         raise ValueError(
             f"{name} is a masked array in which {count} of {array.size} values are masked, and nothing says what they "
-            "stand for. Give `array.filled(0)`, or another value; rows that shall not count get the sample_weight 0."
+            "stand for. Give `array.filled(0)`, or another value; to ignore rows, give them the sample_weight 0."
         )
     return np.asarray(array.data)
 

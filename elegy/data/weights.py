@@ -130,7 +130,7 @@ def _classes(labels: np.ndarray, where: str) -> np.ndarray:
     elif labels.ndim == 2 and np.isin(labels, (0, 1)).all() and (np.sum(labels, axis=1) == 1).all():
         return np.argmax(labels, axis=1)
     raise ValueError(
-        f"{where}class_weight needs labels that name one class an example: whole numbers of shape (rows,), or one-hot "
+        f"{where}class_weight needs labels with one class for each example: integers of shape (rows,), or one-hot "
         f"rows of shape (rows, classes). These have the shape {labels.shape} and the dtype {labels.dtype}"
         f"{', and are not one-hot' if labels.ndim == 2 else ''}. Give sample_weight instead."
     )

@@ -31,7 +31,7 @@ FINITE_CHECK = "finite_check"
 """The key of the finite check in an execution's logs."""
 
 VALUES = "step_values"
-"""Where an execution's logs hold the step values."""
+"""The key of the step values in an execution's logs."""
 
 _INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 

@@ -141,7 +141,7 @@ class BatchLoader(Generic[S]):
         return None
 
     def load_state(self, state: Mapping[str, Any] | None) -> None:
-        """Makes the next pass go on where `state` was taken."""
+        """Moves to the position of `state`, from which the next pass continues."""
 
     def start_at(self, epoch: int) -> None:
         """Sets the index of the first epoch, with which an iterable may be reseeded."""
@@ -303,7 +303,7 @@ class IterableLoader(BatchLoader[IterableSource]):
         return self.source.state(taken, own=own)
 
     def load_state(self, state: Mapping[str, Any] | None) -> None:
-        """Makes the next pass go on where `state` was taken."""
+        """Moves to the position of `state`, from which the next pass continues."""
         if state is not None and self.source.load_state(state):
             self._pass, self._resumed = self.source.batches(self.limit), True
 

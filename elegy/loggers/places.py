@@ -29,7 +29,7 @@ def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
     reserve(path)
     if path != wanted:
         warnings.warn(
-            f"{wanted} holds the logs of another run, which stay as they are: the logs of this run go to {path}.",
+            f"{wanted} has the logs of another run, which are not changed: this run writes its logs to {path}.",
             stacklevel=2,
         )
     return path

@@ -23,7 +23,7 @@ from elegy.pytree import Pytree, static_field
 from elegy.types import PyTree
 
 EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
-"""Arguments whose arrays have one row an example."""
+"""Arguments whose arrays have one row for each example."""
 
 
 class Loss(Pytree):
@@ -63,7 +63,7 @@ class Loss(Pytree):
 
     @abc.abstractmethod
     def call(self, *args: Any, **kwargs: Any) -> jax.Array:
-        """Computes the values: `(B, ...)`, or a scalar that stands for the whole batch."""
+        """Computes the values: `(B, ...)`, or a scalar for the whole batch."""
 
     @property
     def applies_weight(self) -> bool:

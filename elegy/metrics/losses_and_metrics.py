@@ -335,7 +335,7 @@ class LossesAndMetrics(Metric):
             if weight.size and weight.min() < 0:
                 raise ValueError(
                     f"sample_weight contains {weight.min():.3g}: weights must not be negative, because a mean is "
-                    "divided by their sum. Give an example that does not count the weight 0."
+                    "divided by their sum. To ignore an example, give it the weight 0."
                 )
         self.target_check(target, preds, sample_weight)
 

@@ -255,7 +255,7 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
     if _moved(state, after):
         raise _Dependent("the call of the module changes its state")
     if phase == "pred" and not all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(preds)):
-        raise _Dependent("an output has not one row an example")
+        raise _Dependent("an output does not have one row for each example")
     if phase != "pred" and after._logs.pending:
         raise _Dependent("the module reports losses or metrics of its own")
     outputs = [_sample(leaf, count, start, real) for leaf in map(jnp.asarray, jax.tree.leaves(preds))]

@@ -56,7 +56,7 @@ def test_a_file_or_a_link_at_the_path(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
-        with pytest.raises(CheckpointError, match=f"{name}: a file or a link stands there"):
+        with pytest.raises(CheckpointError, match=f"{name}: this is a file or a link"):
             save(tmp_path / name, tree(1), {})
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
 
@@ -140,7 +140,7 @@ def test_a_name_of_another_step_or_a_link_to_a_checkpoint_is_not_moved(tmp_path)
         save(tmp_path / "step_00000012", tree(2), {"step": 11})
     save(tmp_path / "best", tree(1), {"step": 13})
     (tmp_path / "step_00000013").symlink_to(tmp_path / "best")
-    with pytest.raises(CheckpointError, match="a file or a link stands there"):
+    with pytest.raises(CheckpointError, match="this is a file or a link"):
         save(tmp_path / "step_00000013", tree(2), {"step": 13})
     assert sorted(os.listdir(tmp_path)) == ["best", "step_00000012", "step_00000013"]
 

@@ -14,7 +14,7 @@ import elegy as eg
 from elegy.loggers import CSVLogger, TensorBoard
 
 X = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
-MOVED = pytest.warns(UserWarning, match=r"holds the logs of another run.*the logs of this run go to")
+MOVED = pytest.warns(UserWarning, match=r"has the logs of another run.*this run writes its logs to")
 
 
 def csv(directory):

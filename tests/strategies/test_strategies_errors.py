@@ -32,9 +32,9 @@ CONSTRUCTION = {
     "a data axis that does not exist": (lambda: FSDP({"data": 2}, data_axes=("rows",)), "axis 'rows' does not exist"),
     "a data axis twice": (lambda: FSDP({"data": 2}, data_axes=("data", "data")), "names the mesh axis 'data' twice"),
     "rules that are no pairs": (lambda: Sharded({"data": 2}, rules=[("*/kernel",)]), "pairs of a pattern"),  # type: ignore[list-item]
-    "a pattern that is no string": (lambda: Sharded({"data": 2}, rules={3: (None,)}), "pairs of a pattern"),  # type: ignore[dict-item]
+    "a pattern that is not a string": (lambda: Sharded({"data": 2}, rules={3: (None,)}), "pairs of a pattern"),  # type: ignore[dict-item]
     "a negative size": (lambda: FSDP({"data": 2}, min_size=-1), "must not be negative"),
-    "a size that is no number": (lambda: FSDP({"data": 2}, min_size="8"), "a number of elements"),  # type: ignore[arg-type]
+    "a size that is not a number": (lambda: FSDP({"data": 2}, min_size="8"), "a number of elements"),  # type: ignore[arg-type]
     "devices by another name": (lambda: DataParallel("cpu"), "a list of JAX devices"),  # type: ignore[arg-type]
     "no mesh": (lambda: Sharded(4), "a dict of axis sizes"),
     "a rule without a tuple": (

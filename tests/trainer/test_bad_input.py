@@ -302,7 +302,10 @@ CASES = [
         fit(callbacks=[ACallback]),
     ),
     Case(
-        "a function as callback", TypeError, r"is no elegy\.callbacks\.Callback.*LambdaCallback", fit(callbacks=[print])
+        "a function as callback",
+        TypeError,
+        r"is not an elegy\.callbacks\.Callback.*LambdaCallback",
+        fit(callbacks=[print]),
     ),
     Case("one callback, no list", TypeError, r"callbacks", fit(callbacks=ACallback())),
     # NaN

@@ -79,7 +79,7 @@ def wrong(answer, level=Wrong):
 CASES = [
     # what a step returns
     Case(
-        "a loss that is no scalar",
+        "a loss that is not a scalar",
         StepError,
         r"the loss that Wrong\.managed_train_step returned is not a scalar: an array float32\[8\]",
         build=wrong(lambda loss, s, b: (b[0][:, 0], s)),

@@ -168,7 +168,7 @@ def test_a_refused_directory_is_not_written_into(tmp_path):
     before = contents()
     other = fit([], epochs=1, resume=None)
     for _ in range(2):
-        with pytest.raises(CheckpointError, match="holds checkpoints of another run"):
+        with pytest.raises(CheckpointError, match="has checkpoints of another run"):
             fit([ModelCheckpoint(tmp_path, save_on_exception=True)], other, epochs=2, resume=None)
     assert contents() == before
 

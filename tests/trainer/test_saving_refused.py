@@ -92,7 +92,7 @@ def older(path):
 
 WRITES = {
     "no space": (no_space, "could not be written.*No space left"),
-    "a file": (lambda path, _: path.write_text("mine"), "a file or a link stands there"),
+    "a file": (lambda path, _: path.write_text("mine"), "this is a file or a link"),
     "other things": (lambda path, _: (path / "thesis").mkdir(parents=True), "other things than a checkpoint .thesis."),
 }
 READS = {
