@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from elegy.callbacks import Callback, Event, History
     from elegy.checkpoint import load
-    from elegy.module import ElegyModule, Precision
+    from elegy.module import EMA, SWA, ElegyModule, Precision
     from elegy.optimizer import Optimizer
     from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
     from elegy.strategies import Strategy, register_strategy
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.9.0"
 
 __all__ = [
+    "EMA",
+    "SWA",
     "Callback",
     "ElegyModule",
     "Evaluation",
@@ -69,7 +71,7 @@ __all__ = [
 _HOMES = {
     "callbacks": ("Callback", "Event", "History"),
     "checkpoint": ("load",),
-    "module": ("ElegyModule", "Precision"),
+    "module": ("EMA", "SWA", "ElegyModule", "Precision"),
     "optimizer": ("Optimizer",),
     "pytree": ("Pytree", "Static", "field", "mutable", "static_field", "toplevel_mutable"),
     "strategies": ("Strategy", "register_strategy"),

@@ -267,6 +267,41 @@ class Accumulation:
         return found[-1]
 
 
+def whole_batch(
+    objective: Objective,
+    module: Any,
+    params: PyTree,
+    context: StepContext,
+    key: jax.Array,
+    batch: Batch,
+    count: int,
+) -> tuple[Callable[..., Any], Callable[[PyTree], jax.Array]]:
+    """The objective of a batch, in microbatches if it is to be cut.
+
+    Args:
+        objective: one step; see `Objective`.
+        module: the state.
+        params: its parameters.
+        context: of the whole batch on this replica.
+        key: this step's key.
+        batch: the rows of this replica.
+        count: into how many microbatches they are cut.
+
+    Returns:
+        `(differentiate, value)`: what `jax.value_and_grad(objective, (0, 1), has_aux=True)` is for the parameters and
+        the probe; the value as a function of the parameters.
+    """
+    if count > 1:
+        cut_up = Accumulation(objective, module, params, context, key, batch, count)
+        if cut_up.keeps_structure:  # otherwise the caller reports what the step changed
+            return cut_up.differentiate, cut_up.value
+
+    def differentiate(params: PyTree, probe: jax.Array) -> Any:
+        return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, probe, module, context, key, batch)
+
+    return differentiate, lambda params: objective(params, 0.0, module, context, key, batch)[0]
+
+
 def _add(sums: PyTree, more: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, more)
 

@@ -146,4 +146,6 @@ def moved_fields(before: Any, after: Any) -> tuple[str, ...]:
     return tuple(moved)
 
 
-_DRIVEN = frozenset({"key", "params", "batch_stats", "optimizer", "losses_and_metrics", "loss_scale", "_logs", "_step"})
+_DRIVEN = frozenset(
+    {"key", "params", "batch_stats", "optimizer", "losses_and_metrics", "average", "loss_scale", "_logs", "_step"}
+)

@@ -7,7 +7,7 @@ replica, and a Trainer's executor with its own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -73,6 +73,8 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     if state.optimizer is not None:
         state = state.replace(optimizer=state.optimizer.init(precision.optimizer_params(state)))
         state.optimizer.check_gradients()
+    if module.average is not None:
+        state = state.replace(average=module.average.begin(precision.optimizer_params(state)))
     return state.replace(key=state_key).reset_step()
 
 
@@ -128,7 +130,9 @@ def forward_train(
         part = part.astype(dtype) if scale is None else part.astype(dtype) * scale.value.astype(dtype)
         return part, (own, state if policy is None else policy.leave(state, module))
 
-    differentiate, value_of = whole_batch(objective, module, params, context, step_key, batch, options.accumulate)
+    differentiate, value_of = accumulation.whole_batch(
+        objective, module, params, context, step_key, batch, options.accumulate
+    )
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
     value, grads = strategy.sum(total), precision.as_optimized(module, conjugate(strategy.sum(grads)))
     if scale is not None:
@@ -148,44 +152,11 @@ def forward_train(
     )
     values = step_values(options.values, grads, before[0], new_params, optimizer)
     state = state.set_params(precision.as_kept(new_params, params)).replace(optimizer=optimizer)
+    if module.average is not None:
+        state = state.replace(average=keep(check, module.average.update(new_params), module.average))
     if scale is not None and check is not None:
         state, check = state.replace(loss_scale=scale.adjust(check.finite)), scale.reported(check)
     return StepExtras(context.examples, check if options.guard else None, values), state
-
-
-def whole_batch(
-    objective: accumulation.Objective,
-    module: Any,
-    params: PyTree,
-    context: StepContext,
-    key: jax.Array,
-    batch: Batch,
-    accumulate: int,
-) -> tuple[Callable[..., Any], Callable[[PyTree], jax.Array]]:
-    """The objective of a batch, in microbatches if it is to be cut.
-
-    Args:
-        objective: one step; see `accumulation.Objective`.
-        module: the state.
-        params: its parameters.
-        context: of the whole batch on this replica.
-        key: this step's key.
-        batch: the rows of this replica.
-        accumulate: into how many microbatches they are cut.
-
-    Returns:
-        `(differentiate, value)`: what `jax.value_and_grad(objective, (0, 1), has_aux=True)` is for the parameters and
-        the probe; the value as a function of the parameters.
-    """
-    if accumulate > 1:
-        cut = accumulation.Accumulation(objective, module, params, context, key, batch, accumulate)
-        if cut.keeps_structure:  # otherwise the caller reports what the step changed
-            return cut.differentiate, cut.value
-
-    def differentiate(params: PyTree, probe: jax.Array) -> Any:
-        return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, probe, module, context, key, batch)
-
-    return differentiate, lambda params: objective(params, 0.0, module, context, key, batch)[0]
 
 
 def reported_losses(state: Any) -> list[LossesAndMetrics]:

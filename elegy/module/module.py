@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from elegy.metrics import LossesAndMetrics, Metric
 from elegy.module import high_level, layers, managed
+from elegy.module.averaging import Average
 from elegy.module.context import StepContext
 from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
@@ -38,6 +39,7 @@ class ElegyModule(Pytree):
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
+        average: the average of the parameters, where the trainer keeps one.
         loss_scale: by what the loss is multiplied where a module computes in float16.
 
     Example:
@@ -60,6 +62,7 @@ class ElegyModule(Pytree):
     batch_stats: PyTree = field(default=None, kw_only=True)
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
+    average: Average | None = field(default=None, kw_only=True, repr=False)
     loss_scale: LossScale | None = field(default=None, kw_only=True, repr=False)
     _precision: Precision | None = static_field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)

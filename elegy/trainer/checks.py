@@ -22,7 +22,7 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
 from elegy.integers import as_integer, positive_int
 from elegy.loading import BatchLoader
-from elegy.module import high_level, precision
+from elegy.module import averaging, high_level, precision
 from elegy.module.levels import level_of
 from elegy.module.step_values import OWN_LOGS, STEP_VALUES
 from elegy.strategies import Sharded
@@ -200,11 +200,13 @@ def can_run(buffer: StateBuffer, phase: CompiledPhase) -> None:
 
     Raises:
         MissingMethodError: if it does not say how to run the phase.
-        StepError: if it has no optimizer to train with, or its precision cannot be applied.
+        StepError: if it has no optimizer to train with, or its precision or average cannot be kept.
         RuntimeError: if a mesh is set in whose context it cannot be compiled.
     """
     _check_no_mesh(buffer, phase)
     precision.check_level(buffer.cls, phase, buffer.form._precision)
+    if phase == "train":
+        averaging.check_level(buffer.cls, buffer.form)
     level = level_of(buffer.cls, phase)
     module = buffer.form
     if level == "high" and not high_level.runs_apply(module):

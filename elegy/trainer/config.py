@@ -7,6 +7,7 @@ import os
 from typing import Any, Literal, Self
 
 from elegy.integers import positive_int, positive_int_or_none
+from elegy.module.averaging import Weights
 from elegy.trainer import checks
 
 
@@ -25,6 +26,7 @@ class FitConfig:
     validation_batch_size: int | None
     validation_steps: int | None
     validation_freq: int
+    validation_weights: Weights
     steps_per_execution: int | Literal["auto"]
     resume: str | os.PathLike[str] | None
     check_inputs: bool
@@ -61,3 +63,8 @@ class FitConfig:
                     f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "
                     "validation_split."
                 )
+        if not validates and self.validation_weights != "trained":
+            raise ValueError(
+                f"validation_weights={self.validation_weights!r}, but there is no validation data: pass "
+                "validation_data or validation_split."
+            )

@@ -10,6 +10,7 @@ from elegy.data import ArraySource, IterableSource
 from elegy.data.convert import is_array_like
 from elegy.data.sources import as_validation_source
 from elegy.integers import positive_int_or_none
+from elegy.module.averaging import Weights
 from elegy.trainer.config import FitConfig
 from elegy.trainer.execution import ExecutionPlan
 from elegy.types import Every
@@ -24,6 +25,7 @@ class Evaluation:
         every: the interval in epochs, `Every(epochs=5)`; None for that of `fit`.
         batch_size: the number of examples of a step, over all devices; None for that of `fit`.
         steps: the largest number of batches; None for that of `fit`.
+        weights: which parameters to evaluate, as `weights` of `Trainer.evaluate`; None for those of `fit`.
 
     Raises:
         TypeError: if `every` is not an `Every`, or a number is not an integer.
@@ -44,6 +46,7 @@ class Evaluation:
     every: Every | None = None
     batch_size: int | None = None
     steps: int | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         if self.every is not None and not isinstance(self.every, Every):
@@ -64,6 +67,7 @@ class EvaluationSource:
         every: the number of epochs from one evaluation to the next.
         batch_size: the number of examples of a step, or None.
         steps: the largest number of batches, or None.
+        weights: which parameters are evaluated.
     """
 
     prefix: str
@@ -71,6 +75,7 @@ class EvaluationSource:
     every: int
     batch_size: int | None
     steps: int | None
+    weights: Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +86,13 @@ class EvaluationPlan:
         prefix: the beginning of the names of its values in the logs of an epoch.
         every: the number of epochs from one to the next.
         plan: how its batches run.
+        weights: which parameters are evaluated.
     """
 
     prefix: str
     every: int
     plan: ExecutionPlan
+    weights: Weights
 
     def due(self, epoch: int) -> bool:
         """True if it runs after the epoch with this index."""
@@ -122,6 +129,7 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
         every,
         config.validation_batch_size if given.batch_size is None else given.batch_size,
         config.validation_steps if given.steps is None else given.steps,
+        config.validation_weights if given.weights is None else given.weights,
     )
 
 

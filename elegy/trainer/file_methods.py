@@ -9,7 +9,9 @@ from pathlib import Path
 
 from elegy.checkpoint import AsyncSaver
 from elegy.distributed import is_first, together
-from elegy.trainer import persistence, weights
+from elegy.module.averaging import Weights, with_weights
+from elegy.trainer import persistence
+from elegy.trainer import weights as weights_module
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -60,17 +62,18 @@ class FileMethods:
         """
         persistence.restore(self._session, path, strict=strict, hyperparameters=hyperparameters)
 
-    def save_weights(self, path: str | os.PathLike[str]) -> None:
+    def save_weights(self, path: str | os.PathLike[str], *, weights: Weights = "trained") -> None:
         """Writes the module's weights alone: no keys, optimizer, metrics or counters.
 
         Args:
             path: a file that ends in `.safetensors`, or the directory of a checkpoint.
+            weights: which parameters to write; as for `Trainer.evaluate`.
 
         Raises:
             CheckpointError: when it cannot be written, or there are no weights yet.
             ImportError: for a safetensors file where safetensors is not installed.
         """
-        weights.save(self._session, path)
+        weights_module.save(self._session, path, weights)
 
     def load_weights(
         self,
@@ -110,7 +113,7 @@ class FileMethods:
             >>> trainer.variables()["params"]["bias"]
             Array([3.], dtype=float32)
         """
-        weights.load(self._session, source, prefix=prefix, renamed=rename, strict=strict)
+        weights_module.load(self._session, source, prefix=prefix, renamed=rename, strict=strict)
 
     def variables(self) -> PyTree:
         """The weights in the form of the module's own library.
@@ -119,7 +122,7 @@ class FileMethods:
             The dict of collections that a linen module's `apply` takes, Haiku's `params` or `(params, state)`, and a
             dict of the state's fields for other modules. The arrays stay valid.
         """
-        return weights.variables(self._session.state)
+        return weights_module.variables(self._session.state)
 
     def save_pickle(self, path: str | Path) -> None:
         """Writes the whole trainer to one file, your classes and functions included, for `elegy.load`.
@@ -138,7 +141,14 @@ class FileMethods:
         whole = copy.copy(self)  # with a state that can be read here, also where it lay on several processes
         together(lambda: save_pickle(path, whole) if is_first() else None, f"writing {path}")
 
-    def export(self, path: str | Path, inputs: PyTree, platforms: Sequence[str] | None = None) -> None:
+    def export(
+        self,
+        path: str | Path,
+        inputs: PyTree,
+        platforms: Sequence[str] | None = None,
+        *,
+        weights: Weights = "trained",
+    ) -> None:
         """Writes the prediction step for use without this library, by `jax.export`, for batches of any size.
 
         The directory gets `pred_step.jax_export`, a serialized StableHLO function of the inputs with the weights
@@ -152,6 +162,7 @@ class FileMethods:
             path: a directory.
             inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
             platforms: for example `("cpu", "cuda", "tpu")`; the platform at hand where none are given.
+            weights: which parameters to write; as for `Trainer.evaluate`.
 
         Raises:
             CheckpointError: when the step depends on the number of rows, its outputs are containers that only your
@@ -160,15 +171,16 @@ class FileMethods:
         """
         from elegy.trainer.export import export
 
-        state = self._session.state_for(inputs)
+        state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export(state, path, inputs, platforms) if is_first() else None, f"writing {path}")
 
-    def export_saved_model(self, path: str | Path, inputs: PyTree) -> None:
+    def export_saved_model(self, path: str | Path, inputs: PyTree, *, weights: Weights = "trained") -> None:
         """Writes the prediction step as a TensorFlow SavedModel, for batches of any size.
 
         Args:
             path: the SavedModel's directory. `tf.saved_model.load(path).f(inputs)` computes the outputs.
             inputs: as for `export`.
+            weights: as for `export`.
 
         Raises:
             CheckpointError: when the step cannot be converted.
@@ -176,5 +188,5 @@ class FileMethods:
         """
         from elegy.trainer.export import export_saved_model
 
-        state = self._session.state_for(inputs)
+        state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export_saved_model(state, path, inputs) if is_first() else None, f"writing {path}")

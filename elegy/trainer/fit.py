@@ -9,6 +9,7 @@ from typing import Any
 from elegy.callbacks import History
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, split
+from elegy.module.averaging import check_weights
 from elegy.trainer import checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, evaluation_sources
@@ -73,6 +74,8 @@ def fit(
     if config.check_inputs:
         checks.finite(source, *(one.source for one in evaluations))
     config.check_validation(bool(evaluations))
+    for one in evaluations:
+        check_weights(session.buffer.form, one.weights, "validation_weights")
     callbacks = listeners.callbacks
     fuse = fuse_with(callbacks, config.steps_per_execution, "train")
     values = checks.step_values(callbacks, session.buffer)
@@ -116,7 +119,10 @@ def fit(
         training, *plans = session.prepare(*requests)
         session.stop_training, session.history = False, history
         # A restored state that was waiting for its module has brought its epoch with it by now.
-        ready = [EvaluationPlan(one.prefix, one.every, plan) for one, plan in zip(evaluations, plans, strict=True)]
+        ready = [
+            EvaluationPlan(one.prefix, one.every, plan, one.weights)
+            for one, plan in zip(evaluations, plans, strict=True)
+        ]
         run = session.run = Run(session, config, training, ready, listeners, undo)
         if found is not None and saved is not None:
             resume.resume(run, found, saved)

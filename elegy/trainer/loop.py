@@ -12,6 +12,7 @@ from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
+from elegy.module.averaging import Weights
 from elegy.trainer import resume, rollback
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
@@ -47,7 +48,7 @@ def fit(run: Run) -> None:
                     break
                 added = run.take_added()
                 values = {
-                    one.prefix: evaluate(session, one.plan, run.listeners, interrupts, one.prefix)
+                    one.prefix: evaluate(session, one.plan, run.listeners, interrupts, one.prefix, one.weights)
                     for one in evaluations
                 }
                 logs = _joined(logs, added, values)
@@ -163,6 +164,7 @@ def evaluate(
     listeners: Listeners,
     interrupts: Interrupts | None = None,
     prefix: str | None = None,
+    weights: Weights = "trained",
 ) -> Mapping[str, float]:
     """Runs the test step over a pass of the data, on a copy of the state; returns the last step's logs.
 
@@ -172,6 +174,7 @@ def evaluate(
         listeners: the callbacks.
         interrupts: of a fit, tells if a signal ends it.
         prefix: of a fit, the beginning of the names of the values in the logs of the epoch.
+        weights: which parameters to evaluate; see `Trainer.evaluate`.
 
     Raises:
         RunInterrupted: in a validation, after a signal.
@@ -183,7 +186,8 @@ def evaluate(
     emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
     try:
         emit("on_test_begin")
-        buffer = session.buffer.fork()  # after the hooks, which may assign the state to evaluate
+        # After the hooks, which may assign the state to evaluate.
+        buffer = session.with_weights(session.buffer.fork(), weights)
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)

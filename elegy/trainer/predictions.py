@@ -9,6 +9,7 @@ from typing import Any
 
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk
+from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
@@ -17,19 +18,21 @@ from elegy.trainer.session import Session
 from elegy.types import PyTree
 
 
-def predict_all(session: Session, plan: ExecutionPlan, listeners: Listeners) -> PyTree:
+def predict_all(session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights) -> PyTree:
     """Predicts all of the data and joins the outputs of the batches."""
-    return join(list(_predictions(session, plan, listeners)))
+    return join(list(_predictions(session, plan, listeners, weights)))
 
 
-def predict(session: Session, plan: ExecutionPlan, listeners: Listeners) -> Iterator[PyTree]:
+def predict(session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights) -> Iterator[PyTree]:
     """Yields the outputs of each batch, on the host, in the order of the data."""
-    with contextlib.closing(_predictions(session, plan, listeners)) as predictions:
+    with contextlib.closing(_predictions(session, plan, listeners, weights)) as predictions:
         for outputs in predictions:
             yield outputs.tree()
 
 
-def _predictions(session: Session, plan: ExecutionPlan, listeners: Listeners) -> Generator[BatchOutputs, None, None]:
+def _predictions(
+    session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights
+) -> Generator[BatchOutputs, None, None]:
     """Yields the outputs of each batch."""
     executor = session.executor
     buffer: StateBuffer | None = None
@@ -38,7 +41,7 @@ def _predictions(session: Session, plan: ExecutionPlan, listeners: Listeners) ->
     try:
         listeners.emit_in_pass("on_predict_begin", "predict", plan)
         # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
-        buffer = session.buffer.shared_fork()
+        buffer = session.with_weights(session.buffer.shared_fork(), weights)
         for chunk in plan.chunks(buffer):
             listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=chunk.first)
             waiting.append((executor.predict(buffer, chunk), chunk))

@@ -16,6 +16,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import CheckpointError
 from elegy.module import ElegyModule
+from elegy.module.averaging import Weights, with_weights
 from elegy.module.step_values import StepOptions
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
@@ -165,6 +166,18 @@ class Session:
         if not self.initialized:
             self.adopt(self.planned(pack(inputs)))
         return collect(self.state)
+
+    def with_weights(self, fork: StateBuffer, weights: Weights) -> StateBuffer:
+        """Puts other parameters into a fork of the state.
+
+        Args:
+            fork: a fork of the buffer.
+            weights: `"trained"`, `"averaged"`, or a function of the state that returns parameters.
+        """
+        if weights != "trained":
+            # What a function is given is handed out, and stays valid.
+            fork.set(with_weights(self.state if callable(weights) else fork.get(), weights))
+        return fork
 
     def note_inputs(self, batch: Batch) -> None:
         """Remembers the tree of the inputs, by which `predict` tells inputs from batches."""

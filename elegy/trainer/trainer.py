@@ -14,6 +14,7 @@ from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.named import LossTree, MetricTree
+from elegy.module.averaging import EMA, SWA, Weights, check_weights, with_averaging
 from elegy.module.precision import Precision, as_precision, optimizer_params, with_precision
 from elegy.optimizer import Optimizer, Transformation, as_optimizer
 from elegy.strategies import Strategy, resolve_strategy
@@ -50,6 +51,7 @@ class Trainer(StateMethods, FileMethods):
             activations take the memory of one microbatch.
         precision: the dtypes in which parameters are kept and the module computes: `"float32"` (nothing is cast),
             `"mixed_bfloat16"`, `"bfloat16"`, `"mixed_float16"`, a policy as `jmp` writes it, or a `Precision`.
+        averaging: an `EMA` or `SWA` of the parameters, kept in the state beside them; `weights="averaged"` uses it.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -84,6 +86,7 @@ class Trainer(StateMethods, FileMethods):
         compilation_cache: str | os.PathLike[str] | None = None,
         accumulate: int = 1,
         precision: str | Precision = "float32",
+        averaging: EMA | SWA | None = None,
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -97,7 +100,7 @@ class Trainer(StateMethods, FileMethods):
         strategy = resolve_strategy(strategy)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
-        state = with_precision(state, as_precision(precision))
+        state = with_averaging(with_precision(state, as_precision(precision)), averaging)
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate))
@@ -122,6 +125,7 @@ class Trainer(StateMethods, FileMethods):
         validation_batch_size: int | None = None,
         validation_steps: int | None = None,
         validation_freq: int = 1,
+        validation_weights: Weights = "trained",
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
         steps_per_execution: int | Literal["auto"] = "auto",
@@ -150,6 +154,7 @@ class Trainer(StateMethods, FileMethods):
             validation_batch_size: examples a validation step; `batch_size` where none is given.
             validation_steps: how many validation batches to see.
             validation_freq: validate every so many epochs.
+            validation_weights: which parameters to validate; as `weights` of `evaluate`.
             callbacks: callbacks of this call, after the trainer's own.
             verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and a line an epoch; 2 shows lines only.
             steps_per_execution: how many steps run in one execution; `"auto"` decides by the step's work.
@@ -182,6 +187,7 @@ class Trainer(StateMethods, FileMethods):
             validation_batch_size=validation_batch_size,
             validation_steps=validation_steps,
             validation_freq=validation_freq,
+            validation_weights=validation_weights,
             steps_per_execution=steps_per_execution,
             resume=resume,
             check_inputs=check_inputs,
@@ -204,6 +210,7 @@ class Trainer(StateMethods, FileMethods):
         steps: int | None = None,
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
+        weights: Weights = "trained",
     ) -> dict[str, float]:
         """Computes losses and metrics over all of the data; the state stays as it is.
 
@@ -215,13 +222,18 @@ class Trainer(StateMethods, FileMethods):
             steps: how many batches to see at most.
             callbacks: callbacks of this call.
             verbose: as for `fit`.
+            weights: which parameters to use: `"trained"`; `"averaged"`, where the trainer keeps an average; or a
+                function of the state that returns parameters. The state stays as it is.
 
         Returns:
             Values by name.
+
+        Raises:
+            ValueError: if there is no average, or a function returns something else.
         """
         source = as_source(inputs, labels, sample_weight, what="evaluate")
-        plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose)
-        return dict(loop.evaluate(self._session, plan, listeners))
+        plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
+        return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
     def predict(
         self,
@@ -231,6 +243,7 @@ class Trainer(StateMethods, FileMethods):
         steps: int | None = None,
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 0,
+        weights: Weights = "trained",
     ) -> PyTree:
         """Computes the outputs for all of the data; the state stays as it is.
 
@@ -240,6 +253,7 @@ class Trainer(StateMethods, FileMethods):
             steps: how many batches to see at most.
             callbacks: callbacks of this call.
             verbose: as for `fit`.
+            weights: as for `evaluate`.
 
         Returns:
             The outputs as NumPy arrays, rows in the order of the data.
@@ -247,7 +261,9 @@ class Trainer(StateMethods, FileMethods):
         Raises:
             ValueError: when the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
-        return predictions.predict_all(self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
+        return predictions.predict_all(
+            self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose, weights), weights
+        )
 
     def predict_iter(
         self,
@@ -257,17 +273,28 @@ class Trainer(StateMethods, FileMethods):
         steps: int | None = None,
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 0,
+        weights: Weights = "trained",
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
-        return predictions.predict(self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose))
+        return predictions.predict(
+            self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose, weights), weights
+        )
 
     def _predictor(self, inputs: PyTree, *options: Any) -> tuple[ExecutionPlan, Listeners]:
         return self._pass("pred", as_source(inputs, what="predict", known=self._session.input_tree), *options)
 
     def _pass(
-        self, phase: Literal["test", "pred"], source: Any, batch_size: Any, steps: Any, callbacks: Any, verbose: Any
+        self,
+        phase: Literal["test", "pred"],
+        source: Any,
+        batch_size: Any,
+        steps: Any,
+        callbacks: Any,
+        verbose: Any,
+        weights: Weights,
     ) -> tuple[ExecutionPlan, Listeners]:
         """Plans one pass over the data, without training."""
+        check_weights(self._session.buffer.form, weights)
         listeners = Listeners(self, self._session, callbacks, verbose)
         name = "evaluate" if phase == "test" else "predict"
         request = PhaseRequest.of(

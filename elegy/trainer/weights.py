@@ -19,6 +19,7 @@ from elegy.distributed import collect, is_first, together
 from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of
 from elegy.metrics import Metric
+from elegy.module.averaging import Weights, with_weights
 from elegy.module.precision import optimizer_params
 from elegy.trainer.session import Session
 from elegy.types import PyTree
@@ -27,7 +28,7 @@ Rename = Mapping[str, str] | Callable[[str], str]
 
 KIND = "weights"
 _SUFFIX = ".safetensors"
-_NO_WEIGHTS = ("key", "optimizer", "losses_and_metrics", "_logs")
+_NO_WEIGHTS = ("key", "optimizer", "losses_and_metrics", "average", "loss_scale", "_logs")
 
 
 def flat_weights(state: Any) -> dict[str, Any]:
@@ -55,10 +56,10 @@ def variables(state: Any) -> PyTree:
     }
 
 
-def save(session: Session, path: str | os.PathLike[str]) -> None:
+def save(session: Session, path: str | os.PathLike[str], which: Weights = "trained") -> None:
     """Writes the weights: to a safetensors file by its suffix, otherwise to a checkpoint directory."""
     session.check_initialized("are no weights")
-    flat = flat_weights(session.state)
+    flat = flat_weights(with_weights(session.state, which))
     if Path(path).suffix == _SUFFIX:
         flat = collect(flat)
         together(lambda: save_safetensors(path, flat) if is_first() else None, f"writing {path}")
