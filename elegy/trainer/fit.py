@@ -48,8 +48,8 @@ def sources(
         if evaluations:
             raise ValueError("validation_data and validation_split were both given: use one of them.")
         source, rest = split(source, validation_split)
-        size, steps = config.validation_batch_size, config.validation_steps
-        evaluations = [EvaluationSource("val_", rest, config.validation_freq, size, steps)]
+        size, steps, weights = config.validation_batch_size, config.validation_steps, config.validation_weights
+        evaluations = [EvaluationSource("val_", rest, config.validation_freq, size, steps, weights)]
     return source, evaluations
 
 

@@ -133,6 +133,13 @@ def test_evaluation_prediction_and_validation_use_the_weights_that_they_are_told
     assert_same_bits(trainer.state.params, before)
 
 
+def test_a_validation_split_uses_the_averaged_weights():
+    trainer = make(eg.EMA(0.8))
+    options = {"validation_split": 0.5, "validation_weights": "averaged", "verbose": 0}
+    history = trainer.fit(X, Y, epochs=2, batch_size=4, **options).history
+    np.testing.assert_allclose(history["val_loss"][-1], jnp.mean(squares(averaged(trainer), X[8:], Y[8:])), rtol=1e-5)
+
+
 def test_averaged_weights_are_written_alone(tmp_path):
     trainer, other = make(eg.EMA(0.8), precision="mixed_float16"), make()
     train(trainer, 3)
