@@ -66,6 +66,7 @@ Own(a=3)  # Unexpected keyword argument "a"
 IN_AN_EDITOR = """
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +111,9 @@ class Print(eg.Callback):
     def on_train_batch_end(self, event: eg.Event) -> None:
         reveal_type(event.step)  # "int"
         reveal_type(event.logs["loss"])  # "float"
-        reveal_type(event.trainer)  # "Trainer"
+        reveal_type(event.trainer.stop_training)  # "bool"
+        event.trainer.state = event.trainer.state.replace(features=event.trainer.state.features + 1)
+        print(event.trainer.stp)  # Attribute "stp" is unknown
         print(event.stp)  # Attribute "stp" is unknown
 
 
@@ -119,6 +122,8 @@ model = Model(features=3)
 trainer = eg.Trainer(model, eg.losses.Huber(delta=1), [Largest()], optax.adam(1e-3), seed=3, callbacks=[Print()])
 reveal_type(trainer.evaluate(x, x))  # "dict[str, float]"
 reveal_type(trainer.fit(x, x, epochs=2, callbacks=[eg.callbacks.EarlyStopping("loss")]))  # "History"
+reveal_type(trainer.state.features)  # "int"
+reveal_type(eg.Trainer(nn.Dense(1)).state)  # "ElegyModule"
 reveal_type(eg.losses.Huber())  # "Huber"
 reveal_type(eg.losses.Huber()(target=x, preds=x))  # "Array"
 reveal_type(eg.metrics.Mean().reset())  # "Mean"

@@ -50,7 +50,7 @@ class Event:
         0.5
     """
 
-    trainer: Trainer
+    trainer: Trainer[Any]
     phase: Literal["train", "test", "predict"]
     step: int
     epoch: int

@@ -47,9 +47,10 @@ class StepResults:
         return [FiniteCheck(found.bad[k], found.loss[k]) for k in range(self.count)]
 
     def _read(self) -> dict[str, Any]:
-        if self._host is None:
-            self._host = jax.device_get(self._packed)
-        return self._host
+        host = self._host
+        if host is None:
+            host = self._host = jax.device_get(self._packed)
+        return host
 
     def _row(self, packed: dict[str, Any], names: list[tuple[str, str, int]], k: int) -> dict[str, Any]:
         """The scalars of one step by name, from the host copy of what the executable returned."""

@@ -297,7 +297,8 @@ def drain(
     own: dict[str, Metric] = {}
     for entry, update in zip(pending, updates, strict=True):
         if entry.kind == "metric":
-            held = fields.get(entry.name, getattr(module, entry.name))
+            of_module: Metric = getattr(module, entry.name)
+            held = fields.get(entry.name, of_module)
             fields[entry.name] = keep(held.merge(update), held)
             own[entry.name] = own[entry.name].merge(update) if entry.name in own else update
         else:

@@ -238,7 +238,9 @@ def with_precision(module: Any, policy: Precision | None) -> Any:
         module: a module.
         policy: the policy, or None.
     """
-    return module.replace(_precision=policy) if module.key is None else begin(module, policy)
+    if module.key is not None:
+        return begin(module, policy)
+    return module if module._precision == policy else module.replace(_precision=policy)
 
 
 def managed_policy(module: Any, phase: Phase) -> Precision | None:

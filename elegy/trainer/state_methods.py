@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from elegy.callbacks import History
 from elegy.module import ElegyModule
@@ -11,8 +11,16 @@ from elegy.trainer.nonfinite import Policy
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
+if TYPE_CHECKING:  # where Python 3.11 lacks the default, which stands for the modules of other libraries
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
-class StateMethods:
+    M = TypeVarWithDefault("M", bound=ElegyModule, covariant=True, default=ElegyModule)
+else:
+    M = TypeVar("M", bound=ElegyModule, covariant=True)
+"""The class of the state: that of the `ElegyModule` which the trainer was given."""
+
+
+class StateMethods(Generic[M]):
     """Shows and moves the state; the base of `Trainer`."""
 
     _session: Session
@@ -25,9 +33,9 @@ class StateMethods:
         return f"<{type(self).__name__} of {self._module_name}, strategy {type(self.strategy).__name__}, {progress}>"
 
     @property
-    def state(self) -> ElegyModule:
+    def state(self) -> M:
         """The state. It is immutable and stays valid; assign another one of the same kind to replace it."""
-        return self._session.state
+        return cast("M", self._session.state)
 
     @state.setter
     def state(self, state: ElegyModule) -> None:

@@ -26,11 +26,11 @@ from elegy.trainer.file_methods import FileMethods
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
 from elegy.trainer.session import Session
-from elegy.trainer.state_methods import StateMethods, module_name
+from elegy.trainer.state_methods import M, StateMethods, module_name
 from elegy.types import PyTree
 
 
-class Trainer(StateMethods, FileMethods):
+class Trainer(StateMethods[M], FileMethods):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
@@ -73,7 +73,7 @@ class Trainer(StateMethods, FileMethods):
 
     def __init__(
         self,
-        module: Any,
+        module: M | Any,
         loss: LossTree | None = None,
         metrics: MetricTree | None = None,
         optimizer: Optimizer | Transformation | None = None,
