@@ -44,8 +44,8 @@ def same_program(one: Any, other: Any) -> bool:
     traced body, its other functions are rules for differentiation, which are not compared.
 
     Args:
-        one: what `jax.make_jaxpr` returns.
-        other: the same.
+        one: the result of `jax.make_jaxpr`.
+        other: likewise.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -16,12 +16,12 @@ from elegy.types import Batch
 
 
 def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch) -> StateBuffer:
-    """Makes the first state from one batch; a compiled init is traced now and run when the state is needed.
+    """Makes the first state from one batch. A compiled init is traced now, and run when the state is needed.
 
     Args:
         strategy: how the state is placed.
         module: the module.
-        key: a typed key, where the parameters come from.
+        key: a typed key, with which the parameters are initialised.
         batch: one batch, for its shapes and dtypes.
     """
     if level_of(type(module), "init") == "core":
@@ -29,7 +29,7 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
         return StateBuffer(strategy, strategy.place_state(state))
     if not strategy.compiles:
         return StateBuffer(strategy, strong(managed.init(module, key, batch)))
-    # As an argument, because what a function holds would be compiled into it.
+    # As an argument: constants of a function are compiled into it.
     initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
     make = strategy.compile_init(_Init(module))
     struct = strategy.local_struct(eval_shape(make, initial, key, batch), "state")
@@ -37,7 +37,7 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
 
 
 class _Init:
-    """`managed.init` of one module as a function of its initial values, key and batch, so that JAX can name it."""
+    """`managed.init` of one module, as a function of its initial values, a key and a batch."""
 
     def __init__(self, module: Any):
         leaves, self._treedef = jax.tree.flatten(module._initial)

@@ -1,4 +1,4 @@
-"""Gradient accumulation: one step over a batch in microbatches, one after the other, that equals the whole batch's."""
+"""Gradient accumulation: one step over a batch, computed in microbatches, that equals the step over the whole batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Objective = Callable[[PyTree, Any, Any, StepContext, jax.Array, Batch], tuple[ja
 
 @dataclasses.dataclass(frozen=True)
 class Microbatches:
-    """The rows of a batch in parts.
+    """The rows of a batch, cut into microbatches.
 
     Args:
         number: the number of parts of equal size.
@@ -37,21 +37,21 @@ class Microbatches:
     rest: PyTree | None
 
     def __getitem__(self, index: Any) -> PyTree:
-        """The batch and the mask of a microbatch of full size; the index may be traced."""
-        # Along an axis that is not divided over devices, and no copy of the batch is made.
+        """Returns the batch and the mask of a microbatch of full size; the index may be traced."""
+        # The indexed axis is not divided over devices, and the batch is not copied.
         return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), self.full)
 
 
 def cut(batch: Batch, mask: Array | None, count: int) -> Microbatches:
-    """Cuts a batch into `count` microbatches, fewer if it has fewer rows or rounding up leaves none for the last.
+    """Cuts a batch into `count` microbatches, or fewer if it has too few rows.
 
-    Microbatch `i` of `n` has the rows `i, i + n, i + 2 * n, ...`: the rows of each lie on all devices over which the
-    batch is divided. What does not divide comes last, in a smaller microbatch.
+    Microbatch `i` of `n` has the rows `i, i + n, i + 2 * n, ...`, so that each has rows on all devices over which the
+    batch is divided. The remaining rows are a smaller last microbatch.
 
     Args:
         batch: arrays of shape `(rows, ...)`.
         mask: `bool[rows]` or None.
-        count: how many microbatches to make.
+        count: the number of microbatches.
 
     Example:
         >>> parts = cut(jnp.arange(8), None, 3)
@@ -71,16 +71,16 @@ def cut(batch: Batch, mask: Array | None, count: int) -> Microbatches:
 
 
 class _Outline(NamedTuple):
-    """What one microbatch's step does, found by tracing it.
+    """The properties of one microbatch's step, found by tracing it.
 
     Args:
-        keeps_structure: whether it keeps the structure, the shapes and the dtypes of the module.
+        keeps_structure: True if it keeps the structure, the shapes and the dtypes of the module.
         moved: positions of the leaves of the module that it changes.
-        entries: what it logs, without values.
+        entries: its log entries, without values.
         updates: the tree definition of the updates of those logs.
-        reported: the tree definition of what the default step reported, a tuple with one element a call.
+        reported: the tree definition of the losses of the default step, a tuple with one element for each call.
         averaged: the names of the fields that `apply` changed.
-        own_loss: whether it returns another loss than the default step's.
+        own_loss: True if it returns another loss than the default step's.
     """
 
     keeps_structure: bool
@@ -95,21 +95,21 @@ class _Outline(NamedTuple):
 class Accumulation:
     """An objective over a batch that is cut into microbatches.
 
-    The denominators of the losses are summed first, over all microbatches and replicas, in a pass of which the compiler
-    keeps no more than they need. Then the gradients of each microbatch's part of the loss are summed. Microbatches
-    follow one another: each begins with the batch statistics, and the other fields, that the one before it left.
+    A first pass sums the denominators of the losses over all microbatches and replicas; the compiler removes the rest
+    of its computation. A second pass sums the gradients of each microbatch's part of the loss. Each microbatch starts
+    with the batch statistics and the other fields that the one before it returned.
 
     Args:
         objective: one step; see `Objective`.
         module: the state.
         params: its parameters.
-        context: of the whole batch on this replica.
-        key: this step's key; each microbatch folds its number into it.
+        context: the context of the whole batch on this replica.
+        key: this step's key, into which each microbatch folds its index.
         batch: the rows of this replica.
-        count: how many microbatches to make.
+        count: the number of microbatches.
 
     Raises:
-        StepError: if a step calls the default step and does not return the module that it got from there.
+        StepError: if a step calls the default step, but does not return the module that this call returned.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Accumulation:
 
     @property
     def keeps_structure(self) -> bool:
-        """Whether the step keeps the structure of its module; otherwise microbatches cannot follow one another."""
+        """True if the step keeps the structure of its module, without which microbatches cannot be scanned."""
         return self._outline.keeps_structure
 
     def differentiate(self, params: PyTree, probe: jax.Array) -> tuple[tuple[jax.Array, tuple[Any, Any]], tuple]:
-        """Does what `jax.value_and_grad(objective, (0, 1), has_aux=True)` does, for the whole batch.
+        """Computes `jax.value_and_grad(objective, (0, 1), has_aux=True)` for the whole batch.
 
         Args:
             params: the parameters.
@@ -168,7 +168,7 @@ class Accumulation:
         return (value, (loss, state)), grads
 
     def value(self, params: PyTree) -> jax.Array:
-        """The objective of the whole batch as a function of the parameters; no microbatch keeps its activations."""
+        """Returns the objective of the whole batch for given parameters, without keeping activations."""
         whole = self._whole(params)
 
         def step(carry: Any, index: Any, part: Any) -> tuple[Any, None]:
@@ -182,7 +182,7 @@ class Accumulation:
         return self._scan(jax.checkpoint(step, prevent_cse=False), (start, zero))[0][1]
 
     def _whole(self, params: PyTree) -> tuple[WholeLoss, ...]:
-        """The losses of the whole batch, one for each call of the default step."""
+        """Returns the losses of the whole batch, one for each call of the default step."""
         if not self._outline.reported.num_leaves:
             return ()
 
@@ -207,26 +207,26 @@ class Accumulation:
     def _context_of(
         self, part: Any, whole: tuple[WholeLoss, ...] | None = None, calls: Calls | None = None
     ) -> StepContext:
-        """The context of one microbatch: its examples, and its share of the whole batch's over all replicas."""
+        """Returns the context of one microbatch, with its fraction of the whole batch's examples over all replicas."""
         batch, mask = part
         one = StepContext.of(batch, mask)
         share = self._context.share * one.examples / jnp.maximum(self._context.examples, 1.0)
         return one.replace(share=share, strategy=self._context.strategy, whole=whole, calls=calls)
 
     def _at(self, moved: list[Any]) -> Any:
-        """The module with other values in the leaves that a step changes."""
+        """Returns the module with other values in the leaves that a step changes."""
         leaves = list(self._leaves)
         for i, leaf in zip(self._outline.moved, moved, strict=True):
             leaves[i] = leaf
         return jax.tree.unflatten(self._treedef, leaves)
 
     def _moved(self, state: Any) -> list[Any]:
-        """The leaves of the module that a step changes, as it left them."""
+        """Returns the leaves that a step changes, from the module that it returned."""
         leaves = jax.tree.leaves(self._settled(state))
         return [_strong(leaves[i]) for i in self._outline.moved]
 
     def _settled(self, state: Any) -> Any:
-        """The module that a step returned, without what the driver takes out of it."""
+        """Returns the module that a step returned, without its context and pending logs."""
         logs = state._logs.replace(pending=())
         return state.set_params(self._module.get_params()).replace(_step=None, _logs=logs)
 

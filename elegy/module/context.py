@@ -18,7 +18,7 @@ LOCAL = Strategy()
 
 
 class WholeLoss(Pytree):
-    """The loss that the default step computes from a whole batch, known before its microbatches are differentiated.
+    """The loss of the default step for a whole batch, which is computed before microbatches are differentiated.
 
     Args:
         losses: the losses, their denominators summed over microbatches and replicas; None if there are none.
@@ -34,14 +34,14 @@ class DefaultLoss(Pytree):
 
     Args:
         losses: the losses, without metrics; None if there are none.
-        added: what `add_loss` added, a scalar that counts by the share of the rows.
+        added: the sum of the terms of `add_loss`, weighted by the replica's fraction of the rows.
     """
 
     losses: LossesAndMetrics | None = field()
     added: jax.Array = field()
 
     def whole(self, strategy: Strategy) -> WholeLoss:
-        """The loss of the whole batch, from the losses of its microbatches, stacked on a leading axis."""
+        """Returns the loss of the whole batch from those of its microbatches, stacked on a leading axis."""
         part = jnp.sum(self.added, axis=0)
         if self.losses is None:
             return WholeLoss(None, strategy.sum(part))
@@ -74,7 +74,7 @@ class StepContext(Pytree):
         loss: the loss that the default step returned.
         averaged: the fields that `apply` changed, which are averaged over the replicas.
         reported: for each call of the default step, the loss that it computed.
-        whole: of a microbatch, for each call of the default step, the loss of the whole batch; None where the step sees
+        whole: in a microbatch, for each call of the default step, the loss of the whole batch; None if the step gets
             all rows of its replica.
         calls: counts the calls of the default step while it is traced, or None.
     """

@@ -30,12 +30,12 @@ _PHASES = ("train", "test", "pred")
 
 
 class StepExtras(NamedTuple):
-    """What a step tells beside its logs.
+    """The results of a step other than its logs.
 
     Args:
         examples: the number of real examples on this replica, `float32[]`.
         check: the finite check, None if the step is not guarded.
-        values: the step values that were asked for, by name.
+        values: the requested step values, by name.
     """
 
     examples: jax.Array
@@ -44,11 +44,11 @@ class StepExtras(NamedTuple):
 
 
 class StepOutcome(NamedTuple):
-    """What a step returns to the loop.
+    """The results of a step for the loop.
 
     Args:
         logs: the values of the epoch so far, by name.
-        values: the step values that were asked for.
+        values: the requested step values.
         check: the finite check, None if the step is not guarded.
         module: the new state.
     """
@@ -94,12 +94,12 @@ def forward_train(
         batch: the rows of this replica.
         batch_idx: index of the batch in the epoch.
         epoch_idx: index of the epoch.
-        mask: `bool[rows]`, False where a row is padding; None where all are real.
+        mask: `bool[rows]`, False for padding; None without padding.
         strategy: how replicas combine.
-        options: what it does beside; a guarded step that is not finite keeps the old state, except for its key.
+        options: the options of the step; a guarded step that is not finite keeps the old state, except for its key.
 
     Returns:
-        `(extras, module)`: what the step tells beside its logs; the new state with pending logs.
+        `(extras, module)`: the results other than logs; the new state with pending logs.
 
     Raises:
         StepError: if there is no optimizer, or the user's step returned the wrong thing.
@@ -198,9 +198,9 @@ def finish(
     Args:
         module: the state after the step, with pending logs.
         phase: the phase.
-        extras: what the step told beside its logs.
+        extras: the results of the step other than its logs.
         strategy: how replicas combine.
-        options: those of the step.
+        options: the options of the step.
     """
     drained = drain(module, phase, extras.examples, strategy.combine_metrics, functools.partial(keep, extras.check))
     own = drained.own() if OWN_LOGS in options.values else {}

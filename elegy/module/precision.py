@@ -1,4 +1,4 @@
-"""Precision: the dtypes in which parameters are kept, a module computes and outputs come back."""
+"""Precision: the dtypes of parameters, of the computation of a module, and of its outputs."""
 
 from __future__ import annotations
 
@@ -52,22 +52,21 @@ def _like(new: Any, old: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """The dtypes of a run, cast around `apply` or the managed step; the module's own code stays as it is.
+    """The dtypes of a run: arrays are cast around `apply` or the managed step, without changes to the module.
 
-    Only real floating arrays are cast, to the dtypes of the policy; integers, complex arrays and labels stay. Losses,
-    metrics, batch statistics, every other field of the state, and the optimizer with its state are computed in float32
-    whatever the policy says. Where a module names a dtype itself (`nn.Dense(8, dtype=jnp.float32)`), that one counts.
+    Only real floating arrays are cast; integers, complex arrays and labels are not. Losses, metrics, batch statistics,
+    all other fields of the state, and the optimizer with its state are float32 under every policy. A dtype in the
+    module (`nn.Dense(8, dtype=jnp.float32)`) takes precedence.
 
     Args:
-        params: the dtype in which parameters are kept.
-        compute: the dtype of parameters and inputs while the module computes; that of `params` by default.
-        output: the dtype of outputs, as losses, metrics and `predict` see them; that of `compute` by default.
-        loss_scale: where a module computes in float16, the loss is multiplied by this number at first; see
-            `LossScale`.
-        growth_interval: after so many finite steps in a row that number doubles.
+        params: the dtype of stored parameters.
+        compute: the dtype of parameters and inputs in the computation; that of `params` by default.
+        output: the dtype of outputs for losses, metrics and `predict`; that of `compute` by default.
+        loss_scale: with `compute` in float16, the initial factor of the loss; see `LossScale`.
+        growth_interval: the number of consecutive finite steps after which the factor doubles.
 
     Raises:
-        ValueError: for a dtype that is none of `bfloat16`, `float16`, `float32`, `float64`, or a number below 1.
+        ValueError: if a dtype is not `bfloat16`, `float16`, `float32` or `float64`, or a number is below 1.
 
     Example:
         >>> Precision(compute="bfloat16", output="float32").cast_inputs([jnp.ones(2), jnp.arange(2)])
@@ -94,33 +93,33 @@ class Precision:
 
     @property
     def scales_loss(self) -> bool:
-        """Whether the loss is scaled: gradients in float16 would vanish below 6e-8."""
+        """True if the loss is scaled, because float16 gradients below 6e-8 are zero."""
         return self.compute == "float16"
 
     def cast_inputs(self, inputs: PyTree) -> PyTree:
-        """The inputs as the module computes with them."""
+        """Casts inputs to the dtype of the computation."""
         return _cast(inputs, self.compute)
 
     def cast_batch(self, batch: Batch) -> Batch:
-        """A batch whose inputs are cast; labels and sample weights stay."""
+        """Casts the inputs of a batch, but not labels and sample weights."""
         if type(batch) is not tuple:
             return self.cast_inputs(batch)
         return (self.cast_inputs(batch[0]), *batch[1:])
 
     def cast_outputs(self, outputs: PyTree) -> PyTree:
-        """The outputs as losses, metrics and `predict` see them."""
+        """Casts outputs for losses, metrics and `predict`."""
         return _cast(outputs, self.output)
 
     def enter(self, module: Any) -> Any:
-        """The module as it computes: with parameters in the dtype of the computation."""
+        """Returns the module with parameters in the dtype of the computation."""
         return module.set_params(_cast(module.get_params(), self.compute))
 
     def leave(self, state: Any, module: Any) -> Any:
-        """What the module's code returned, with the parameters and the dtypes of the module before.
+        """Restores the parameters and the dtypes in the module that the user's code returned.
 
         Args:
-            state: what was returned.
-            module: what was given to `enter`.
+            state: the module that the code returned.
+            module: the argument of `enter`.
         """
         after = state.set_params(module.get_params()).replace(_logs=LogBook(), _step=None)
         before = module.replace(_logs=LogBook(), _step=None)
@@ -140,15 +139,15 @@ NAMES = {
 
 
 def as_precision(value: Any) -> Precision | None:
-    """The policy that a user asked for; None where nothing is to be cast.
+    """Converts the argument of a user to a policy; None if nothing is cast.
 
     Args:
         value: a name; a `Precision`; a string as `jmp.get_policy` takes it, such as `"params=float32,compute=bfloat16"`
             or `"p=f32,c=bf16,o=f32"`; or a policy of `jmp`.
 
     Raises:
-        TypeError: for anything else.
-        ValueError: for an unknown name, part or dtype; the message lists the known ones.
+        TypeError: if the argument is anything else.
+        ValueError: if a name, part or dtype is unknown; the message lists the known ones.
 
     Example:
         >>> as_precision("params=float32,compute=bfloat16,output=float32") == as_precision("mixed_bfloat16")
@@ -180,7 +179,7 @@ def _known() -> str:
 
 
 def wide(tree: PyTree) -> PyTree:
-    """A tree with its 16-bit floating arrays as float32.
+    """Casts the 16-bit floating arrays of a tree to float32.
 
     Example:
         >>> wide([jnp.ones(1, jnp.bfloat16), jnp.arange(1)])
@@ -190,12 +189,12 @@ def wide(tree: PyTree) -> PyTree:
 
 
 def optimizer_params(module: Any) -> PyTree:
-    """The parameters as the optimizer sees them: with a policy, in float32 if they are kept in 16 bits."""
+    """Returns the parameters for the optimizer: under a policy, 16-bit ones in float32."""
     return module.get_params() if module._precision is None else wide(module.get_params())
 
 
 def as_optimized(module: Any, grads: PyTree) -> PyTree:
-    """The gradients as the optimizer sees them: in the dtypes of `optimizer_params`.
+    """Casts gradients for the optimizer, to the dtypes of `optimizer_params`.
 
     Args:
         module: the state.
@@ -205,7 +204,7 @@ def as_optimized(module: Any, grads: PyTree) -> PyTree:
 
 
 def as_kept(params: PyTree, like: PyTree) -> PyTree:
-    """Parameters, or gradients, in the dtypes of others.
+    """Casts parameters, or gradients, to the dtypes of others.
 
     Args:
         params: a tree of arrays.
@@ -215,7 +214,7 @@ def as_kept(params: PyTree, like: PyTree) -> PyTree:
 
 
 def begin(state: Any, policy: Precision | None) -> Any:
-    """A first state under a policy: its parameters in their dtype, and the loss scale if the policy has one.
+    """Casts the parameters of a first state, and adds the loss scale if the policy has one.
 
     Args:
         state: a module with parameters.
@@ -232,7 +231,7 @@ def begin(state: Any, policy: Precision | None) -> Any:
 
 
 def with_precision(module: Any, policy: Precision | None) -> Any:
-    """A module under a policy; one that has its first state already is cast now, others when they get it.
+    """Sets the policy of a module. A module with a first state is cast now, others when they get it.
 
     Args:
         module: a module.
@@ -244,7 +243,7 @@ def with_precision(module: Any, policy: Precision | None) -> Any:
 
 
 def managed_policy(module: Any, phase: Phase) -> Precision | None:
-    """The policy to cast by around a managed step that the user wrote; at the high level `apply` is what is cast."""
+    """Returns the policy for a user's managed step; at the high level, arrays are cast around `apply` instead."""
     return module._precision if level_of(type(module), phase) == "managed" else None
 
 
@@ -252,25 +251,25 @@ def check_level(cls: type, phase: Phase, policy: Precision | None) -> None:
     """Checks that a policy can be applied.
 
     Raises:
-        StepError: at the core level, which computes as it says itself.
+        StepError: if the phase is at the core level.
     """
     if policy is not None and level_of(cls, phase) == "core":
         raise StepError(
             f"a precision casts around `apply` and managed steps, but {cls.__name__}.{phase}_step is a core-level "
-            f"step, which is called as it is. Cast there (`jmp`), or write `managed_{phase}_step`."
+            f"step, which Elegy only calls. Cast there (`jmp`), or write `managed_{phase}_step`."
         )
 
 
 class LossScale(Pytree):
-    """The number by which the loss is multiplied before it is differentiated, so that float16 can hold the gradients.
+    """The factor of the loss before differentiation, which keeps gradients in the range of float16.
 
-    A step whose gradients are not finite is left out, and the scale is halved, down to 1. After `growth_interval`
-    finite steps in a row it doubles. The arithmetic is that of `jmp.DynamicLossScale`.
+    A step whose gradients are not finite is skipped, and the scale is halved, down to 1. After `growth_interval`
+    consecutive finite steps it doubles. The arithmetic is that of `jmp.DynamicLossScale`.
 
     Args:
         value: the scale, `float32[]`.
-        finite_steps: finite steps in a row, `int32[]`.
-        growth_interval: after so many of them the scale doubles.
+        finite_steps: the number of consecutive finite steps, `int32[]`.
+        growth_interval: the number of finite steps after which the scale doubles.
 
     Example:
         >>> scale = LossScale.of(8.0, growth_interval=2)
@@ -286,14 +285,14 @@ class LossScale(Pytree):
 
     @classmethod
     def of(cls, value: float, growth_interval: int) -> Self:
-        """The scale before the first step."""
+        """Returns the scale before the first step."""
         return cls(jnp.asarray(value, jnp.float32), jnp.zeros((), jnp.int32), growth_interval)
 
     def adjust(self, finite: jax.Array) -> Self:
-        """The scale after a step.
+        """Returns the scale after a step.
 
         Args:
-            finite: whether its loss and gradients were finite, `bool[]`.
+            finite: True if the loss and the gradients of the step were finite, `bool[]`.
         """
         steps = jnp.where(finite, self.finite_steps + 1, 0)
         grows = steps >= self.growth_interval
@@ -306,7 +305,7 @@ class LossScale(Pytree):
         return jax.tree.map(lambda leaf: leaf / self.value.astype(leaf.dtype), tree)
 
     def reported(self, check: FiniteCheck) -> FiniteCheck:
-        """The check of a step without overflows of the scaled gradients, which are no fault of the run.
+        """Returns the check of a step without overflows of the scaled gradients, which the scale handles.
 
         Args:
             check: the check of the step's loss and gradients.

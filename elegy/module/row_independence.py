@@ -273,7 +273,7 @@ def _forward(state: Any, phase: Phase, batch: Batch, start: Array, real: int) ->
 
 
 def _updates(part: Any, given: Mapping[str, Any]) -> list[Any]:
-    """What a loss or a metric adds to its state for a batch."""
+    """Returns the leaves of a loss's or a metric's state for one batch."""
     if isinstance(part, Loss):
         return jax.tree.leaves(part.terms(**given))
     return jax.tree.leaves(call_with_named(part.reset().update, given, f"the metric {name_of(part)!r}"))

@@ -1,4 +1,4 @@
-"""What a training step computes beside its logs if a callback asks for it by name."""
+"""Step values: values that a training step computes only if a callback requests them by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from elegy.types import PyTree
 _NORMS = ("grad_norm", "update_norm", "param_norm")
 
 OWN_LOGS = "logs"
-"""Asks for the values that the step would log if it were the only one of its epoch."""
+"""The name that requests the step's own logs, as if the step were the only one of its epoch."""
 
 STEP_VALUES = (OWN_LOGS, "learning_rate", *_NORMS, *(f"{name}/*" for name in _NORMS))
 """All names that a callback may declare in `step_values`."""
@@ -23,12 +23,12 @@ STEP_VALUES = (OWN_LOGS, "learning_rate", *_NORMS, *(f"{name}/*" for name in _NO
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """How the training steps of a trainer differ from the plain ones.
+    """The options of a trainer's training steps.
 
     Args:
-        guard: whether a step that is not finite keeps the old state; its check comes with the logs.
-        accumulate: into how many microbatches a step cuts its rows.
-        values: names of `STEP_VALUES` that it computes, too.
+        guard: True to keep the old state after a step that is not finite; the logs contain the check.
+        accumulate: the number of microbatches of a step.
+        values: names of `STEP_VALUES` that the step computes, too.
     """
 
     guard: bool = False
@@ -37,13 +37,13 @@ class StepOptions:
 
 
 PLAIN = StepOptions()
-"""A step as it is outside of a trainer."""
+"""The options of a step outside of a trainer."""
 
 
 def step_values(
     names: tuple[str, ...], grads: PyTree, before: PyTree, after: PyTree, optimizer: Optimizer
 ) -> dict[str, jax.Array]:
-    """Computes what was asked for, scalars by name.
+    """Computes the requested values, scalars by name.
 
     Norms are Euclidean, `float32[]` (`float64[]` in float64). A name that ends in `/*` gives one norm for each array of
     parameters, as `grad_norm/dense/kernel`. The learning rate is the one that this step used, from
@@ -57,7 +57,7 @@ def step_values(
         optimizer: the optimizer after the step.
 
     Raises:
-        ValueError: if the learning rate is asked for, and the optimizer's state has none.
+        ValueError: if the learning rate is requested, but the optimizer's state has none.
 
     Example:
         >>> one = {"w": jnp.ones(4)}
@@ -93,7 +93,7 @@ def _learning_rates(optimizer: Optimizer) -> dict[str, jax.Array]:
     }
     if not found:
         raise ValueError(
-            "a callback asks for the learning rate, but the optimizer's state does not have it. Write "
+            "a callback requests the learning rate, but the optimizer's state does not have it. Write "
             "`optax.inject_hyperparams(optax.adam)(learning_rate=...)`, with a number or a schedule, or give the "
             "schedule to the callback, `LearningRateMonitor(schedule)`."
         )
@@ -103,7 +103,7 @@ def _learning_rates(optimizer: Optimizer) -> dict[str, jax.Array]:
 
 
 def _group(path: str) -> str:
-    """The part of a path that tells groups of parameters apart.
+    """Returns the part of a path that identifies a group of parameters.
 
     Example:
         >>> _group("state/inner_states/head/inner_state/hyperparams/learning_rate")
