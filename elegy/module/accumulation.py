@@ -198,7 +198,14 @@ class Accumulation:
     def _scan(self, step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any) -> tuple[Any, Any]:
         """Runs `step(carry, index, part) -> (carry, out)` over the microbatches; returns the outs stacked."""
         parts = self._parts
-        carry, outs = jax.lax.scan(lambda carry, i: step(carry, i, parts[i]), carry, jnp.arange(parts.number))
+        if self._context.strategy.compiles:
+            carry, outs = jax.lax.scan(lambda carry, i: step(carry, i, parts[i]), carry, jnp.arange(parts.number))
+        else:  # in Python, as everything else: a debugger sees values
+            several = []
+            for i in range(parts.number):
+                carry, out = step(carry, jnp.asarray(i), parts[i])
+                several.append(out)
+            outs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
         if parts.rest is not None:
             carry, last = step(carry, jnp.asarray(parts.number), parts.rest)
             outs = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), outs, last)

@@ -19,6 +19,7 @@ import elegy as eg
 from elegy.jaxprs import equations
 from elegy.loading.chunks import structure
 from elegy.losses import MeanSquaredError
+from elegy.strategies import DataParallel
 
 X, Y = regression(16)
 
@@ -112,17 +113,21 @@ def bare_step(params, scale=1.0):
     return jax.tree.map(lambda p, g: p - 0.1 * g / scale, params, jax.grad(loss)(params))
 
 
-def float16(**kwargs):
+def float16(strategy="jit", accumulate=1, **kwargs):
     policy = eg.Precision(compute="float16", output="float32", **kwargs)
-    return eg.Trainer(functions(), MeanSquaredError(), optimizer=optax.sgd(0.1), precision=policy)
+    options = {"strategy": strategy, "accumulate": accumulate, "precision": policy}
+    return eg.Trainer(functions(), MeanSquaredError(), optimizer=optax.sgd(0.1), **options)
 
 
-def test_a_step_in_float16_is_the_step_by_hand():
-    trainer = float16(loss_scale=1024.0)
+@pytest.mark.parametrize(("strategy", "count"), [("jit", 1), ("data_parallel", 3)])
+def test_a_step_in_float16_is_the_step_by_hand(strategy, count):
+    strategy = DataParallel(2) if strategy == "data_parallel" else strategy
+    trainer = float16(strategy, count, loss_scale=1024.0)
     trainer.init_on_batch(X, Y)
     expected = bare_step(jax.tree.map(np.array, trainer.state.params), 1024.0)
-    trainer.train_on_batch(X, Y)
+    logs = trainer.train_on_batch(X, Y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), trainer.state.params, expected)
+    assert logs["loss"] < 100  # not multiplied by the scale
 
 
 def test_an_overflow_leaves_out_the_step_and_halves_the_loss_scale():
