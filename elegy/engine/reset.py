@@ -18,7 +18,7 @@ def checked_reset(state: Any) -> Any:
     """Runs the module's `reset_step`.
 
     Raises:
-        StepError: if it returns something else than a state of the same structure.
+        StepError: if it does not return a state of the same structure.
     """
     after = managed.check_state(state, state.reset_step(), "reset_step")
     check_unchanged(state, after, f"{type(state).__name__}.reset_step")
@@ -29,7 +29,7 @@ class Reset(NamedTuple):
     """A compiled reset.
 
     Args:
-        kernel: `(changed, constant) -> (None, changed)`, lists of leaves with keys as plain arrays.
+        kernel: `(changed, constant) -> (None, changed)`, lists of leaves with raw arrays for keys.
         changed: positions of the leaves that it changes.
         constant: positions of the others.
     """

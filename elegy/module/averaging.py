@@ -1,4 +1,4 @@
-"""Averages of the parameters over the steps, kept beside those that are trained."""
+"""Averages of the parameters over the steps, as a field of the state."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from elegy.pytree import Pytree, field, static_field
 from elegy.types import Every, PyTree
 
 Weights = Literal["trained", "averaged"] | Callable[[Any], PyTree]
-"""Which parameters to use: those of the optimizer, their average, or what a function of the state returns."""
+"""The parameters to use: the trained ones, their average, or the result of a function of the state."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Averaging(abc.ABC):
-    """When an average takes the parameters.
+    """The steps whose parameters an average includes.
 
     Args:
-        start: how many steps to leave out at first.
-        every: after those, takes the parameters of every so many steps, an integer or `Every(steps=...)`.
+        start: the number of steps at the beginning that are not included.
+        every: after those, include every `every`-th step: an integer or `Every(steps=...)`.
     """
 
     start: int = dataclasses.field(default=0, kw_only=True)
@@ -49,10 +49,10 @@ class _Averaging(abc.ABC):
 
     @abc.abstractmethod
     def weight(self, count: jax.Array) -> Any:
-        """The weight of the newest parameters within the average, which has taken `count` with them."""
+        """Returns the weight of the newest parameters in an average that includes `count` parameters."""
 
     def sum_of_weights(self, count: jax.Array) -> Any:
-        """The sum of the weights of `count` parameters, by which the average is divided."""
+        """Returns the sum of the weights of `count` parameters, by which the average is divided."""
         return 1.0
 
 
@@ -60,13 +60,13 @@ class _Averaging(abc.ABC):
 class EMA(_Averaging):
     """An exponential moving average of the parameters, with the bias correction of `optax.ema`.
 
-    After each step that it takes, `average = decay * average + (1 - decay) * params`, beginning with 0; after `n` of
-    them it is read divided by `1 - decay ** n`. Before the first, the average is the trained parameters.
+    After each included step, `average = decay * average + (1 - decay) * params`, starting from 0. After `n` such steps,
+    the result is divided by `1 - decay ** n`. Before the first, the result is the trained parameters.
 
     Args:
-        decay: between 0 and 1.
-        start: how many steps to leave out at first.
-        every: after those, takes the parameters of every so many steps, an integer or `Every(steps=...)`.
+        decay: a number between 0 and 1.
+        start: the number of steps at the beginning that are not included.
+        every: after those, include every `every`-th step: an integer or `Every(steps=...)`.
 
     Raises:
         TypeError: if a number of steps is not an integer.
@@ -86,11 +86,11 @@ class EMA(_Averaging):
             raise ValueError(f"decay of EMA must be a number between 0 and 1, not {self.decay!r}.")
 
     def weight(self, count: jax.Array) -> Any:
-        """`1 - decay`, whatever the count."""
+        """Returns `1 - decay`."""
         return 1.0 - self.decay
 
     def sum_of_weights(self, count: jax.Array) -> Any:
-        """`1 - decay ** count`."""
+        """Returns `1 - decay ** count`."""
         return 1.0 - jnp.float32(self.decay) ** count
 
 
@@ -98,11 +98,11 @@ class EMA(_Averaging):
 class SWA(_Averaging):
     """Stochastic weight averaging: the mean of the parameters of some steps (Izmailov et al., arXiv:1803.05407).
 
-    Before the first of them, the average is the trained parameters.
+    Before the first of them, the result is the trained parameters.
 
     Args:
-        start: how many steps to leave out at first.
-        every: after those, takes the parameters of every so many steps, an integer or `Every(steps=...)`.
+        start: the number of steps at the beginning that are not included.
+        every: after those, include every `every`-th step: an integer or `Every(steps=...)`.
 
     Raises:
         TypeError: if a number of steps is not an integer.
@@ -114,7 +114,7 @@ class SWA(_Averaging):
     """
 
     def weight(self, count: jax.Array) -> Any:
-        """`1 / count`."""
+        """Returns `1 / count`."""
         return 1.0 / count
 
 
@@ -124,8 +124,8 @@ class Average(Pytree):
     Args:
         rule: an `EMA` or an `SWA`.
         value: the sum of weighted parameters, in float32 or wider; None before the first state.
-        count: how many parameters it has taken, `int32[]`.
-        steps: how many steps have moved the parameters, `int32[]`.
+        count: the number of included steps, `int32[]`.
+        steps: the number of steps that have updated the parameters, `int32[]`.
     """
 
     rule: Any = static_field()
@@ -134,19 +134,19 @@ class Average(Pytree):
     steps: jax.Array | None = field(default=None)
 
     def begin(self, params: PyTree) -> Self:
-        """The average before the first step.
+        """Returns the average before the first step.
 
         Args:
-            params: parameters as the optimizer sees them.
+            params: the parameters in the optimizer's dtypes.
         """
         value = jax.tree.map(jnp.zeros_like, params)
         return self.replace(value=value, count=jnp.zeros((), jnp.int32), steps=jnp.zeros((), jnp.int32))
 
     def update(self, params: PyTree) -> Self:
-        """The average after a step.
+        """Returns the average after a step.
 
         Args:
-            params: the parameters after the step, as the optimizer sees them.
+            params: the parameters after the step, in the optimizer's dtypes.
         """
         assert self.steps is not None and self.count is not None
         steps, rule = self.steps + 1, self.rule
@@ -160,10 +160,10 @@ class Average(Pytree):
         return self.replace(value=jax.tree.map(move, self.value, params), count=count, steps=steps)
 
     def params(self, trained: PyTree) -> PyTree:
-        """The average as parameters; the trained ones if it has taken none.
+        """Returns the averaged parameters, or the trained ones if no step is included yet.
 
         Args:
-            trained: the trained parameters, whose dtypes the result has.
+            trained: the trained parameters, which determine the dtypes of the result.
         """
         taken = self.count
         assert taken is not None
@@ -174,14 +174,14 @@ class Average(Pytree):
 
 
 def with_averaging(module: Any, rule: Any) -> Any:
-    """A module whose steps keep an average; one that has its first state already begins it now.
+    """Sets the averaging of a module. A module with a first state starts the average now.
 
     Args:
         module: a module.
         rule: an `EMA`, an `SWA`, or None.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if the rule is anything else.
     """
     if rule is not None and not isinstance(rule, _Averaging):
         raise TypeError(f"averaging must be an elegy.EMA, such as EMA(0.999), or an elegy.SWA, not {rule!r}.")
@@ -194,36 +194,36 @@ def with_averaging(module: Any, rule: Any) -> Any:
 
 
 def check_level(cls: type, module: Any) -> None:
-    """Checks that training steps keep the average.
+    """Checks that the training steps of a module support averaging.
 
     Args:
         cls: the class of the module.
         module: a state, its structure, or the module that will make it.
 
     Raises:
-        StepError: at the core level, whose step moves the parameters itself.
+        StepError: if training is at the core level, whose step updates the parameters itself.
     """
     if module.average is not None and level_of(cls, "train") == "core":
         raise StepError(
-            f"averaging takes the parameters after the optimizer, but {cls.__name__}.train_step moves them itself. "
+            f"averaging uses the parameters after the optimizer, but {cls.__name__}.train_step updates them itself. "
             "Keep the average there (`optax.ema`), or write `managed_train_step`."
         )
 
 
 def check_weights(module: Any, weights: Any, name: str = "weights") -> None:
-    """Checks which parameters a call is to use.
+    """Checks the argument `weights` of a call.
 
     Args:
         module: a state, or its structure, or the module that will make it.
-        weights: what was asked for.
+        weights: the argument.
         name: the argument's name.
 
     Raises:
-        ValueError: if it is none of `"trained"`, `"averaged"` and a function, or there is no average.
+        ValueError: if `weights` is not `"trained"`, `"averaged"` or a function, or there is no average.
     """
     if weights == "averaged" and module.average is None:
         raise ValueError(
-            f"{name}='averaged', but no average is kept: pass one to the trainer, "
+            f"{name}='averaged', but the state has no average: pass one to the trainer, "
             "`Trainer(..., averaging=elegy.EMA(0.999))`."
         )
     if weights not in ("trained", "averaged") and not callable(weights):
@@ -234,7 +234,7 @@ def check_weights(module: Any, weights: Any, name: str = "weights") -> None:
 
 
 def with_weights(state: Any, weights: Weights) -> Any:
-    """The state with the parameters that were asked for.
+    """Returns the state with other parameters.
 
     Args:
         state: a state.
