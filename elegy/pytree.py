@@ -1,4 +1,4 @@
-"""Immutable dataclasses that JAX sees as pytrees."""
+"""Immutable dataclasses that are JAX pytrees."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ HOOKS: tuple[str, ...] = (
 
 
 class Callback:
-    """Watches a run: override the hooks that you need. Each receives one `Event`.
+    """Base class of callbacks: override the hooks that you need. Each receives one `Event`.
 
     Attributes:
         batch_hooks_read: what the batch hooks read. `"logs"`: the event's numbers and logs only, so several
@@ -36,11 +36,11 @@ class Callback:
             every batch, this turns such fusing off, with a message. None, not declared: like `"state"` under
             `steps_per_execution="auto"`. A callback without batch hooks need not declare it. See `PeriodicCallback`
             for hooks that act at intervals.
-        step_values: what the compiled training step computes for `event.step_logs`, by name: `"logs"`, the values of
-            the step alone under the names of the logs; `"learning_rate"`, the one that the step used, of
-            `optax.inject_hyperparams`; `"grad_norm"`, `"update_norm"`, `"param_norm"`, Euclidean norms of gradients,
-            updates and parameters, and with `/*` behind them one for each array of parameters. What no callback
-            asks for is not computed.
+        step_values: names of values that the compiled training step computes for `event.step_logs`, only if a callback
+            requests them: `"logs"`, the values of the step alone under the names of the logs; `"learning_rate"`, the
+            learning rate of the step, from `optax.inject_hyperparams`; `"grad_norm"`, `"update_norm"`, `"param_norm"`,
+            Euclidean norms of gradients, updates and parameters; with the suffix `/*`, one norm for each array of
+            parameters.
         reads_logs: True to call the hooks that have logs (`on_train_batch_end`, `on_test_batch_end`, `on_test_end`,
             `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.

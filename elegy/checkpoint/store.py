@@ -231,8 +231,8 @@ def _manifest_of(found: Opened, kind: str) -> dict[str, Any]:
     manifest = read_manifest(found.directory, found.path)
     if manifest.get("kind") != kind:
         raise CheckpointError(
-            f"{found.path}: this is a checkpoint of the kind {manifest.get('kind')!r}, but one of the kind {kind!r} "
-            "was asked for."
+            f"{found.path}: this is a checkpoint of the kind {manifest.get('kind')!r}, but the kind {kind!r} was "
+            "requested."
         )
     return manifest
 

@@ -55,10 +55,10 @@ class Program:
         state: the structure of the state with its log accumulators.
         changed: positions of the leaves that the step changes.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
-        value_names: the same for the step values that were asked for.
+        value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
         closed: the traced step.
-        batch_bytes: the bytes of a batch, as one replica sees it.
+        batch_bytes: the size in bytes of a batch on one replica.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
         raise _shape_error(target, preds)
     if target.ndim < preds.ndim and not jnp.issubdtype(target.dtype, jnp.integer):
         raise TypeError(
-            f"CrossEntropy: a target of shape {target.shape} beside preds of shape {preds.shape} is read as class "
+            f"CrossEntropy: a target of shape {target.shape} with preds of shape {preds.shape} is read as class "
             f"indices, which are integers, but it is {target.dtype}. Cast it to an integer type, give one distribution "
             "for each example, or use MeanSquaredError for regression."
         )

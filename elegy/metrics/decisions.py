@@ -135,7 +135,7 @@ class DecisionMetric(Metric):
             ValueError: if `mode`, `top_k`, `average` or `class_id` does not fit the shapes.
         """
         what = type(self).__name__
-        shapes = f"preds of shape {preds.shape} and dtype {preds.dtype} beside target of shape {target.shape}"
+        shapes = f"preds of shape {preds.shape} and dtype {preds.dtype} with target of shape {target.shape}"
         has_classes = has_class_axis(target, preds)
         if self.mode is not None:
             mode = self.mode

@@ -143,7 +143,7 @@ class Metric(Pytree):
         return updates.compute(), self.merge(updates)
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        """True if rows of weight 0 can be left out: `update` takes `sample_weight` or `mask`.
+        """True if rows can be masked: `update` takes `sample_weight` or `mask`.
 
         Args:
             batch_size: the number of rows.

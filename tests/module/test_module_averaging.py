@@ -174,7 +174,7 @@ def test_a_function_of_the_state_serves_schedule_free_optimizers():
         (lambda: eg.SWA(start=0.5), TypeError, "start of SWA must be a number of steps, not 0.5"),
         (lambda: eg.SWA(every=0), ValueError, "every of SWA must be a positive integer, not 0"),
         (lambda: eg.EMA(0.9, every=eg.Every(epochs=1)), ValueError, "EMA counts steps"),
-        (lambda: make().evaluate(X, Y, weights="averaged"), ValueError, "weights='averaged', but the state has no average"),
+        (lambda: make().evaluate(X, Y, weights="averaged"), ValueError, "'averaged', but the state has no average"),
         (lambda: make(eg.SWA(), Core).fit(X, Y), eg.errors.StepError, "Core.train_step updates them itself"),
         (lambda: make().predict(X, weights="best"), ValueError, "must be 'trained', 'averaged', or a function"),
         (lambda: make().fit(X, Y, validation_weights="averaged"), ValueError, "there is no validation data"),
