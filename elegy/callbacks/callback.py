@@ -44,6 +44,7 @@ class Callback:
         reads_logs: True to call the hooks that have logs (`on_train_batch_end`, `on_test_batch_end`, `on_test_end`,
             `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
+        writes_files: True for a callback that writes files; `fit(fast_dev_run=True)` leaves it out.
         first_process_only: True to call its hooks in the first process only, for a callback that writes a file or to
             the terminal. Such hooks may read logs, but not arrays that are divided over several processes.
 
@@ -59,6 +60,7 @@ class Callback:
     step_values: Sequence[str] = ()
     reads_logs: bool = False
     runs_last: bool = False
+    writes_files: bool = False
     first_process_only: bool = False
 
     def on_train_begin(self, event: Event) -> None:

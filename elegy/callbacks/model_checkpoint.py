@@ -81,6 +81,7 @@ class ModelCheckpoint(PeriodicCallback):
     """
 
     reads_logs = True
+    writes_files = True
     batch_hooks_read = "state"
     runs_last = True
 

@@ -65,14 +65,23 @@ class Executor:
         """True if a phase of a module's class runs compiled."""
         return self.strategy.compiles and level_of(cls, phase) != "core"
 
-    def ask(self, values: tuple[str, ...]) -> None:
-        """Has training steps compute step values from now on.
+    @contextlib.contextmanager
+    def asked_for(self, values: tuple[str, ...]) -> Iterator[None]:
+        """While the block runs, training steps compute step values.
 
         Args:
             values: names of `elegy.module.step_values.STEP_VALUES`.
         """
-        if values != self.options.values:
-            self.options = dataclasses.replace(self.options, values=values)
+        before = self.options
+        self._use(dataclasses.replace(before, values=values))
+        try:
+            yield
+        finally:
+            self._use(before)
+
+    def _use(self, options: StepOptions) -> None:
+        if options != self.options:
+            self.options = options
             self._recent.pop("train", None)
 
     # the state

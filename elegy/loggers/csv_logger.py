@@ -60,6 +60,7 @@ class CSVLogger(PeriodicCallback):
     """
 
     reads_logs = True
+    writes_files = True
     batch_hooks_read = "logs"
     only_logs = True
     first_process_only = True

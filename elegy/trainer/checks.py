@@ -20,7 +20,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
-from elegy.integers import as_integer, positive_int
+from elegy.integers import as_integer, positive_int, positive_int_or_none
 from elegy.loading import BatchLoader
 from elegy.module import averaging, high_level, precision
 from elegy.module.levels import level_of
@@ -92,6 +92,28 @@ def seconds(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:  # NaN too
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}.")
     return float(value)
+
+
+def limit(name: str, value: Any) -> int | float | None:
+    """Checks a limit: None, a number of batches, or a fraction of all batches as a float.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(value, float) and 0 < value <= 1:
+        return value
+    if isinstance(value, float):
+        raise ValueError(f"{name}={value}: a fraction of the batches is above 0 and at most 1.0.")
+    return positive_int_or_none(name, value)
+
+
+def fast_dev_run(value: Any) -> int:
+    """Checks `fast_dev_run`, and returns the number of batches; 0 for an ordinary run.
+
+    Raises:
+        ValueError: if it is neither a bool nor a positive integer.
+    """
+    return int(value) if isinstance(value, bool) else positive_int("fast_dev_run", value)
 
 
 def fusing(value: Any) -> int | str:

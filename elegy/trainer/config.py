@@ -30,6 +30,9 @@ class FitConfig:
     steps_per_execution: int | Literal["auto"]
     resume: str | os.PathLike[str] | None
     check_inputs: bool
+    fast_dev_run: int
+    limit_train: int | float | None
+    limit_validation: int | float | None
 
     @classmethod
     def checked(cls, *, epochs: Any, **given: Any) -> Self:
@@ -46,7 +49,13 @@ class FitConfig:
         given["max_time"] = checks.seconds("max_time", given["max_time"])
         given["validation_freq"] = positive_int("validation_freq", given["validation_freq"])
         given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
-        return cls(epochs=epochs, **given)
+        for name in ("limit_train", "limit_validation"):
+            given[name] = checks.limit(name, given[name])
+        given["fast_dev_run"] = few = checks.fast_dev_run(given["fast_dev_run"])
+        if few:
+            given |= {"limit_train": few, "limit_validation": few, "validation_freq": 1, "initial_epoch": 0}
+            given |= {"max_steps": None, "max_time": None, "resume": None}
+        return cls(epochs=1 if few else epochs, **given)
 
     def check_validation(self, validates: bool) -> None:
         """Checks that numbers of a validation come with its data.

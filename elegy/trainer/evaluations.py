@@ -122,7 +122,8 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
         if name is not None:
             error.add_note(f"It is the data set {name!r} of validation_data.")
         raise
-    every = config.validation_freq if given.every is None or given.every.epochs is None else int(given.every.epochs)
+    epochs = None if given.every is None or config.fast_dev_run else given.every.epochs
+    every = config.validation_freq if epochs is None else int(epochs)
     return EvaluationSource(
         "val_" if name is None else f"val_{name}_",
         source,

@@ -9,6 +9,7 @@ from typing import Any
 from elegy.callbacks import History
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, split
+from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
 from elegy.trainer import checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
@@ -79,13 +80,17 @@ def fit(
     callbacks = listeners.callbacks
     fuse = fuse_with(callbacks, config.steps_per_execution, "train")
     values = checks.step_values(callbacks, session.buffer)
-    rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
-    with checks.one_fit(session), contextlib.ExitStack() as reading, UndoOnFailure(session) as undo:
+    if not config.fast_dev_run:  # it has no checkpoints
+        rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
+    with contextlib.ExitStack() as open_now, contextlib.ExitStack() as reading:
+        open_now.enter_context(checks.one_fit(session))
+        open_now.enter_context(session.executor.asked_for(values))
+        undo = open_now.enter_context(UndoOnFailure(session))
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
             fuse = saved["run"]["steps_per_execution"]
-        session.executor.ask(values)
+        size, drop = config.batch_size, config.drop_remaining
         requests = [
             PhaseRequest.of(
                 session.buffer,
@@ -93,10 +98,12 @@ def fit(
                 source,
                 what="fit",
                 batch_size=config.batch_size,
-                limit=config.steps_per_epoch,
+                limit=limited(
+                    "limit_train", config.limit_train, config.steps_per_epoch, source, config.batch_size, drop
+                ),
                 fuse=fuse,
                 callbacks=callbacks,
-                drop_remaining=config.drop_remaining,
+                drop_remaining=drop,
                 finite=config.check_inputs,
             )
         ]
@@ -111,7 +118,7 @@ def fit(
                     one.source,
                     what="validation",
                     batch_size=size,
-                    limit=one.steps,
+                    limit=limited("limit_validation", config.limit_validation, one.steps, one.source, size),
                     fuse=config.steps_per_execution,
                     finite=config.check_inputs,
                 )
@@ -130,6 +137,38 @@ def fit(
         try:
             loop.fit(run)
         finally:
-            session.executor.ask(())
             session.run = None  # first: callbacks that are asked for their state may fail
             session.record = run.last_record()
+
+
+def limited(
+    name: str,
+    limit: float | None,
+    steps: int | None,
+    source: Source,
+    batch_size: int | None,
+    drop_remaining: bool = False,
+) -> int | None:
+    """Returns the largest number of batches of a pass; None for all.
+
+    Args:
+        name: the name of the limit.
+        limit: a number of batches, a fraction of all of them, or None.
+        steps: another number of batches, or None.
+        source: the data.
+        batch_size: the number of examples of a batch; None for the default.
+        drop_remaining: True to leave out a short last batch.
+
+    Raises:
+        ValueError: for a fraction of an iterable without a length.
+    """
+    if limit is None:
+        return steps
+    total = source.steps if isinstance(source, IterableSource) else None
+    if isinstance(source, ArraySource):
+        total = EpochPlan(source.size, batch_size or DEFAULT_BATCH_SIZE, drop_remaining, what=name).steps
+    if isinstance(limit, float):
+        if total is None:
+            raise ValueError(f"{name}={limit} is a fraction of data without a length: give a number of batches.")
+        limit = max(int(limit * total), 1)
+    return min(count for count in (limit, steps, total) if count is not None)

@@ -23,6 +23,7 @@ class Listeners:
         callbacks: the callbacks of the call, which follow the progress bar and those of the trainer.
         verbose: as for `Trainer.fit`.
         history: records a `fit`, after all others.
+        without_files: True to leave out the callbacks that write files.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Listeners:
         callbacks: Sequence[Callback] | None,
         verbose: Literal[0, 1, 2],
         history: History | None = None,
+        without_files: bool = False,
     ):
         self._trainer, self._session = trainer, session
         recorders = () if history is None else (history,)
         bars = progress.bars(verbose, session.loss_names)
-        self.callbacks = CallbackList((*bars, *trainer.callbacks, *checks.listed(callbacks), *recorders))
+        every = CallbackList((*bars, *trainer.callbacks, *checks.listed(callbacks), *recorders))
+        self.callbacks = CallbackList(c for c in every if not c.writes_files) if without_files else every
 
     def emit(
         self,

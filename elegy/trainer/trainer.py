@@ -131,6 +131,9 @@ class Trainer(StateMethods[M], FileMethods):
         steps_per_execution: int | Literal["auto"] = "auto",
         resume: str | os.PathLike[str] | None = None,
         check_inputs: bool = False,
+        fast_dev_run: bool | int = False,
+        limit_train: int | float | None = None,
+        limit_validation: int | float | None = None,
     ) -> History:
         """Trains for a number of epochs; a second call trains that many more.
 
@@ -162,6 +165,11 @@ class Trainer(StateMethods[M], FileMethods):
                 the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. `epochs`,
                 `max_steps` and `max_time` then count from the beginning of the run.
             check_inputs: whether to look for NaN and infinity in the data first.
+            fast_dev_run: a number of batches, or True for one: trains an epoch of so many and validates on so many,
+                without callbacks that write files, limits of the run and `resume`. The steps count.
+            limit_train: the largest number of batches of an epoch, or a fraction of all batches, a float. As with
+                `steps_per_epoch`, the next epoch takes the batches of an iterable that follow.
+            limit_validation: the same for a validation.
 
         Returns:
             The `History` of this call, which is `trainer.history` too.
@@ -191,12 +199,15 @@ class Trainer(StateMethods[M], FileMethods):
             steps_per_execution=steps_per_execution,
             resume=resume,
             check_inputs=check_inputs,
+            fast_dev_run=fast_dev_run,
+            limit_train=limit_train,
+            limit_validation=limit_validation,
         )
         source, evaluations = fit_module.sources(
             session, config, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
         )
         history = History()
-        listeners = Listeners(self, session, callbacks, verbose, history)
+        listeners = Listeners(self, session, callbacks, verbose, history, config.fast_dev_run > 0)
         fit_module.fit(session, config, source, evaluations, listeners, history)
         return history
 
