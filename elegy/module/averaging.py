@@ -186,7 +186,7 @@ def with_averaging(module: Any, rule: Any) -> Any:
     if rule is not None and not isinstance(rule, _Averaging):
         raise TypeError(f"averaging must be an elegy.EMA, such as EMA(0.999), or an elegy.SWA, not {rule!r}.")
     if rule is None:
-        return module.replace(average=None)
+        return module if module.average is None else module.replace(average=None)
     if module.average is not None and module.average.rule == rule and module.average.value is not None:
         return module
     average = Average(rule)
