@@ -80,7 +80,6 @@ class _Outline(NamedTuple):
         updates: the tree definition of the updates of those logs.
         reported: the tree definition of the losses of the default step, a tuple with one element for each call.
         averaged: the names of the fields that `apply` changed.
-        own_loss: True if it returns another loss than the default step's.
     """
 
     keeps_structure: bool
@@ -89,7 +88,6 @@ class _Outline(NamedTuple):
     updates: Any
     reported: Any
     averaged: tuple[str, ...]
-    own_loss: bool
 
 
 class Accumulation:
@@ -123,7 +121,7 @@ class Accumulation:
         count: int,
     ):
         self._objective, self._module, self._context, self._key = objective, module, context, key
-        self._parts, self._batch = cut(batch, context.mask, count), batch
+        self._parts = cut(batch, context.mask, count)
         self._leaves, self._treedef = jax.tree.flatten(module)
         self._outline = self._trace(params)
 
@@ -246,7 +244,7 @@ class Accumulation:
 
         def step(params: PyTree) -> None:
             calls = Calls()
-            _, (loss, state) = self._objective(*self._first(params, calls))
+            _, (_, state) = self._objective(*self._first(params, calls))
             reported = () if state._step is None else state._step.reported
             if len(reported) != calls.count:
                 raise StepError(
@@ -266,7 +264,6 @@ class Accumulation:
                     jax.tree.structure(updates),
                     jax.tree.structure(reported),
                     () if state._step is None else state._step.averaged,
-                    loss is not None,
                 )
             )
 

@@ -43,6 +43,25 @@ class Nnx(nnx.Module):
         return self.b(self.norm(self.a(x)))
 
 
+def haiku_net(x, is_training):
+    return hk.Linear(2)(hk.BatchNorm(True, True, 0.9)(hk.Linear(4)(x), is_training))
+
+
+class Equinox(eqx.Module):
+    a: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    b: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jax.random.split(key)
+        self.norm = eqx.nn.BatchNorm(4, "batch", mode="batch")
+        self.a, self.b = eqx.nn.Linear(3, 4, key=keys[0]), eqx.nn.Linear(4, 2, key=keys[1])
+
+    def __call__(self, x, state):
+        x, state = self.norm(self.a(x), state)
+        return self.b(x), state
+
+
 def functions():
     def init(key, x):
         return {"w": jax.random.normal(key, (3, 2)), "b": jnp.zeros(2)}
@@ -56,8 +75,8 @@ def functions():
 MODULES = {
     "linen": Linen,
     "nnx": Nnx,
-    "haiku": lambda: hk.transform(lambda x: hk.nets.MLP([4, 2])(x)),
-    "equinox": lambda: eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)),
+    "haiku": lambda: hk.transform_with_state(haiku_net),
+    "equinox": lambda: eqx.nn.make_with_state(Equinox)(jax.random.key(0)),
     "functions": functions,
     "managed": Managed,
 }
