@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 
 class LazyLogs(Mapping[str, float]):
@@ -82,7 +83,7 @@ class LazyLogs(Mapping[str, float]):
         """The logs of the step before, if it ran in the same execution; None otherwise."""
         return None if self._previous is None else self._previous()
 
-    def add(self, name: str, value: Any) -> None:
+    def add(self, name: str, value: ArrayLike | Callable[[], ArrayLike]) -> None:
         """Adds a value, or replaces one that was added before.
 
         Args:

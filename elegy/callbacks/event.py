@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.lazy_logs import LazyLogs
 from elegy.names import type_name
@@ -87,7 +88,7 @@ class Event:
             )
         return self._step_logs()
 
-    def log(self, name: str, value: Any) -> None:
+    def log(self, name: str, value: ArrayLike | Callable[[], ArrayLike]) -> None:
         """Adds a value to the logs: to those of the step in batch hooks of the training, to those of the evaluation in
         `test` hooks, otherwise to those of the epoch. The last value that the steps of an epoch add is one of its
         values, too; the same is true of the batches of an evaluation.

@@ -48,10 +48,10 @@ class _Averaging(abc.ABC):
         object.__setattr__(self, "every", positive_int(f"every of {name}", every))
 
     @abc.abstractmethod
-    def weight(self, count: jax.Array) -> Any:
+    def weight(self, count: jax.Array) -> jax.Array | float:
         """Returns the weight of the newest parameters in an average that includes `count` parameters."""
 
-    def sum_of_weights(self, count: jax.Array) -> Any:
+    def sum_of_weights(self, count: jax.Array) -> jax.Array | float:
         """Returns the sum of the weights of `count` parameters, by which the average is divided."""
         return 1.0
 
@@ -85,11 +85,11 @@ class EMA(_Averaging):
         if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)) or not 0 < self.decay < 1:
             raise ValueError(f"decay of EMA must be a number between 0 and 1, not {self.decay!r}.")
 
-    def weight(self, count: jax.Array) -> Any:
+    def weight(self, count: jax.Array) -> jax.Array | float:
         """Returns `1 - decay`."""
         return 1.0 - self.decay
 
-    def sum_of_weights(self, count: jax.Array) -> Any:
+    def sum_of_weights(self, count: jax.Array) -> jax.Array | float:
         """Returns `1 - decay ** count`."""
         return 1.0 - jnp.float32(self.decay) ** count
 
@@ -113,7 +113,7 @@ class SWA(_Averaging):
         SWA(start=1000, every=100)
     """
 
-    def weight(self, count: jax.Array) -> Any:
+    def weight(self, count: jax.Array) -> jax.Array | float:
         """Returns `1 / count`."""
         return 1.0 / count
 

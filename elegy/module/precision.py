@@ -73,7 +73,7 @@ class Precision:
         [Array([1, 1], dtype=bfloat16), Array([0, 1], dtype=int32)]
     """
 
-    params: Any = "float32"
+    params: Any = "float32"  # anything that names a dtype; its name once constructed
     compute: Any = None
     output: Any = None
     loss_scale: float = 2.0**15

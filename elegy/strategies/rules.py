@@ -6,13 +6,19 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from elegy.names import path_name
 from elegy.types import PyTree
+
+Axes: TypeAlias = str | tuple[str, ...] | None
+"""The mesh axes along which one dimension is divided."""
+
+Placement: TypeAlias = PartitionSpec | tuple[Axes, ...] | list[Axes]
+"""The axes for each dimension of an array."""
 
 Rules: TypeAlias = tuple[tuple[str, PartitionSpec], ...]
 """Patterns of paths with placements; the first match is used."""
@@ -23,7 +29,7 @@ _FOLLOWERS = "optimizer/"
 _NO_PARAMETERS = (_FOLLOWERS, "losses_and_metrics/", "_logs/")
 
 
-def as_rules(rules: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Rules:
+def as_rules(rules: Mapping[str, Placement] | Iterable[tuple[str, Placement]]) -> Rules:
     """Converts a user's rules.
 
     Args:
@@ -122,7 +128,7 @@ def check_used(rules: Rules, state: PyTree) -> None:
             raise ValueError(f"the rule {pattern!r} matches no parameter.{hint} The state has: {known or 'none'}.")
 
 
-def parts(spec_entry: Any, mesh: Mesh) -> int:
+def parts(spec_entry: Axes, mesh: Mesh) -> int:
     """Returns the number of parts into which one entry of a placement divides its dimension."""
     names = () if spec_entry is None else spec_entry if isinstance(spec_entry, tuple) else (spec_entry,)
     return math.prod(mesh.shape[name] for name in names)

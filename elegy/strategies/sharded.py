@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from elegy.strategies.mesh import MeshStrategy, as_mesh
-from elegy.strategies.rules import as_rules, axes_of, check_axes, check_used, spec_for
+from elegy.strategies.rules import Placement, as_rules, axes_of, check_axes, check_used, spec_for
 from elegy.types import Array, PyTree
 
 
@@ -43,7 +42,7 @@ class Sharded(MeshStrategy):
 
     mesh: Mesh | Mapping[str, int] | None = None
     data_axes: tuple[str, ...] | str | None = None
-    rules: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()
+    rules: Mapping[str, Placement] | Iterable[tuple[str, Placement]] = ()
 
     def __post_init__(self) -> None:
         mesh, rules = as_mesh(self.mesh, "data"), as_rules(self.rules)
