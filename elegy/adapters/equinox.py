@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from elegy.module import ElegyModule, layers
 from elegy.names import path_name
 from elegy.pytree import Static, field, static_field
 from elegy.types import PyTree
+
+if TYPE_CHECKING:
+    from equinox import Module
+    from equinox.nn import State
 
 eqx = require("equinox", "elegy.adapters.EquinoxModule")
 
@@ -65,7 +69,14 @@ class EquinoxModule(ElegyModule):
     _stateful: bool = static_field(default=False, repr=False)
     batched: bool = static_field(default=False)
 
-    def __init__(self, module: Any, *, state: Any = None, batched: bool = False, variables: Any = None):
+    def __init__(
+        self,
+        module: Module | tuple[Module, State],
+        *,
+        state: State | None = None,
+        batched: bool = False,
+        variables: PyTree = None,
+    ):
         if isinstance(module, tuple) and len(module) == 2 and state is None:
             module, state = module
         if not isinstance(module, eqx.Module) or not callable(module):

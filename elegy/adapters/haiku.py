@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 
@@ -14,6 +14,9 @@ from elegy.lazy import require
 from elegy.module import ElegyModule, layers
 from elegy.pytree import Static, field, static_field
 from elegy.types import PyTree
+
+if TYPE_CHECKING:
+    from haiku import Transformed, TransformedWithState
 
 hk = require("haiku", "elegy.adapters.HaikuModule")
 
@@ -49,7 +52,7 @@ class HaikuModule(ElegyModule):
     _transformed: Static[Any] = static_field(repr=False)
     _origin: Static[Origin] = static_field(repr=False)
 
-    def __init__(self, transformed: Any, *, variables: Any = None):
+    def __init__(self, transformed: Transformed | TransformedWithState, *, variables: PyTree = None):
         if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
             raise TypeError(
                 f"HaikuModule needs what `hk.transform` or `hk.transform_with_state` returns, not {transformed!r:.200}."
@@ -61,7 +64,7 @@ class HaikuModule(ElegyModule):
         self._origin = Static(Origin(self._initial))
 
     @property
-    def transformed(self) -> Any:
+    def transformed(self) -> Transformed | TransformedWithState:
         """The transformed function."""
         return self._transformed.value
 

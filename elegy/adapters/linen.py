@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from elegy.lazy import require
 from elegy.module import ElegyModule, layers
 from elegy.pytree import Static, field, static_field
 from elegy.types import PyTree
+
+if TYPE_CHECKING:
+    from flax.linen import Module
 
 flax = require("flax", "elegy.adapters.LinenModule")
 nn = require("flax.linen", "elegy.adapters.LinenModule")
@@ -58,7 +61,7 @@ class LinenModule(ElegyModule):
     _module: Static[Any] = static_field(repr=False)
     _origin: Static[Origin] = static_field(repr=False)
 
-    def __init__(self, module: Any, *, variables: Mapping[str, PyTree] | None = None):
+    def __init__(self, module: Module, *, variables: Mapping[str, PyTree] | None = None):
         if not isinstance(module, nn.Module):
             raise TypeError(f"LinenModule needs a flax.linen.Module, not {module!r:.200}.")
         if variables is not None and not isinstance(variables, Mapping):

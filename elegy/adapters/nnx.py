@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from elegy.lazy import require
 from elegy.module import ElegyModule, layers
 from elegy.pytree import Static, field, static_field
 from elegy.types import PyTree
+
+if TYPE_CHECKING:
+    from flax.nnx import Module
 
 nnx = require("flax.nnx", "elegy.adapters.NNXModule")
 
@@ -62,7 +65,7 @@ class NNXModule(ElegyModule):
     _graphs: Static[Graphs] = static_field(repr=False)
     _origin: Static[Origin] = static_field(repr=False)
 
-    def __init__(self, module: Any, *, variables: Any = None):
+    def __init__(self, module: Module, *, variables: PyTree = None):
         if not isinstance(module, nnx.Module):
             raise TypeError(f"NNXModule needs a flax.nnx.Module, not {module!r:.200}.")
         self._graphs = Static(Graphs.of(nnx.clone(module)))
@@ -116,7 +119,7 @@ class NNXModule(ElegyModule):
         self._check_values()
         return self._merge(jax.random.key(0) if self.key is None else self.key, None)
 
-    def update(self, module: Any) -> None:
+    def update(self, module: Module) -> None:
         """Writes the values of this state into an NNX module of the same structure, usually your own.
 
         Args:
