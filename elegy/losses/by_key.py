@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from elegy.losses.lookup import lookup
+from elegy.losses.lookup import Indexing, Renaming, lookup
 from elegy.names import contents
 
 _BY_KEY = ("target", "preds", "sample_weight")
@@ -101,10 +101,8 @@ def indexed_arguments(thing: Any) -> frozenset[str]:
     if inner is None:
         return frozenset()
     found = indexed_arguments(inner)
-    if not hasattr(thing, "translate"):
-        return found
-    renamed = dict(getattr(thing, "names", ()))
-    return frozenset(renamed.get(name, name) for name in found) | {name for name, _ in getattr(thing, "paths", ())}
+    change = getattr(thing, "change", None)
+    return change.indexed(found) if isinstance(change, (Indexing, Renaming)) else found
 
 
 def _holds(value: Any, keys: tuple[str, ...]) -> bool:

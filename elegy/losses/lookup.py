@@ -1,46 +1,108 @@
-"""Indexes into the arguments of a loss or a metric, and renames them."""
+"""Changes of the arguments of a loss or a metric: indexing into them, and renaming them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from elegy.names import contents, listed, there_are
 
 
-def index_paths(kwargs: Mapping[str, Any]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Normalizes the arguments of `index_into`.
+@dataclasses.dataclass(frozen=True)
+class Indexing:
+    """Replaces arguments by parts of them.
+
+    Args:
+        paths: names of arguments, each with the indices to apply one after the other.
 
     Example:
-        >>> index_paths({"target": "a", "preds": ["b", 0]})
-        (('target', ('a',)), ('preds', ('b', 0)))
-    """
-    return tuple((k, tuple(v) if isinstance(v, (list, tuple)) else (v,)) for k, v in kwargs.items())
-
-
-def index_arguments(
-    paths: Sequence[tuple[str, tuple[Any, ...]]], kwargs: Mapping[str, Any], what: str
-) -> dict[str, Any]:
-    """Replaces the arguments that have a path by the value at the path.
-
-    Raises:
-        KeyError: if an argument is missing or has nothing at the path.
-
-    Example:
-        >>> index_arguments([("target", ("a", 0))], {"target": {"a": [7]}}, "the loss 'mse'")
+        >>> Indexing.of({"target": ("a", 0)}).apply({"target": {"a": [7]}}, "the loss 'mse'")
         {'target': 7}
     """
-    out = dict(kwargs)
-    for name, path in paths:
-        if out.get(name) is None:
-            raise KeyError(f"{what} indexes into {name!r}, which is missing: {_there_are(kwargs)}.")
-        for step in path:
-            try:
-                out[name] = lookup(out[name], step)
-            except (KeyError, IndexError, TypeError) as error:
-                within = f" of the path {path}" if len(path) > 1 else ""
-                raise KeyError(f"{what}: {name!r} has nothing at {step!r}{within}: {contents(out[name])}.") from error
-    return out
+
+    paths: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    @classmethod
+    def of(cls, kwargs: Mapping[str, Any]) -> Indexing:
+        """Makes the change from the arguments of `index_into`."""
+        return cls(tuple((k, tuple(v) if isinstance(v, (list, tuple)) else (v,)) for k, v in kwargs.items()))
+
+    @property
+    def needs(self) -> set[str]:
+        """The names of the arguments that `apply` needs."""
+        return {name for name, _ in self.paths}
+
+    def indexed(self, inner: frozenset[str]) -> frozenset[str]:
+        """Returns the names of indexed arguments, given those that the inner loss or metric indexes into."""
+        return inner | self.needs
+
+    def apply(self, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """Returns the changed arguments.
+
+        Args:
+            kwargs: the arguments by name.
+            what: the name of the loss or metric in messages.
+
+        Raises:
+            KeyError: if an argument is missing or has nothing at its path.
+        """
+        out = dict(kwargs)
+        for name, path in self.paths:
+            if out.get(name) is None:
+                raise KeyError(f"{what} indexes into {name!r}, which is missing: {_there_are(kwargs)}.")
+            for step in path:
+                try:
+                    out[name] = lookup(out[name], step)
+                except (KeyError, IndexError, TypeError) as error:
+                    within = f" of the path {path}" if len(path) > 1 else ""
+                    there = contents(out[name])
+                    raise KeyError(f"{what}: {name!r} has nothing at {step!r}{within}: {there}.") from error
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Renaming:
+    """Passes arguments under other names.
+
+    Args:
+        names: pairs of the expected and the given name of an argument.
+
+    Example:
+        >>> Renaming((("values", "loss"),)).apply({"loss": 1.0, "preds": 2.0}, "the metric 'mean'")
+        {'preds': 2.0, 'values': 1.0}
+    """
+
+    names: tuple[tuple[str, str], ...]
+
+    @property
+    def needs(self) -> set[str]:
+        """The names of the arguments that `apply` needs."""
+        return {given for _, given in self.names}
+
+    def indexed(self, inner: frozenset[str]) -> frozenset[str]:
+        """Returns the names of indexed arguments, given those that the inner loss or metric indexes into."""
+        renamed = dict(self.names)
+        return frozenset(renamed.get(name, name) for name in inner)
+
+    def apply(self, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+        """Returns the changed arguments.
+
+        Args:
+            kwargs: the arguments by name.
+            what: the name of the loss or metric in messages.
+
+        Raises:
+            KeyError: if an argument is missing.
+        """
+        missing = [given for _, given in self.names if kwargs.get(given) is None]
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            raise KeyError(f"{what} takes {listed(missing)}, which {verb} missing: {_there_are(kwargs)}.")
+        moved = self.needs
+        out = {k: v for k, v in kwargs.items() if k not in moved}
+        out.update((expected, kwargs[given]) for expected, given in self.names)
+        return out
 
 
 def lookup(value: Any, step: Any) -> Any:
@@ -56,26 +118,6 @@ def lookup(value: Any, step: Any) -> Any:
     if isinstance(step, str) and step in getattr(value, "_fields", ()):
         return getattr(value, step)
     return value[step]
-
-
-def rename_given(names: Sequence[tuple[str, str]], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Renames arguments from the given names to the expected names.
-
-    Raises:
-        KeyError: if an argument is missing.
-
-    Example:
-        >>> rename_given([("values", "loss")], {"loss": 1.0, "preds": 2.0}, "the metric 'mean'")
-        {'preds': 2.0, 'values': 1.0}
-    """
-    missing = [given for _, given in names if kwargs.get(given) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise KeyError(f"{what} takes {listed(missing)}, which {verb} missing: {_there_are(kwargs)}.")
-    moved = {given for _, given in names}
-    out = {k: v for k, v in kwargs.items() if k not in moved}
-    out.update((expected, kwargs[given]) for expected, given in names)
-    return out
 
 
 def _there_are(kwargs: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The base class of losses, and the two wrappers that change what a loss receives."""
+"""The base class of losses, and the wrapper that changes the arguments of a loss."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jax.typing import ArrayLike
 
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
-from elegy.losses.lookup import index_arguments, index_paths, rename_given
+from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.losses.shapes import array_shape
-from elegy.losses.target_check import check_target
+from elegy.losses.target_check import check_inner
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
 from elegy.types import PyTree
@@ -191,7 +191,7 @@ class Loss(Pytree):
             preds: predictions, on the host.
         """
 
-    def index_into(self, **kwargs: Any) -> IndexedLoss:
+    def index_into(self, **kwargs: Any) -> WrappedLoss:
         """Returns a loss that indexes into nested arguments.
 
         Args:
@@ -203,9 +203,9 @@ class Loss(Pytree):
             >>> loss(target={"a": jnp.zeros(2)}, preds={"a": [jnp.ones(2)]}).item()
             1.0
         """
-        return IndexedLoss(self, index_paths(kwargs))
+        return WrappedLoss(self, Indexing.of(kwargs))
 
-    def rename_arguments(self, **kwargs: str) -> RenamedLoss:
+    def rename_arguments(self, **kwargs: str) -> WrappedLoss:
         """Returns a loss that takes its arguments under other names.
 
         Args:
@@ -217,82 +217,52 @@ class Loss(Pytree):
             >>> loss(inputs=jnp.zeros(2), preds=jnp.ones(2)).item()
             1.0
         """
-        return RenamedLoss(self, tuple(kwargs.items()))
+        return WrappedLoss(self, Renaming(tuple(kwargs.items())))
 
 
-class _Wrapper(Loss):
-    """A loss that changes the arguments of an inner loss."""
+class WrappedLoss(Loss):
+    """The loss that `index_into` and `rename_arguments` return: an inner loss whose arguments are changed."""
 
     loss: Loss
+    change: Indexing | Renaming = static_field()
 
     def __post_init__(self) -> None:
+        """Takes the options of the inner loss."""
         vars(self).update(reduction=self.loss.reduction, weight=self.loss.weight, name=name_of(self.loss))
 
-    @abc.abstractmethod
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments of the inner loss."""
-
-    @property
-    @abc.abstractmethod
-    def looked_up(self) -> set[str]:
-        """The arguments that `translate` needs."""
+    def _inner(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return self.change.apply(kwargs, f"the loss {self.name!r}")
 
     def call(self, **kwargs: Any) -> jax.Array:
-        return self.loss.values(**self.translate(kwargs))
+        """Computes the values of the inner loss."""
+        return self.loss.values(**self._inner(kwargs))
 
     @property
     def applies_weight(self) -> bool:
+        """As for the inner loss."""
         return self.loss.applies_weight
 
     @property
     def rows_are_independent(self) -> bool:
+        """As for the inner loss."""
         return self.loss.rows_are_independent
 
     def values(self, **kwargs: Any) -> jax.Array:
-        return self.loss.values(**self.translate(kwargs))
+        """Computes the values of the inner loss."""
+        return self.loss.values(**self._inner(kwargs))
 
     def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
-        return self.loss.terms(**self.translate(kwargs))
+        """Computes the numerator and the denominator of the inner loss."""
+        return self.loss.terms(**self._inner(kwargs))
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        return self.loss.maskable(batch_size, **self.translate(kwargs))
+        """As for the inner loss."""
+        return self.loss.maskable(batch_size, **self._inner(kwargs))
 
     def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
+        """Checks the values of a batch as the inner loss does."""
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
-        available = {name for name, value in given.items() if value is not None}
-        if self.looked_up <= available:  # other arguments are not available here
-            inner = self.translate(given)
-            check_target(self.loss, inner.get("target"), inner.get("preds"), inner.get("sample_weight"))
-
-
-class IndexedLoss(_Wrapper):
-    """The loss that `Loss.index_into` returns."""
-
-    paths: tuple[tuple[str, tuple[Any, ...]], ...] = static_field()
-
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Looks up the indexed arguments."""
-        return index_arguments(self.paths, kwargs, f"the loss {self.name!r}")
-
-    @property
-    def looked_up(self) -> set[str]:
-        """The indexed arguments."""
-        return {name for name, _ in self.paths}
-
-
-class RenamedLoss(_Wrapper):
-    """The loss that `Loss.rename_arguments` returns."""
-
-    names: tuple[tuple[str, str], ...] = static_field()
-
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Renames the arguments to those of the inner loss."""
-        return rename_given(self.names, kwargs, f"the loss {self.name!r}")
-
-    @property
-    def looked_up(self) -> set[str]:
-        """The renamed arguments."""
-        return {given for _, given in self.names}
+        check_inner(self.loss, self.change, given, f"the loss {self.name!r}")
 
 
 def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:

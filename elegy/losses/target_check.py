@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from elegy.losses.arguments import names_argument
+from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.shapes import array_shape
 from elegy.types import PyTree
 
@@ -50,6 +51,20 @@ def check_target(thing: Any, target: PyTree, preds: PyTree, sample_weight: Array
         if not counts.all():
             target, preds = jax.tree.map(lambda leaf: _without(leaf, counts), (target, preds))
     thing.target_check(target, preds)
+
+
+def check_inner(inner: Any, change: Indexing | Renaming, given: Mapping[str, Any], what: str) -> None:
+    """Runs the `target_check` of the loss or metric inside of a wrapper, if all arguments that it needs are given.
+
+    Args:
+        inner: the loss or metric.
+        change: the change of its arguments.
+        given: `target`, `preds` and `sample_weight`, on the host; None for those that are not available.
+        what: the name of the wrapper in messages.
+    """
+    if change.needs <= {name for name, value in given.items() if value is not None}:
+        changed = change.apply(given, what)
+        check_target(inner, changed.get("target"), changed.get("preds"), changed.get("sample_weight"))
 
 
 def _is_built_in(method: Callable[..., Any]) -> bool:

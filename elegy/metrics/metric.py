@@ -1,4 +1,4 @@
-"""The base class of metrics, and the two wrappers that change what a metric receives."""
+"""The base class of metrics, and the wrapper that changes the arguments of a metric."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.arguments import call_with_named, names_argument
-from elegy.losses.lookup import index_arguments, index_paths, rename_given
+from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.numbers import at_least_float32, default_float
-from elegy.losses.target_check import check_target
+from elegy.losses.target_check import check_inner
 from elegy.metrics.sums import add_trees, sum_leading_axis
 from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
@@ -170,7 +170,7 @@ class Metric(Pytree):
             >>> Mean().index_into(values=("a", 0)).update(values={"a": [jnp.array([1.0, 3.0])]}).compute().item()
             2.0
         """
-        return IndexedMetric(self, index_paths(kwargs))
+        return WrappedMetric(self, Indexing.of(kwargs))
 
     def rename_arguments(self, **kwargs: str) -> Metric:
         """Returns a metric that takes its arguments under other names.
@@ -183,7 +183,7 @@ class Metric(Pytree):
             >>> Mean().rename_arguments(values="preds").update(preds=jnp.array([1.0, 3.0])).compute().item()
             2.0
         """
-        return RenamedMetric(self, tuple(kwargs.items()))
+        return WrappedMetric(self, Renaming(tuple(kwargs.items())))
 
 
 def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
@@ -198,79 +198,50 @@ def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
     return [entry for key, item in value.items() for entry in flatten_value(f"{name}/{key}" if name else key, item)]
 
 
-class _Wrapper(Metric):
-    """A metric that changes the arguments of an inner metric."""
+class WrappedMetric(Metric):
+    """The metric that `index_into` and `rename_arguments` return: an inner metric whose arguments are changed."""
 
     metric: Metric
+    change: Indexing | Renaming = static_field()
 
     def __post_init__(self) -> None:
+        """Takes the options of the inner metric."""
         vars(self).update(name=name_of(self.metric), dtype=self.metric.dtype)
 
-    @abc.abstractmethod
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments of the inner metric."""
+    def _inner(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return self.change.apply(kwargs, f"the metric {self.name!r}")
 
     @property
     def rows_are_independent(self) -> bool:
+        """As for the inner metric."""
         return self.metric.rows_are_independent
 
-    @property
-    @abc.abstractmethod
-    def looked_up(self) -> set[str]:
-        """The arguments that `translate` needs."""
-
     def update(self, **kwargs: Any) -> Self:
-        inner = call_with_named(self.metric.update, self.translate(kwargs), f"the metric {self.name!r}")
+        """Returns the metric with a batch added."""
+        inner = call_with_named(self.metric.update, self._inner(kwargs), f"the metric {self.name!r}")
         return self.replace(metric=inner)
 
     def compute(self) -> Any:
+        """Returns the value of the inner metric."""
         return self.metric.compute()
 
     def reset(self) -> Self:
+        """Returns the metric without data."""
         return self.replace(metric=self.metric.reset())
 
     def merge(self, other: Self) -> Self:
+        """Returns the metric of both metrics' data."""
         return self.replace(metric=self.metric.merge(other.metric))
 
     def aggregate(self) -> Self:
+        """Returns the metric of all replicas' data, from leaves with a leading axis of replicas."""
         return self.replace(metric=self.metric.aggregate())
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
-        return self.metric.maskable(batch_size, **self.translate(kwargs))
+        """As for the inner metric."""
+        return self.metric.maskable(batch_size, **self._inner(kwargs))
 
     def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
+        """Checks the values of a batch as the inner metric does."""
         given = {"target": target, "preds": preds, "sample_weight": sample_weight}
-        available = {name for name, value in given.items() if value is not None}
-        if self.looked_up <= available:  # other arguments are not available here
-            inner = self.translate(given)
-            check_target(self.metric, inner.get("target"), inner.get("preds"), inner.get("sample_weight"))
-
-
-class IndexedMetric(_Wrapper):
-    """The metric that `Metric.index_into` returns."""
-
-    paths: tuple[tuple[str, tuple[Any, ...]], ...] = static_field()
-
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Looks up the indexed arguments."""
-        return index_arguments(self.paths, kwargs, f"the metric {self.name!r}")
-
-    @property
-    def looked_up(self) -> set[str]:
-        """The indexed arguments."""
-        return {name for name, _ in self.paths}
-
-
-class RenamedMetric(_Wrapper):
-    """The metric that `Metric.rename_arguments` returns."""
-
-    names: tuple[tuple[str, str], ...] = static_field()
-
-    def translate(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Renames the arguments to those of the inner metric."""
-        return rename_given(self.names, kwargs, f"the metric {self.name!r}")
-
-    @property
-    def looked_up(self) -> set[str]:
-        """The renamed arguments."""
-        return {given for _, given in self.names}
+        check_inner(self.metric, self.change, given, f"the metric {self.name!r}")
