@@ -452,7 +452,7 @@ def test_an_inherited_handwritten_init_fills_new_fields_from_defaults():
     assert jax.tree.leaves(Heir(1.0)) == [1.0, 2.0, 7.0]
 
 
-def test_an_init_that_forgets_a_field_is_told_which():
+def test_an_init_that_forgets_a_field_raises_its_name():
     class Forgetful(eg.Pytree):
         a: Any
         b: Any
@@ -531,7 +531,7 @@ def test_grad_has_the_form_of_the_tree():
     assert float(grad.y) == 3.0
 
 
-def test_tree_with_objects_that_are_no_arrays_passes_through_jax_tree():
+def test_tree_with_objects_that_are_not_arrays_passes_through_jax_tree():
     tree = jax.tree.map(lambda v: object(), Point(1, 2))
     assert jax.tree.structure(tree) == jax.tree.structure(Point(1, 2))
     assert jax.tree.leaves(jax.tree.map(lambda v: None, tree), is_leaf=lambda v: v is None) == [None, None]

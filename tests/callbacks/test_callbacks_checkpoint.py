@@ -81,7 +81,7 @@ def test_neither_the_newest_nor_the_best_is_ever_deleted(tmp_path_factory, value
         assert kept(directory) == names(*sorted(expected))
 
 
-def test_other_files_are_left_alone(tmp_path):
+def test_other_files_are_not_changed(tmp_path):
     (tmp_path / "step_00000001").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     run([ModelCheckpoint(tmp_path)], losses([3, 2]))
@@ -106,7 +106,7 @@ def test_a_checkpoint_knows_what_the_others_learned_in_its_epoch(tmp_path):
     assert states["History"] == trainer.callbacks.state_dict()["History"] == history.state_dict()
 
 
-def test_a_foreign_name_in_a_checkpoint_is_not_taken_over(tmp_path):
+def test_another_name_in_a_checkpoint_is_not_restored(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "precious").mkdir()
     callback = ModelCheckpoint(tmp_path / "inner", monitor="val_loss")

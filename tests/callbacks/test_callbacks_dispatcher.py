@@ -70,7 +70,7 @@ class TestDispatch:
         assert [h for h in HOOKS if callbacks.listens(h)] == [hook]
 
     @pytest.mark.parametrize("hook", HOOKS)
-    def test_base_hooks_do_nothing_and_are_not_heard(self, hook):
+    def test_base_hooks_do_nothing_and_are_not_called(self, hook):
         assert getattr(Callback(), hook)(event()) is None
         assert not CallbackList([Callback()]).listens(hook)
 
@@ -92,7 +92,7 @@ class TestDispatch:
         with pytest.raises(AttributeError):
             event().step = 5
 
-    def test_inherited_override_is_heard(self):
+    def test_inherited_override_is_called(self):
         class Child(Recorder):
             pass
 
@@ -113,7 +113,7 @@ class TestErrors:
             ([Recorder()] * 2, ValueError, r"Recorder at callbacks\[1\] is listed twice"),
         ],
     )
-    def test_what_is_no_callback(self, given, error, message):
+    def test_objects_that_are_not_callbacks(self, given, error, message):
         with pytest.raises(error, match=message):
             CallbackList(given)
 
@@ -186,7 +186,7 @@ class TestErrors:
         with pytest.raises(error):
             CallbackList([Leave()]).emit("on_epoch_end", event())
 
-    def test_every_callback_hears_the_end(self):
+    def test_the_end_hook_of_every_callback_is_called(self):
         heard = []
 
         class End(Callback):
@@ -213,7 +213,7 @@ class TestErrors:
         CallbackList([type("End", (Callback,), {hook: fail})()]).emit(hook, event(), first)
         assert first.__notes__ == [f"Afterwards End.{hook} raised OSError: disk."]
 
-    def test_all_are_told_before_any_hears_the_end(self):
+    def test_before_end_of_all_is_called_before_any_end_hook(self):
         heard = []
 
         class End(Callback):

@@ -66,7 +66,7 @@ ENDS = [{"epochs": 15}, {"epochs": 40, "max_steps": 50}, {"epochs": 12, "max_ste
     [(EVERY[i % 4], ENDS[i % 3], (PutBack, best_is_first)[i // 2 % 2]) for i in range(6)],
 )
 @pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
-def test_a_run_that_nobody_stopped_is_saved_with_its_own_weights(tmp_path, replacing, every, end):
+def test_a_complete_run_is_saved_with_its_last_weights(tmp_path, replacing, every, end):
     plain = fit([], **end)
     replaced = fit([replacing(), ModelCheckpoint(tmp_path, every=every)], **end)
     assert not np.array_equal(replaced.state.params["kernel"], plain.state.params["kernel"])
@@ -76,7 +76,7 @@ def test_a_run_that_nobody_stopped_is_saved_with_its_own_weights(tmp_path, repla
     assert longer.history.history == fit([], epochs=60, max_steps=80).history.history
 
 
-def test_a_failing_save_of_the_end_is_told_and_files_are_closed(tmp_path, monkeypatch):
+def test_a_failing_save_of_the_end_raises_and_files_are_closed(tmp_path, monkeypatch):
     def full(trainer, path, **kwargs):
         raise OSError("no space left")
 

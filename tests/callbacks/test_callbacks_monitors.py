@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_shows_in_its_norm_and_not_in_the_paramete
     assert all(np.isfinite(row["param_norm"]) for row in own.rows)
 
 
-def test_what_nobody_asks_for_is_not_computed():
+def test_values_that_are_not_requested_are_not_computed():
     made = trainer()
     fit(made, [])
     programs = made._session.executor._programs.values()

@@ -274,7 +274,7 @@ class TestIntervals:
         assert CallbackList([self.Acts(Every(seconds=1))]).listens("on_train_batch_end")
 
     @pytest.mark.parametrize("every", [100, "epoch", None])
-    def test_a_number_is_no_interval(self, every):
+    def test_a_number_is_not_an_interval(self, every):
         with pytest.raises(TypeError, match=r"Acts\(every=.*an interval is an `elegy.Every`"):
             self.Acts(every)
 

@@ -127,7 +127,7 @@ def test_a_target_of_functions_is_refused(path):
 
 
 def test_another_kind(path):
-    with pytest.raises(CheckpointError, match="kind 'trainer', but one of the kind 'weights'"):
+    with pytest.raises(CheckpointError, match="kind 'trainer', but the kind 'weights'"):
         restore(path, None, kind="weights")
     with pytest.raises(CheckpointError, match="kind 'trainer'"):
         store.read_metadata(path, kind="weights")

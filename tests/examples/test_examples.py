@@ -50,7 +50,7 @@ def test_example_runs_short(main, epochs, bounds, tmp_path):
 
 
 @pytest.mark.parametrize("main", ["quickstart"], indirect=True)
-def test_quickstart_recognises_digits_that_were_held_out(main, tmp_path, capsys):
+def test_quickstart_recognises_digits_of_the_test_set(main, tmp_path, capsys):
     scores = main(["--output", str(tmp_path)])
     assert scores["accuracy"] >= 0.96
     assert (tmp_path / "quickstart.png").read_bytes().startswith(b"\x89PNG")

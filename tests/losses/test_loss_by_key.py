@@ -193,7 +193,7 @@ def test_fields_of_named_tuples_are_indexed_by_name():
         MeanSquaredError().index_into(preds="z")(target=ZERO, preds=Point(ONE, ONE))
 
 
-def test_what_a_thing_indexes_is_told_under_the_outer_names():
+def test_indexed_arguments_have_the_outer_names():
     loss = MeanSquaredError().index_into(target="a", preds="a").rename_arguments(target="labels")
     assert indexed_arguments(loss) == {"labels", "preds"}
     assert indexed_arguments(eg.metrics.MSE().index_into(preds=0)) == {"preds"}

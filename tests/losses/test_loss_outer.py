@@ -31,7 +31,7 @@ def by_bins(target, preds):
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_examples_by_columns_are_no_examples_by_examples(count):
+def test_examples_by_columns_are_not_examples_by_examples(count):
     target, preds = rng.normal(size=count).astype("f4"), rng.normal(size=(count, 1)).astype("f4")
     expected = np.mean((preds - np.arange(4)) ** 2, axis=-1) - target
     np.testing.assert_allclose(FunctionLoss(by_bins)(target=target, preds=preds), expected.mean(), rtol=1e-5)

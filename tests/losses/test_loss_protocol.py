@@ -130,7 +130,7 @@ def test_scalar_values_of_no_examples_do_not_count():
     assert (numerator, denominator) == (0.0, 0.0)
 
 
-def test_reduction_none_is_no_scalar():
+def test_reduction_none_is_not_a_scalar():
     with pytest.raises(ValueError, match=r"'identity' has Reduction.NONE.*Use Reduction.MEAN"):
         Identity(reduction="none").terms(preds=jnp.ones(2))
 
@@ -410,7 +410,7 @@ def test_maskable_looks_at_shapes_only(loss, expected):
         (dict, "dict cannot be used as a loss"),
     ],
 )
-def test_what_is_no_loss(thing, message):
+def test_objects_that_are_not_losses(thing, message):
     with pytest.raises(TypeError, match=message):
         as_loss(thing)
 

@@ -79,7 +79,7 @@ def test_checks_of_arrays_stand_aside_for_anything_else(thing):
         thing.target_check(target, preds)
 
 
-def test_weights_beside_an_object_that_is_not_an_array():
+def test_weights_with_an_object_that_is_not_an_array():
     loss = FunctionLoss(lambda target, preds: (target - preds.logits) ** 2)
     value = loss(target=jnp.zeros(2), preds=Found(jnp.array([1.0, 3.0])), sample_weight=jnp.array([3.0, 1.0]))
     assert value == 3.0

@@ -245,7 +245,7 @@ class Two(Metric):
         return {"once": self.total, "twice": 2 * self.total}
 
 
-def test_values_that_are_no_scalars():
+def test_values_that_are_not_scalars():
     state = LossesAndMetrics(None, [Two(), ConfusionMatrix(2)])
     state = state.update(target=jnp.array([0, 1]), preds=jnp.array([1, 1]))
     logs = state.compute_logs()
@@ -342,7 +342,7 @@ def test_errors(call, message):
         (None, [None], "None cannot be used as a metric"),
     ],
 )
-def test_what_is_no_loss_and_no_metric(losses, metrics, message):
+def test_objects_that_are_not_losses_or_metrics(losses, metrics, message):
     with pytest.raises(TypeError, match=message):
         LossesAndMetrics(losses, metrics)
 

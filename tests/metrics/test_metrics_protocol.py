@@ -315,6 +315,6 @@ def test_base_class_is_abstract():
         (int, "int cannot be used as a metric"),
     ],
 )
-def test_what_is_no_metric(thing, message):
+def test_objects_that_are_not_metrics(thing, message):
     with pytest.raises(TypeError, match=message):
         as_metric(thing)

@@ -250,7 +250,7 @@ def test_memory_falls_with_the_number_of_microbatches(strategy):
         ("2", TypeError, "accumulate must be a positive integer, not '2'"),
     ],
 )
-def test_what_is_no_count_is_refused(value, error, match):
+def test_values_that_are_not_counts_are_refused(value, error, match):
     with pytest.raises(error, match=match):
         eg.Trainer(High(), MeanSquaredError(), optimizer=optax.sgd(0.1), accumulate=value)
 

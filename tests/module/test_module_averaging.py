@@ -116,7 +116,7 @@ def halves(state):
 
 
 @pytest.mark.parametrize("strategy", ["jit", "data_parallel"])
-def test_evaluation_prediction_and_validation_use_the_weights_that_they_are_told(strategy):
+def test_evaluation_prediction_and_validation_use_the_given_weights(strategy):
     trainer = make(eg.EMA(0.8), strategy=STRATEGIES[strategy]())
     sets = {"first": (X, Y), "second": eg.Evaluation((X, Y), weights="trained")}
     options = {"validation_data": sets, "validation_weights": "averaged", "verbose": 0}

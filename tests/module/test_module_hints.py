@@ -81,7 +81,7 @@ def test_errors_of_a_module_that_takes_the_container_keep_their_type():
     assert any("a tuple of 2" in note for note in caught.value.__notes__)
 
 
-def test_other_errors_are_left_alone():
+def test_other_errors_are_not_changed():
     ours = trainer()
     ours.fit(X, Y, verbose=0)
     with pytest.raises(TypeError, match="shape") as caught:

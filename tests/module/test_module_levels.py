@@ -229,7 +229,7 @@ def test_a_subclass_overrides_a_level_of_its_parent():
     ],
     ids=["init", "train", "test", "pred", "apply"],
 )
-def test_a_module_that_says_nothing_is_told_the_three_ways_out(call, ways):
+def test_the_error_for_a_module_without_steps_lists_the_three_levels(call, ways):
     class Empty(eg.ElegyModule):
         pass
 
@@ -297,7 +297,7 @@ def test_each_step_gets_a_key_of_its_own_and_the_state_another():
     assert len({*used, *keys}) == len(used) + len(keys)
 
 
-def test_managed_steps_are_told_their_indices():
+def test_managed_steps_get_their_indices():
     class Indexed(Managed):
         def managed_train_step(self, key, batch, batch_idx, epoch_idx):
             loss, state = super().managed_train_step(key, batch, batch_idx, epoch_idx)

@@ -164,7 +164,7 @@ def test_an_overflow_leaves_out_the_step_and_halves_the_loss_scale():
     assert float(trainer.state.loss_scale.value) == 2 * scales[-1]  # two finite steps in a row
 
 
-def test_overflows_of_scaled_gradients_are_no_fault_of_the_run_but_a_loss_that_is_not_finite_is():
+def test_overflows_of_scaled_gradients_are_ignored_but_not_a_loss_that_is_not_finite():
     policy = eg.Precision(compute="float16", output="float32", loss_scale=2.0**24)
     trainer = eg.Trainer(functions(), MeanSquaredError(), optimizer=optax.sgd(0.1), precision=policy, nonfinite="raise")
     trainer.train_on_batch(X, Y)

@@ -432,7 +432,7 @@ def test_afterwards_the_state_is_what_it_was(case, strategy):
         (None, TypeError, r"(?s)None"),
     ],
 )
-def test_an_unknown_module_is_told_what_is_accepted(module, kind, match):
+def test_the_error_for_an_unknown_module_lists_what_is_accepted(module, kind, match):
     with pytest.raises(kind, match=match):
         eg.Trainer(module)
 

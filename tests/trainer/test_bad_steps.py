@@ -337,7 +337,7 @@ def test_a_callback_that_raises_is_named_and_the_state_is_intact(hook):
 
 
 @pytest.mark.parametrize("phase", ["train", "test", "predict"])
-def test_what_ends_a_run_is_raised_whatever_its_end_raises(phase):
+def test_the_error_that_ends_a_run_is_raised_even_if_its_end_raises(phase):
     class Pruned(Exception):
         pass
 
@@ -363,7 +363,7 @@ def test_what_ends_a_run_is_raised_whatever_its_end_raises(phase):
     assert after == f"Afterwards Prune.on_{phase}_end raised OSError: disk."
 
 
-def test_the_end_of_a_prediction_that_nobody_reads_to_its_end_may_raise():
+def test_the_end_of_a_partially_read_prediction_may_raise():
     def fail(event):
         raise OSError("disk")
 

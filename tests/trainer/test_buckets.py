@@ -146,7 +146,7 @@ def test_many_shapes_are_warned_of_once_in_each_phase():
     assert len(w) == 1
 
 
-def test_a_shape_that_the_module_cannot_take_is_told_with_the_first():
+def test_the_error_for_a_shape_that_the_module_cannot_take_names_the_first_shape():
     batches = buckets([(4, 5), (4, 7)])
     batches[1] = (batches[1][0][..., :2], batches[1][1])
     with pytest.raises(TypeError) as caught:

@@ -151,7 +151,7 @@ def test_a_nan_that_another_callback_was_first_to_see_is_not_saved(tmp_path):
         assert (trainer.step, names(tmp_path)) == (4, [])
 
 
-def test_steps_left_out_are_no_reason_not_to_save(tmp_path):
+def test_skipped_steps_do_not_prevent_saves(tmp_path):
     bad = X.copy()
     bad[5] = np.nan
     with pytest.warns(RuntimeWarning, match="1 step of this run was not finite"):

@@ -154,7 +154,7 @@ class Stateful:
         self.place = place
 
 
-def test_a_state_of_data_that_was_interrupted_is_counted_and_told(tmp_path):
+def test_the_position_of_interrupted_data_is_counted_with_a_warning(tmp_path):
     cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1)
     assert cut.step == 3
     with pytest.warns(UserWarning, match="Stateful given to fit (read a batch|is not known)"):

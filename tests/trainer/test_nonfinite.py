@@ -357,7 +357,7 @@ def test_mistakes_are_said(tmp_path, options, module, given, message):
 
 @pytest.mark.parametrize(("strategy", "fuse"), RUNS)
 @pytest.mark.parametrize("reads", [True, False])
-def test_ignore_warns_once_of_a_loss_that_somebody_reads(strategy, fuse, reads):
+def test_ignore_warns_once_of_a_loss_that_is_read(strategy, fuse, reads):
     class Reads(eg.Callback):
         batch_hooks_read = "logs"
 

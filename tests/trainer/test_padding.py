@@ -147,7 +147,7 @@ def test_losses_get_what_they_name_whether_batches_are_filled_up_or_not(size):
     np.testing.assert_allclose(value, np.average(((preds["a"] - Y) ** 2).mean(-1), weights=W), rtol=1e-5)
 
 
-def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_no_axis_of_examples():
+def test_an_axis_that_is_as_long_as_the_batch_by_chance_is_not_an_axis_of_examples():
     y = rng.normal(size=(10, 4)).astype(np.float32)
     trainer = eg.Trainer(nn.Dense(4), lambda target, preds: ((target - preds) ** 2).mean(0), optimizer=optax.sgd(0.0))
     trainer.fit(X, y, batch_size=4, shuffle=False, verbose=0)

@@ -26,7 +26,7 @@ X, Y = regression(22)
 
 @pytest.mark.parametrize("level", [High, Managed])
 @pytest.mark.parametrize("strategy", ["eager", "jit"])
-def test_parameters_are_held_once(level, strategy):
+def test_parameters_exist_once(level, strategy):
     """The module and the optimizer both held the parameters, and a step moved one of them."""
     trainer = trainer_of(level, strategy=strategy)
     trainer.fit(X, Y, batch_size=8, epochs=2, verbose=0)
@@ -95,7 +95,7 @@ class Constant(eg.ElegyModule):
 
 @pytest.mark.parametrize("strategy", ["eager", "jit"])
 @pytest.mark.parametrize("k", [1, 8])
-def test_epoch_values_are_no_means_of_batch_means(strategy, k):
+def test_epoch_values_are_not_means_of_batch_means(strategy, k):
     """Batches of 8, 8 and 1: the mean of their means is far from the mean over the examples."""
     x = np.zeros((17, 1), np.float32)
     y = np.zeros((17, 1), np.float32)
@@ -118,7 +118,7 @@ def test_epoch_values_are_no_means_of_batch_means(strategy, k):
         np.testing.assert_allclose(values[name], value, rtol=1e-6)
 
 
-def test_weighted_epoch_values_are_no_means_of_weighted_batch_means():
+def test_weighted_epoch_values_are_not_means_of_weighted_batch_means():
     x = np.zeros((4, 1), np.float32)
     y, w = np.float32([[1], [1], [5], [5]]), np.float32([9, 9, 1, 1])
     trainer = eg.Trainer(Constant(), eg.losses.MeanAbsoluteError(), optimizer=TX)

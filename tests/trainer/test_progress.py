@@ -84,7 +84,7 @@ def fit(bar, *, epochs=2, steps=6, known=True, total=2, reads=None):
 
 
 @pytest.mark.parametrize("verbose", [1, 2])
-def test_a_plain_line_an_epoch_where_there_is_no_terminal(capsys, verbose):
+def test_a_plain_line_per_epoch_without_a_terminal(capsys, verbose):
     reads = []
     fit(ProgressBar(verbose), reads=reads)
     out, err = capsys.readouterr()

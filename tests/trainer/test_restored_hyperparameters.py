@@ -31,7 +31,7 @@ def saved(tmp_path):
     return tmp_path / "c"
 
 
-def test_a_difference_is_told_with_both_values(saved):
+def test_the_warning_of_a_difference_has_both_values(saved):
     trainer = make(0.0)
     trainer.init_on_batch(X, Y)
     with pytest.warns(UserWarning, match=r"learning_rate is 0\.1.* in the checkpoint and 0\.0 in the trainer"):
@@ -59,7 +59,7 @@ def test_a_resumed_run_warns(saved):
         make(0.0).fit(X, Y, epochs=2, resume=saved, verbose=0)
 
 
-def test_schedules_and_equal_values_are_no_difference(saved, tmp_path):
+def test_schedules_and_equal_values_are_not_differences(saved, tmp_path):
     make(0.1).restore(saved)
     schedule = make(optax.linear_schedule(0.1, 0.0, 10))
     schedule.fit(X, Y, verbose=0)

@@ -75,7 +75,7 @@ def test_a_state_that_is_ahead_of_the_counters_is_not_saved(tmp_path):
     assert resumed.history.history == whole.history.history
 
 
-def test_the_end_of_a_run_hears_the_logs_of_the_step_that_the_state_has_seen():
+def test_the_end_of_a_run_has_the_logs_of_the_last_step_of_the_state():
     def stop(event):
         if event.step == 2:
             raise RuntimeError("enough")
@@ -221,7 +221,7 @@ def test_bad_logs_of_a_core_step_are_named_and_leave_the_trainer_usable(logs):
             trainer.fit(X, Y, verbose=0)
 
 
-def test_a_signal_while_the_end_is_saved_is_told(capsys):
+def test_a_signal_while_the_end_is_saved_is_printed(capsys):
     trainer = trainer_of(High)
     late = LambdaCallback(on_train_end=lambda event: signal.raise_signal(signal.SIGTERM))
     trainer.fit(X, Y, verbose=0, callbacks=[late])

@@ -105,7 +105,7 @@ READS = {
 
 
 @pytest.mark.parametrize("case", [*WRITES, *READS])
-def test_a_run_goes_on_as_if_nobody_had_asked(tmp_path, monkeypatch, case):
+def test_a_refused_save_does_not_change_the_run(tmp_path, monkeypatch, case):
     path = tmp_path / "step_00000004"
     if case in WRITES:
         prepare, message = WRITES[case]

@@ -88,7 +88,7 @@ def test_deeper_layers_count_for_the_one_above(depth):
         assert found["block"][2:] == ["32 (128 B)", "8 (32 B)"]
 
 
-def test_nnx_lists_are_no_layers():
+def test_nnx_lists_are_not_layers():
     model = NNX(nnx.Rngs(0))
     found = table(model)
     assert list(found) == ["(root)", "block", "block/layers/0", "block/layers/1", "head", "dropout", "Total"]
@@ -151,7 +151,7 @@ def test_nothing_is_computed_and_no_state_made():
     assert trainer.state.params is None
 
 
-def test_a_trained_state_is_described_and_left_alone():
+def test_the_summary_of_a_trained_state_does_not_change_it():
     trainer = eg.Trainer(nn.Dense(2), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
     x, y = np.ones((8, 5), np.float32), np.ones((8, 2), np.float32)
     trainer.fit(x, y, verbose=0)

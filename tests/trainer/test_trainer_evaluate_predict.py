@@ -81,7 +81,7 @@ def test_evaluate_is_exact_at_every_level(level, strategy):
         check(values, expected_of(trainer, size))
 
 
-def test_the_default_batch_size_is_no_limit_on_what_is_seen():
+def test_the_default_batch_size_does_not_limit_the_data():
     x, y = regression(70)
     trainer = ready()
     outputs = network(trainer.state.params, x)

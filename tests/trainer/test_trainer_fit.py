@@ -172,7 +172,7 @@ def test_max_steps_counts_the_steps_of_its_own_call(k):
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_stopped_runs_saw_the_first_batches_of_the_order(k):
+def test_stopped_runs_used_the_first_batches_of_the_order(k):
     trainer = trainer_of(High)
     trainer.init_on_batch(X[:8], Y[:8])
     params = host_tree(trainer.state.params)

@@ -124,7 +124,7 @@ def use(box, make, **kwargs):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_dropped_trainer_frees_all_that_it_held(kind):
+def test_a_dropped_trainer_frees_its_arrays(kind):
     gc.collect()
     before, box = arrays(), Box()
     dropped = [use(box, MAKERS[kind]), weakref.ref(box)]
@@ -135,7 +135,7 @@ def test_a_dropped_trainer_frees_all_that_it_held(kind):
 
 
 @pytest.mark.parametrize("strategy", ["eager", "data_parallel", "fsdp"])
-def test_a_dropped_trainer_frees_all_that_it_held_under_every_strategy(strategy):
+def test_a_dropped_trainer_frees_its_arrays_under_every_strategy(strategy):
     gc.collect()
     before, box = arrays(), Box()
     use(box, MAKERS["a static field"], strategy=strategy)
@@ -189,7 +189,7 @@ def test_parameters_exist_once_beside_what_the_user_keeps(kind, strategy):
 
 
 @pytest.mark.needs(library="treex")
-def test_a_dropped_trainer_of_a_treex_module_frees_all_that_it_held():
+def test_a_dropped_trainer_of_a_treex_module_frees_its_arrays():
     tx = eg.adapters.load_treex()
     gc.collect()
     before = arrays()

@@ -138,7 +138,7 @@ def test_parameters_alone_are_taken(tmp_path):
     "rename", [{"model/backbone": "params/encoder"}, lambda p: p.replace("model/backbone", "params/encoder")]
 )
 @pytest.mark.parametrize("form", ["file", "dict"])
-def test_foreign_names_are_renamed(tmp_path, rename, form):
+def test_names_of_other_libraries_are_renamed(tmp_path, rename, form):
     x, y = regression()
     kernel = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     bias = np.arange(4, dtype=np.float32)
@@ -187,7 +187,7 @@ def test_the_optimizer_of_a_run_under_way_stays():
     target.fit(x, y, batch_size=8, verbose=0)
 
 
-def test_a_held_checkpoint_comes_before_held_weights(tmp_path):
+def test_a_deferred_checkpoint_is_restored_before_deferred_weights(tmp_path):
     x, _ = regression()
     source = trained()
     source.save(tmp_path / "run")
@@ -267,7 +267,7 @@ def _written(path):
 
 
 @pytest.mark.parametrize("parts", [("encoder", "head", "norm"), ("head",)])
-def test_parameters_without_their_collection_are_told_to_be_wrapped(parts):
+def test_the_error_for_parameters_without_their_collection_says_to_wrap_them(parts):
     trainer = trained()
     params = {name: trainer.variables()["params"][name] for name in parts}
     with pytest.raises(CheckpointError, match=r'lie within the collection params: wrap it.*{"params": params}'):
