@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ def equations(traced: Any) -> Iterator[Any]:
             yield from equations(body)
 
 
-def same_program(one: Any, other: Any) -> bool:
+def same_program(one: Any, other: Any, same_shape: Callable[[Any, Any], bool] = operator.eq) -> bool:
     """True if two traced functions have the same equations, shapes, parameters and constants.
 
     Equal programs may be written differently, so False does not mean that the results differ. If an equation has a
@@ -46,6 +48,7 @@ def same_program(one: Any, other: Any) -> bool:
     Args:
         one: the result of `jax.make_jaxpr`.
         other: likewise.
+        same_shape: compares two shapes, or other tuples of integers.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -58,7 +61,9 @@ def same_program(one: Any, other: Any) -> bool:
 
     def defined(some: Any, others: Any) -> bool:
         counterpart.update(zip(some, others, strict=False))
-        return len(some) == len(others) and all(a.aval == b.aval for a, b in zip(some, others, strict=True))
+        return len(some) == len(others) and all(
+            _same_type(a.aval, b.aval, same_shape) for a, b in zip(some, others, strict=True)
+        )
 
     def read(some: Any, others: Any) -> bool:
         return len(some) == len(others) and all(
@@ -75,7 +80,7 @@ def same_program(one: Any, other: Any) -> bool:
         and all(
             a.primitive is b.primitive
             and read(a.invars, b.invars)
-            and _same_parameters(a, b)
+            and _same_parameters(a, b, same_shape)
             and defined(a.outvars, b.outvars)
             for a, b in zip(mine.eqns, theirs.eqns, strict=True)
         )
@@ -83,19 +88,89 @@ def same_program(one: Any, other: Any) -> bool:
     )
 
 
-def _same_parameters(one: Any, other: Any) -> bool:
+def _same_type(one: Any, other: Any, same_shape: Callable[[Any, Any], bool]) -> bool:
+    """True if two variables have the same dtype and shape."""
+    if not (hasattr(one, "shape") and hasattr(other, "shape")):
+        return bool(one == other)
+    return one.dtype == other.dtype and one.weak_type == other.weak_type and same_shape(one.shape, other.shape)
+
+
+def _same_parameters(one: Any, other: Any, same_shape: Callable[[Any, Any], bool]) -> bool:
     """True if two equations have the same parameters."""
     holds = bool(bodies(one))
 
     def same(a: Any, b: Any) -> bool:
         if hasattr(a, "eqns") and hasattr(b, "eqns"):
-            return same_program(a, b)
+            return same_program(a, b, same_shape)
+        if all(isinstance(x, tuple) and all(type(size) is int for size in x) for x in (a, b)):
+            return same_shape(a, b)
         if isinstance(a, (tuple, list)) and type(a) is type(b):
             return len(a) == len(b) and all(map(same, a, b))
         # A rule for differentiation is a function, or JAX's wrapper of one, and each trace makes a new one.
         return same_values(a, b) or (holds and all(callable(x) or hasattr(x, "call_wrapped") for x in (a, b)))
 
     return one.params.keys() == other.params.keys() and all(map(same, one.params.values(), other.params.values()))
+
+
+def keeps_rows(many: Any, few: Any) -> bool:
+    """True if two traces show that the results do not depend on the number of rows, up to the order of the rows.
+
+    The traces must be the same program except for shapes. No equation that the results need may reduce the axis of rows
+    (`jnp.ones_like(x).sum()` is the number of rows), or compute an array with rows from another one that is constant
+    (a reversed `jnp.arange` depends on the number of rows).
+
+    Args:
+        many: the function traced with some rows.
+        few: the function traced with fewer rows.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def traces(function):
+        ...     return [jax.make_jaxpr(function)(jnp.ones((rows, 3))) for rows in (5, 2)]
+        >>> keeps_rows(*traces(lambda x: jnp.tanh(x) @ jnp.ones(3))), keeps_rows(*traces(lambda x: x - x.mean(0)))
+        (True, False)
+    """
+
+    def same_rank(one: Any, other: Any) -> bool:
+        return len(one) == len(other)
+
+    if not same_program(many, few, same_rank):
+        return False
+    constants: set[Any] = set()
+    return all(_keeps_rows(a, b, constants) for a, b in zip(_needed(many.jaxpr), _needed(few.jaxpr), strict=True))
+
+
+def _keeps_rows(many: Any, few: Any, constants: set[Any]) -> bool:
+    """True for an equation that does not reduce the axis of rows, or compute with constants that have it."""
+    inputs = [(a, b) for a, b in zip(many.invars, few.invars, strict=True) if not hasattr(a, "val")]
+    growth = [_growth(a, b) for a, b in inputs]
+    if all(a in constants for a, _ in inputs):
+        constants.update(many.outvars)
+        if any(factor != 1.0 for factor in growth):
+            return False
+    least = max([1.0, *growth])
+    return all(_growth(a, b) >= least for a, b in zip(many.outvars, few.outvars, strict=True)) and all(
+        _keeps_rows(a, b, constants)
+        for one, other in zip(bodies(many), bodies(few), strict=True)
+        for a, b in zip(one.eqns, other.eqns, strict=True)
+    )
+
+
+def _growth(many: Any, few: Any) -> float:
+    """The ratio of the sizes of a variable in both traces."""
+    sizes = [math.prod(getattr(variable.aval, "shape", ())) for variable in (many, few)]
+    return sizes[0] / max(sizes[1], 1)
+
+
+def _needed(jaxpr: Any) -> list[Any]:
+    """The equations that the results depend on."""
+    read = {variable for variable in jaxpr.outvars if not hasattr(variable, "val")}
+    found = []
+    for equation in reversed(jaxpr.eqns):
+        if not read.isdisjoint(equation.outvars):
+            found.append(equation)
+            read.update(variable for variable in equation.invars if not hasattr(variable, "val"))
+    return found[::-1]
 
 
 def same_values(one: Any, other: Any) -> bool:

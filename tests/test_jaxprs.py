@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elegy.jaxprs import same_program
+from elegy.jaxprs import keeps_rows, same_program
 
 X = np.ones((3, 4), np.float32)
 doubled = jax.custom_vjp(lambda x: x * 2)
@@ -59,3 +59,48 @@ def test_functions_that_compute_different_things_are_not(one, other):
 
 def test_another_number_of_rows_is_another_program():
     assert not same_program(jax.make_jaxpr(jnp.sin)(X), jax.make_jaxpr(jnp.sin)(X[:2]))
+
+
+def traced_for_5_and_2_rows(function):
+    return [jax.make_jaxpr(function)(jnp.ones((rows, 4))) for rows in (5, 2)]
+
+
+def attention(x):
+    y = x.reshape(len(x), 2, 2)
+    return jnp.einsum("bts,bsd->btd", jax.nn.softmax(jnp.einsum("btd,bsd->bts", y, y)), y)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: nn.relu(x @ jnp.ones((4, 3))),
+        lambda x: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6),
+        attention,
+        lambda x: jnp.concatenate([jnp.zeros((len(x), 1)), x], axis=1),
+        lambda x: jnp.ones((5, 4))[x[:, 0].astype(int)],
+        lambda x: (x, x.sum())[0],
+    ],
+)
+def test_functions_of_each_row_are_seen_not_to_depend_on_their_number(function):
+    assert keeps_rows(*traced_for_5_and_2_rows(function))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / len(x),
+        lambda x: x ** len(x),
+        lambda x: x * np.full((len(x), 1), 1 / len(x), np.float32),
+        lambda x: x / jnp.ones_like(x).sum(),
+        lambda x: x / jnp.isfinite(x).sum(),
+        lambda x: x / jax.jit(lambda y: (y == y).sum())(x),
+        lambda x: x + jnp.arange(len(x))[::-1, None] + jnp.arange(len(x))[:, None],
+        lambda x: x + jnp.cumsum(jnp.ones((len(x), 1)), 0) + jnp.cumsum(jnp.ones((len(x), 1))[::-1], 0)[::-1],
+        lambda x: jnp.ones((len(x), len(x))) @ jnp.ones((len(x), 1)) * x,
+        lambda x: jax.lax.fori_loop(0, len(x), lambda i, y: y + 1, x),
+        lambda x: jax.lax.scan(lambda c, row: (c + 1, row), 0, x)[0],
+        lambda x: jnp.where(jax.lax.map(lambda row: row.sum(), x)[:, None].shape[0] > 3, x, 2 * x),
+    ],
+)
+def test_functions_that_may_depend_on_the_number_of_rows_are_not(function):
+    assert not keeps_rows(*traced_for_5_and_2_rows(function))
