@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from elegy.callbacks.event import Event
 
 _MOST = 8
-"""The most reads that are deferred: the device is then that many steps behind the loop, and busy while one waits."""
+"""The largest number of deferred reads: the device is then this many steps behind the loop, and does not run idle."""
 
 
 class DeferredLogReader:

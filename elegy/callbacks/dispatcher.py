@@ -70,7 +70,7 @@ class CallbackList:
             and (c.batch_hooks_read == "state" or type(c).acts_on_run is not Callback.acts_on_run)
         ]
         self._begun = False
-        self._held: dict[str, Any] = {}
+        self._deferred_states: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._callbacks)
@@ -133,7 +133,7 @@ class CallbackList:
                 raise
         if hook == "on_train_begin":
             self._begun = True
-            self._load_held()
+            self._load_deferred()
 
     def _close(self, hook: str, event: Event, failure: BaseException | None) -> None:
         calls = [(hook, *listener) for listener in self._listeners[hook]]
@@ -203,15 +203,15 @@ class CallbackList:
         Args:
             states: as from `state_dict`.
         """
-        self._held = dict(states)
+        self._deferred_states = dict(states)
         if self._begun:
-            self._load_held()
+            self._load_deferred()
 
-    def _load_held(self) -> None:
-        held, self._held = self._held, {}
+    def _load_deferred(self) -> None:
+        states, self._deferred_states = self._deferred_states, {}
         for name, callback in self._named():
-            if name in held:
-                _call(callback, "load_state_dict", callback.load_state_dict, held[name])
+            if name in states:
+                _call(callback, "load_state_dict", callback.load_state_dict, states[name])
 
     def _named(self) -> Iterable[tuple[str, Callback]]:
         return zip(unique_names(type(c).__name__ for c in self._callbacks), self._callbacks, strict=True)

@@ -47,21 +47,21 @@ class Interrupts:
         self.signal: int | None = None
         self._passed_on = False
         self._shared = getattr(getattr(trainer, "strategy", None), "processes", 1) > 1
-        self._holds = self._held_back = False
+        self._defers = self._deferred = False
         self._wait = 0  # the number of the main thread's wait at the last check
         self._looks = False
         self._lock, self._closed = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
         """Defers a second Ctrl-C from here on."""
-        self._holds = True
+        self._defers = True
         return self
 
     def __exit__(self, *_: object) -> None:
         """Raises a deferred Ctrl-C."""
-        self._holds = False
-        if self._held_back:
-            self._held_back = False
+        self._defers = False
+        if self._deferred:
+            self._deferred = False
             raise KeyboardInterrupt
 
     @property
@@ -91,9 +91,9 @@ class Interrupts:
             self._end_long_wait()
             return
         if (self.interrupted or self._passed_on) and signum == signal.SIGINT:
-            if not self._holds:
+            if not self._defers:
                 raise KeyboardInterrupt
-            self._held_back = True
+            self._deferred = True
             return
         if self.interrupted:
             return

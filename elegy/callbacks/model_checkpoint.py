@@ -110,7 +110,7 @@ class ModelCheckpoint(PeriodicCallback):
         self._saved: list[_Saved] = []
         self._saver: AsyncSaver | None = None
         self._begun = False  # True while the run may write to the directory
-        self._watchers: list[TerminateOnNaN] = []
+        self._nan_callbacks: list[TerminateOnNaN] = []
         self._state: Callable[[], Any] | None = None  # a weak reference to the state that was saved last
 
     @property
@@ -164,7 +164,7 @@ class ModelCheckpoint(PeriodicCallback):
             ValueError: if another `ModelCheckpoint` has the same directory.
         """
         self._begun = False
-        self._watchers = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
+        self._nan_callbacks = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
         for other in callbacks:
             if other is self or not isinstance(other, ModelCheckpoint):
                 continue
@@ -266,7 +266,7 @@ class ModelCheckpoint(PeriodicCallback):
             self._save(event, saved)
 
     def _lost(self, event: Event) -> bool:
-        return any(watcher.lost(event) for watcher in self._watchers)
+        return any(callback.lost(event) for callback in self._nan_callbacks)
 
     def _save(self, event: Event, saved: _Saved) -> None:
         before = self._saved
@@ -321,7 +321,7 @@ class ModelCheckpoint(PeriodicCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
-        return {**self.__dict__, "_saver": None, "_begun": False, "_watchers": [], "_state": None}
+        return {**self.__dict__, "_saver": None, "_begun": False, "_nan_callbacks": [], "_state": None}
 
 
 def _resolved(directory: Path | Address) -> Path | tuple[Any, str]:

@@ -116,7 +116,7 @@ class TerminateOnNaN(PeriodicCallback):
             what = "1 step of this run was" if skipped == 1 else f"{skipped} steps of this run were"
             warnings.warn(f"training is stopped: {what} not finite.", RuntimeWarning, stacklevel=2)
             return
-        for name, value in _watched(event.logs).items():
+        for name, value in _monitored(event.logs).items():
             if not math.isfinite(value):
                 self._stopped = self._lost = True
                 event.trainer.stop_training = True
@@ -139,7 +139,7 @@ class TerminateOnNaN(PeriodicCallback):
         return f"since step {step}" if step < event.step else f"at step {step}"
 
 
-def _watched(logs: Mapping[str, float]) -> Mapping[str, float]:
+def _monitored(logs: Mapping[str, float]) -> Mapping[str, float]:
     if "loss" in logs:
         return {"loss": logs["loss"]}
     return {name: value for name, value in logs.items() if not name.startswith("val_")}

@@ -209,18 +209,18 @@ class ElegyModule(Pytree):
             ValueError: if `reduce` is unknown, a value is not a scalar, or a metric has no field of its class.
         """
         if isinstance(value, Metric):
-            held = getattr(self, name, None)
-            if name not in self.__dataclass_fields__ or not isinstance(held, Metric):  # type: ignore[attr-defined]
+            metric = getattr(self, name, None)
+            if name not in self.__dataclass_fields__ or not isinstance(metric, Metric):  # type: ignore[attr-defined]
                 fields = [f for f in self.__dataclass_fields__ if isinstance(getattr(self, f), Metric)]  # type: ignore[attr-defined]
                 raise ValueError(
                     f"log({name!r}, ...) was given a metric, but {type(self).__name__} has no metric field {name!r} "
                     f"to merge it into. Declare `{name}: {type(value).__name__} = elegy.field(default_factory=...)`. "
                     f"Metric fields: {', '.join(fields) or 'none'}."
                 )
-            if type(value) is not type(held):
+            if type(value) is not type(metric):
                 raise ValueError(
                     f"log({name!r}, ...) was given a {type(value).__name__}, but the field {name!r} of "
-                    f"{type(self).__name__} is a {type(held).__name__}, and the two cannot be merged. Log "
+                    f"{type(self).__name__} is a {type(metric).__name__}, and the two cannot be merged. Log "
                     f"`self.{name}.batch_updates(...)`."
                 )
             return self.replace(_logs=self._logs.add(Entry(value, name, "metric")))

@@ -50,7 +50,7 @@ def trained(module, variables):
 
 
 @pytest.mark.parametrize("make", [linen, haiku, functions, nnx_module, equinox])
-def test_another_first_state_starts_from_the_values_that_the_user_still_holds(make):
+def test_another_first_state_starts_from_the_values_that_the_user_has_kept(make):
     module, variables = make()
     trainer, first = trained(module, variables)
     assert not np.array_equal(jax.tree.leaves(trainer.state.params)[-1], jax.tree.leaves(first)[-1])

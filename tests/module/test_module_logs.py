@@ -230,7 +230,7 @@ def test_what_cannot_be_logged_is_refused_at_once(log, message):
 
 def test_a_metric_of_another_kind_than_the_field_is_refused():
     updates = eg.metrics.MeanAbsoluteError().batch_updates(target=Y, preds=Y)
-    with pytest.raises(ValueError, match=r"given a MeanAbsoluteError.*'seen' of Reporter holds a Mean\b"):
+    with pytest.raises(ValueError, match=r"given a MeanAbsoluteError.*'seen' of Reporter is a Mean\b"):
         Reporter().log("seen", updates)
 
 
