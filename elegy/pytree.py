@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from elegy.errors import FrozenError
+from elegy.fields import field, is_static, static_field
 from elegy.names import array_name
 
 T = TypeVar("T")
@@ -23,41 +24,8 @@ R = TypeVar("R")
 P = TypeVar("P", bound="Pytree")
 A = ParamSpec("A")
 
-_STATIC = "elegy_static"
 _UNLOCKED = "_pytree_unlocked"
 _MISSING_TYPE: Any = type(dataclasses.MISSING)
-
-
-def field(*, static: bool = False, metadata: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-    """Declares a field whose value is a child of the pytree.
-
-    Args:
-        static: True to make the value part of the tree's structure instead (see `static_field`).
-        metadata: as for `dataclasses.field`.
-        **kwargs: `default`, `default_factory`, `kw_only`, ... of `dataclasses.field`.
-
-    Example:
-        >>> class Counter(Pytree):
-        ...     count: int = field(default=0)
-        >>> jax.tree.leaves(Counter(3))
-        [3]
-    """
-    return dataclasses.field(metadata={**(metadata or {}), _STATIC: static}, **kwargs)
-
-
-def static_field(**kwargs: Any) -> Any:
-    """Declares a field that belongs to the tree's structure, not to its leaves.
-
-    Its value must be hashable and contain no array: JAX compares it to decide if it must compile again.
-
-    Example:
-        >>> class Layer(Pytree):
-        ...     weight: float
-        ...     name: str = static_field(default="layer")
-        >>> jax.tree.leaves(Layer(1.0))
-        [1.0]
-    """
-    return field(static=True, **kwargs)
 
 
 class Static(Generic[T]):
@@ -134,8 +102,8 @@ def _register(cls: type[Pytree]) -> None:
     def read_fields() -> None:
         nonlocal children, static, keys, get_children, get_static
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
-        children = tuple(f.name for f in fields if not f.metadata.get(_STATIC, False))
-        static = tuple(f.name for f in fields if f.metadata.get(_STATIC, False))
+        children = tuple(f.name for f in fields if not is_static(f))
+        static = tuple(f.name for f in fields if is_static(f))
         keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
         get_children, get_static = _values_getter(children), _values_getter(static)
         cls._static_names = static

@@ -35,6 +35,7 @@ FLOORS = {
     "distributed": 2,
     "pytree": 1,
     "errors": 1,
+    "fields": 1,
     "types": 1,
     "names": 1,
     "flat": 1,

@@ -66,6 +66,8 @@ Own(a=3)  # Unexpected keyword argument "a"
 IN_AN_EDITOR = """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,6 +126,7 @@ reveal_type(trainer.evaluate(x, x))  # "dict[str, float]"
 reveal_type(trainer.fit(x, x, epochs=2, callbacks=[eg.callbacks.EarlyStopping("loss")]))  # "History"
 reveal_type(trainer.state.features)  # "int"
 reveal_type(eg.Trainer(nn.Dense(1)).state)  # "ElegyModule"
+makers: list[Callable[[], eg.Pytree]] = [eg.metrics.Accuracy, eg.losses.Huber, Largest, Model]
 reveal_type(eg.losses.Huber())  # "Huber"
 reveal_type(eg.losses.Huber()(target=x, preds=x))  # "Array"
 reveal_type(eg.metrics.Mean().reset())  # "Mean"
@@ -132,6 +135,7 @@ reveal_type(Model().accuracy)  # "Accuracy"
 reveal_type(Point(jnp.zeros(3), scale=2.0).replace(scale=3.0))  # "Point"
 eg.losses.Huber(delt=1)  # No parameter named "delt"
 eg.metrics.Accuracy(nme="a")  # No parameter named "nme"
+eg.field(defualt=1)  # No parameter named "defualt"
 eg.Trainer(model, seed="x")  # "Literal['x']" is not assignable to "int"
 eg.Trainer(model, sed=1)  # No parameter named "sed"
 eg.Trainer(model, "mse")  # cannot be assigned to parameter "loss"

@@ -51,7 +51,7 @@ class Metric(Pytree):
     """
 
     name: str | None = static_field(default=None, kw_only=True)
-    dtype: DTypeLike = static_field(default=None, kw_only=True)  # not None once constructed
+    dtype: DTypeLike | None = static_field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Normalizes the options: None means the default."""

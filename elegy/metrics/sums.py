@@ -41,23 +41,23 @@ class CompensatedSum(Pytree):
     parts: jax.Array
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Self:
+    def zeros(cls, shape: tuple[int, ...] = (), dtype: DTypeLike | None = jnp.float32) -> Self:
         """Returns the sum of no summands.
 
         Args:
             shape: the shape of the sum.
-            dtype: float32 or float64.
+            dtype: float32 or float64; None leaves the choice to JAX.
         """
         # A copy from the host; `jnp.zeros` would compile a kernel for each shape when metrics are constructed.
         return cls(jnp.asarray(np.zeros((2, *shape), dtype), dtype))
 
     @classmethod
-    def of(cls, value: ArrayLike, dtype: DTypeLike = jnp.float32) -> Self:
+    def of(cls, value: ArrayLike, dtype: DTypeLike | None = jnp.float32) -> Self:
         """Returns the sum of one summand.
 
         Args:
             value: an array.
-            dtype: float32 or float64.
+            dtype: float32 or float64; None leaves the choice to JAX.
         """
         value = jnp.asarray(value, dtype)
         return cls(jnp.stack([value, jnp.zeros_like(value)]))
