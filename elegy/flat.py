@@ -1,6 +1,6 @@
 """Traces functions of trees without leaving tree definitions in JAX's caches.
 
-JAX keeps the tree definitions of the arguments and the results of what it traces in caches that outlive the function.
+JAX caches the tree definitions of the arguments and the results of traced functions longer than the functions live.
 A tree definition contains the static parts of a state: the user's module, optimizer and losses, with their arrays. To
 let these be freed, this module flattens the trees and passes JAX dicts of arrays by path.
 """

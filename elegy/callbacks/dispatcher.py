@@ -171,7 +171,7 @@ class CallbackList:
 
     @property
     def step_values(self) -> tuple[str, ...]:
-        """The step values that any callback declares, sorted."""
+        """Returns the step values that the callbacks declare, sorted."""
         return tuple(sorted({name for callback in self._callbacks for name in callback.step_values}))
 
     @property

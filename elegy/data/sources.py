@@ -183,7 +183,7 @@ def as_source(
     for name, part in (("labels", labels), ("sample_weight", sample_weight)):
         if part is not None and _gives_batches(inputs):
             raise TypeError(
-                f"{name} were given to {what} beside inputs that are {type_name(inputs)} of batches. Let "
+                f"{name} were given to {what} with inputs that are {type_name(inputs)} of batches. Let "
                 "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
             )
     alone = labels is None and sample_weight is None

@@ -97,7 +97,7 @@ class Executor:
 
     def _reset_of(self, buffer: StateBuffer) -> Reset:
         version, recent = self._last_reset
-        if version == buffer.version and recent is not None:  # as in most epochs
+        if version == buffer.version and recent is not None:  # the usual case
             return recent
         key = _key(buffer.struct)
         if key not in self._resets:

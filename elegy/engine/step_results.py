@@ -53,7 +53,7 @@ class StepResults:
         return host
 
     def _row(self, packed: dict[str, Any], names: list[tuple[str, str, int]], k: int) -> dict[str, Any]:
-        """The scalars of one step by name, from the host copy of what the executable returned."""
+        """Returns the scalars of one step by name, from the host copy of the executable's results."""
         if self.count is None:
             return {name: packed[dtype][place] for name, dtype, place in names}
         return {name: packed[dtype][k, place] for name, dtype, place in names}

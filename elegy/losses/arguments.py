@@ -154,7 +154,7 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
     else:
         aliases = ", ".join(f"{alias} (= {name})" for alias, name in ALIASES.items())
         hint = (
-            f"Name the parameters after what is available ({aliases} are understood too), give the others a default, "
+            f"Name the parameters after what is available ({aliases} also work), give the others a default, "
             "or take exactly two positional arguments (target, preds)."
         )
     verb = "is" if len(missing) == 1 else "are"

@@ -280,7 +280,7 @@ def whole_batch(
     batch: Batch,
     count: int,
 ) -> tuple[Callable[..., Any], Callable[[PyTree], jax.Array]]:
-    """The objective of a batch, in microbatches if it is to be cut.
+    """Makes the objective of a batch, in microbatches if `count` is greater than 1.
 
     Args:
         objective: one step; see `Objective`.
@@ -289,11 +289,11 @@ def whole_batch(
         context: of the whole batch on this replica.
         key: this step's key.
         batch: the rows of this replica.
-        count: into how many microbatches they are cut.
+        count: the number of microbatches.
 
     Returns:
-        `(differentiate, value)`: what `jax.value_and_grad(objective, (0, 1), has_aux=True)` is for the parameters and
-        the probe; the value as a function of the parameters.
+        `(differentiate, value)`: a function of the parameters and the probe with the result of
+        `jax.value_and_grad(objective, (0, 1), has_aux=True)`; the value as a function of the parameters.
     """
     if count > 1:
         cut_up = Accumulation(objective, module, params, context, key, batch, count)

@@ -318,7 +318,7 @@ def _values(pending: tuple[Entry, ...], metrics: Mapping[str, Metric], scalars: 
     Args:
         pending: the entries.
         metrics: the metrics by the names of their fields.
-        scalars: what the other entries have accumulated, in order.
+        scalars: the accumulators of the other entries, in order.
     """
     own_total = any(entry.kind == "total" for entry in pending)
     shown, others = dict(metrics), iter(scalars)

@@ -39,8 +39,8 @@ class ElegyModule(Pytree):
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
-        average: the average of the parameters, where the trainer keeps one.
-        loss_scale: by what the loss is multiplied where a module computes in float16.
+        average: the average of the parameters, if the trainer has `averaging`.
+        loss_scale: the factor of the loss, if the module computes in float16.
 
     Example:
         >>> import jax, optax

@@ -111,7 +111,7 @@ CASES = [
     Case(
         "labels beside batches",
         TypeError,
-        r"labels were given to fit beside inputs that are a generator",
+        r"labels were given to fit with inputs that are a generator",
         lambda t: t.fit((b for b in batches((0, 8))), Y, verbose=0),
     ),
     Case(
