@@ -156,7 +156,7 @@ def test_a_run_that_never_ended_leaves_nothing_to_the_next(tmp_path):
     for epoch in range(4):
         logs = LazyLogs(lambda: {"loss": 1.0}, ready=lambda: False)
         logger.on_epoch_end(Event(FakeTrainer(), "train", step=epoch, epoch=epoch, logs=logs))
-    with pytest.warns(UserWarning, match="the logs of this run go to"):
+    with pytest.warns(UserWarning, match="this run writes its logs to"):
         run([logger], [{"loss": 7.0}])
     assert (tmp_path / "log.csv").read_text() == "epoch,step,loss\n0,0,1.0\n"
     assert (tmp_path / "log_1.csv").read_text() == "epoch,step,loss\n0,4,7.0\n"
