@@ -30,6 +30,10 @@ CompiledPhase = Literal["train", "test", "pred"]
 FINITE_CHECK = "finite_check"
 """The key of the finite check in an execution's logs."""
 
+SMALL = 1024
+"""Leaves of the state up to this number of bytes are not donated: to update them in place, XLA copies them first, which
+takes a CPU longer than a new buffer."""
+
 VALUES = "step_values"
 """The key of the step values in an execution's logs."""
 
@@ -53,7 +57,8 @@ class Program:
 
     Attributes:
         state: the structure of the state with its log accumulators.
-        changed: positions of the leaves that the step changes.
+        changed: positions of the leaves that the step changes, small ones last.
+        donated: how many of these are donated.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
@@ -110,7 +115,10 @@ class Program:
         n_state = len(jax.tree.leaves(state))
         n_extra = len(jax.tree.leaves(result[0]))
         inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]
-        self.changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
+        changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
+        sizes = [bytes_of(leaf) for leaf in jax.tree.leaves(state)]
+        self.changed = sorted(changed, key=lambda i: sizes[i] <= SMALL)  # stable: the small ones last
+        self.donated = sum(sizes[i] > SMALL for i in changed)
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
 
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
@@ -141,15 +149,17 @@ class Program:
         return extra, [after[i] for i in self.changed]
 
     def single(self) -> Callable:
-        """Returns an executable of one step, `(changed, constant, batch, mask, control) -> (logs or outputs, changed)`.
+        """Returns an executable of one step.
 
-        Keys are passed as raw arrays. `control` is `int32[3]`: epoch, index of the first batch, number of batches.
+        It is `(large, small, constant, batch, mask, control) -> (logs or outputs, changed)`: changed leaves of the
+        state that may be donated, changed leaves that are not, constant leaves. Keys are passed as raw arrays.
+        `control` is `int32[3]`: epoch, index of the first batch, number of batches.
         """
 
-        def kernel(changed: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
-            return self._step(changed, constant, batch, mask, control[1], control[0])
+        def kernel(large: Any, small: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            return self._step([*large, *small], constant, batch, mask, control[1], control[0])
 
-        return self._compiled(("single",), kernel, ("state", "state", "batch", "batch", "whole"))
+        return self._compiled(("single",), kernel, ("state", "small", "state", "batch", "batch", "whole"))
 
     @property
     def outputs(self) -> PyTree:
@@ -169,12 +179,14 @@ class Program:
     def fused(self, capacity: int, *, resident: bool) -> Callable:
         """Returns an executable for up to `capacity` consecutive batches, with stacked logs or outputs.
 
-        Its arguments are `(changed, constant, data, index, mask, control)`. With `resident`, `data` is all of the data,
-        and `index`, `int32[capacity, rows]`, has the rows of each batch; otherwise `data` is a stack of batches and
-        `index` is `None`. The same executable runs any number of batches up to the capacity.
+        Its arguments are `(large, small, constant, data, index, mask, control)`. With `resident`, `data` is all of the
+        data, and `index`, `int32[capacity, rows]`, has the rows of each batch; otherwise `data` is a stack of batches
+        and `index` is `None`. The same executable runs any number of batches up to the capacity.
         """
 
-        def kernel(changed: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+        def kernel(
+            large: Any, small: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any
+        ) -> tuple[Any, Any]:
             logs = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
 
             def body(k: Any, carry: Any) -> Any:
@@ -187,10 +199,10 @@ class Program:
                 row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
                 return changed, jax.tree.map(lambda all, one: _put_row(all, k, one), logs, row)
 
-            changed, logs = jax.lax.fori_loop(0, control[2], body, (list(changed), logs))
+            changed, logs = jax.lax.fori_loop(0, control[2], body, ([*large, *small], logs))
             return logs, changed
 
-        kinds = ("state", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
+        kinds = ("state", "small", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
         return self._compiled(("fused", capacity, resident), kernel, kinds)
 
     def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:

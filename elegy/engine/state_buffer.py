@@ -122,12 +122,13 @@ class StateBuffer:
         leaves = self.peek()
         return [leaves[i] for i in positions]
 
-    def take(self, positions: Sequence[int]) -> list[Any]:
-        """Returns the placed leaves at `positions`, to be donated; `put` must follow."""
+    def take(self, positions: Sequence[int], donated: int) -> list[Any]:
+        """Returns the placed leaves at `positions`, the first `donated` of them to be donated; `put` must follow."""
         if self._moved is not None and self._moved[0] is positions:  # the same positions in every step
             return self._moved[1]
         leaves, owned = self.pick(positions), self._owned
-        return [leaf if i in owned else _copy(leaf) for i, leaf in zip(positions, leaves, strict=True)]
+        taken = zip(positions[:donated], leaves[:donated], strict=True)
+        return [*(leaf if i in owned else _copy(leaf) for i, leaf in taken), *leaves[donated:]]
 
     def put(self, positions: Sequence[int], leaves: list[Any]) -> None:
         """Replaces the leaves at `positions` by leaves without other references."""

@@ -45,15 +45,20 @@ class MeshKernel:
                 in_shardings=tuple(map(self._shardings, args, self._kinds)),
                 out_shardings=(
                     everywhere if self._outputs == "whole" else None,
-                    jax.tree.map(lambda leaf: leaf.sharding, args[0]),
+                    self._state(args),
                 ),
                 donate_argnums=(0,) if self._donate else (),
                 compiler_options=compiler_options(self._strategy.mesh.devices.flat[0].platform),
             )
         return self._jitted
 
+    def _state(self, args: tuple) -> Any:
+        """The shardings of the new state: those of the first argument, and of a second one of kind `"small"`."""
+        parts = [jax.tree.map(lambda leaf: leaf.sharding, arg) for arg in args[:2]]
+        return [*parts[0], *parts[1]] if self._kinds[1:2] == ("small",) else parts[0]
+
     def _shardings(self, arg: Any, kind: Kind) -> Any:
-        if kind == "state":
+        if kind in ("state", "small"):
             return jax.tree.map(lambda leaf: leaf.sharding, arg)
         return jax.tree.map(lambda leaf: self._strategy.data_sharding(leaf.shape, kind), arg)
 

@@ -14,9 +14,9 @@ from elegy.types import PyTree
 
 M = TypeVar("M")
 
-Kind = Literal["state", "batch", "chunk", "whole"]
-"""The kind of an argument of a compiled function: the state; one batch (examples on axis 0); a stack of batches
-(examples on axis 1); or a value that is equal on every replica."""
+Kind = Literal["state", "small", "batch", "chunk", "whole"]
+"""The kind of an argument of a compiled function: the state, or small leaves of it; one batch (examples on axis 0); a
+stack of batches (examples on axis 1); or a value that is equal on every replica."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,10 +161,11 @@ class Strategy:
         Args:
             step: the function to run; the state it takes and returns is a list of arrays, or any pytree.
             args: the kind of each argument; the first is the part of the state that the step changes, whose shapes
-                must not change.
+                must not change. If the second is `"small"`, both are lists, and the new state is one list: the leaves
+                of the first, then those of the second, which are changed, too, and never donated.
             outputs: the kind of the outputs: `"batch"` if they have one row for each example, `"whole"` if they are
                 equal on every replica.
-            donate: True to donate the buffers of that part.
+            donate: True to donate the buffers of the first argument.
         """
         return step
 

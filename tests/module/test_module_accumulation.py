@@ -224,7 +224,8 @@ def compiled(strategy, rows, **kwargs):
     trainer.init_on_batch(x, y)
     program = trainer._session.executor.program("train", trainer._session.buffer, structure((x, y)), None)
     leaves = trainer._session.buffer.peek()
-    args = [leaves[i] for i in program.changed], [leaves[i] for i in program.constant]
+    changed = [leaves[i] for i in program.changed]
+    args = changed[: program.donated], changed[program.donated :], [leaves[i] for i in program.constant]
     batch = trainer.strategy.place((x, y), "batch")
     return program.single().lower(*args, batch, None, np.zeros(3, np.int32)).compile()
 

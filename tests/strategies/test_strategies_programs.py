@@ -52,7 +52,8 @@ def compiled_step(strategy: Any, module: Any = None, *, steps: int = 1) -> Any:
     trainer.train_on_batch(*batch())
     program = trainer._session.executor.program("train", trainer._session.buffer, structure(batch()), None)
     leaves = trainer._session.buffer.peek()
-    args = [leaves[i] for i in program.changed], [leaves[i] for i in program.constant]
+    changed = [leaves[i] for i in program.changed]
+    args = changed[: program.donated], changed[program.donated :], [leaves[i] for i in program.constant]
     control = np.zeros(3, np.int32)
     if steps == 1:
         return program.single().lower(*args, trainer.strategy.place(batch(), "batch"), None, control).compile()
