@@ -99,7 +99,7 @@ READS = {
     "another model": (lambda path: saved(path, OtherNames), r"params/b: missing in(.|\n)*params/bias: unexpected"),
     "damaged": (damaged, r"metadata\.json: holds 10 bytes"),
     "older format": (older, "has format 0.*Load it with the release that wrote it"),
-    "another kind": (lambda path: store.save(path, {}, {}, kind="weights"), "kind 'weights', but one of the kind"),
+    "another kind": (lambda path: store.save(path, {}, {}, kind="weights"), "kind 'weights', but the kind 'trainer'"),
     "nothing": (lambda path: None, "there is no such checkpoint"),
 }
 
