@@ -106,7 +106,7 @@ FAILURES = {
     "no batch": ("reading the first batch of fit failed in process 1", "ValueError: the data of fit is empty"),
     "a batch that cannot be read": ("reading batch 1 failed in process 1", "OSError: the disk is gone"),
     "fewer batches than asked for": ("failed in process 1", "steps_per_epoch=3 is beyond the data"),
-    "another shape": ("process 1 and process 0 differ", "In process 1 it is 0: float32[rows,7]"),
+    "another shape": ("process 1 and process 0 differ", "Process 1 has 0: float32[rows,7]"),
     "a label too high": ("the check of the labels of fit failed in process 1", "the target contains 9"),
     "no device": ("has no device of process 1", "has no device of process 1"),
 }
