@@ -186,11 +186,15 @@ def with_averaging(module: Any, rule: Any) -> Any:
     if rule is not None and not isinstance(rule, _Averaging):
         raise TypeError(f"averaging must be an elegy.EMA, such as EMA(0.999), or an elegy.SWA, not {rule!r}.")
     if rule is None:
-        return module if module.average is None else module.replace(average=None)
-    if module.average is not None and module.average.rule == rule and module.average.value is not None:
+        return module if module.averaged_params is None else module.replace(averaged_params=None)
+    if (
+        module.averaged_params is not None
+        and module.averaged_params.rule == rule
+        and module.averaged_params.value is not None
+    ):
         return module
     average = Average(rule)
-    return module.replace(average=average if module.key is None else average.begin(optimizer_params(module)))
+    return module.replace(averaged_params=average if module.key is None else average.begin(optimizer_params(module)))
 
 
 def check_level(cls: type, module: Any) -> None:
@@ -203,7 +207,7 @@ def check_level(cls: type, module: Any) -> None:
     Raises:
         StepError: if training is at the core level, whose step updates the parameters itself.
     """
-    if module.average is not None and level_of(cls, "train") == "core":
+    if module.averaged_params is not None and level_of(cls, "train") == "core":
         raise StepError(
             f"averaging uses the parameters after the optimizer, but {cls.__name__}.train_step updates them itself. "
             "Keep the average there (`optax.ema`), or write `managed_train_step`."
@@ -221,7 +225,7 @@ def check_weights(module: Any, weights: Any, name: str = "weights") -> None:
     Raises:
         ValueError: if `weights` is not `"trained"`, `"averaged"` or a function, or there is no average.
     """
-    if weights == "averaged" and module.average is None:
+    if weights == "averaged" and module.averaged_params is None:
         raise ValueError(
             f"{name}='averaged', but the state has no average: pass one to the trainer, "
             "`Trainer(..., averaging=elegy.EMA(0.999))`."
@@ -247,7 +251,7 @@ def with_weights(state: Any, weights: Weights) -> Any:
     if weights == "trained":
         return state
     trained = state.get_params()
-    given = state.average.params(trained) if weights == "averaged" else weights(state)  # type: ignore[operator]
+    given = state.averaged_params.params(trained) if weights == "averaged" else weights(state)  # type: ignore[operator]
     found, wanted = (
         (jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (given, trained)
     )

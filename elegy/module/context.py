@@ -147,5 +147,15 @@ def moved_fields(before: Any, after: Any) -> tuple[str, ...]:
 
 
 _DRIVEN = frozenset(
-    {"key", "params", "batch_stats", "optimizer", "losses_and_metrics", "average", "loss_scale", "_logs", "_step"}
+    {
+        "key",
+        "params",
+        "batch_stats",
+        "optimizer",
+        "losses_and_metrics",
+        "averaged_params",
+        "dynamic_loss_scale",
+        "_logs",
+        "_step",
+    }
 )

@@ -14,7 +14,16 @@ from elegy.module.levels import overrides
 from elegy.names import path_name
 from elegy.types import PyTree
 
-_NOT_STATE = ("key", "params", "optimizer", "losses_and_metrics", "average", "loss_scale", "_logs", "_step")
+_NOT_STATE = (
+    "key",
+    "params",
+    "optimizer",
+    "losses_and_metrics",
+    "averaged_params",
+    "dynamic_loss_scale",
+    "_logs",
+    "_step",
+)
 
 
 @dataclasses.dataclass(frozen=True)

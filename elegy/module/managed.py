@@ -73,8 +73,8 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     if state.optimizer is not None:
         state = state.replace(optimizer=state.optimizer.init(precision.optimizer_params(state)))
         state.optimizer.check_gradients()
-    if module.average is not None:
-        state = state.replace(average=module.average.begin(precision.optimizer_params(state)))
+    if module.averaged_params is not None:
+        state = state.replace(averaged_params=module.averaged_params.begin(precision.optimizer_params(state)))
     return state.replace(key=state_key).reset_step()
 
 
@@ -113,7 +113,7 @@ def forward_train(
     state_key, step_key = split_key(module, "train", strategy)
     params = module.get_params()
     dtype = objective_dtype(params)
-    policy, scale = precision.managed_policy(module, "train"), module.loss_scale
+    policy, scale = precision.managed_policy(module, "train"), module.dynamic_loss_scale
 
     def objective(
         params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
@@ -152,10 +152,12 @@ def forward_train(
     )
     values = step_values(options.values, grads, before[0], new_params, optimizer)
     state = state.set_params(precision.as_kept(new_params, params)).replace(optimizer=optimizer)
-    if module.average is not None:
-        state = state.replace(average=keep(check, module.average.update(new_params), module.average))
+    if module.averaged_params is not None:
+        state = state.replace(
+            averaged_params=keep(check, module.averaged_params.update(new_params), module.averaged_params)
+        )
     if scale is not None and check is not None:
-        state, check = state.replace(loss_scale=scale.adjust(check.finite)), scale.reported(check)
+        state, check = state.replace(dynamic_loss_scale=scale.adjust(check.finite)), scale.reported(check)
     return StepExtras(context.examples, check if options.guard else None, values), state
 
 

@@ -39,8 +39,8 @@ class ElegyModule(Pytree):
         batch_stats: statistics that a step updates without gradients.
         optimizer: an `elegy.Optimizer`.
         losses_and_metrics: the losses and metrics of the high level.
-        average: the average of the parameters, if the trainer has `averaging`.
-        loss_scale: the factor of the loss, if the module computes in float16.
+        averaged_params: the average of the parameters, if the trainer has `averaging`.
+        dynamic_loss_scale: the factor of the loss, if the module computes in float16.
 
     Example:
         >>> import jax, optax
@@ -62,8 +62,8 @@ class ElegyModule(Pytree):
     batch_stats: PyTree = field(default=None, kw_only=True)
     optimizer: Optimizer | None = field(default=None, kw_only=True, repr=False)
     losses_and_metrics: LossesAndMetrics | None = field(default=None, kw_only=True, repr=False)
-    average: Average | None = field(default=None, kw_only=True, repr=False)
-    loss_scale: LossScale | None = field(default=None, kw_only=True, repr=False)
+    averaged_params: Average | None = field(default=None, kw_only=True, repr=False)
+    dynamic_loss_scale: LossScale | None = field(default=None, kw_only=True, repr=False)
     _precision: Precision | None = static_field(default=None, kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
     _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes

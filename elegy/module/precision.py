@@ -222,11 +222,11 @@ def begin(state: Any, policy: Precision | None) -> Any:
     """
     if policy is None or not policy.scales_loss:
         scale = None
-    elif state.loss_scale is None:
+    elif state.dynamic_loss_scale is None:
         scale = LossScale.of(policy.loss_scale, int(policy.growth_interval))
     else:
-        scale = state.loss_scale
-    state = state.replace(_precision=policy, loss_scale=scale)
+        scale = state.dynamic_loss_scale
+    state = state.replace(_precision=policy, dynamic_loss_scale=scale)
     return state if policy is None else state.set_params(_cast(state.get_params(), policy.params))
 
 

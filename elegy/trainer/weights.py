@@ -28,7 +28,7 @@ Rename = Mapping[str, str] | Callable[[str], str]
 
 KIND = "weights"
 _SUFFIX = ".safetensors"
-_NO_WEIGHTS = ("key", "optimizer", "losses_and_metrics", "average", "loss_scale", "_logs")
+_NO_WEIGHTS = ("key", "optimizer", "losses_and_metrics", "averaged_params", "dynamic_loss_scale", "_logs")
 
 
 def flat_weights(state: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def train(trainer, steps):
 
 
 def averaged(trainer):
-    return trainer.state.average.params(trainer.state.params)
+    return trainer.state.averaged_params.params(trainer.state.params)
 
 
 def assert_close(actual, expected):
@@ -81,21 +81,21 @@ def test_what_is_trained_does_not_see_the_average():
     for trainer in (plain, other):
         trainer.fit(X, Y, epochs=3, batch_size=4, verbose=0)
     assert_same_bits(plain.state.params, other.state.params)
-    assert plain.state.average is None
+    assert plain.state.averaged_params is None
 
 
 def test_a_step_that_is_left_out_is_not_averaged():
     trainer = make(eg.EMA(0.5), nonfinite="skip")
     train(trainer, 2)
-    before = jax.tree.map(np.array, trainer.state.average)
+    before = jax.tree.map(np.array, trainer.state.averaged_params)
     trainer.train_on_batch(np.full_like(X, np.nan), Y)
-    assert_same_bits(trainer.state.average, before)
+    assert_same_bits(trainer.state.averaged_params, before)
 
 
 def test_an_average_of_parameters_in_16_bits_is_kept_in_32():
     trainer = make(eg.EMA(0.9), precision="bfloat16")
     seen = train(trainer, 3)
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(trainer.state.average.value)} == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(trainer.state.averaged_params.value)} == {"float32"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(averaged(trainer))} == {"bfloat16"}
     assert seen[0]["w"].dtype == jnp.bfloat16
 
@@ -107,8 +107,8 @@ def test_a_run_is_resumed_with_its_average_to_the_same_bits(tmp_path):
     first.fit(X, Y, **options, max_steps=5)
     first.save(tmp_path / "run")
     second.fit(X, Y, **options, resume=tmp_path / "run")
-    assert_same_bits(second.state.average, whole.state.average)
-    assert int(whole.state.average.count) == 6
+    assert_same_bits(second.state.averaged_params, whole.state.averaged_params)
+    assert int(whole.state.averaged_params.count) == 6
 
 
 def halves(state):
@@ -193,3 +193,23 @@ def test_a_function_of_the_state_serves_schedule_free_optimizers():
 def test_what_cannot_be_averaged_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_fields_of_these_names_are_the_users_own():
+    """A module with fields that other parts of this package use as words trains as ever."""
+
+    class Own(eg.ElegyModule):
+        average: jax.Array | None = eg.field(default=None)
+        loss_scale: jax.Array | None = eg.field(default=None)
+
+        def managed_init_step(self, key, batch):
+            return self.replace(params=jnp.ones(()), average=jnp.zeros(()), loss_scale=jnp.full((), 3.0))
+
+        def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+            average = 0.5 * self.average + self.params
+            return jnp.mean((self.params - 2.0) ** 2), self.replace(average=average)
+
+    trainer = eg.Trainer(Own(), optimizer=optax.sgd(0.25), averaging=eg.EMA(0.5))
+    trainer.fit(np.zeros(8, np.float32), batch_size=4, verbose=0)
+    assert (float(trainer.state.params), float(trainer.state.average)) == (1.75, 2.0)
+    assert float(trainer.state.loss_scale) == 3.0

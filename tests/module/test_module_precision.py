@@ -156,19 +156,19 @@ def test_an_overflow_leaves_out_the_step_and_halves_the_loss_scale():
     while not scales or scales[-1] < (scales[-2] if len(scales) > 1 else np.inf):
         assert_same_bits(trainer.state.params, start)  # so far each step was left out
         trainer.train_on_batch(X, Y)
-        scales.append(float(trainer.state.loss_scale.value))
+        scales.append(float(trainer.state.dynamic_loss_scale.value))
     assert scales[:2] == [2.0**23, 2.0**22]
-    assert float(trainer.state.loss_scale.finite_steps) == 1
+    assert float(trainer.state.dynamic_loss_scale.finite_steps) == 1
     assert not np.array_equal(trainer.state.params["w"], start["w"])
     trainer.train_on_batch(X, Y)
-    assert float(trainer.state.loss_scale.value) == 2 * scales[-1]  # two finite steps in a row
+    assert float(trainer.state.dynamic_loss_scale.value) == 2 * scales[-1]  # two finite steps in a row
 
 
 def test_overflows_of_scaled_gradients_are_ignored_but_not_a_loss_that_is_not_finite():
     policy = eg.Precision(compute="float16", output="float32", loss_scale=2.0**24)
     trainer = eg.Trainer(functions(), MeanSquaredError(), optimizer=optax.sgd(0.1), precision=policy, nonfinite="raise")
     trainer.train_on_batch(X, Y)
-    assert float(trainer.state.loss_scale.value) == 2.0**23
+    assert float(trainer.state.dynamic_loss_scale.value) == 2.0**23
     with pytest.raises(eg.errors.NonFiniteError):
         trainer.train_on_batch(np.full_like(X, np.nan), Y)
 
@@ -181,8 +181,8 @@ def test_a_run_in_float16_is_resumed_to_the_same_bits(tmp_path):
     first.save(tmp_path / "run")
     second.fit(X, Y, **options, resume=tmp_path / "run")
     assert_same_bits(second.state.params, whole.state.params)
-    assert_same_bits(second.state.loss_scale, whole.state.loss_scale)
-    assert float(whole.state.loss_scale.value) != 2.0**20
+    assert_same_bits(second.state.dynamic_loss_scale, whole.state.dynamic_loss_scale)
+    assert float(whole.state.dynamic_loss_scale.value) != 2.0**20
 
 
 def test_digits_in_bfloat16_and_float16_are_as_accurate_as_in_float32():
