@@ -279,16 +279,16 @@ class Executor:
         donate = program.phase == "train" and self.strategy.donates
         constant = buffer.pick(program.constant)
         changed = buffer.take(program.changed, program.donated) if donate else buffer.pick(program.changed)
-        large, small = changed[: program.donated], changed[program.donated :]
+        donated, sums = changed[: program.donated], changed[program.donated :]
         mask = None if program.phase == "pred" else chunk.mask
         control = np.array([epoch, chunk.first, chunk.count], np.int32)
         if chunk.kind == "single":
-            out, changed = program.single()(large, small, constant, chunk.data, mask, control)
+            out, changed = program.single()(donated, sums, constant, chunk.data, mask, control)
             size = program.batch_bytes
         else:
             room, resident = capacity(chunk), chunk.kind == "resident"
             kernel = program.fused(room, resident=resident)
-            out, changed = kernel(large, small, constant, chunk.data, chunk.index, mask, control)
+            out, changed = kernel(donated, sums, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         buffer.put(program.changed, changed)
         if program.phase != "pred":  # outputs of predictions may be large, and are read soon

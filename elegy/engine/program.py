@@ -17,6 +17,7 @@ from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
+from elegy.metrics import CompensatedSum
 from elegy.module import managed
 from elegy.module.logs import LogBook, prepare
 from elegy.module.step_values import PLAIN, StepOptions
@@ -30,9 +31,9 @@ CompiledPhase = Literal["train", "test", "pred"]
 FINITE_CHECK = "finite_check"
 """The key of the finite check in an execution's logs."""
 
-SMALL = 1024
-"""Leaves of the state up to this number of bytes are not donated: to update them in place, XLA copies them first, which
-takes a CPU longer than a new buffer."""
+_SMALL = 4096
+"""Bytes. Sums up to this size are not donated: each part of a `CompensatedSum` depends on all of its old parts, so XLA
+copies it before it updates it in place, which takes a CPU longer than to allocate a new one."""
 
 VALUES = "step_values"
 """The key of the step values in an execution's logs."""
@@ -57,7 +58,7 @@ class Program:
 
     Attributes:
         state: the structure of the state with its log accumulators.
-        changed: positions of the leaves that the step changes, small ones last.
+        changed: positions of the leaves that the step changes; those that are not donated come last.
         donated: how many of these are donated.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         value_names: likewise, for the requested step values.
@@ -116,9 +117,9 @@ class Program:
         n_extra = len(jax.tree.leaves(result[0]))
         inputs, outputs = self.closed.jaxpr.invars, self.closed.jaxpr.outvars[n_extra:]
         changed = [i for i in range(n_state) if outputs[i] is not inputs[i]]
-        sizes = [bytes_of(leaf) for leaf in jax.tree.leaves(state)]
-        self.changed = sorted(changed, key=lambda i: sizes[i] <= SMALL)  # stable: the small ones last
-        self.donated = sum(sizes[i] > SMALL for i in changed)
+        sums = _small_sums(state)
+        self.changed = [*(i for i in changed if i not in sums), *(i for i in changed if i in sums)]
+        self.donated = sum(i not in sums for i in changed)
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
 
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
@@ -151,13 +152,13 @@ class Program:
     def single(self) -> Callable:
         """Returns an executable of one step.
 
-        It is `(large, small, constant, batch, mask, control) -> (logs or outputs, changed)`: changed leaves of the
+        It is `(donated, sums, constant, batch, mask, control) -> (logs or outputs, changed)`: changed leaves of the
         state that may be donated, changed leaves that are not, constant leaves. Keys are passed as raw arrays.
         `control` is `int32[3]`: epoch, index of the first batch, number of batches.
         """
 
-        def kernel(large: Any, small: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
-            return self._step([*large, *small], constant, batch, mask, control[1], control[0])
+        def kernel(donated: Any, sums: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            return self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
 
         return self._compiled(("single",), kernel, ("state", "small", "state", "batch", "batch", "whole"))
 
@@ -179,13 +180,13 @@ class Program:
     def fused(self, capacity: int, *, resident: bool) -> Callable:
         """Returns an executable for up to `capacity` consecutive batches, with stacked logs or outputs.
 
-        Its arguments are `(large, small, constant, data, index, mask, control)`. With `resident`, `data` is all of the
+        Its arguments are `(donated, sums, constant, data, index, mask, control)`. With `resident`, `data` is all of the
         data, and `index`, `int32[capacity, rows]`, has the rows of each batch; otherwise `data` is a stack of batches
         and `index` is `None`. The same executable runs any number of batches up to the capacity.
         """
 
         def kernel(
-            large: Any, small: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any
+            donated: Any, sums: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any
         ) -> tuple[Any, Any]:
             logs = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
 
@@ -199,7 +200,7 @@ class Program:
                 row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
                 return changed, jax.tree.map(lambda all, one: _put_row(all, k, one), logs, row)
 
-            changed, logs = jax.lax.fori_loop(0, control[2], body, ([*large, *small], logs))
+            changed, logs = jax.lax.fori_loop(0, control[2], body, ([*donated, *sums], logs))
             return logs, changed
 
         kinds = ("state", "small", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
@@ -268,6 +269,16 @@ def _pack(logs: dict[str, Any], names: list[tuple[str, str, int]]) -> dict[str, 
         names.append((name, str(value.dtype), len(group)))
         group.append(value)
     return {dtype: jnp.stack(group) for dtype, group in groups.items()}
+
+
+def _small_sums(state: Any) -> set[int]:
+    """The positions of the leaves of small sums."""
+
+    def is_sum(node: Any) -> bool:
+        return isinstance(node, CompensatedSum)
+
+    nodes = jax.tree.leaves(state, is_leaf=is_sum)  # a sum has one leaf
+    return {i for i, node in enumerate(nodes) if is_sum(node) and bytes_of(node) <= _SMALL}
 
 
 def check_unchanged(before: Any, after: Any, who: str) -> None:

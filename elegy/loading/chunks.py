@@ -162,12 +162,12 @@ def array_chunks(
         return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
 
     def chunks() -> Generator[Chunk, None, None]:
-        first = 0
+        first, steps, size, last_size = 0, plan.steps, plan.batch_size, plan.last_size
         while first < full:
-            sizes = [plan.batch_size] * min(layout.steps, full - first)
-            if first + len(sizes) == plan.steps:
-                sizes[-1] = plan.last_size
-            count = chunk_size(first, first * plan.batch_size, sizes)
+            sizes = [size] * min(layout.steps, full - first)
+            if first + len(sizes) == steps:
+                sizes[-1] = last_size
+            count = chunk_size(first, first * size, sizes)
             yield chunk(first, count)
             first += count
 

@@ -103,8 +103,9 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     """
     session = run.session
     heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
+    begins = run.callbacks.listens("on_train_batch_begin")  # then all batches are heard
     added: dict[str, Any] = {}  # before the step
-    if heard:
+    if begins:
         run.emit("on_train_batch_begin", batch=chunk.first, added=added)
     out: StepResults | PlainStepResults | None = None
     done = 0
@@ -118,10 +119,9 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         if session.monitor.guards:
             session.monitor.record(out, session.step, session.epoch, session.buffer)
         for k in heard:
-            run.count(chunk.sizes[done:k])
-            if k:
+            if begins and k:
                 run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False, added=added)
-            run.count(chunk.sizes[k : k + 1])
+            run.count(chunk.sizes[done : k + 1])
             done = k + 1
             run.keep_logs(out.logs(k), added)
             added = {}

@@ -68,6 +68,8 @@ class Run:
         self.training, self.evaluations = training, evaluations
         self.listeners, self.callbacks = listeners, listeners.callbacks
         self.loader = training.loader
+        self._prefixes = tuple(one.prefix for one in evaluations)
+        self._processes = session.strategy.processes
         if config.initial_epoch:
             session.epoch = config.initial_epoch
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
@@ -83,7 +85,7 @@ class Run:
         self.resumed: Path | Address | None = None
         self.loader.start_at(session.epoch)
         # If every step is an execution, one may be ahead of the device before a time limit, so that it has work.
-        self.clock = RunClock(config.max_time, session.strategy.processes, ahead=int(training.layout.steps == 1))
+        self.clock = RunClock(config.max_time, self._processes, ahead=int(training.layout.steps == 1))
         stops = any(isinstance(callback, TerminateOnNaN) for callback in self.callbacks)
         self.loss = LossWatch(session.monitor.policy == "ignore" and not stops)
 
@@ -132,7 +134,7 @@ class Run:
     def _record(self, data: dict[str, Any] | None) -> dict[str, Any]:
         loader = self.loader
         places = {}
-        if self.session.strategy.processes == 1:  # not known of several processes' shares
+        if self._processes == 1:  # not known of several processes' shares
             places = {one.prefix: one.plan.loader.state(0, own=False) for one in self.evaluations}
         return {
             "data": data,
@@ -149,6 +151,8 @@ class Run:
 
     def emit(self, hook: str, **fields: Any) -> None:
         """Calls a hook of the callbacks with an event of the training; arguments as for `Listeners.emit`."""
+        if not self.callbacks.listens(hook) and hook != "on_train_begin":
+            return
         self.listeners.emit(
             hook,
             "train",
@@ -156,7 +160,7 @@ class Run:
             epochs=self.end_epoch,
             examples=self.examples,
             validates=bool(self.evaluations),
-            evaluations=tuple(one.prefix for one in self.evaluations),
+            evaluations=self._prefixes,
             **fields,
         )
 
@@ -170,7 +174,7 @@ class Run:
 
     def over(self) -> bool:
         """Whether the run ends before the next step."""
-        if self.session.strategy.processes > 1:
+        if self._processes > 1:
             self.interrupts.agree()
         most = self.config.max_steps
         return self.session.stop_training or (most is not None and self.steps >= most) or self.clock.is_up()

@@ -13,7 +13,6 @@ from boring_modules import High, assert_same_bits, host, regression, trainer_of
 import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint, interrupt
 from elegy.checkpoint import store
-from elegy.engine import program
 
 X, Y = regression(40)
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
@@ -164,7 +163,6 @@ def test_the_position_of_interrupted_data_is_counted_with_a_warning(tmp_path):
 
 
 def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatch):
-    monkeypatch.setattr(program, "SMALL", 0)  # so small a state would not be consumed
     inner, plain = trainer_of(High), trainer_of(High)
     for trainer in (inner, plain):
         trainer.train_on_batch(X[:8], Y[:8])

@@ -28,7 +28,6 @@ from boring_modules import (
 
 import elegy as eg
 from elegy.data import epoch_permutation
-from elegy.engine import program
 from elegy.trainer import clock
 
 X, Y = regression(22)
@@ -426,7 +425,6 @@ def test_the_second_interrupt_raises_with_the_state_readable():
 @pytest.mark.parametrize("k", [1, 2])
 def test_the_second_interrupt_waits_while_a_compiled_step_holds_the_buffers(k, monkeypatch):
     """It comes when the executable has consumed the old state, and the new one is not yet in its place."""
-    monkeypatch.setattr(program, "SMALL", 0)  # so small a state would not be consumed
     trainer, whole = trainer_of(High), trainer_of(High)
     fit(trainer, 1, steps_per_execution=k)
     fit(whole, 1, steps_per_execution=k)
