@@ -68,7 +68,7 @@ def one_fit(session: Any) -> Iterator[None]:
 
 
 def not_in_fit(session: Any, method: str) -> None:
-    """Checks that nobody trains the trainer that is being fitted: the run would lose its place.
+    """Checks that the trainer is not being fitted: another training would change the counters of that run.
 
     Raises:
         RuntimeError: while `fit` runs, in whichever thread.
@@ -138,7 +138,7 @@ def step_values(callbacks: CallbackList, buffer: StateBuffer) -> tuple[str, ...]
 
     Raises:
         TypeError: if a callback declares something else than names.
-        ValueError: if there is no step value of a name, or the step is not one that computes it.
+        ValueError: if a name is unknown, or the step cannot compute its value.
     """
     for callback in callbacks:
         declared, who = callback.step_values, type(callback).__name__
@@ -269,7 +269,7 @@ def labels(
         phase: `"train"` or `"test"`.
         batch: a batch of arrays.
         outputs_of: from inputs to the structure of the phase's outputs.
-        whole: all of the data, where it is at hand: then all of its labels are looked at.
+        whole: all of the data, to check all of its labels; None to check those of the batch.
         class_weight: weights by class, whose keys must be classes.
 
     Raises:
@@ -312,7 +312,7 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
             outputs_of = functools.partial(executor.outputs, phase, buffer)
             whole = loader.source.batch if isinstance(loader.source, ArraySource) else None
             if whole is not None and any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(unpack(whole)[1])):
-                whole = None  # of sparse labels those of the first batch are looked at
+                whole = None  # sparse labels: only those of the first batch are checked
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
 
     loader.together(check, f"the check of the labels of {loader.what}")

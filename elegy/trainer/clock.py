@@ -14,7 +14,7 @@ from elegy.lazy_logs import LazyLogs
 
 
 class Pace:
-    """Bounds executions so that the last one ends about when the time is up, whatever a step takes.
+    """Bounds executions so that the last one ends about when the time is up, however long a step takes.
 
     The first execution has one step. Each further one has twice as many as the one before at most, and no more than
     the time that is left has room for at the pace of that one.
@@ -72,7 +72,7 @@ class RunClock:
         self._started = time.monotonic() - seconds
 
     def is_up(self) -> bool:
-        """Whether the time limit is reached."""
+        """True if the time limit is reached."""
         if self._max_time is None:
             return False
         up = self.seconds >= self._max_time

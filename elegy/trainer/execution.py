@@ -56,7 +56,7 @@ class ExecutionPlan:
         layout: how batches are grouped and padded.
         strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
-        row_probe: of a state and a batch, tells whether batches of its example shapes may be padded.
+        row_probe: a function of a state and a batch; its probe tests if batches of such examples may be padded.
     """
 
     phase: CompiledPhase
@@ -101,7 +101,7 @@ class PhaseRequest:
         phase: the phase.
         loader: iterates the batches.
         fuse: how many steps go into one execution, or `"auto"`.
-        most: the most steps of one execution, whatever `fuse` says; None for any number.
+        most: the largest number of steps in one execution, also if `fuse` is larger; None for no limit.
     """
 
     phase: CompiledPhase
@@ -164,7 +164,7 @@ def plan_phases(
         else None
         for request in requests
     ]
-    # Traced first for what is likely, because a mistake in a step is told before the first state is made.
+    # Traced first with the likely layout, so that a faulty step raises its error before the first state is made.
     likely = [probe is not None and probe.independent is not False for probe in probes]
     plans = _plan_all(executor, buffer, requests, likely, once)
     masked = [probe is not None and probe.rows_are_independent(buffer.placed) for probe in probes]
@@ -183,7 +183,7 @@ def _plan_all(
 
 
 def _padding_pays(executor: Executor, buffer: StateBuffer, request: PhaseRequest) -> bool:
-    """Whether short batches should be padded if that leaves no trace.
+    """True if short batches should be padded if that leaves no trace.
 
     It pays if rows do not divide over the replicas, and if an iterable may bring batches of many sizes. The one short
     batch of arrays is padded in training and evaluation only: a prediction step compiles faster than the probe runs.

@@ -41,9 +41,9 @@ def export(state: Any, path: str | Path, inputs: PyTree, platforms: str | Sequen
         platforms: for which platform or platforms; `None` for the one at hand.
 
     Raises:
-        CheckpointError: when the step cannot be traced for every batch size, its outputs cannot be described without
+        CheckpointError: if the step cannot be traced for every batch size, its outputs cannot be described without
             the user's classes, or the files cannot be written.
-        ImportError: when flatbuffers is not installed.
+        ImportError: if flatbuffers is not installed.
     """
     require("flatbuffers", "exporting the prediction step")
     symbolic = symbolic_batch(inputs)
@@ -146,7 +146,7 @@ def symbolic_batch(inputs: PyTree) -> PyTree:
     """The shapes of a batch of inputs with the symbol `b` for the number of rows.
 
     Raises:
-        CheckpointError: when there is no array, or one has no axis of examples.
+        CheckpointError: if there is no array, or one has no axis of examples.
 
     Example:
         >>> symbolic_batch(jax.ShapeDtypeStruct((8, 3), jnp.float32)).shape

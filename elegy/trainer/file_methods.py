@@ -33,7 +33,7 @@ class FileMethods:
             then: called in the background when the saver has written the checkpoint.
 
         Raises:
-            CheckpointError: when it cannot be written, or there is no state yet; of a saver, when the save before
+            CheckpointError: if it cannot be written, or there is no state yet; of a saver, if the save before
                 this one failed.
         """
         persistence.save(self._session, path, saver, then)
@@ -57,7 +57,7 @@ class FileMethods:
                 if they differ.
 
         Raises:
-            CheckpointError: when it is damaged, or does not fit the state.
+            CheckpointError: if it is damaged, or does not fit the state.
             ValueError: if `hyperparameters` is something else.
         """
         persistence.restore(self._session, path, strict=strict, hyperparameters=hyperparameters)
@@ -70,7 +70,7 @@ class FileMethods:
             weights: which parameters to write; as for `Trainer.evaluate`.
 
         Raises:
-            CheckpointError: when it cannot be written, or there are no weights yet.
+            CheckpointError: if it cannot be written, or there are no weights yet.
             ImportError: for a safetensors file where safetensors is not installed.
         """
         weights_module.save(self._session, path, weights)
@@ -100,7 +100,7 @@ class FileMethods:
                 rest is listed in a warning.
 
         Raises:
-            CheckpointError: when the source is damaged, or listing every path that does not fit. Nothing is ever
+            CheckpointError: if the source is damaged, or listing every path that does not fit. Nothing is ever
                 cast or reshaped.
             ImportError: for a safetensors file where safetensors is not installed.
 
@@ -134,7 +134,7 @@ class FileMethods:
             path: the file.
 
         Raises:
-            CheckpointError: when something cannot be pickled, or the file cannot be written.
+            CheckpointError: if something cannot be pickled, or the file cannot be written.
         """
         from elegy.checkpoint import save_pickle
 
@@ -161,13 +161,13 @@ class FileMethods:
         Args:
             path: a directory.
             inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
-            platforms: for example `("cpu", "cuda", "tpu")`; the platform at hand where none are given.
+            platforms: for example `("cpu", "cuda", "tpu")`; None for the platform of this process.
             weights: which parameters to write; as for `Trainer.evaluate`.
 
         Raises:
-            CheckpointError: when the step depends on the number of rows, its outputs are containers that only your
+            CheckpointError: if the step depends on the number of rows, its outputs are containers that only your
                 program knows, or the files cannot be written.
-            ImportError: when flatbuffers is not installed (`pip install "elegy[export]"`).
+            ImportError: if flatbuffers is not installed (`pip install "elegy[export]"`).
         """
         from elegy.trainer.export import export
 
@@ -183,8 +183,8 @@ class FileMethods:
             weights: as for `export`.
 
         Raises:
-            CheckpointError: when the step cannot be converted.
-            ImportError: when TensorFlow is not installed.
+            CheckpointError: if the step cannot be converted.
+            ImportError: if TensorFlow is not installed.
         """
         from elegy.trainer.export import export_saved_model
 

@@ -33,7 +33,7 @@ def sources(
     """Reads the data of a fit and of its evaluations.
 
     Args:
-        session: the session, whose epoch an iterable is told.
+        session: the session; iterables with `set_epoch` receive its epoch.
         config: what was asked for.
         batch: inputs, labels and sample weights.
         class_weight: weights by class.

@@ -57,7 +57,7 @@ def fit(run: Run) -> None:
             run.warn_without_validation()
         except RunInterrupted:  # by a signal, out of a wait for data or a validation; perhaps in another process
             interrupts.end()
-        except BaseException as error:  # a KeyboardInterrupt that a callback or the data raised is no end either
+        except BaseException as error:  # also a KeyboardInterrupt that a callback or the data raised
             ended = interrupts.ending if interrupts.interrupted else "failed"
             failure = error
             raise
@@ -94,7 +94,7 @@ def _epoch(run: Run) -> Mapping[str, float]:
 
 
 def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
-    """Runs the steps of a chunk and tells the callbacks.
+    """Runs the steps of a chunk and calls the callbacks.
 
     Args:
         run: the run.
@@ -103,7 +103,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     """
     session = run.session
     heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
-    begins = run.callbacks.listens("on_train_batch_begin")  # then all batches are heard
+    begins = run.callbacks.listens("on_train_batch_begin")  # then every batch has events
     added: dict[str, Any] = {}  # before the step
     if begins:
         run.emit("on_train_batch_begin", batch=chunk.first, added=added)
@@ -172,7 +172,7 @@ def evaluate(
         session: the session.
         plan: how the batches run.
         listeners: the callbacks.
-        interrupts: of a fit, tells if a signal ends it.
+        interrupts: the signal handler of a `fit`; None outside of one.
         prefix: of a fit, the beginning of the names of the values in the logs of the epoch.
         weights: which parameters to evaluate; see `Trainer.evaluate`.
 

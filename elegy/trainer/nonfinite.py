@@ -53,7 +53,7 @@ class NonFiniteMonitor:
 
     @property
     def guards(self) -> bool:
-        """Whether steps are checked at all."""
+        """True if steps are checked at all."""
         return self.policy != "ignore"
 
     def begin(self) -> None:
@@ -124,7 +124,7 @@ class NonFiniteMonitor:
 
 
 class LossWatch:
-    """Warns, once a run, when the loss is NaN or infinite in training logs that somebody reads.
+    """Warns once a run if training logs that are read have a loss that is NaN or infinite.
 
     Args:
         active: False if another part of the run looks at the loss.

@@ -37,7 +37,7 @@ class BatchOutputs(NamedTuple):
 
     @property
     def rebuilds(self) -> bool:
-        """Whether the tree definition may depend on the number of rows."""
+        """True if the tree definition may depend on the number of rows."""
         return self.outline is not None and not made_of_containers(self.treedef)
 
     def tree(self) -> PyTree:
@@ -77,7 +77,7 @@ def join(outputs: Sequence[BatchOutputs]) -> PyTree:
 
 
 def made_of_containers(treedef: Any) -> bool:
-    """Whether a tree is made of dicts, lists, tuples and None alone.
+    """True if a tree is made of dicts, lists, tuples and None alone.
 
     Args:
         treedef: its tree definition.
@@ -97,7 +97,7 @@ def made_of_containers(treedef: Any) -> bool:
 
 
 def _is_common(column: Sequence[np.ndarray], struct: jax.ShapeDtypeStruct) -> bool:
-    """Whether a leaf of all batches is one value that has no rows, as a scale of 1 for all examples."""
+    """True if a leaf of all batches is one value that has no rows, as a scale of 1 for all examples."""
     return all(struct.shape == leaf.shape and np.array_equal(column[0], leaf) for leaf in column)
 
 

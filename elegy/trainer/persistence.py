@@ -24,8 +24,8 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
     """Everything that a checkpoint of a trainer holds: the state, and the rest in a form fit for JSON.
 
     Raises:
-        CheckpointError: when there is no state yet, or it is ahead of the counters.
-        NonFiniteError: when a step before was not finite and the trainer's policy is to act on it: no checkpoint holds
+        CheckpointError: if there is no state yet, or it is ahead of the counters.
+        NonFiniteError: if a step before was not finite and the trainer's policy is to act on it: no checkpoint holds
             what came after.
     """
     session.check_initialized("is no state")

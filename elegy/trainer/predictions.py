@@ -40,7 +40,7 @@ def _predictions(
     failure: BaseException | None = None
     try:
         listeners.emit_in_pass("on_predict_begin", "predict", plan)
-        # Lent after the hooks, which may assign the state to predict with; whoever iterates may train in between.
+        # Forked after the hooks, which may assign the state to predict with; the caller may train between batches.
         buffer = session.with_weights(session.buffer.shared_fork(), weights)
         for chunk in plan.chunks(buffer):
             listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=chunk.first)
@@ -53,7 +53,7 @@ def _predictions(
                 yield from _outputs(session, *waiting.pop(0))
         while waiting:
             yield from _outputs(session, *waiting.pop(0))
-    except GeneratorExit:  # whoever iterates has seen enough
+    except GeneratorExit:  # the caller stopped iterating
         raise
     except BaseException as error:
         failure = error

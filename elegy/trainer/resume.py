@@ -31,9 +31,9 @@ def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None
         callbacks: the run's callbacks.
 
     Raises:
-        TypeError: for what is no path.
+        TypeError: if `resume` is not a path.
         ValueError: for `"auto"` without a `ModelCheckpoint`.
-        CheckpointError: when a path that was given holds no intact checkpoint.
+        CheckpointError: if a path that was given holds no intact checkpoint.
     """
     if resume is None:
         yield None
@@ -64,7 +64,7 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
         metadata: what it holds beside the state.
 
     Raises:
-        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+        CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
     load_run(run, found, metadata)
     run.resumed = found.path
@@ -80,7 +80,7 @@ def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     """Puts a run, its data and its callbacks where a checkpoint left them; validation data stays where it is.
 
     Raises:
-        CheckpointError: when the checkpoint is of another run, or does not fit the state.
+        CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
     check_same_run(run, run.session.seed, metadata, found.path)
     load(run.session, found, metadata)

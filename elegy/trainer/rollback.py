@@ -24,7 +24,7 @@ def check(policy: str, callbacks: CallbackList, source: Any, shuffle: bool) -> N
     """Checks that a run could go back.
 
     Raises:
-        ValueError: when it has no checkpoints, or no other order of the data.
+        ValueError: if it has no checkpoints, or no other order of the data.
     """
     if policy != "rollback":
         return
@@ -48,7 +48,7 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
         error: what is wrong.
 
     Raises:
-        NonFiniteError: the same error, where the policy is another, there is no checkpoint, or the run was there
+        NonFiniteError: the same error, if the policy is another, there is no checkpoint, or the run was there
             several times already.
     """
     session = run.session

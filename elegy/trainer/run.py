@@ -52,7 +52,7 @@ class Run:
         added: the last values that callbacks added in this epoch, by name.
         resumed: the checkpoint from which the run goes on.
         clock: the time of the run.
-        loss: looks at the losses that somebody reads.
+        loss: checks the losses in logs that are read.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Run:
         self.clock.go_on_from(state["seconds"])
 
     def _may_have_ended(self) -> bool:
-        """Whether the running epoch may have no step left, so that its logs are needed to end it."""
+        """True if the running epoch may have no step left, so that its logs are needed to end it."""
         return self.cursor.batches > 0 and (self.loader.steps is None or self.loader.exhausted(self.cursor))
 
     def record(self) -> dict[str, Any]:
@@ -167,13 +167,13 @@ class Run:
     # limits
 
     def going_on(self) -> bool:
-        """Whether there is an epoch to train, or to end: a run may resume after the last step of one."""
+        """True if there is an epoch to train, or to end: a run may resume after the last step of one."""
         if self.session.epoch >= self.end_epoch:
             return False
         return (self.cursor.batches > 0 and self.loader.exhausted(self.cursor)) or not self.over()
 
     def over(self) -> bool:
-        """Whether the run ends before the next step."""
+        """True if the run ends before the next step."""
         if self._processes > 1:
             self.interrupts.agree()
         most = self.config.max_steps
@@ -252,7 +252,7 @@ class Run:
         if not self.config.shuffle:
             # Rows are gathered, which copies them: steps may still read the user's arrays when callbacks hear of them.
             return np.arange(source.size) if source.on_host else None
-        # Whatever was not finite in the plain order of a later epoch must not come back there either.
+        # A later epoch also gets a new order: its plain order may contain the batch that was not finite.
         earlier = sum(which < epoch for which, _ in self.reorders)
         order = epoch_permutation(seed, epoch, source.size, earlier)
         for attempt, (which, start) in enumerate(self.reorders, 1):

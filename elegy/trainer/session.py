@@ -180,7 +180,7 @@ class Session:
         return fork
 
     def note_inputs(self, batch: Batch) -> None:
-        """Remembers the tree of the inputs, by which `predict` tells inputs from batches."""
+        """Stores the tree of the inputs, by which `predict` distinguishes inputs from batches."""
         self.input_tree = jax.tree.structure(unpack(batch)[0])
 
     def loss_names(self) -> list[str]:

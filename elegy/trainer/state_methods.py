@@ -63,7 +63,7 @@ class StateMethods(Generic[M]):
 
     @property
     def stop_training(self) -> bool:
-        """Whether the run ends after the running step; a callback sets it."""
+        """True if the run ends after the running step; a callback sets it."""
         return self._session.stop_training
 
     @stop_training.setter
@@ -114,7 +114,7 @@ class StateMethods(Generic[M]):
 
         Raises:
             ValueError, TypeError: if it is not a strategy, or does not fit the state; the trainer stays as it was.
-            RuntimeError: when a callback calls it during `fit`.
+            RuntimeError: if a callback calls it during `fit`.
         """
         self._session.set_strategy(strategy)
 

@@ -29,7 +29,7 @@ def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
         A table: for each layer its path, class, outputs, its own parameters and its other state.
 
     Raises:
-        ValueError: when `depth` is negative.
+        ValueError: if `depth` is negative.
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
@@ -118,4 +118,4 @@ def _bytes(count: float) -> str:
 def _plain(text: str) -> Any:
     from rich.text import Text
 
-    return Text(text)  # brackets in a shape are no markup
+    return Text(text)  # brackets in a shape are not markup

@@ -142,7 +142,7 @@ class Trainer(StateMethods[M], FileMethods):
             labels: a tree of arrays of shape `(examples, ...)`.
             sample_weight: `float[examples]`, the weight of each example.
             class_weight: weights by class, multiplied into the sample weights.
-            batch_size: examples a step, over all devices; 32 where none is given.
+            batch_size: the number of examples in a step, over all devices; None for 32.
             epochs: how many epochs to train.
             steps_per_epoch: how many batches make an epoch; all of the data by default. Of an iterable the next epoch
                 takes the batches that follow.
@@ -154,7 +154,7 @@ class Trainer(StateMethods[M], FileMethods):
             validation_data: `(inputs, labels[, sample_weight])`, an iterable of batches, or a dict of names and such
                 data sets or `elegy.Evaluation`s, whose logs begin with `val_<name>_`.
             validation_split: the fraction of the arrays, from their end, that is kept for validation.
-            validation_batch_size: examples a validation step; `batch_size` where none is given.
+            validation_batch_size: the number of examples in a validation step; None for `batch_size`.
             validation_steps: how many validation batches to see.
             validation_freq: validate every so many epochs.
             validation_weights: which parameters to validate; as `weights` of `evaluate`.
@@ -176,10 +176,10 @@ class Trainer(StateMethods[M], FileMethods):
 
         Raises:
             ValueError, TypeError: for bad data or arguments; the message says which.
-            RuntimeError: when a callback calls it during `fit`.
-            StepError: when a step returns the wrong thing.
+            RuntimeError: if a callback calls it during `fit`.
+            StepError: if a step returns the wrong thing.
             Exception: what a callback raises, of its own type, with a note that names the callback and the hook.
-            CheckpointError: when the checkpoint is damaged, or of another run.
+            CheckpointError: if the checkpoint is damaged, or of another run.
         """
         session = self._session
         checks.not_in_fit(session, "fit")
@@ -270,7 +270,7 @@ class Trainer(StateMethods[M], FileMethods):
             The outputs as NumPy arrays, rows in the order of the data.
 
         Raises:
-            ValueError: when the outputs of batches cannot be joined; `predict_iter` yields them one by one.
+            ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
         return predictions.predict_all(
             self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose, weights), weights
@@ -331,9 +331,9 @@ class Trainer(StateMethods[M], FileMethods):
             sample_weight: the weights.
 
         Raises:
-            RuntimeError: when a callback calls it during `fit`, whose steps go on with the state that they have.
-            TypeError: when the inputs are nothing, or a leaf is no array of numbers.
-            ValueError: when the batch is empty, or its arrays differ in length.
+            RuntimeError: if a callback calls it during `fit`, whose steps go on with the state that they have.
+            TypeError: if the inputs are None, or a leaf is not an array of numbers.
+            ValueError: if the batch is empty, or its arrays differ in length.
         """
         on_batch.init(self._session, inputs, labels, sample_weight)
 
@@ -348,14 +348,14 @@ class Trainer(StateMethods[M], FileMethods):
             sample_weight: the weights.
 
         Returns:
-            The logs, read from the device when looked at: values over the steps since the epoch began;
+            The logs, which are read from the device on first use: values over the steps since the epoch began;
             `trainer.state = trainer.state.reset_step()` begins one.
 
         Raises:
-            RuntimeError: when a callback calls it during `fit`.
+            RuntimeError: if a callback calls it during `fit`.
             TypeError: as `init_on_batch`.
             ValueError: as `init_on_batch`.
-            NonFiniteError: when the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
+            NonFiniteError: if the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
         """
         return on_batch.train(self._session, inputs, labels, sample_weight)
 

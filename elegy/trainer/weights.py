@@ -119,7 +119,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
 
 
 def _is_run(path: str, own: Mapping[str, Any], state: Any) -> bool:
-    """Whether a path that is no weight of the state belongs to the run that wrote it."""
+    """True if a path that is not a weight of the state belongs to the run that wrote it."""
     field = path.partition("/")[0]
     return field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric) or path in own
 
@@ -180,10 +180,10 @@ def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:
 
 
 def _by_path(given: Any) -> bool:
-    """Whether arrays are given by their paths, or by the fields of the state."""
+    """True if arrays are given by their paths, or by the fields of the state."""
     return _flat(given) or (isinstance(given, Mapping) and any(str(key).partition("/")[0] == "params" for key in given))
 
 
 def _flat(given: Any) -> bool:
-    """Whether arrays are given by path; the libraries' own variables are dicts of dicts."""
+    """True if arrays are given by path; the libraries' own variables are dicts of dicts."""
     return isinstance(given, Mapping) and not any(isinstance(value, Mapping) for value in given.values())
