@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -99,6 +99,15 @@ class LazyLogs(Mapping[str, float]):
             raise _taken(name)
         self._additions.add(name)
         self._added[name] = value
+
+    def check_free(self, names: Iterable[str]) -> None:
+        """Checks that values of these names can be added.
+
+        Raises:
+            ValueError: if a name is known to be one of those that are fetched.
+        """
+        if taken := set(names) & set(self._names or ()):
+            raise _taken(min(taken))
 
     def _read(self) -> dict[str, float]:
         if self._fetch is None and not self._added:

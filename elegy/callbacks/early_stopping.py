@@ -88,7 +88,7 @@ class EarlyStopping(Callback):
         self._best_step: int | None = None  # the state of this step is the best
         self._best_state: Any = None
         self._evaluation: str | None = None  # the prefix of the validation that has the monitored log
-        self._watches = False  # True in such a validation
+        self._watches: list[bool] = []  # for each evaluation that runs, the outer one first, if it is that one
         self._validated: Any = None  # the state of the last validation, until the epoch ends
 
     def on_train_begin(self, event: Event) -> None:
@@ -113,13 +113,18 @@ class EarlyStopping(Callback):
 
     def on_test_begin(self, event: Event) -> None:
         """Forgets the state of the last validation with the monitored log."""
-        self._watches = event.evaluation == self._evaluation
-        if self._watches:
+        self._watches.append(event.evaluation == self._evaluation)
+        if self._watches[-1]:
             self._validated = None
+
+    def on_test_end(self, event: Event) -> None:
+        """Returns to the validation in which this one ran."""
+        if self._watches:
+            self._watches.pop()
 
     def on_test_batch_end(self, event: Event) -> None:
         """Stores the validated state: a callback may have assigned it for the validation only."""
-        if self._trainer is not None and self._watches and self._validated is None:
+        if self._trainer is not None and self._watches and self._watches[-1] and self._validated is None:
             self._validated = event.trainer.state
 
     def on_epoch_end(self, event: Event) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -15,6 +17,9 @@ from elegy.names import type_name
 
 if TYPE_CHECKING:  # an editor completes `event.trainer.`; a callback does not import the trainer
     from elegy.trainer import Trainer
+
+
+_NUMBERS = (int, float, complex, np.number, np.bool_, np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,8 +122,10 @@ class Event:
             raise RuntimeError(f"event.log({name!r}, ...): a prediction has no logs.")
         if not isinstance(name, str) or not name:
             raise TypeError(f"event.log takes the name of the value and the value, but the name is {name!r}.")
-        if not callable(value) and (isinstance(value, str) or np.size(value) != 1):
-            raise TypeError(f"event.log({name!r}, ...) takes one number, not {type_name(value)}.")
+        if callable(value):
+            value = functools.cache(value)  # read for the step and for the epoch
+        elif not isinstance(value, _NUMBERS) or np.size(value) != 1 or np.iscomplexobj(value):
+            raise TypeError(f"event.log({name!r}, ...) takes one real number, not {type_name(value)}.")
         if isinstance(self.logs, LazyLogs):
             self.logs.add(name, value)
         self._added[name] = value

@@ -11,7 +11,7 @@ from elegy.callbacks.event import Event
 
 Mode = Literal["auto", "min", "max"]
 
-_MAXIMIZED = re.compile(r"(^|_)(acc|auc|auroc|f1|precision|recall|r2)")
+_MAXIMIZED = re.compile(r"(^|_)(acc|accuracy|auc|auroc|f1|precision|recall|r2)(_score|_at_\w+|_top\w*|_\d+)?$")
 _MINIMIZED = re.compile(r"(loss|error)$")
 
 

@@ -17,18 +17,36 @@ _EVERY_STEP = Every(steps=1)
 _OFTEN = Every(steps=50)
 
 
-class _StepValues(PeriodicCallback):
-    """Adds step values to the logs, without reading them from the device."""
+class _StepMonitor(PeriodicCallback):
+    """Adds values to the logs of steps."""
 
     batch_hooks_read = "logs"
     only_logs = True
+
+    def __init__(self, every: Every):
+        super().__init__(every)
+        if every.unit == "epochs":
+            raise ValueError(
+                f"{type(self).__name__}(every={every!r}): it adds values to the logs of steps, and the last one of "
+                "an epoch is a value of the epoch, too. Give an interval in steps, examples or seconds."
+            )
+
+
+def _answers(name: str, asked: str) -> bool:
+    """True if a step value has the name that was asked for, or one of its names."""
+    several = asked.endswith("/*") or asked == "learning_rate"
+    return name == asked or (several and name.startswith(asked.removesuffix("/*") + "/"))
+
+
+class _StepValues(_StepMonitor):
+    """Adds step values to the logs, without reading them from the device."""
 
     def on_train_batch_end(self, event: Event) -> None:
         """Adds the values of the step."""
         if self.due(event):
             values = event.step_logs
             for name in values.names:
-                if any(name == asked or name.startswith(asked.removesuffix("*")) for asked in self.step_values):
+                if any(_answers(name, asked) for asked in self.step_values):
                     event.log(name, functools.partial(values.__getitem__, name))
 
 
@@ -40,7 +58,8 @@ class LearningRateMonitor(_StepValues):
     of the optimizer.
 
     Args:
-        schedule: a function from the number of steps before to the learning rate, or None.
+        schedule: a function from the number of steps before to the learning rate, or None. It is called with the
+            trainer's steps, so it is right only if no step is skipped (`nonfinite="skip"`, float16).
         every: the interval.
 
     Raises:
@@ -100,11 +119,11 @@ class GradientMonitor(_StepValues):
         self.step_values = (*names, *(f"{name}/*" for name in names)) if per_layer else names
 
 
-class ThroughputMonitor(PeriodicCallback):
+class ThroughputMonitor(_StepMonitor):
     """Adds `steps_per_second` and `examples_per_second` to the logs: the rates of computed steps in each interval.
 
-    At the end of an interval it waits until the step is computed. Evaluations, and the first interval with the
-    compilation, are not counted.
+    It waits until the step is computed, at the end of the first execution after each interval: steps within an
+    execution have no time of their own. Evaluations, and the first interval with the compilation, are not counted.
 
     Args:
         every: the interval.
@@ -116,13 +135,10 @@ class ThroughputMonitor(PeriodicCallback):
         >>> x = np.ones((64, 1), np.float32)
         >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.5))
         >>> monitor = ThroughputMonitor(eg.Every(steps=4), tokens=128)
-        >>> history = trainer.fit(x, x, batch_size=4, callbacks=[monitor], verbose=0).history
+        >>> history = trainer.fit(x, x, batch_size=4, epochs=3, callbacks=[monitor], verbose=0).history
         >>> round(history["tokens_per_second"][0] / history["steps_per_second"][0])
         512
     """
-
-    batch_hooks_read = "logs"
-    only_logs = True
 
     def __init__(self, every: Every = _OFTEN, tokens: float | None = None):
         super().__init__(every)
@@ -132,8 +148,8 @@ class ThroughputMonitor(PeriodicCallback):
         self._evaluation = 0.0  # the time at which the evaluation began
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
-        """The batches at which the interval ends, and the last one, for which a validation waits."""
-        return sorted({*super().batches_heard(step, examples, sizes), len(sizes) - 1})
+        """The last batch of an execution: steps within one have no time of their own."""
+        return range(len(sizes) - 1, len(sizes))
 
     def on_train_begin(self, event: Event) -> None:
         """Waits for the first interval."""
@@ -155,6 +171,10 @@ class ThroughputMonitor(PeriodicCallback):
                 event.log("tokens_per_second", self.tokens * examples / seconds)
         self._begin = now
 
+    def on_train_end(self, event: Event) -> None:
+        """Lets go of the last event."""
+        self._begin = self._last = None
+
     def on_test_begin(self, event: Event) -> None:
         """Stores when a validation begins: after the steps before it are computed."""
         self._evaluation = event.elapsed if self._last is None else self._last.seconds
@@ -166,7 +186,7 @@ class ThroughputMonitor(PeriodicCallback):
             self._begin = steps, examples, seconds + event.seconds - self._evaluation
 
 
-class DeviceMonitor(PeriodicCallback):
+class DeviceMonitor(_StepMonitor):
     """Adds the memory in use to the logs, in bytes.
 
     `device_memory` and `device_memory_peak` are those of the device of this process with the most memory in use, on
@@ -189,9 +209,6 @@ class DeviceMonitor(PeriodicCallback):
         True
     """
 
-    batch_hooks_read = "logs"
-    only_logs = True
-
     def __init__(self, every: Every = _OFTEN):
         super().__init__(every)
         self._process: Any = None
@@ -200,6 +217,10 @@ class DeviceMonitor(PeriodicCallback):
         """Finds the process."""
         super().on_train_begin(event)
         self._process = require("psutil", "the DeviceMonitor").Process()
+
+    def on_train_end(self, event: Event) -> None:
+        """Lets go of the process."""
+        self._process = None
 
     def on_train_batch_end(self, event: Event) -> None:
         """Adds the memory in use."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -91,7 +92,8 @@ class EMA(_Averaging):
 
     def sum_of_weights(self, count: jax.Array) -> jax.Array | float:
         """Returns `1 - decay ** count`."""
-        return 1.0 - jnp.float32(self.decay) ** count
+        # The difference of two float32 numbers near 1 would have few correct digits.
+        return -jnp.expm1(count * math.log(self.decay))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +139,10 @@ class Average(Pytree):
         """Returns the average before the first step.
 
         Args:
-            params: the parameters in the optimizer's dtypes.
+            params: the parameters.
         """
-        value = jax.tree.map(jnp.zeros_like, params)
+        wide = jax.tree.map(lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32), params)
+        value = jax.tree.map(jnp.zeros_like, params, wide)
         return self.replace(value=value, count=jnp.zeros((), jnp.int32), steps=jnp.zeros((), jnp.int32))
 
     def update(self, params: PyTree) -> Self:

@@ -135,9 +135,10 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
 
 
 def _is_dict_of_sets(data: Any) -> bool:
-    """True for a dict without arrays; a dict with arrays is the inputs of one data set."""
-    return (
-        isinstance(data, Mapping)
-        and len(data) > 0
-        and not any(is_array_like(value) or isinstance(value, Mapping) for value in data.values())
-    )
+    """True for a dict of data sets; a dict with arrays is the inputs of one data set."""
+    if not isinstance(data, Mapping) or not data:
+        return False
+    values = data.values()
+    if any(isinstance(value, Evaluation) for value in values):
+        return True
+    return not any(is_array_like(value) or isinstance(value, Mapping) for value in values)

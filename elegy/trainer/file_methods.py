@@ -87,8 +87,8 @@ class FileMethods:
 
         Of a checkpoint only the weights are read. A part of the state (`params`, `batch_stats`) of which nothing is
         given keeps its values. While no step was taken, the optimizer begins anew from the new weights; afterwards
-        its state stays. Before the first state exists the weights are held, and matched when it does; those that were
-        refused then are dropped by the next `load_weights` or `restore`.
+        its state stays. An average of the parameters begins anew. Before the first state exists the weights are held,
+        and matched when it does; those that were refused then are dropped by the next `load_weights` or `restore`.
 
         Args:
             source: a checkpoint, a directory of them, a safetensors file, a dict of arrays by path

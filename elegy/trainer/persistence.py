@@ -16,6 +16,7 @@ from elegy.distributed import together
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import with_all_places, with_own_place
 from elegy.module.logs import LogBook, empty_log
+from elegy.module.precision import optimizer_params
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -44,6 +45,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         "epoch": session.epoch,
         "skipped_steps": session.monitor.count(),
         "seed": session.seed,
+        "averaging": _averaging(state),
         "module": type(state).__name__,
         "history": session.history.state_dict(),
         "logs": {
@@ -111,11 +113,37 @@ def load(
     }
     target = session.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
     state, _ = store.restore(path, target, strict=strict)
-    session.state = _with_hyperparameters(state, target, wanted)
+    session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
     session.step, session.epoch = metadata["step"], metadata["epoch"]
     session.monitor.skipped = metadata["skipped_steps"]
     session.history.load_state_dict(metadata["history"])
     session.record = with_own_place(metadata["run"])
+
+
+def _averaging(state: Any) -> str | None:
+    """The rule of the average, as a checkpoint names it."""
+    return None if state.averaged_params is None else repr(state.averaged_params.rule)
+
+
+def _with_average(state: Any, saved: str | None) -> Any:
+    """A restored state, whose average starts anew if it was saved by another rule: its sum has other weights.
+
+    Args:
+        state: the state.
+        saved: the rule of the checkpoint.
+
+    Warns:
+        UserWarning: if the rules differ.
+    """
+    average, rule = state.averaged_params, _averaging(state)
+    if average is None or saved == rule:
+        return state
+    warnings.warn(
+        f"the checkpoint has an average of the parameters by {saved}, and the trainer averages by {rule}: the average "
+        "starts anew from here.",
+        stacklevel=2,
+    )
+    return state.replace(averaged_params=average.begin(optimizer_params(state)))
 
 
 def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | None) -> Any:

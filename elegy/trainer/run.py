@@ -234,6 +234,8 @@ class Run:
             logs: what the step returned.
             added: what callbacks have added to them before the step.
         """
+        if self.added:
+            logs.check_free(self.added)
         self.logs = self.loss.watch(with_added(logs, added), self.session.step, self.session.epoch)
         self.added |= added
 

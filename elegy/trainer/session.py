@@ -45,6 +45,7 @@ class TrainerSnapshot:
     skipped: int
 
 
+_NOT_PICKLED = ("run", "executor", "buffer", "_refusal")
 _KEPT = tuple(field.name for field in dataclasses.fields(TrainerSnapshot) if field.name not in ("buffer", "skipped"))
 
 
@@ -221,14 +222,14 @@ class Session:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("run", "executor", "buffer")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
         record = self.record if self.run is None else self.run.record()
         return {**kept, "record": record, "state": collect(self.state), "strategy": self.strategy}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        self.__dict__.update(saved, run=None)
+        self.__dict__.update(saved, run=None, _refusal=None)
         self.executor, self.buffer = self._executor(strategy), StateBuffer(strategy, state)
 
 

@@ -77,6 +77,8 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
         state = replaced(state, given, prefix=prefix, renamed=renamed, strict=strict)
         if session.step == 0 and state.optimizer is not None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
+        if state.averaged_params is not None:
+            state = state.replace(averaged_params=state.averaged_params.begin(optimizer_params(state)))
         session.state = state
 
     if session.initialized:

@@ -177,6 +177,51 @@ def test_rates_leave_out_validation_and_the_first_interval():
     assert max(history["steps_per_second"]) > 4 / 0.3
 
 
+def test_rates_of_fused_steps_are_those_of_whole_executions():
+    class Sleeps(eg.Callback):
+        batch_hooks_read = "logs"
+
+        def batches_heard(self, step, examples, sizes):
+            return range(len(sizes) - 1, len(sizes))
+
+        def on_train_batch_end(self, event):
+            time.sleep(0.05)
+
+    monitor = ThroughputMonitor(eg.Every(steps=2))
+    history = fit(trainer(), [Sleeps(), monitor], epochs=4, steps_per_execution=5)
+    assert len(history["steps_per_second"]) == 3
+    assert max(history["steps_per_second"]) < 5 / 0.05  # each execution of five steps is followed by 50 ms
+
+
+@pytest.mark.parametrize("kind", [LearningRateMonitor, GradientMonitor, ThroughputMonitor, DeviceMonitor])
+def test_monitors_of_steps_refuse_intervals_in_epochs(kind):
+    with pytest.raises(ValueError, match="Give an interval in steps, examples or seconds"):
+        kind(every=eg.Every(epochs=1))
+
+
+def test_a_trainer_with_monitors_can_be_pickled(tmp_path):
+    made = trainer(
+        callbacks=[ThroughputMonitor(eg.Every(steps=1)), DeviceMonitor(eg.Every(steps=1)), GradientMonitor()]
+    )
+    fit(made, [])
+    made.save_pickle(tmp_path / "trainer.pickle")
+    assert eg.load(tmp_path / "trainer.pickle", allow_code=True).step == made.step
+
+
+def test_a_name_that_begins_like_a_step_value_is_the_steps_own():
+    class Logs(eg.ElegyModule):
+        def managed_init_step(self, key, batch):
+            return self.replace(params=jnp.ones(()))
+
+        def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+            return self.params**2, self.log("grad_norm_clipped", 3.0)
+
+    made = eg.Trainer(Logs(), optimizer=optax.sgd(0.1))
+    history = made.fit(X, batch_size=BATCH, callbacks=[GradientMonitor(), Own("logs")], verbose=0).history
+    assert history["grad_norm_clipped"] == [3.0]
+    assert history["grad_norm"] == pytest.approx([2 * 0.8**4])
+
+
 def test_the_memory_of_the_process_is_logged():
     before = psutil.Process().memory_info().rss
     history = fit(trainer(), [DeviceMonitor(eg.Every(steps=1))])

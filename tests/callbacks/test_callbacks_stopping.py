@@ -45,6 +45,11 @@ class TestMonitor:
             ("r2", "max"),
             ("accuracy_loss", "min"),
             ("macc", "min"),
+            ("val_recall_set_cross_entropy", "min"),
+            ("val_acc_nll", "min"),
+            ("val_far_accuracy", "max"),
+            ("accuracy_top5", "max"),
+            ("precision_at_10", "max"),
         ],
     )
     def test_auto_mode(self, name, mode):

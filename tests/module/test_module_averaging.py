@@ -13,6 +13,7 @@ from boring_modules import Core, High, Managed, assert_same_bits, network, regre
 
 import elegy as eg
 from elegy.losses import MeanSquaredError
+from elegy.module.averaging import Average
 from elegy.strategies import FSDP, DataParallel
 
 X, Y = regression(16)
@@ -213,3 +214,39 @@ def test_fields_of_these_names_are_the_users_own():
     trainer.fit(np.zeros(8, np.float32), batch_size=4, verbose=0)
     assert (float(trainer.state.params), float(trainer.state.average)) == (1.75, 2.0)
     assert float(trainer.state.loss_scale) == 3.0
+
+
+@pytest.mark.parametrize("rule", [eg.EMA(0.9), eg.SWA()])
+def test_an_average_of_another_rule_starts_anew(tmp_path, rule):
+    saved, other = make(averaging=eg.EMA(0.999)), make(averaging=rule)
+    train(saved, 4)
+    saved.save(tmp_path / "one")
+    train(other, 2)
+    with pytest.warns(UserWarning, match="the average starts anew"):
+        other.restore(tmp_path / "one")
+    assert_same_bits(other.predict(X, weights="averaged"), saved.predict(X))
+    same = make(averaging=eg.EMA(0.999))
+    train(same, 2)
+    same.restore(tmp_path / "one")
+    assert_same_bits(same.predict(X, weights="averaged"), saved.predict(X, weights="averaged"))
+
+
+def test_an_average_of_long_memory_is_the_parameters_after_one_step():
+    for decay in (0.9999, 0.999999):
+        average = Average(eg.EMA(decay)).begin({"w": jnp.ones(3)}).update({"w": jnp.array([1.0, 2.0, 3.0])})
+        np.testing.assert_allclose(average.params({"w": jnp.zeros(3)})["w"], [1, 2, 3], rtol=1e-6)
+
+
+def test_the_average_of_16_bit_parameters_is_float32():
+    average = Average(eg.EMA(0.999)).begin({"w": jnp.ones(3, jnp.bfloat16)})
+    for _ in range(1000):
+        average = average.update({"w": jnp.full(3, 1.25, jnp.bfloat16)})
+    assert average.value["w"].dtype == jnp.float32
+    assert average.params({"w": jnp.zeros(3, jnp.bfloat16)})["w"].tolist() == [1.25] * 3
+
+
+def test_weights_from_elsewhere_begin_the_average_anew():
+    trainer = make(averaging=eg.EMA(0.9))
+    train(trainer, 3)
+    trainer.load_weights({"params": jax.tree.map(jnp.zeros_like, trainer.state.params)})
+    assert_same_bits(trainer.predict(X, weights="averaged"), trainer.predict(X))

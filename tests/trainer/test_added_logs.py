@@ -146,8 +146,12 @@ def test_a_begin_hook_of_a_fused_step_counts_the_steps_before_it():
     [
         ("on_train_batch_end", "loss", 1.0, ValueError, "the step logs 'loss' itself"),
         ("on_test_batch_end", "cross_entropy", 1.0, ValueError, "the step logs 'cross_entropy' itself"),
-        ("on_epoch_end", "x", np.ones(2), TypeError, "takes one number"),
-        ("on_epoch_end", "x", "1.0", TypeError, "takes one number"),
+        ("on_epoch_begin", "loss", 1.0, ValueError, "the step logs 'loss' itself"),
+        ("on_epoch_end", "x", np.ones(2), TypeError, "takes one real number"),
+        ("on_epoch_end", "x", "1.0", TypeError, "takes one real number"),
+        ("on_epoch_end", "x", None, TypeError, "takes one real number"),
+        ("on_epoch_end", "x", {}, TypeError, "takes one real number"),
+        ("on_epoch_end", "x", 1 + 2j, TypeError, "takes one real number"),
         ("on_epoch_begin", 3, 1.0, TypeError, "takes the name"),
         ("on_predict_begin", "x", 1.0, RuntimeError, "a prediction has no logs"),
     ],
@@ -171,3 +175,17 @@ def test_added_values_are_read_with_the_others_in_one_transfer():
     assert reads == [1]
     with pytest.raises(ValueError, match="the step logs 'loss' itself"):
         logs.add("loss", 1.0)
+
+
+def test_a_function_is_called_once():
+    class Calls(eg.Callback):
+        batch_hooks_read = "logs"
+
+        def on_train_batch_end(self, event):
+            event.log("at", lambda: calls.append(event.step) or len(calls))
+
+    calls: list[int] = []
+    reader = eg.callbacks.LambdaCallback(on_epoch_end=lambda event: dict(event.logs))
+    history = trainer(callbacks=[Calls(), reader]).fit(X, Y, **options()).history
+    assert history["at"] == [1, 2]
+    assert calls == [5, 10]

@@ -144,3 +144,42 @@ def test_evaluations_leave_no_trace_in_the_training():
     plain.fit(X, Y, batch_size=16, epochs=4, verbose=0)
     fit(watched, {"near": NEAR, "far": FAR})
     jax.tree.map(np.testing.assert_array_equal, plain.state.params, watched.state.params)
+
+
+def test_an_evaluation_inside_of_a_validation_leaves_the_validated_state():
+    """The best state is the one that was validated, also if a callback evaluates other data meanwhile."""
+
+    class Average(eg.Callback):
+        def on_test_begin(self, event):
+            if event.evaluation is not None:
+                self.trained = event.trainer.state
+                event.trainer.state = self.trained.replace(
+                    params=jax.tree.map(lambda leaf: 0.5 * leaf, self.trained.params)
+                )
+
+        def on_test_end(self, event):
+            if event.evaluation is not None:
+                event.trainer.state = self.trained
+
+    class Nested(eg.Callback):
+        def on_test_begin(self, event):
+            if event.evaluation is not None:
+                event.trainer.evaluate(*FAR, verbose=0)
+
+    stop = EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+    made = trainer()
+    fit(made, NEAR, callbacks=[Average(), stop, Nested()])
+    assert made.evaluate(*NEAR, verbose=0)["loss"] == pytest.approx(stop.best)
+
+
+def test_a_trainer_that_is_pickled_in_an_evaluation_can_be_used(tmp_path):
+    class Saves(eg.Callback):
+        def on_test_batch_end(self, event):
+            event.trainer.save_pickle(tmp_path / "one")
+
+    made = trainer()
+    made.fit(X, Y, verbose=0)
+    made.evaluate(*NEAR, callbacks=[Saves()], verbose=0)
+    loaded = eg.load(tmp_path / "one", allow_code=True)
+    loaded.state = loaded.state.reset_step()
+    assert loaded.step == made.step
