@@ -216,7 +216,7 @@ def test_leftovers_are_removed_when_a_run_begins():
 def test_the_directory_of_another_run_is_refused():
     fit(make(), callbacks=[ModelCheckpoint(RUN)])
     other = make(seed=1)
-    with pytest.raises(CheckpointError, match=rf"begins at step 0, but {RUN} holds .*step_00000018"):
+    with pytest.raises(CheckpointError, match=rf"begins at step 0, but {RUN} has .*step_00000018"):
         fit(other, callbacks=[ModelCheckpoint(RUN)])
     with pytest.raises(CheckpointError, match="seed was 42, now it is 1"):
         fit(other, callbacks=[ModelCheckpoint(RUN)], resume="auto")
