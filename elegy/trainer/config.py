@@ -66,7 +66,8 @@ class FitConfig:
         Raises:
             ValueError: if there is none.
         """
-        for name in ("validation_batch_size", "validation_steps"):
+        optional = ("validation_batch_size", "validation_steps", *(() if self.fast_dev_run else ("limit_validation",)))
+        for name in optional:
             if not validates and getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "

@@ -82,25 +82,26 @@ def fit(
     values = checks.step_values(callbacks, session.buffer)
     if not config.fast_dev_run:  # it has no checkpoints
         rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
-    with contextlib.ExitStack() as open_now, contextlib.ExitStack() as reading:
-        open_now.enter_context(checks.one_fit(session))
-        open_now.enter_context(session.executor.asked_for(values))
-        undo = open_now.enter_context(UndoOnFailure(session))
+    with (
+        checks.one_fit(session),
+        session.executor.asked_for(values),
+        UndoOnFailure(session) as undo,
+        contextlib.ExitStack() as reading,
+    ):
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
             fuse = saved["run"]["steps_per_execution"]
         size, drop = config.batch_size, config.drop_remaining
+        limit = limited("limit_train", config.limit_train, config.steps_per_epoch, source, size, drop)
         requests = [
             PhaseRequest.of(
                 session.buffer,
                 "train",
                 source,
                 what="fit",
-                batch_size=config.batch_size,
-                limit=limited(
-                    "limit_train", config.limit_train, config.steps_per_epoch, source, config.batch_size, drop
-                ),
+                batch_size=size,
+                limit=limit,
                 fuse=fuse,
                 callbacks=callbacks,
                 drop_remaining=drop,
@@ -153,8 +154,9 @@ def limited(
 
     Args:
         name: the name of the limit.
-        limit: a number of batches, a fraction of all of them, or None.
-        steps: another number of batches, or None.
+        limit: a number of batches, a fraction of those of the pass, or None.
+        steps: the number of batches of the pass without the limit; None for all. More than there are is an error of
+            the loader, with the limit, too.
         source: the data.
         batch_size: the number of examples of a batch; None for the default.
         drop_remaining: True to leave out a short last batch.
@@ -167,8 +169,9 @@ def limited(
     total = source.steps if isinstance(source, IterableSource) else None
     if isinstance(source, ArraySource):
         total = EpochPlan(source.size, batch_size or DEFAULT_BATCH_SIZE, drop_remaining, what=name).steps
-    if isinstance(limit, float):
-        if total is None:
-            raise ValueError(f"{name}={limit} is a fraction of data without a length: give a number of batches.")
-        limit = max(int(limit * total), 1)
-    return min(count for count in (limit, steps, total) if count is not None)
+    whole = total if steps is None else steps
+    if whole is None and isinstance(limit, float):
+        raise ValueError(f"{name}={limit} is a fraction of data without a length: give a number of batches.")
+    if whole is None or (total is not None and whole > total):
+        return int(limit) if whole is None else whole
+    return min(max(int(limit * whole), 1) if isinstance(limit, float) else limit, whole)

@@ -167,7 +167,7 @@ class Trainer(StateMethods[M], FileMethods):
             check_inputs: whether to look for NaN and infinity in the data first.
             fast_dev_run: a number of batches, or True for one: trains an epoch of so many and validates on so many,
                 without callbacks that write files, limits of the run and `resume`. The steps count.
-            limit_train: the largest number of batches of an epoch, or a fraction of all batches, a float. As with
+            limit_train: the largest number of batches of an epoch, or a float: a fraction of its batches. As with
                 `steps_per_epoch`, the next epoch takes the batches of an iterable that follow.
             limit_validation: the same for a validation.
 

@@ -65,12 +65,13 @@ def fit(made, data=(X, Y), **options):
         ({"limit_train": 1.0, "limit_validation": 0.01}, None, 1),
         ({"limit_train": 100, "limit_validation": 100}, None, None),
         ({"limit_train": 4, "steps_per_epoch": 3}, 3, None),
+        ({"limit_train": 0.5, "steps_per_epoch": 4}, 2, None),
     ],
 )
 def test_limits_bound_the_batches_of_a_pass(data, limits, train, test):
     every = 7 if isinstance(data, tuple) else 6  # 50 rows, or 6 batches
-    if limits.get("limit_train") == 4 and not isinstance(data, tuple):
-        limits = {**limits, "epochs": 1}
+    if "steps_per_epoch" in limits and not isinstance(data, tuple):
+        limits = {**limits, "epochs": 1}  # a second epoch would take the batches that follow
     counts = fit(trainer(), data, **limits)
     assert counts.train == [train or every] * len(counts.train)
     assert counts.test == [test or every] * len(counts.train)
@@ -110,6 +111,8 @@ def test_a_fast_run_takes_a_few_steps_and_writes_nothing(tmp_path, few, steps):
         ({"limit_train": 1.5}, "a fraction of the batches is above 0 and at most 1.0"),
         ({"limit_validation": -0.1}, "limit_validation=-0.1"),
         ({"fast_dev_run": 0}, "fast_dev_run"),
+        ({"limit_train": 3, "steps_per_epoch": 9}, "steps_per_epoch=9"),
+        ({"limit_validation": 3, "validation_data": None}, "limit_validation=3, but there is no validation data"),
         ({"limit_train": float("nan")}, "limit_train=nan"),
     ],
 )
