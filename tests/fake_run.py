@@ -48,6 +48,7 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
     trainer.callbacks = callbacks = CallbackList(callbacks)
     last, done = first_epoch + len(epoch_logs), 0
     validates = any(name.startswith("val_") for logs in epoch_logs for name in logs)
+    prefixes = ("val_",) if validates else ()
 
     def emit(hook, epoch, batch=None, logs=None):
         if callbacks.listens(hook):
@@ -65,7 +66,8 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
                     batch_size=8,
                     examples=done * 8,
                     elapsed=done * 0.5,
-                    validates=validates,
+                    evaluations=prefixes,
+                    evaluated=prefixes if hook == "on_epoch_end" and any(n.startswith("val_") for n in logs) else (),
                 ),
             )
 

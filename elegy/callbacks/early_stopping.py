@@ -25,7 +25,8 @@ class EarlyStopping(Callback):
         min_delta: how much better a value must be to count.
         patience: how many epochs in a row may pass without an improvement before training stops.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
-        baseline: a value to beat; epochs that do not beat it use up patience.
+        baseline: a value to beat; epochs that do not beat it use up patience. The run stops at an epoch that does not
+            improve.
         restore_best_weights: True to end the run with the state of the best epoch: for a `val_` name the state that
             was validated, otherwise the state at the epoch's end. All fields are restored, so that `evaluate` returns
             `best` again, except counters and random keys: `trainer.step`, `trainer.epoch`, the keys and Optax's

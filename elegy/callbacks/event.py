@@ -41,9 +41,9 @@ class Event:
         batch_size: examples in a full batch; None if unknown.
         examples: training examples seen by the run so far.
         elapsed: seconds from the run's beginning to the call of the hook. The device may be far behind: see `seconds`.
-        validates: True if the run has validation data, even if it does not validate after every epoch.
         evaluations: for each data set of the validation, the beginning of the names of its values in the logs of an
             epoch: `"val_"`, or `"val_<name>_"`.
+        evaluated: in `on_epoch_end`, those of `evaluations` that ran after this epoch.
         evaluation: in the `test` hooks inside of `fit`, the one of `evaluations` that runs.
         ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
             `"finished"`; None before.
@@ -67,8 +67,8 @@ class Event:
     batch_size: int | None = None
     examples: int = 0
     elapsed: float = 0.0
-    validates: bool = False
     evaluations: tuple[str, ...] = ()
+    evaluated: tuple[str, ...] = ()
     evaluation: str | None = None
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
@@ -76,6 +76,11 @@ class Event:
     _step_logs: Callable[[], LazyLogs] | None = dataclasses.field(default=None, repr=False, compare=False)
     _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
+
+    @property
+    def validates(self) -> bool:
+        """True if the run has validation data, even if it does not validate after every epoch."""
+        return bool(self.evaluations)
 
     @property
     def step_logs(self) -> LazyLogs:

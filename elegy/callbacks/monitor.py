@@ -59,7 +59,7 @@ class Monitor:
                 "`validation_data` or `validation_split` to `fit`, or monitor a log of the training, such as "
                 f"{self.name.removeprefix('val_')!r}."
             )
-        if event.evaluations and self.evaluation(event) is None:
+        if self.evaluation(event) is None:
             prefixes = ", ".join(f"{prefix}..." for prefix in event.evaluations)
             raise ValueError(
                 f"the monitored log {self.name!r} will not exist: the names of the validation data begin otherwise. "
@@ -82,9 +82,8 @@ class Monitor:
         logs = event.logs
         if self.name in logs:
             return float(logs[self.name])
-        prefixes = event.evaluations or ("val_",)
-        mine = _longest(prefixes, self.name)
-        if mine is not None and all(_longest(prefixes, name) != mine for name in logs):
+        mine = self.evaluation(event)
+        if mine is not None and mine not in event.evaluated:
             return None
         raise ValueError(f"the monitored {self.name!r} is not logged. Logged are: {', '.join(logs) or 'nothing'}.")
 

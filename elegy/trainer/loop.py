@@ -53,7 +53,7 @@ def fit(run: Run) -> None:
                 }
                 logs = _joined(logs, added, values)
                 run.clock.note_when_computed(logs)
-                run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs)
+                run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs, evaluated=tuple(values))
             run.warn_without_validation()
         except RunInterrupted:  # by a signal, out of a wait for data or a validation; perhaps in another process
             interrupts.end()

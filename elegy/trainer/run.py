@@ -151,15 +151,12 @@ class Run:
 
     def emit(self, hook: str, **fields: Any) -> None:
         """Calls a hook of the callbacks with an event of the training; arguments as for `Listeners.emit`."""
-        if not self.callbacks.listens(hook) and hook != "on_train_begin":
-            return
         self.listeners.emit(
             hook,
             "train",
             self.training,
             epochs=self.end_epoch,
             examples=self.examples,
-            validates=bool(self.evaluations),
             evaluations=self._prefixes,
             **fields,
         )

@@ -183,3 +183,14 @@ def test_a_trainer_that_is_pickled_in_an_evaluation_can_be_used(tmp_path):
     loaded = eg.load(tmp_path / "one", allow_code=True)
     loaded.state = loaded.state.reset_step()
     assert loaded.step == made.step
+
+
+def test_a_log_of_a_callback_is_no_sign_of_a_validation():
+    class Gap(eg.Callback):
+        def on_epoch_end(self, event):
+            event.log("val_gap", float(event.epoch))
+
+    stop = EarlyStopping("val_loss", patience=1, min_delta=1e9)
+    made = trainer()
+    fit(made, NEAR, epochs=9, validation_freq=2, callbacks=[stop, Gap()])
+    assert made.epoch == 4  # the second validation does not improve
