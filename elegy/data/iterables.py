@@ -275,8 +275,6 @@ class IterableSource:
 def _length(iterable: Any) -> int | None:
     try:
         return None if is_endless(iterable) else len(iterable)
-    except (
-        TypeError,
-        NotImplementedError,
-    ):  # no `__len__`, or a data set of unknown length: each library raises another error
+    # There is no `__len__`, or the length is unknown: libraries raise different errors.
+    except (TypeError, NotImplementedError):
         return None

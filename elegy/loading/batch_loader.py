@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -51,7 +52,7 @@ def _as_given(batch: Batch) -> Batch:
     return batch
 
 
-class BatchLoader(Generic[S]):
+class BatchLoader(abc.ABC, Generic[S]):
     """Iterates the batches of one source, pass after pass, and can be resumed.
 
     It does not depend on the module or the engine. `ArrayLoader` reads arrays, `IterableLoader` an iterable of batches,
@@ -77,9 +78,9 @@ class BatchLoader(Generic[S]):
         self.limit, self.what, self.view, self.same_structure = limit, what, view, same_structure
 
     @property
+    @abc.abstractmethod
     def steps(self) -> int | None:
         """The number of batches in a pass; None if unknown."""
-        raise NotImplementedError
 
     @property
     def batch_size(self) -> int | None:
@@ -90,10 +91,11 @@ class BatchLoader(Generic[S]):
         """True if a pass has no batch left. For an iterable of unknown length, False."""
         return cursor.batches == self.steps
 
+    @abc.abstractmethod
     def first_batch(self) -> Batch:
         """Returns the first batch of the next pass, unchanged; the pass yields it again."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def chunks(
         self,
         layout_of: Callable[[Batch], BatchLayout],
@@ -113,7 +115,6 @@ class BatchLoader(Generic[S]):
             start: the position from which a resumed run continues.
             chunk_size: limits the size of the chunks.
         """
-        raise NotImplementedError
 
     def rows_of(self, layout: BatchLayout) -> int:
         """Returns the rows of a full batch in this layout, including padding."""

@@ -142,7 +142,7 @@ def step_values(callbacks: CallbackList, buffer: StateBuffer) -> tuple[str, ...]
     """
     for callback in callbacks:
         declared, who = callback.step_values, type(callback).__name__
-        if isinstance(declared, str) or not all(isinstance(name, str) for name in declared):
+        if not isinstance(declared, (tuple, list)) or not all(isinstance(name, str) for name in declared):
             raise TypeError(f"{who}.step_values must be a tuple of names, such as ('grad_norm',), not {declared!r}.")
         if unknown := [name for name in declared if name not in STEP_VALUES]:
             known = ", ".join(map(repr, STEP_VALUES))

@@ -163,7 +163,7 @@ class Session:
         self.adopt(first_state(self.executor, self.buffer.get(), self.seed, batch))
 
     def state_for(self, inputs: PyTree) -> ElegyModule:
-        """The state on the host's side of all processes; the first one is made from `inputs` if there is none."""
+        """Returns the state, with its parts from all processes; makes the first one from `inputs` if there is none."""
         if not self.initialized:
             self.adopt(self.planned(pack(inputs)))
         return collect(self.state)
