@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +11,7 @@ import psutil
 import pytest
 
 import elegy as eg
-from elegy.callbacks import DeviceMonitor, GradientMonitor, LearningRateMonitor, ThroughputMonitor
+from elegy.callbacks import DeviceMonitor, Event, GradientMonitor, LearningRateMonitor, ThroughputMonitor
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 Y = (X @ np.array([1.0, -2.0, 0.5, 3.0], np.float32))[:, None]
@@ -153,44 +151,39 @@ def test_groups_have_a_learning_rate_each():
     assert history["learning_rate/fast"] == pytest.approx([0.1] * 2)
 
 
+def at(step, seconds, phase="train"):
+    """An event of a run whose clock shows so many seconds; each step has ten examples."""
+    return Event(None, phase, step=step, epoch=0, batch=step - 1, examples=10 * step, elapsed=seconds)
+
+
+def rates(event):
+    return {name: round(value, 6) for name, value in event._added.items()}
+
+
 def test_rates_leave_out_validation_and_the_first_interval():
-    class Slow(eg.Callback):
-        batch_hooks_read = "logs"
-
-        def on_train_batch_begin(self, event):
-            time.sleep(0.01)
-
-        def on_test_begin(self, event):
-            time.sleep(0.3)
-
     monitor = ThroughputMonitor(eg.Every(steps=4), tokens=3)
-    callbacks = [monitor, Slow()]  # the monitor notes the begin of an evaluation before the other one sleeps
-    history = fit(trainer(), callbacks, epochs=4, validation_data=(X, Y), steps_per_execution=1)
-    assert len(history["steps_per_second"]) == 3  # the first epoch ends before the second interval does
-    for steps, examples, tokens in zip(
-        history["steps_per_second"], history["examples_per_second"], history["tokens_per_second"], strict=True
-    ):
-        assert steps < 100  # each step sleeps
-        assert examples == pytest.approx(BATCH * steps)
-        assert tokens == pytest.approx(3 * examples)
-    # Four steps sleep 40 ms; with a validation among them they would take more than 340 ms.
-    assert max(history["steps_per_second"]) > 4 / 0.3
+    monitor.on_train_begin(at(0, 0.0))
+    first, second, third = at(4, 9.0), at(8, 11.0), at(12, 20.0)
+    monitor.on_train_batch_end(first)  # with the compilation
+    assert rates(first) == {}
+    monitor.on_train_batch_end(second)
+    assert rates(second) == {"steps_per_second": 2.0, "examples_per_second": 20.0, "tokens_per_second": 60.0}
+    monitor.on_train_batch_end(at(10, 12.0))
+    monitor.on_test_begin(at(10, 11.5, "test"))  # the steps before are not computed yet
+    monitor.on_test_end(at(10, 17.0, "test"))
+    monitor.on_train_batch_end(third)
+    assert rates(third) == {"steps_per_second": 1.0, "examples_per_second": 10.0, "tokens_per_second": 30.0}
 
 
-def test_rates_of_fused_steps_are_those_of_whole_executions():
-    class Sleeps(eg.Callback):
-        batch_hooks_read = "logs"
-
-        def batches_heard(self, step, examples, sizes):
-            return range(len(sizes) - 1, len(sizes))
-
-        def on_train_batch_end(self, event):
-            time.sleep(0.05)
-
+@pytest.mark.parametrize("fuse", [1, 5])
+def test_rates_are_of_whole_executions(fuse):
     monitor = ThroughputMonitor(eg.Every(steps=2))
-    history = fit(trainer(), [Sleeps(), monitor], epochs=4, steps_per_execution=5)
-    assert len(history["steps_per_second"]) == 3
-    assert max(history["steps_per_second"]) < 5 / 0.05  # each execution of five steps is followed by 50 ms
+    heard = monitor.batches_heard(0, 0, (BATCH,) * fuse)
+    assert list(heard) == [fuse - 1]  # steps within an execution have no time of their own
+    history = fit(trainer(), [monitor], epochs=4, steps_per_execution=fuse)
+    assert len(history["steps_per_second"]) == (4 if fuse == 1 else 3)
+    for steps, examples in zip(history["steps_per_second"], history["examples_per_second"], strict=True):
+        assert examples == pytest.approx(BATCH * steps)
 
 
 @pytest.mark.parametrize("kind", [LearningRateMonitor, GradientMonitor, ThroughputMonitor, DeviceMonitor])
@@ -243,6 +236,10 @@ def test_the_own_values_of_a_core_step_are_its_logs():
     assert [row["loss"] for row in own.rows] == [0, 1, 2, 3, 4]
 
 
+class Wrong(eg.Callback):
+    step_values = 3
+
+
 def ask(*names):
     return lambda made: fit(made, [Own(*names)])
 
@@ -257,6 +254,7 @@ def ask(*names):
             "no step value 'gradient_norm'. There are: 'logs', 'learning_rate'",
         ),
         (trainer, ask(3), TypeError, "must be a tuple of names"),
+        (trainer, lambda made: fit(made, [Wrong()]), TypeError, "Wrong.step_values must be a tuple of names"),
         (trainer, lambda made: fit(made, [LearningRateMonitor()]), ValueError, "inject_hyperparams"),
         (trainer, lambda made: LearningRateMonitor(0.1), TypeError, "must be a function"),
         (lambda: eg.Trainer(Core()), ask("grad_norm"), ValueError, "Core.train_step computes its own gradients"),
