@@ -20,6 +20,7 @@ def empty_store():
     MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -38,6 +38,7 @@ def test_every_example_is_tested():
     assert programs == {*SHORT, "quickstart"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("main", "epochs", "bounds"), [(k, *v) for k, v in SHORT.items()], indirect=["main"], ids=SHORT
 )

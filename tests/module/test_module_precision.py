@@ -185,6 +185,7 @@ def test_a_run_in_float16_is_resumed_to_the_same_bits(tmp_path):
     assert float(whole.state.dynamic_loss_scale.value) != 2.0**20
 
 
+@pytest.mark.slow
 def test_digits_in_bfloat16_and_float16_are_as_accurate_as_in_float32():
     x, y = load_digits(return_X_y=True)
     x, tests = (x / 16).astype(np.float32), np.arange(len(x)) % 4 == 0

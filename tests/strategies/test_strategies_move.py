@@ -22,6 +22,7 @@ MOVES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_live_state_moves_and_the_run_goes_on_as_if_it_had_not() -> None:
     x, y, _, _ = data("many")
     still, moving = MODELS["mlp"].trainer("jit"), MODELS["mlp"].trainer("jit")

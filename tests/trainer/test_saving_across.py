@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ALONE)
 def test_from_and_to_every_number_of_devices(folder, target):
     check(trainer_on(ALONE[target]()), folder, ALONE)

@@ -134,6 +134,7 @@ def test_a_dropped_trainer_frees_its_arrays(kind):
     assert arrays() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["eager", "data_parallel", "fsdp"])
 def test_a_dropped_trainer_frees_its_arrays_under_every_strategy(strategy):
     gc.collect()
