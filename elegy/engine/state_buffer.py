@@ -68,6 +68,16 @@ class StateBuffer:
                 "Assign `trainer.state` a state that you kept, or make a new Trainer and restore a checkpoint."
             )
 
+    def discard_failed(self) -> None:
+        """Waits for the placed leaves and deletes those whose computation failed; then the state counts as lost."""
+        self._settle()
+        for leaf in self._leaves or ():
+            if isinstance(leaf, jax.Array) and not leaf.is_deleted():
+                try:
+                    leaf.block_until_ready()
+                except jax.errors.JaxRuntimeError:
+                    leaf.delete()
+
     def materialise(self) -> None:
         """Computes the state of a `planned` buffer."""
         if self._make is not None:

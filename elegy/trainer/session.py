@@ -254,3 +254,5 @@ class UndoOnFailure:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and self._snapshot is not None:
             self._session.return_to(self._snapshot)
+        elif isinstance(error, jax.errors.JaxRuntimeError):  # of a step that was queued: its results cannot be read
+            self._session.buffer.discard_failed()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import elegy as eg
@@ -63,3 +66,29 @@ def test_consumed_leaves_are_named_as_lost():
     consume(buffer.take(positions, len(positions)))  # and nothing is put back, as after a step that failed
     with pytest.raises(RuntimeError, match="the state is lost"):
         buffer.get()
+
+
+def test_leaves_whose_computation_failed_later_count_as_lost():
+    def fails(x):
+        raise ValueError("no value")
+
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: 1e-3 * y @ y, x))
+    last = jax.jit(lambda x: jax.pure_callback(fails, jax.ShapeDtypeStruct((), jnp.float32), x[0, 0]))
+    ones = jnp.ones((1000, 1000))
+    compiled = last.lower(ones).compile()
+    jax.block_until_ready(slow(ones))
+    buffer, positions = buffer_of(), [0]
+    buffer.take(positions, 1)
+    buffer.put(positions, [compiled(slow(ones))])  # queued: it fails after `slow` has ended
+    buffer.discard_failed()
+    with pytest.raises(RuntimeError, match="the state is lost"):
+        buffer.get()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # otherwise JAX reports the callback at exit
+        jax.effects_barrier()
+
+
+def test_leaves_that_are_computed_are_kept_when_others_failed():
+    buffer = buffer_of()
+    before = jax.tree.map(np.asarray, buffer.get())
+    buffer.discard_failed()
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, buffer.get()))
