@@ -60,6 +60,7 @@ class Executor:
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._warned: set[str] = set()
         self._logged: dict[str, list[str]] = {}
+        self.ran: dict[str, Program] = {}  # the last program that ran, by phase
 
     def compiles(self, cls: type, phase: CompiledPhase) -> bool:
         """True if a phase of a module's class runs compiled."""
@@ -192,8 +193,6 @@ class Executor:
     def _trace(
         self, phase: CompiledPhase, strategy: Strategy, buffer: StateBuffer, batch: PyTree, mask: PyTree | None
     ) -> Program:
-        local = strategy.local_struct
-        batch, mask = local(batch, "batch"), local(mask, "batch")
         return Program(phase, strategy, buffer.struct, batch, mask, self.options)
 
     @contextlib.contextmanager
@@ -277,6 +276,7 @@ class Executor:
 
     def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
         donate = program.phase == "train" and self.strategy.donates
+        self.ran[program.phase] = program
         constant = buffer.pick(program.constant)
         changed = buffer.take(program.changed, program.donated) if donate else buffer.pick(program.changed)
         donated, sums = changed[: program.donated], changed[program.donated :]

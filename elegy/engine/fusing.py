@@ -35,7 +35,7 @@ def steps_per_execution(closed: Any, platform: str) -> int:
     return 2 ** int(math.log2(min(max(room, 1.0), MOST)))
 
 
-def work(closed: Any) -> tuple[float, bool]:
+def work(closed: Any, *, loops_once: bool = False) -> tuple[float, bool]:
     """Counts the floating-point operations of a traced function, and finds out if it has convolutions.
 
     Matrix products and convolutions, recognised by their dimension numbers, count two operations for each
@@ -43,6 +43,7 @@ def work(closed: Any) -> tuple[float, bool]:
 
     Args:
         closed: the result of `jax.make_jaxpr`.
+        loops_once: True to count every loop once, whatever its length.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -57,8 +58,8 @@ def work(closed: Any) -> tuple[float, bool]:
             total, convolves = total + flops, convolves or has
         length = equation.params.get("length")
         for body in inner:
-            flops, has = work(body)
-            total += flops * (length if isinstance(length, int) else 1)
+            flops, has = work(body, loops_once=loops_once)
+            total += flops * (length if isinstance(length, int) and not loops_once else 1)
             convolves |= has
     return total, convolves
 

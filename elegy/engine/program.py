@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from elegy.data.batch import rows
+from elegy.engine import costs
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.errors import StepError
@@ -52,11 +53,13 @@ class Program:
         phase: the phase.
         strategy: how the step is compiled, and how replicas combine.
         state: the state's structure on one replica; log accumulators are added if missing.
-        batch: the batch's structure on one replica.
+        batch: the batch's structure, over all replicas.
         mask: the mask's structure, or `None` without padding.
         options: additions to a training step.
 
     Attributes:
+        batch: the batch's structure, over all replicas.
+        mask: the mask's structure, or `None`.
         state: the structure of the state with its log accumulators.
         changed: positions of the leaves that the step changes; those that are not donated come last.
         donated: how many of these are donated.
@@ -78,6 +81,8 @@ class Program:
     ):
         self.phase = phase
         self.strategy = strategy
+        self.batch, self.mask = batch, mask
+        batch, mask = (strategy.local_struct(given, "batch") for given in (batch, mask))
         self._rows = rows(batch)
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
@@ -176,6 +181,11 @@ class Program:
     def steps_per_execution(self) -> int:
         """The number of steps in one execution under `"auto"`."""
         return steps_per_execution(self.closed, jax.default_backend())
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """The floating-point operations of one step, over all devices; see `costs.flops`."""
+        return costs.flops(self)
 
     def fused(self, capacity: int, *, resident: bool) -> Callable:
         """Returns an executable for up to `capacity` consecutive batches, with stacked logs or outputs.

@@ -19,7 +19,7 @@ from elegy.strategies.device_ref import reduced
 from elegy.strategies.init import InitKernel, copied_to
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
-from elegy.strategies.strategy import Kind, Strategy, to_host
+from elegy.strategies.strategy import Kind, Strategy, struct_of, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import Array, Device, PyTree
 
@@ -80,6 +80,18 @@ class MeshStrategy(Strategy):
         specs = PartitionSpec(), PartitionSpec(self.axes), PartitionSpec(None, self.axes)
         whole, first, second = (NamedSharding(self.mesh, spec) for spec in specs)
         return whole, first, second
+
+    def placed_struct(self, value: PyTree, kind: Kind) -> PyTree:
+        """Returns the shapes, dtypes and shardings of a placed value."""
+        if kind in ("state", "small"):
+            shardings = self.state_shardings(value)
+        else:
+            shardings = jax.tree.map(lambda leaf: self.data_sharding(leaf.shape, kind), value)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, struct_of(leaf).dtype, sharding=sharding),
+            value,
+            shardings,
+        )
 
     @property
     def replicas(self) -> int:

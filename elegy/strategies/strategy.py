@@ -70,6 +70,15 @@ class Strategy:
         """
         return jax.tree.map(struct_of, value)
 
+    def placed_struct(self, value: PyTree, kind: Kind) -> PyTree:
+        """Returns the shapes, dtypes and shardings of a value as `place_state` or `place` places it.
+
+        Args:
+            value: arrays or `jax.ShapeDtypeStruct`, with the global shapes.
+            kind: the kind of value.
+        """
+        return jax.tree.map(struct_of, value)
+
     @property
     def axis_env(self) -> tuple[tuple[str, int], ...]:
         """The names and sizes of the axes of the collectives in `sum`, `mean` and `combine_metrics`."""

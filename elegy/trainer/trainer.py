@@ -21,6 +21,7 @@ from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, on_batch, predictions
 from elegy.trainer import fit as fit_module
 from elegy.trainer.config import FitConfig
+from elegy.trainer.diagnosis_methods import DiagnosisMethods
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with
 from elegy.trainer.file_methods import FileMethods
 from elegy.trainer.listeners import Listeners
@@ -30,7 +31,7 @@ from elegy.trainer.state_methods import M, StateMethods, module_name
 from elegy.types import PyTree
 
 
-class Trainer(StateMethods[M], FileMethods):
+class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
