@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from elegy.trainer import cost as cost_module
+from elegy.trainer import one_batch
+from elegy.trainer.cost import Cost
 from elegy.trainer.session import Session
+from elegy.types import PyTree
 
 
 class DiagnosisMethods:
@@ -27,3 +31,33 @@ class DiagnosisMethods:
                 'and of strategy="eager" are not compiled.'
             )
         return program.flops
+
+    def cost(
+        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None, batch_size: int | None = None
+    ) -> Cost:
+        """Counts the operations and the memory of a training step, by compiling it; nothing is computed.
+
+        Memory is that of a step of its own under the trainer's strategy. `fit` adds the batches that it reads ahead
+        and, if the data is small, all of it (see "Performance" in the documentation).
+
+        Args:
+            inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
+            labels: the labels.
+            sample_weight: the weights.
+            batch_size: the number of rows, over all devices; None for those of the inputs.
+
+        Raises:
+            ValueError: if the step is of the core level, or the strategy does not compile.
+            StepError: if the step returns the wrong thing, or there is no optimizer.
+
+        Example:
+            >>> import jax, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> trainer = eg.Trainer(nn.Dense(10), eg.losses.CrossEntropy(), optimizer=optax.adam(1e-3))
+            >>> x, y = jax.ShapeDtypeStruct((1, 784), "float32"), jax.ShapeDtypeStruct((1,), "int32")
+            >>> cost = trainer.cost(x, y, batch_size=4096)
+            >>> cost.parameters, cost.bytes["parameters"], cost.bytes["batch"]
+            (7850, 31400, 12861440)
+        """
+        batch = one_batch.structure_of("cost", inputs, labels, sample_weight, batch_size)
+        return cost_module.cost(self._session, batch)

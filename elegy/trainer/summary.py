@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +11,8 @@ import jax
 from elegy.module.layers import Row
 from elegy.names import array_name, path_name
 from elegy.trainer.session import Session
+from elegy.trainer.tables import bytes_text, draw
 from elegy.types import PyTree
-
-_WIDTH = 120
 
 
 def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
@@ -60,24 +58,14 @@ def merge_below(rows: list[Row], depth: int) -> list[Row]:
 
 def render(rows: list[Row]) -> str:
     """Draws the table of rows and their total."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SQUARE, show_footer=True)
     total_params = _size([row.params for row in rows])
     total_state = _size([row.state for row in rows])
-    table.add_column("Layer", footer="Total", overflow="fold")
-    table.add_column("Type", overflow="fold")
-    table.add_column("Outputs", overflow="fold")
-    table.add_column("Parameters", footer=total_params or "0", justify="right", overflow="fold")
-    table.add_column("Other state", footer=total_state or "0", justify="right", overflow="fold")
-    for row in rows:
-        cells = ("/".join(row.path) or path_name(()), row.type_name, show(row.outputs))
-        table.add_row(*(_plain(buffer) for buffer in (*cells, _size(row.params), _size(row.state))))
-    out = io.StringIO()
-    Console(file=out, width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
-    return out.getvalue()
+    columns = ("Layer", "Type", "Outputs", "Parameters", "Other state")
+    cells = [
+        ("/".join(row.path) or path_name(()), row.type_name, show(row.outputs), _size(row.params), _size(row.state))
+        for row in rows
+    ]
+    return draw(columns, cells, ("Total", "", "", total_params or "0", total_state or "0"), right=2)
 
 
 def show(outputs: Any) -> str:
@@ -103,19 +91,4 @@ def _size(tree: PyTree) -> str:
     if not leaves:
         return ""
     count = sum(math.prod(leaf.shape) for leaf in leaves)
-    return f"{count:,} ({_bytes(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves))})"
-
-
-def _bytes(count: float) -> str:
-    units = ("B", "KB", "MB", "GB")
-    for unit in units:
-        if count < 1000 or unit == units[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def _plain(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # brackets in a shape are not markup
+    return f"{count:,} ({bytes_text(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves))})"

@@ -1,0 +1,139 @@
+"""One batch for a look at the training step, and a block that leaves the trainer as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from elegy.data import pack, unpack
+from elegy.data.batch import rows, size_of, take_rows
+from elegy.data.convert import as_batch, copied
+from elegy.data.refused import refuse_non_arrays
+from elegy.engine.program import Program
+from elegy.engine.state_buffer import StateBuffer
+from elegy.integers import positive_int_or_none
+from elegy.loading.chunks import resized, structure
+from elegy.trainer import checks
+from elegy.trainer.nonfinite import check_level
+from elegy.trainer.session import Session
+from elegy.types import Batch, PyTree
+
+
+def batch_of(
+    what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None, batch_size: Any = None
+) -> Batch:
+    """Reads one batch of arrays.
+
+    Args:
+        what: the method, for messages.
+        inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
+        labels: the labels.
+        sample_weight: the weights.
+        batch_size: takes the first rows only; None for all.
+
+    Raises:
+        TypeError: if a leaf is not an array of numbers.
+        ValueError: if there are fewer rows than `batch_size`, or none, or the arrays differ in length.
+    """
+    alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
+    given = inputs if alone else pack(inputs, labels, sample_weight)
+    refuse_non_arrays(unpack(given)[0], what)
+    batch = as_batch(given)
+    have, count = size_of(batch), positive_int_or_none("batch_size", batch_size)
+    if count is not None and count > have:
+        raise ValueError(f"{what}(batch_size={count}): the arrays have only {have} rows.")
+    return copied(batch if count is None else take_rows(batch, count))
+
+
+def structure_of(
+    what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None, batch_size: Any = None
+) -> Batch:
+    """Reads the shapes and dtypes of one batch, of arrays or `jax.ShapeDtypeStruct`.
+
+    Args:
+        what: the method, for messages.
+        inputs: as for `batch_of`.
+        labels: the labels.
+        sample_weight: the weights.
+        batch_size: the number of rows; None for that of the arrays.
+    """
+    given = (inputs, labels, sample_weight)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
+        alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
+        struct = structure(inputs if alone else pack(*given))
+        size_of(struct)
+    else:
+        struct = structure(batch_of(what, *given))
+    count = positive_int_or_none("batch_size", batch_size)
+    return struct if count is None else resized(struct, count)
+
+
+def check_compiled(session: Session, what: str) -> None:
+    """Checks that training steps are compiled.
+
+    Raises:
+        StepError: if the module cannot train.
+        ValueError: for a step of the core level, or of a strategy that does not compile.
+    """
+    checks.can_run(session.buffer, "train")
+    check_level(session.monitor.policy, session.buffer)
+    checks.accumulation(session.accumulate, session.buffer)
+    if not session.executor.compiles(session.buffer.cls, "train"):
+        why = (
+            f"strategy={session.strategy!r} runs the training step without compiling it: use "
+            '`trainer.set_strategy("jit")` first'
+            if not session.strategy.compiles
+            else f"{session.buffer.cls.__name__}.train_step is of the core level, which is called as it is: "
+            "look at the function that you compile, `jax.jit(step).lower(...)`"
+        )
+        raise ValueError(f"{what} looks at the compiled training step, but {why}.")
+
+
+def training_program(session: Session, buffer: StateBuffer, batch: Batch) -> Program:
+    """Traces the training step for a batch, without padding.
+
+    Args:
+        session: the session.
+        buffer: holds the state, or its structure.
+        batch: arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+        ValueError: if `accumulate` is larger than the batch, or the labels do not fit the outputs.
+        StepError: if the step returns the wrong thing.
+    """
+    count = session.accumulate
+    if count > rows(batch):
+        raise ValueError(
+            f"accumulate={count} cuts each batch into {count} microbatches, but it has {rows(batch)} rows."
+        )
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(batch)):
+        checks.labels(buffer, "train", batch, functools.partial(session.executor.outputs, "train", buffer))
+    return session.executor.program("train", buffer, structure(batch), None)
+
+
+@contextlib.contextmanager
+def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuffer]:
+    """Gives a copy of the state to run steps on; afterwards the trainer is as it was.
+
+    Without a state, one is made as `fit` would make it, loads that wait for it included.
+
+    Args:
+        session: the session.
+        what: the method, for messages.
+        batch: the batch to make a state from.
+
+    Raises:
+        RuntimeError: while `fit` runs.
+    """
+    checks.not_in_fit(session, what)
+    snapshot = session.snapshot()
+    try:
+        if not session.initialized:
+            session.adopt(session.planned(batch))
+        yield session.buffer.fork()
+    finally:
+        session.return_to(snapshot)
