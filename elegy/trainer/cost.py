@@ -88,7 +88,7 @@ def cost_of(program: Program) -> Cost:
     state, place = program.state, program.strategy.placed_struct
     kinds = _kinds(state)
     leaves = jax.tree.leaves(place(state, "state"))
-    found = dict.fromkeys(("parameters", "optimizer", "other state"), 0)
+    found: dict[str, int] = dict.fromkeys(("parameters", "optimizer", "other state"), 0)
     for kind, leaf in zip(kinds, leaves, strict=True):
         found[kind] += costs.bytes_per_device(leaf)
     found["batch"] = costs.bytes_per_device(place(program.batch, "batch"))

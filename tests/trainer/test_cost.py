@@ -98,11 +98,11 @@ def test_the_table_shows_every_kind():
 
 def test_steps_that_are_not_compiled_are_refused():
     x, y = regression()
-    with pytest.raises(ValueError, match=r'trainer.set_strategy\("jit"\)'):
+    with pytest.raises(ValueError, match=r"trainer\.set_strategy"):
         trainer("eager").cost(X, Y)
-    with pytest.raises(ValueError, match="Core.train_step is of the core level"):
+    with pytest.raises(ValueError, match=r"Core\.train_step is of the core level"):
         trainer_of(Core).cost(x, y)
     with pytest.raises(eg.errors.StepError, match="no optimizer"):
         eg.Trainer(MLP(), eg.losses.CrossEntropy()).cost(X, Y)
-    with pytest.raises(ValueError, match="accumulate=8 cuts each batch"):
+    with pytest.raises(ValueError, match="accumulate=8 cuts a batch"):
         trainer(accumulate=8).cost(X[:4], Y[:4])
