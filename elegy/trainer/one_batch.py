@@ -107,9 +107,7 @@ def training_program(session: Session, buffer: StateBuffer, batch: Batch) -> Pro
     """
     count = session.accumulate
     if count > rows(batch):
-        raise ValueError(
-            f"accumulate={count} cuts each batch into {count} microbatches, but it has {rows(batch)} rows."
-        )
+        raise ValueError(f"accumulate={count} cuts a batch into {count} microbatches, but it has {rows(batch)} rows.")
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(batch)):
         checks.labels(buffer, "train", batch, functools.partial(session.executor.outputs, "train", buffer))
     return session.executor.program("train", buffer, structure(batch), None)
