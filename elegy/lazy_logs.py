@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from elegy.walltime import measured
+
 
 class LazyLogs(Mapping[str, float]):
     """Log values that stay on the device until they are read.
@@ -112,11 +114,12 @@ class LazyLogs(Mapping[str, float]):
     def _read(self) -> dict[str, float]:
         if self._fetch is None and not self._added:
             return self._values
-        fetched = {} if self._fetch is None else self._fetch()
-        added, self._added = self._added, {}
-        if taken := fetched.keys() & added.keys():
-            raise _taken(min(taken))
-        self._values |= _floats({**fetched, **added})
+        with measured("steps"):  # the device computes them
+            fetched = {} if self._fetch is None else self._fetch()
+            added, self._added = self._added, {}
+            if taken := fetched.keys() & added.keys():
+                raise _taken(min(taken))
+            self._values |= _floats({**fetched, **added})
         if self._fetch is not None:
             self._fetch = None
             self._ready_at = self._ready_at or time.monotonic()

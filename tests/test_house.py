@@ -44,6 +44,7 @@ FLOORS = {
     "jaxprs": 1,
     "lazy_logs": 1,
     "waiting": 1,
+    "walltime": 1,
 }
 
 FORBIDDEN = [

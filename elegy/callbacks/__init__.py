@@ -17,6 +17,7 @@ from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
 from elegy.callbacks.monitors import DeviceMonitor, GradientMonitor, LearningRateMonitor, ThroughputMonitor
 from elegy.callbacks.nan import TerminateOnNaN
+from elegy.callbacks.timers import TimeMonitor, Timer
 from elegy.lazy_logs import LazyLogs
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
     "ThroughputMonitor",
+    "TimeMonitor",
+    "Timer",
     "handle_interrupts",
 ]
 

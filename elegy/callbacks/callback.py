@@ -45,6 +45,7 @@ class Callback:
             `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
         writes_files: True for a callback that writes files; `fit(fast_dev_run=True)` leaves it out.
+        time_budget: seconds after which `fit` is interrupted, as by a signal; None for no budget.
         first_process_only: True to call its hooks in the first process only, for a callback that writes a file or to
             the terminal. Such hooks may read logs, but not arrays that are divided over several processes.
 
@@ -62,6 +63,7 @@ class Callback:
     runs_last: bool = False
     writes_files: bool = False
     first_process_only: bool = False
+    time_budget: float | None = None
 
     def on_train_begin(self, event: Event) -> None:
         """Called once, before the first step of `fit`."""

@@ -45,7 +45,7 @@ class Event:
             epoch: `"val_"`, or `"val_<name>_"`.
         evaluated: in `on_epoch_end`, those of `evaluations` that ran after this epoch.
         evaluation: in the `test` hooks inside of `fit`, the one of `evaluations` that runs.
-        ended: at the end of `fit`: `"interrupted"` by a signal, `"failed"` with an exception, otherwise
+        ended: at the end of `fit`: `"interrupted"` by a signal or a `Timer`, `"failed"` with an exception, otherwise
             `"finished"`; None before.
         resumed: in `on_epoch_begin`, True if batches of the epoch were trained before, by the interrupted run or
             before this run went back to a checkpoint.

@@ -35,6 +35,7 @@ class Interrupts:
 
     Attributes:
         signal: the number of the first signal, or None.
+        timed_out: True if the time budget of a callback is used up.
 
     Example:
         >>> from types import SimpleNamespace
@@ -45,6 +46,7 @@ class Interrupts:
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.signal: int | None = None
+        self.timed_out = False
         self._passed_on = False
         self._shared = getattr(getattr(trainer, "strategy", None), "processes", 1) > 1
         self._defers = self._deferred = False
@@ -66,13 +68,17 @@ class Interrupts:
 
     @property
     def interrupted(self) -> bool:
-        """True if a signal was received."""
-        return self.signal is not None
+        """True if a signal was received, or the time budget is used up."""
+        return self.signal is not None or self.timed_out
 
     @property
     def ending(self) -> Literal["finished", "interrupted"]:
         """How a run that raises no exception ended, for `Event.ended`."""
         return "interrupted" if self.interrupted else "finished"
+
+    def time_out(self) -> None:
+        """Stops the run as a signal does, because its time budget is used up."""
+        self.timed_out = self.trainer.stop_training = True
 
     def agree(self) -> None:
         """Stops the run of several processes at the same step after one of them received SIGTERM.

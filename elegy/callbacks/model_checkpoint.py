@@ -32,6 +32,7 @@ from elegy.checkpoint.directory import place_of
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.types import Every
+from elegy.walltime import measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +150,8 @@ class ModelCheckpoint(PeriodicCallback):
         if self._saver is None:
             return
         try:
-            self._saver.wait()
+            with measured("saving"):
+                self._saver.wait()
         except BaseException:
             self._saved = [saved for saved in self._saved if self._exists(saved.name)]
             raise

@@ -51,14 +51,17 @@ class RunClock:
         max_time: the seconds after which the run ends; None for no limit.
         processes: how many processes run it: all must stop after the same step, by the clock of the first.
         ahead: how many executions may be queued while one is waited for, before a time limit.
+        budget: the seconds of this call after which it is interrupted; None for no budget. Unlike `max_time`, it does
+            not count the time before the run was resumed.
 
     Attributes:
         pace: bounds executions once `begin_epoch` was called, if there is a limit that one process alone observes.
     """
 
-    def __init__(self, max_time: float | None, processes: int, ahead: int):
+    def __init__(self, max_time: float | None, processes: int, ahead: int, budget: float | None = None):
         self._max_time, self._processes, self._ahead = max_time, processes, ahead
         self._started = time.monotonic()
+        self._budget_ends = None if budget is None else self._started + budget
         self._computing: deque[LazyLogs] = deque()
         self.pace: Pace | None = None
 
@@ -73,15 +76,23 @@ class RunClock:
 
     def is_up(self) -> bool:
         """True if the time limit is reached."""
-        if self._max_time is None:
-            return False
-        up = self.seconds >= self._max_time
+        return self._max_time is not None and self._agreed(self.seconds >= self._max_time)
+
+    def budget_is_up(self) -> bool:
+        """True if the time budget is used up."""
+        return self._budget_ends is not None and self._agreed(time.monotonic() >= self._budget_ends)
+
+    def _agreed(self, up: bool) -> bool:
+        """The value of the first process, because all must stop after the same step."""
         return up if self._processes == 1 else bool(from_first(np.bool_(up)))
 
     def begin_epoch(self) -> None:
         """Starts to bound executions; several processes would have to agree on the time before each one."""
-        if self._max_time is not None and self.pace is None and self._processes == 1:
-            self.pace = Pace(self._max_time - self.seconds)
+        left = [] if self._max_time is None else [self._max_time - self.seconds]
+        if self._budget_ends is not None:
+            left.append(self._budget_ends - time.monotonic())
+        if left and self.pace is None and self._processes == 1:
+            self.pace = Pace(min(left))
 
     def note_when_computed(self, logs: Mapping[str, float]) -> None:
         """Has `look_at_device` find out when the device has computed these values."""

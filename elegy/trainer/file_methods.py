@@ -14,6 +14,7 @@ from elegy.trainer import persistence
 from elegy.trainer import weights as weights_module
 from elegy.trainer.session import Session
 from elegy.types import PyTree
+from elegy.walltime import measured
 
 
 class FileMethods:
@@ -36,7 +37,8 @@ class FileMethods:
             CheckpointError: if it cannot be written, or there is no state yet; of a saver, if the save before
                 this one failed.
         """
-        persistence.save(self._session, path, saver, then)
+        with measured("saving"):
+            persistence.save(self._session, path, saver, then)
 
     def restore(
         self,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from elegy.callbacks import History
+from elegy.callbacks import CallbackList, History, TimeMonitor
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, split
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
@@ -84,6 +84,7 @@ def fit(
         rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
     with (
         checks.one_fit(session),
+        _measured(callbacks),
         session.executor.asked_for(values),
         UndoOnFailure(session) as undo,
         contextlib.ExitStack() as reading,
@@ -140,6 +141,15 @@ def fit(
         finally:
             session.run = None  # first: callbacks that are asked for their state may fail
             session.record = run.last_record()
+
+
+def _measured(callbacks: CallbackList) -> contextlib.ExitStack:
+    """A block in which the callbacks that measure times do so."""
+    stack = contextlib.ExitStack()
+    for callback in callbacks:
+        if isinstance(callback, TimeMonitor):
+            stack.enter_context(callback.measure_fit())
+    return stack
 
 
 def limited(

@@ -9,6 +9,7 @@ from elegy.callbacks import Callback, CallbackList, Event, History
 from elegy.trainer import checks, progress
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.session import Session
+from elegy.walltime import measured
 
 if TYPE_CHECKING:
     from elegy.trainer.trainer import Trainer
@@ -77,7 +78,8 @@ class Listeners:
             _added={} if added is None else added,
             **fields,
         )
-        self.callbacks.emit(hook, event, failure)
+        with measured("callbacks"):
+            self.callbacks.emit(hook, event, failure)
 
     def emit_in_pass(
         self,

@@ -19,6 +19,7 @@ from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run, with_added
 from elegy.trainer.session import Session
 from elegy.waiting import RunInterrupted
+from elegy.walltime import current, measured, measured_items
 
 
 def fit(run: Run) -> None:
@@ -46,6 +47,7 @@ def fit(run: Run) -> None:
                 evaluations = run.evaluations_now()
                 if not run.epoch_ended or (interrupts.interrupted and evaluations):
                     break
+                _finish(logs)
                 added = run.take_added()
                 values = {
                     one.prefix: evaluate(session, one.plan, run.listeners, interrupts, one.prefix, one.weights)
@@ -81,7 +83,7 @@ def _epoch(run: Run) -> Mapping[str, float]:
     stopped = False
     held: AbstractContextManager[Any] = run.interrupts if executor.compiles(buffer.cls, "train") else nullcontext()
     try:
-        for chunk in chunks:
+        for chunk in measured_items(chunks, "data"):
             _chunk(run, chunk, held)
             if stopped := run.over():
                 break
@@ -110,7 +112,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     out: StepResults | PlainStepResults | None = None
     done = 0
     try:
-        with held:
+        with held, measured("steps"):
             out = session.executor.run("train", session.buffer, chunk, session.epoch)
             run.ahead = chunk.count
             run.undo.keep()
@@ -179,6 +181,26 @@ def evaluate(
     Raises:
         RunInterrupted: in a validation, after a signal.
     """
+    with measured("evaluation"):
+        logs = _evaluate(session, plan, listeners, interrupts, prefix, weights)
+        _finish(logs)
+    return logs
+
+
+def _finish(logs: Mapping[str, float]) -> None:
+    """Waits for the device if the time of steps is measured, so that it is not counted as that of what comes next."""
+    if current() is not None and isinstance(logs, LazyLogs):
+        _ = logs.ready_at
+
+
+def _evaluate(
+    session: Session,
+    plan: ExecutionPlan,
+    listeners: Listeners,
+    interrupts: Interrupts | None,
+    prefix: str | None,
+    weights: Weights,
+) -> Mapping[str, float]:
     executor = session.executor
     logs: Mapping[str, float] = {}
     added: dict[str, Any] = {}

@@ -85,7 +85,10 @@ class Run:
         self.resumed: Path | Address | None = None
         self.loader.start_at(session.epoch)
         # If every step is an execution, one may be ahead of the device before a time limit, so that it has work.
-        self.clock = RunClock(config.max_time, self._processes, ahead=int(training.layout.steps == 1))
+        budgets = [one.time_budget for one in self.callbacks if one.time_budget is not None]
+        self.clock = RunClock(
+            config.max_time, self._processes, ahead=int(training.layout.steps == 1), budget=min(budgets, default=None)
+        )
         stops = any(isinstance(callback, TerminateOnNaN) for callback in self.callbacks)
         self.loss = LossWatch(session.monitor.policy == "ignore" and not stops)
 
@@ -173,6 +176,8 @@ class Run:
         """True if the run ends before the next step."""
         if self._processes > 1:
             self.interrupts.agree()
+        if self.clock.budget_is_up():
+            self.interrupts.time_out()
         most = self.config.max_steps
         return self.session.stop_training or (most is not None and self.steps >= most) or self.clock.is_up()
 
