@@ -58,8 +58,8 @@ class Accuracy(DecisionMetric):
 
     correct: CompensatedSum = field(init=False)
     total: CompensatedSum = field(init=False)
-    occurs: CompensatedSum = field(init=False)
-    support: CompensatedSum = field(init=False)
+    occurs: CompensatedSum | None = field(default=None, init=False)
+    support: CompensatedSum | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -82,7 +82,11 @@ class Accuracy(DecisionMetric):
         super().__post_init__()
         if self.subset_accuracy and (self.average != "micro" or self.class_id is not None):
             raise ValueError("Accuracy: subset_accuracy is about whole examples; average and class_id do not apply.")
-        vars(self).update({name: self.zeros() for name in ("correct", "total", "occurs", "support")})
+        vars(self).update(correct=self.zeros(), total=self.zeros())
+        if self.average == "macro":
+            vars(self).update(occurs=self.zeros())
+        elif self.average == "weighted":
+            vars(self).update(support=self.zeros())
 
     def update(
         self,
@@ -115,7 +119,8 @@ class Accuracy(DecisionMetric):
 
     def _add(self, correct: jax.Array, total: jax.Array, occurs: jax.Array, support: jax.Array) -> Self:
         added = {"correct": correct, "total": total, "occurs": occurs, "support": support}
-        return self.replace(**{name: getattr(self, name) + value for name, value in added.items()})
+        sums = {name: getattr(self, name) for name in added}
+        return self.replace(**{name: kept + added[name] for name, kept in sums.items() if kept is not None})
 
     def _count_examples(
         self, target: jax.Array, preds: jax.Array, sample_weight: ArrayLike | None, mask: ArrayLike | None
@@ -142,4 +147,5 @@ class Accuracy(DecisionMetric):
 
     def compute(self) -> jax.Array:
         """Returns the accuracy: a scalar, or `(num_classes,)` for `average="none"`; 0 without data."""
-        return self.averaged(self.correct.value, self.total.value, self.occurs.value, self.support.value)
+        occurs, support = (None if kept is None else kept.value for kept in (self.occurs, self.support))
+        return self.averaged(self.correct.value, self.total.value, occurs, support)

@@ -241,20 +241,23 @@ class DecisionMetric(Metric):
         return target > 0.5, preds > self.threshold
 
     def averaged(
-        self, numerator: jax.Array, denominator: jax.Array, occurs: jax.Array, support: jax.Array
+        self, numerator: jax.Array, denominator: jax.Array, occurs: jax.Array | None, support: jax.Array | None
     ) -> jax.Array:
         """Returns the quotient, averaged over classes as `average` says; 0 without data.
 
         Args:
             numerator: for each class, or in total.
             denominator: likewise.
-            occurs: the weight of each class in target or predictions.
-            support: the weight of each class in the target.
+            occurs: the weight of each class in target or predictions; used for `macro` only.
+            support: the weight of each class in the target; used for `weighted` only.
         """
         value = safe_divide(numerator, denominator)
-        if self.average not in ("macro", "weighted"):
+        if self.average == "macro" and occurs is not None:
+            weight = (occurs > 0).astype(value.dtype)
+        elif self.average == "weighted" and support is not None:
+            weight = support
+        else:
             return value
-        weight = support if self.average == "weighted" else (occurs > 0).astype(value.dtype)
         return safe_divide(jnp.sum(weight * value), jnp.sum(weight))
 
     def target_check(self, target: PyTree, preds: PyTree) -> None:
