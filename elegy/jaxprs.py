@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,41 @@ def _needed(jaxpr: Any) -> list[Any]:
             found.append(equation)
             read.update(variable for variable in equation.invars if not hasattr(variable, "val"))
     return found[::-1]
+
+
+def arguments_read(traced: Any, results: Sequence[int]) -> set[int]:
+    """Returns the positions of the arguments on which some results of a traced function may depend.
+
+    Calls of other functions are followed. A loop or a branch is assumed to depend on all of its arguments.
+
+    Args:
+        traced: the result of `jax.make_jaxpr`.
+        results: positions of results.
+
+    Example:
+        >>> import jax
+        >>> traced = jax.make_jaxpr(jax.jit(lambda a, b, c: (a * b, c)))(1.0, 2.0, 3.0)
+        >>> arguments_read(traced, [0]), arguments_read(traced, [1])
+        ({0, 1}, {2})
+    """
+    jaxpr = getattr(traced, "jaxpr", traced)
+    read = {jaxpr.outvars[i] for i in results if not hasattr(jaxpr.outvars[i], "val")}
+    for equation in reversed(jaxpr.eqns):
+        wanted = [i for i, variable in enumerate(equation.outvars) if variable in read]
+        if wanted:
+            places = _read_by(equation, wanted)
+            read.update(equation.invars[i] for i in places if not hasattr(equation.invars[i], "val"))
+    return {i for i, variable in enumerate(jaxpr.invars) if variable in read}
+
+
+def _read_by(equation: Any, results: Sequence[int]) -> Iterable[int]:
+    """The arguments of an equation on which some of its results may depend."""
+    inner = bodies(equation)
+    if len(inner) == 1 and "length" not in equation.params:  # a scan feeds results back into its body
+        body = getattr(inner[0], "jaxpr", inner[0])
+        if len(body.invars) == len(equation.invars) and len(body.outvars) == len(equation.outvars):
+            return arguments_read(body, results)
+    return range(len(equation.invars))
 
 
 def same_values(one: Any, other: Any) -> bool:

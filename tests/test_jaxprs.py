@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elegy.jaxprs import keeps_rows, same_program
+from elegy.jaxprs import arguments_read, keeps_rows, same_program
 
 X = np.ones((3, 4), np.float32)
 doubled = jax.custom_vjp(lambda x: x * 2)
@@ -104,3 +104,22 @@ def test_functions_of_each_row_are_seen_not_to_depend_on_their_number(function):
 )
 def test_functions_that_may_depend_on_the_number_of_rows_are_not(function):
     assert not keeps_rows(*traced_for_5_and_2_rows(function))
+
+
+def looped(a, b, c):
+    """In a scan, `a` depends on `b` in the next iteration only."""
+    return jax.lax.scan(lambda carry, _: ((carry[0] + carry[1], carry[1]), None), (a, b), length=2)[0][0], c
+
+
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        (lambda a, b, c: (jax.jit(lambda x, y: (x * 2, y))(a, b)[0], c), {0}),
+        (lambda a, b, c: (jax.checkpoint(lambda x, y: jnp.sin(x) + 0 * y)(a, c), b), {0, 2}),
+        (lambda a, b, c: (jax.lax.cond(a > 0, jnp.sin, jnp.cos, b), c), {0, 1}),
+        (looped, {0, 1}),
+        (lambda a, b, c: (1.0, a * b * c), set()),
+    ],
+)
+def test_a_result_reads_the_arguments_that_it_is_computed_from(function, read):
+    assert arguments_read(jax.make_jaxpr(function)(1.0, 2.0, 3.0), [0]) == read

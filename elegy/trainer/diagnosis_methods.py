@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from elegy.integers import positive_int
+from elegy.trainer import check as check_module
 from elegy.trainer import cost as cost_module
 from elegy.trainer import one_batch
+from elegy.trainer.check import CheckReport
 from elegy.trainer.cost import Cost
 from elegy.trainer.session import Session
 from elegy.types import PyTree
@@ -61,3 +64,50 @@ class DiagnosisMethods:
         """
         batch = one_batch.structure_of("cost", inputs, labels, sample_weight, batch_size)
         return cost_module.cost(self._session, batch)
+
+    def check(
+        self,
+        inputs: PyTree,
+        labels: PyTree = None,
+        *,
+        sample_weight: PyTree = None,
+        batch_size: int | None = None,
+        steps: int = 10,
+    ) -> CheckReport:
+        """Looks for mistakes in a training step: trains on one batch for a few steps, on a copy of the state.
+
+        It finds out whether the loss of the batch falls, gradients are finite, each parameter is used and gets a
+        gradient, and the outputs of a row depend on other rows of the batch. The state, the counters, the history and
+        the order of the data stay as they are. The copy takes the memory of another state.
+
+        Args:
+            inputs: one batch of inputs.
+            labels: the labels.
+            sample_weight: the weights.
+            batch_size: uses the first rows only; None for all.
+            steps: the number of training steps.
+
+        Raises:
+            ValueError: if the step is of the core level.
+            StepError: if the step returns the wrong thing, or there is no optimizer.
+            RuntimeError: if a callback calls it during `fit`.
+
+        Example:
+            >>> import numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> class Net(nn.Module):
+            ...     @nn.compact
+            ...     def __call__(self, x):
+            ...         self.param("forgotten", nn.initializers.ones, (3,))
+            ...         return nn.Dense(1)(x - x.mean(0))
+            >>> x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None] ** 2
+            >>> trainer = eg.Trainer(Net(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+            >>> report = trainer.check(x, 3 * x)
+            >>> report.loss_falls, report.unused, report.mixed
+            (True, ('forgotten',), ('(root)',))
+            >>> print(report)
+            ┌─────────────────────────────────┬────────┬─...
+            ...
+        """
+        batch = one_batch.batch_of("check", inputs, labels, sample_weight, batch_size)
+        return check_module.check(self._session, batch, positive_int("steps", steps))

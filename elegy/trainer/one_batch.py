@@ -16,7 +16,8 @@ from elegy.data.refused import refuse_non_arrays
 from elegy.engine.program import Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.integers import positive_int_or_none
-from elegy.loading.chunks import resized, structure
+from elegy.loading.chunks import Chunk, resized, structure
+from elegy.module.levels import level_of
 from elegy.trainer import checks
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.session import Session
@@ -72,8 +73,13 @@ def structure_of(
     return struct if count is None else resized(struct, count)
 
 
-def check_compiled(session: Session, what: str) -> None:
-    """Checks that training steps are compiled.
+def check_trains(session: Session, what: str, *, compiled: bool = False) -> None:
+    """Checks that the module trains with a step that can be looked into.
+
+    Args:
+        session: the session.
+        what: the method, for messages.
+        compiled: True if the step must be compiled.
 
     Raises:
         StepError: if the module cannot train.
@@ -82,15 +88,17 @@ def check_compiled(session: Session, what: str) -> None:
     checks.can_run(session.buffer, "train")
     check_level(session.monitor.policy, session.buffer)
     checks.accumulation(session.accumulate, session.buffer)
-    if not session.executor.compiles(session.buffer.cls, "train"):
-        why = (
-            f"strategy={session.strategy!r} runs the training step without compiling it: use "
-            '`trainer.set_strategy("jit")` first'
-            if not session.strategy.compiles
-            else f"{session.buffer.cls.__name__}.train_step is of the core level, which is called as it is: "
-            "look at the function that you compile, `jax.jit(step).lower(...)`"
+    if level_of(session.buffer.cls, "train") == "core":
+        raise ValueError(
+            f"{what} looks into the training step, but {session.buffer.cls.__name__}.train_step is of the core level, "
+            "which the trainer calls as it is. Look at the function that it compiles, `jax.jit(step).lower(...)`, or "
+            "write `managed_train_step`."
         )
-        raise ValueError(f"{what} looks at the compiled training step, but {why}.")
+    if compiled and not session.strategy.compiles:
+        raise ValueError(
+            f"{what} looks at the compiled training step, but strategy={session.strategy!r} does not compile it: "
+            '`trainer.set_strategy("jit")` first.'
+        )
 
 
 def training_program(session: Session, buffer: StateBuffer, batch: Batch) -> Program:
@@ -135,3 +143,13 @@ def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuf
         yield session.buffer.fork()
     finally:
         session.return_to(snapshot)
+
+
+def chunk_of(session: Session, batch: Batch) -> Chunk:
+    """Places a batch for one step.
+
+    Args:
+        session: the session.
+        batch: arrays.
+    """
+    return Chunk(session.strategy.place(batch, "batch"), "single", structure(batch), (rows(batch),), 0)

@@ -1,0 +1,165 @@
+"""What is wrong with a training step: it is run a few times on one batch, on a copy of the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from elegy.data import unpack
+from elegy.data.batch import rows
+from elegy.engine.program import FINITE_CHECK, VALUES, Program
+from elegy.engine.state_buffer import StateBuffer
+from elegy.errors import MissingMethodError
+from elegy.flat import make_jaxpr
+from elegy.jaxprs import arguments_read
+from elegy.module.step_values import OWN_LOGS
+from elegy.names import path_name
+from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, training_program
+from elegy.trainer.session import Session
+from elegy.trainer.tables import draw
+from elegy.types import Batch, PyTree
+
+_SHOWN = 8
+_ROUNDING = 1e-5
+"""The largest difference of an output between two batches that share its row, relative to the largest output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What `Trainer.check` found; `print` shows a table.
+
+    Args:
+        losses: the loss of the batch before each step.
+        gradients: the norm of the gradient of each parameter by path, the largest of the steps.
+        not_finite: parameters whose gradient had NaN or infinity in the last step, by path.
+        zero: parameters whose gradient was zero in every step, although the loss is computed from them: units that
+            are never active, a parameter that is multiplied by zero, `jax.lax.stop_gradient`.
+        unused: parameters that neither the losses nor the metrics are computed from.
+        mixed: outputs of the prediction whose rows depend on other rows of the batch, by path; None if that could not
+            be found out (one row, equal rows, no prediction, outputs without rows).
+
+    Example:
+        >>> report = CheckReport((2.0, 1.0), {"w": 0.5}, (), (), (), ())
+        >>> report.ok, report.loss_falls
+        (True, True)
+    """
+
+    losses: tuple[float, ...]
+    gradients: Mapping[str, float]
+    not_finite: tuple[str, ...]
+    zero: tuple[str, ...]
+    unused: tuple[str, ...]
+    mixed: tuple[str, ...] | None
+
+    @property
+    def loss_falls(self) -> bool:
+        """True if the loss is lower after the steps than before."""
+        return self.losses[-1] < self.losses[0]
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing was found."""
+        return self.loss_falls and not (self.not_finite or self.zero or self.unused or self.mixed)
+
+    def __str__(self) -> str:
+        """A table of the checks."""
+        first, last = self.losses[0], self.losses[-1]
+        rows = [
+            ("the loss of one batch falls", _verdict(self.loss_falls), f"{first:.4g} -> {last:.4g}"),
+            ("gradients are finite", _verdict(not self.not_finite), _listed(self.not_finite)),
+            ("gradients are not zero", _verdict(not self.zero), _listed(self.zero)),
+            ("every parameter is used", _verdict(not self.unused), _listed(self.unused)),
+            (
+                "outputs depend on their own row",
+                "unknown" if self.mixed is None else _verdict(not self.mixed),
+                _listed(self.mixed or ()),
+            ),
+        ]
+        return draw(("Check", "Result", "Where"), rows, right=0).rstrip()
+
+
+def check(session: Session, batch: Batch, steps: int) -> CheckReport:
+    """Checks a training step; see `Trainer.check`.
+
+    Args:
+        session: the session.
+        batch: arrays.
+        steps: the number of training steps.
+    """
+    check_trains(session, "check")
+    values = (OWN_LOGS, "grad_norm/*")
+    losses: list[float] = []
+    norms: dict[str, list[float]] = {}
+    with copied_state(session, "check", batch) as buffer, session.executor.asked_for(values):
+        unused = _unused(training_program(session, buffer, batch))
+        session.executor.reset(buffer, "train")
+        for _ in range(steps + 1):  # the loss of a step is that before it
+            step = session.executor.run("train", buffer, chunk_of(session, batch), session.epoch).step_values(0)
+            losses.append(float(step["loss"]))
+            for name in step:
+                before, _, path = name.partition("/")
+                if before == "grad_norm":
+                    norms.setdefault(path, []).append(float(step[name]))
+        mixed = _mixed_rows(session, buffer, unpack(batch)[0])
+    found = {path: max(filter(math.isfinite, seen), default=math.nan) for path, seen in norms.items()}
+    return CheckReport(
+        losses=tuple(losses),
+        gradients=found,
+        not_finite=tuple(path for path, seen in norms.items() if not math.isfinite(seen[-1])),
+        zero=tuple(path for path, norm in found.items() if norm == 0 and path not in unused),
+        unused=unused,
+        mixed=mixed,
+    )
+
+
+def _unused(program: Program) -> tuple[str, ...]:
+    """The paths of the parameters that the logs of a traced step do not depend on."""
+    results = jax.tree_util.tree_leaves_with_path(program.outputs)
+    logs = [i for i, (path, _) in enumerate(results) if path_name(path[:1]) not in (FINITE_CHECK, VALUES)]
+    read = arguments_read(program.closed, logs)
+    picked, params = make_jaxpr(lambda state: state.get_params(), program.state)
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return tuple(path for i, path in enumerate(paths) if read.isdisjoint(arguments_read(picked, [i])))
+
+
+def _mixed_rows(session: Session, buffer: StateBuffer, inputs: PyTree) -> tuple[str, ...] | None:
+    """The paths of the outputs whose even rows change if the odd rows of the batch are replaced."""
+    count = rows(inputs)
+    index = np.where(np.arange(count) % 2, 0, np.arange(count))  # in every replica's part of the batch
+    other = jax.tree.map(lambda leaf: np.asarray(leaf)[index], inputs)
+    if all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(inputs), jax.tree.leaves(other), strict=True)):
+        return None
+    outputs: list[list[Any]] = []
+    try:
+        for given in (inputs, other):
+            leaves, treedef = session.executor.predict(buffer.fork(), chunk_of(session, given))
+            outputs.append(session.strategy.collect_outputs(leaves))
+    except MissingMethodError:
+        return None
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, leaves))]
+    pairs = [
+        (name, one[::2], two[::2])
+        for name, one, two in zip(names, *outputs, strict=True)
+        if np.shape(one)[:1] == (count,)
+    ]
+    return tuple(name for name, one, two in pairs if not _close(one, two)) if pairs else None
+
+
+def _close(one: Any, two: Any) -> bool:
+    one, two = (np.asarray(value).astype(np.complex128) for value in (one, two))
+    largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return np.allclose(one, two, rtol=0.0, atol=_ROUNDING * float(largest), equal_nan=True)
+
+
+def _verdict(good: bool) -> str:
+    return "yes" if good else "NO"
+
+
+def _listed(paths: tuple[str, ...]) -> str:
+    more = f", and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(paths[:_SHOWN]) + more
