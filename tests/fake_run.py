@@ -67,6 +67,7 @@ def run(callbacks, epoch_logs, *, trainer=None, steps=4, first_epoch=0, batch_lo
                     examples=done * 8,
                     elapsed=done * 0.5,
                     evaluations=prefixes,
+                    _receive=callbacks.receive,
                     evaluated=prefixes if hook == "on_epoch_end" and any(n.startswith("val_") for n in logs) else (),
                 ),
             )

@@ -10,9 +10,11 @@ from elegy.callbacks.dispatcher import CallbackList
 from elegy.callbacks.early_stopping import EarlyStopping
 from elegy.callbacks.event import Event
 from elegy.callbacks.functions import LambdaCallback
+from elegy.callbacks.histograms import WeightHistogram
 from elegy.callbacks.history import History
 from elegy.callbacks.interrupt import handle_interrupts
 from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.mfu import MFUMonitor
 from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
 from elegy.callbacks.monitors import DeviceMonitor, GradientMonitor, LearningRateMonitor, ThroughputMonitor
@@ -36,6 +38,7 @@ __all__ = [
     "LambdaCallback",
     "LazyLogs",
     "LearningRateMonitor",
+    "MFUMonitor",
     "ModelCheckpoint",
     "Monitor",
     "PeriodicCallback",
@@ -44,6 +47,7 @@ __all__ = [
     "ThroughputMonitor",
     "TimeMonitor",
     "Timer",
+    "WeightHistogram",
     "handle_interrupts",
 ]
 

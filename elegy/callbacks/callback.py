@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from elegy.callbacks.event import Event
+from elegy.callbacks.items import Item
 
 HOOKS: tuple[str, ...] = (
     "on_train_begin",
@@ -176,6 +177,13 @@ class Callback:
             Indices into `sizes`.
         """
         return range(len(sizes))
+
+    def receive(self, item: Item) -> None:
+        """Receives what callbacks of the run log with `event.log_text`, `log_image` and so on; for loggers.
+
+        Args:
+            item: the text, image, figure, histogram, file or checkpoint.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state that a resumed run needs, as JSON values; checkpoints contain it."""

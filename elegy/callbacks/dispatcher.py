@@ -12,6 +12,7 @@ from typing import Any
 from elegy.callbacks.callback import HOOKS, Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.items import Item
 from elegy.distributed import is_first
 from elegy.errors import NonFiniteError
 from elegy.names import unique_names
@@ -69,6 +70,7 @@ class CallbackList:
             and not (isinstance(c, PeriodicCallback) and c.only_logs)
             and (c.batch_hooks_read == "state" or type(c).acts_on_run is not Callback.acts_on_run)
         ]
+        self._receivers = [c for c in self._callbacks if type(c).receive is not Callback.receive and _runs_here(c)]
         self._begun = False
         self._deferred_states: dict[str, Any] = {}
 
@@ -151,6 +153,17 @@ class CallbackList:
                     _add_note(first, f"Afterwards {type(callback).__name__}.{name} raised {_line(error)}.")
         if first is not None and failure is None:
             raise first
+
+    def receive(self, make: Callable[[], Item]) -> None:
+        """Gives what a callback logs to the callbacks that receive such items.
+
+        Args:
+            make: makes the item; it is called only if a callback receives it.
+        """
+        if self._receivers:
+            item = make()
+            for callback in self._receivers:
+                _call(callback, "receive", callback.receive, item)
 
     def longest_execution(
         self, phase: str, batch_size: int | None = None, *, undeclared: bool = True

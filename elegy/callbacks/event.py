@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from elegy.callbacks.items import Item, Kind, checked
 from elegy.lazy_logs import LazyLogs
 from elegy.names import type_name
 
@@ -75,6 +77,7 @@ class Event:
     is_current: bool = True
     _step_logs: Callable[[], LazyLogs] | None = dataclasses.field(default=None, repr=False, compare=False)
     _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    _receive: Callable[[Callable[[], Item]], None] | None = dataclasses.field(default=None, repr=False, compare=False)
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property
@@ -134,6 +137,87 @@ class Event:
         if isinstance(self.logs, LazyLogs):
             self.logs.add(name, value)
         self._added[name] = value
+
+    def log_text(self, name: str, text: str) -> None:
+        """Gives a text to the loggers of the run.
+
+        This and the other methods for what is not a number reach the loggers at once, in `fit` only. In an evaluation
+        inside of `fit`, the name begins as those of its values do (`val_`). Without a logger, nothing is computed.
+
+        Args:
+            name: the name in the loggers.
+            text: the text; some loggers show Markdown.
+
+        Raises:
+            TypeError: if an argument is not a string.
+        """
+        self._log_item("text", name, text)
+
+    def log_image(self, name: str, image: ArrayLike) -> None:
+        """Gives an image to the loggers of the run.
+
+        Args:
+            name: the name in the loggers.
+            image: shape `(height, width)` or `(height, width, channels)` with 1, 3 or 4 channels, of uint8, or of
+                floats from 0 to 1. Other floats are clipped.
+
+        Raises:
+            TypeError: if the dtype is another one.
+            ValueError: if the shape is another one.
+        """
+        self._log_item("image", name, image)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Gives a figure to the loggers of the run, which draw it at once; close it afterwards.
+
+        Args:
+            name: the name in the loggers.
+            figure: a Matplotlib figure.
+
+        Raises:
+            TypeError: if it is not a figure.
+        """
+        self._log_item("figure", name, figure)
+
+    def log_histogram(self, name: str, values: ArrayLike) -> None:
+        """Gives the values of a histogram to the loggers of the run.
+
+        Args:
+            name: the name in the loggers.
+            values: real numbers, of any shape. Reading them may wait for the device.
+
+        Raises:
+            TypeError: if they are not real numbers.
+        """
+        self._log_item("histogram", name, values)
+
+    def log_artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Gives a file or a directory to the loggers of the run, which copy or upload it.
+
+        Args:
+            path: the file.
+            name: the name in the loggers; None for that of the file.
+
+        Raises:
+            FileNotFoundError: if it does not exist.
+        """
+        self._log_item("artifact", os.path.basename(os.fspath(path)) if name is None else name, path)
+
+    def log_checkpoint(self, path: object) -> None:
+        """Tells the loggers of the run the place of a checkpoint, as `ModelCheckpoint` does.
+
+        Args:
+            path: its path or address.
+        """
+        self._log_item("checkpoint", "checkpoint", path)
+
+    def _log_item(self, kind: Kind, name: str, value: Any) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"event.log_{kind} takes the name of what it logs, but the name is {name!r}.")
+        if self._receive is not None:
+            prefix, in_epoch = self.evaluation or "", self.phase == "train" and self.batch is not None
+            where = (self.step, self.epoch, in_epoch)
+            self._receive(lambda: Item(kind, f"{prefix}{name}", checked(kind, name, value), *where))
 
     @property
     def seconds(self) -> float:

@@ -282,6 +282,7 @@ class ModelCheckpoint(PeriodicCallback):
             else:
                 event.trainer.save(path, saver=self._saver, then=self._prune)
             self._state = weakref.ref(event.trainer.state)
+            event.log_checkpoint(path)
         except BaseException:
             self._saved = before
             raise

@@ -164,12 +164,22 @@ class ThroughputMonitor(_StepMonitor):
         now = (event.step, event.examples, event.seconds)
         if self._begin is not None and now[0] > self._begin[0]:
             steps, examples, seconds = (b - a for a, b in zip(self._begin, now, strict=True))
-            seconds = max(seconds, 1e-9)
-            event.log("steps_per_second", steps / seconds)
-            event.log("examples_per_second", examples / seconds)
-            if self.tokens is not None:
-                event.log("tokens_per_second", self.tokens * examples / seconds)
+            self.add_rates(event, int(steps), int(examples), max(seconds, 1e-9))
         self._begin = now
+
+    def add_rates(self, event: Event, steps: int, examples: int, seconds: float) -> None:
+        """Adds the rates of an interval to the logs.
+
+        Args:
+            event: the event at its end.
+            steps: its steps.
+            examples: its examples.
+            seconds: its seconds.
+        """
+        event.log("steps_per_second", steps / seconds)
+        event.log("examples_per_second", examples / seconds)
+        if self.tokens is not None:
+            event.log("tokens_per_second", self.tokens * examples / seconds)
 
     def on_train_end(self, event: Event) -> None:
         """Lets go of the last event."""

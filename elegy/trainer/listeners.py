@@ -76,6 +76,7 @@ class Listeners:
             batch_size=loader.batch_size,
             elapsed=0.0 if session.run is None else session.run.clock.seconds,
             _added={} if added is None else added,
+            _receive=self.callbacks.receive,
             **fields,
         )
         with measured("callbacks"):
