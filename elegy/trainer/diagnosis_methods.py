@@ -5,9 +5,11 @@ from __future__ import annotations
 from elegy.integers import positive_int
 from elegy.trainer import check as check_module
 from elegy.trainer import cost as cost_module
+from elegy.trainer import learning_rate as learning_rate_module
 from elegy.trainer import one_batch
 from elegy.trainer.check import CheckReport
 from elegy.trainer.cost import Cost
+from elegy.trainer.learning_rate import LearningRateTest
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -111,3 +113,62 @@ class DiagnosisMethods:
         """
         batch = one_batch.batch_of("check", inputs, labels, sample_weight, batch_size)
         return check_module.check(self._session, batch, positive_int("steps", steps))
+
+    def find_learning_rate(
+        self,
+        inputs: PyTree,
+        labels: PyTree = None,
+        *,
+        sample_weight: PyTree = None,
+        batch_size: int | None = None,
+        lowest: float = 1e-7,
+        highest: float = 10.0,
+        steps: int = 100,
+        learning_rate: float | None = None,
+    ) -> LearningRateTest:
+        """Runs a learning-rate range test: trains with a rate that grows from step to step, on a copy of the state.
+
+        The method is that of Smith, "Cyclical Learning Rates for Training Neural Networks", 2015 (arXiv:1506.01186).
+        The rate grows by the same factor in each step; the test ends early when the loss diverges. The state, the
+        counters, the history and the order of the data stay as they are.
+
+        The rate is set in the state of `optax.inject_hyperparams`; several keep their ratios, and the largest is shown.
+        Elsewhere the updates are scaled, relative to the constant that the optimizer multiplies its updates by at last.
+
+        Args:
+            inputs: a tree of arrays of shape `(examples, ...)`.
+            labels: the labels.
+            sample_weight: the weights.
+            batch_size: the number of examples of a step; None for 32.
+            lowest: the first learning rate.
+            highest: the last learning rate.
+            steps: the number of steps, if the loss does not diverge.
+            learning_rate: the rate with which the optimizer was built, if the test cannot find it: of a schedule, the
+                highest.
+
+        Raises:
+            ValueError: if the learning rate of the optimizer is not known, a number is out of its range, the first loss
+                is not finite, or the step is of the core level.
+            TypeError: if the data is an iterable.
+            StepError: if the step returns the wrong thing, or there is no optimizer.
+            RuntimeError: if a callback calls it during `fit`.
+
+        Example:
+            >>> import numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+            >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.adam(1e-3))
+            >>> test = trainer.find_learning_rate(x, 3 * x, lowest=1e-4)
+            >>> 1e-2 < test.suggestion < 10
+            True
+            >>> axes = test.plot()  # needs matplotlib
+        """
+        return learning_rate_module.find_learning_rate(
+            self._session,
+            (inputs, labels, sample_weight),
+            batch_size,
+            lowest,
+            highest,
+            positive_int("steps", steps),
+            learning_rate,
+        )
