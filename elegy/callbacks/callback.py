@@ -13,6 +13,7 @@ HOOKS: tuple[str, ...] = (
     "on_train_end",
     "on_epoch_begin",
     "on_epoch_end",
+    "on_evaluation_end",
     "on_train_batch_begin",
     "on_train_batch_end",
     "on_test_begin",
@@ -43,7 +44,7 @@ class Callback:
             Euclidean norms of gradients, updates and parameters; with the suffix `/*`, one norm for each array of
             parameters.
         reads_logs: True to call the hooks that have logs (`on_train_batch_end`, `on_test_batch_end`, `on_test_end`,
-            `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
+            `on_evaluation_end`, `on_epoch_end`) after those of callbacks that may add values to them with `event.log`.
         runs_last: True to call its hooks after those of all other callbacks, for a callback that saves their state.
         writes_files: True for a callback that writes files; `fit(fast_dev_run=True)` leaves it out.
         time_budget: seconds after which `fit` is interrupted, as by a signal; None for no budget.
@@ -79,6 +80,14 @@ class Callback:
         """Called once for each epoch, after its last batch and its validation, with the logs of both.
 
         A run that stops inside of an epoch does not call it; the resumed run that trains the rest does.
+        """
+
+    def on_evaluation_end(self, event: Event) -> None:
+        """Called inside of an epoch, after the evaluations that are due at a step (`Every(steps=...)`).
+
+        `event.logs` are the running values of the epoch and the values of the evaluations that ran, whose names begin
+        with one of `event.evaluated`. Evaluations that run when an epoch ends are in the logs of `on_epoch_end`
+        instead: for every evaluation, one of the two hooks is called.
         """
 
     def on_train_batch_begin(self, event: Event) -> None:

@@ -21,7 +21,7 @@ from elegy.names import unique_names
 _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
 # In these hooks, callbacks that read the logs are called after those that may add to them.
-_WITH_LOGS = frozenset({"on_train_batch_end", "on_test_batch_end", "on_test_end", "on_epoch_end"})
+_WITH_LOGS = frozenset({"on_train_batch_end", "on_test_batch_end", "on_test_end", "on_evaluation_end", "on_epoch_end"})
 
 
 class CallbackList:

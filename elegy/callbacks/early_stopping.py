@@ -17,17 +17,19 @@ from elegy.callbacks.monitor import Mode, Monitor
 class EarlyStopping(Callback):
     """Stops training when a monitored value has stopped improving.
 
-    NaN never counts as an improvement. Epochs without a validation are skipped. A run that is resumed after it was
-    stopped ends at once, unless `patience` is larger now.
+    A `val_` name is compared after each of its evaluations, inside of epochs too (`validation_freq=Every(steps=500)`),
+    other names after each epoch. NaN never counts as an improvement. A run that is resumed after it was stopped ends at
+    once, unless `patience` is larger now.
 
     Args:
         monitor: the log's name.
         min_delta: how much better a value must be to count.
-        patience: how many epochs in a row may pass without an improvement before training stops.
+        patience: how many evaluations in a row (epochs, for other names) may pass without an improvement before
+            training stops.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
-        baseline: a value to beat; epochs that do not beat it use up patience. The run stops at an epoch that does not
+        baseline: a value to beat; values that do not beat it use up patience. The run stops at a value that does not
             improve.
-        restore_best_weights: True to end the run with the state of the best epoch: for a `val_` name the state that
+        restore_best_weights: True to end the run with the state of the best value: for a `val_` name the state that
             was validated, otherwise the state at the epoch's end. All fields are restored, so that `evaluate` returns
             `best` again, except counters and random keys: `trainer.step`, `trainer.epoch`, the keys and Optax's
             `count` fields keep their last values. The best state needs device memory of its own. A run that a signal
@@ -38,7 +40,8 @@ class EarlyStopping(Callback):
     Attributes:
         best: the best value so far, or None.
         best_epoch: the index of the epoch with the best value.
-        wait: epochs since the last improvement.
+        best_step: the number of completed steps at the best value.
+        wait: evaluations, or epochs, since the last improvement.
         stopped_epoch: the index of the epoch after which training was stopped, or None.
 
     Raises:
@@ -83,6 +86,7 @@ class EarlyStopping(Callback):
     def _reset(self, first_epoch: int) -> None:
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self.best_step: int | None = None
         self.stopped_epoch: int | None = None
         self.wait = 0
         self._first_epoch = first_epoch
@@ -100,8 +104,9 @@ class EarlyStopping(Callback):
 
     def listens(self, hook: str) -> bool:
         """True for test hooks only if the validated state may have to be restored."""
-        validated = self.restore_best_weights and self.monitor.name.startswith("val_")
-        return super().listens(hook) and (validated or not hook.startswith("on_test"))
+        evaluated = self.monitor.name.startswith("val_")
+        needed = {"on_test": evaluated and self.restore_best_weights, "on_eval": evaluated}
+        return super().listens(hook) and needed.get(hook[:7], True)
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The first batch of a validation."""
@@ -128,22 +133,32 @@ class EarlyStopping(Callback):
         if self._trainer is not None and self._watches and self._watches[-1] and self._validated is None:
             self._validated = event.trainer.state
 
+    def on_evaluation_end(self, event: Event) -> None:
+        """Compares the value of an evaluation inside of the epoch, as `on_epoch_end`."""
+        if self.monitor.evaluated(event):
+            self._compare(event)
+
     def on_epoch_end(self, event: Event) -> None:
-        """Compares the epoch with the best, and stops when patience is used up."""
+        """Compares the value with the best, and stops when patience is used up."""
+        self._compare(event)
+
+    def _compare(self, event: Event) -> None:
         value, validated = self.monitor.value(event), self._validated
         self._validated = None
         if value is None or event.epoch < self._first_epoch + self.start_from_epoch:
             return
         self.wait += 1
         if self.monitor.better(value, self.best):
-            self.best, self.best_epoch, self._best_step = value, event.epoch, event.step
+            self.best, self.best_epoch, self.best_step = value, event.epoch, event.step
+            self._best_step = event.step
             if self.restore_best_weights:
                 self._best_state = event.trainer.state if validated is None else validated
             if self.baseline is None or self.monitor.better(value, self.baseline):
                 self.wait = 0
             return
-        # A first epoch cannot be worse than one before it.
-        if self.wait >= self.patience and event.epoch > self._first_epoch:
+        # A first value, which is NaN here, cannot be worse than one before it.
+        is_first = self.best is None and self.wait == 1 and event.epoch == self._first_epoch
+        if self.wait >= self.patience and not is_first:
             self.stopped_epoch = event.epoch
             event.trainer.stop_training = True
             if self.verbose:
@@ -180,6 +195,7 @@ class EarlyStopping(Callback):
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_value_step": self.best_step,
             "best_step": self._best_step,
             "stopped_epoch": self.stopped_epoch,
             "wait": self.wait,
@@ -191,7 +207,7 @@ class EarlyStopping(Callback):
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
         if state["best_epoch"] != self.best_epoch:
             self._best_step, self._best_state = state["best_step"], None
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state.get("best_value_step")
         self.stopped_epoch, self.wait = state["stopped_epoch"] if still else None, state["wait"]
         self._first_epoch = state["first_epoch"]
         if still and self._trainer is not None:

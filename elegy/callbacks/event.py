@@ -34,7 +34,7 @@ class Event:
         phase: `"train"`, `"test"` (evaluation, and validation inside of `fit`) or `"predict"`.
         step: training steps completed over the trainer's life.
         epoch: index of the running epoch (at the end of `fit`, of the last one), over the trainer's life.
-        batch: index of the batch in its epoch; None outside of the batch hooks.
+        batch: index of the batch in its epoch, in `on_evaluation_end` of the last one before it; None in other hooks.
         logs: log names and floats. Batch hooks see the running values of the epoch, `on_epoch_end` those of the
             whole epoch and, with the prefix `val_`, of its validation, `on_train_end` those after the run's last step.
             Reading them may wait for the device.
@@ -45,7 +45,8 @@ class Event:
         elapsed: seconds from the run's beginning to the call of the hook. The device may be far behind: see `seconds`.
         evaluations: for each data set of the validation, the beginning of the names of its values in the logs of an
             epoch: `"val_"`, or `"val_<name>_"`.
-        evaluated: in `on_epoch_end`, those of `evaluations` that ran after this epoch.
+        evaluated: in `on_epoch_end`, those of `evaluations` that ran after this epoch; in `on_evaluation_end`, those
+            that ran after this step.
         evaluation: in the `test` hooks inside of `fit`, the one of `evaluations` that runs.
         ended: at the end of `fit`: `"interrupted"` by a signal or a `Timer`, `"failed"` with an exception, otherwise
             `"finished"`; None before.
@@ -103,8 +104,8 @@ class Event:
 
     def log(self, name: str, value: ArrayLike | Callable[[], ArrayLike]) -> None:
         """Adds a value to the logs: to those of the step in batch hooks of the training, to those of the evaluation in
-        `test` hooks, otherwise to those of the epoch. The last value that the steps of an epoch add is one of its
-        values, too; the same is true of the batches of an evaluation.
+        `test` hooks and `on_evaluation_end`, otherwise to those of the epoch. The last value that the steps of an epoch
+        add is one of its values, too; the same is true of the batches of an evaluation.
 
         `event.logs` has the value from now on, or, in a hook without logs, those of the next hook that has logs.
         Loggers, `History`, `EarlyStopping` and `ModelCheckpoint` read the logs after all callbacks that may add
@@ -218,6 +219,31 @@ class Event:
             prefix, in_epoch = self.evaluation or "", self.phase == "train" and self.batch is not None
             where = (self.step, self.epoch, in_epoch)
             self._receive(lambda: Item(kind, f"{prefix}{name}", checked(kind, name, value), *where))
+
+    @property
+    def evaluation_logs(self) -> dict[str, float]:
+        """The values of the evaluations that ran right before `on_evaluation_end` or `on_epoch_end`, and those that
+        callbacks added in the same hook; empty if none ran.
+
+        Example:
+            >>> logs = {"loss": 0.5, "val_loss": 0.6}
+            >>> Event(None, "train", 10, 0, logs=logs, evaluations=("val_",), evaluated=("val_",)).evaluation_logs
+            {'val_loss': 0.6}
+        """
+        mine = {name: value for name, value in self.logs.items() if self.evaluation_of(name) in self.evaluated}
+        return {**mine, **{name: self.logs[name] for name in self._added}} if self.evaluated else {}
+
+    def evaluation_of(self, name: str) -> str | None:
+        """Returns the one of `evaluations` that a log belongs to; None for others.
+
+        Args:
+            name: the log's name.
+
+        Example:
+            >>> Event(None, "train", 10, 0, evaluations=("val_", "val_far_")).evaluation_of("val_far_loss")
+            'val_far_'
+        """
+        return max((prefix for prefix in self.evaluations if name.startswith(prefix)), key=len, default=None)
 
     @property
     def seconds(self) -> float:

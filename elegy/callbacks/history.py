@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
 from typing import Any
 
 from elegy.callbacks.callback import Callback
@@ -10,11 +10,12 @@ from elegy.callbacks.event import Event
 
 
 class History(Callback):
-    """Keeps every epoch's logs. `Trainer.fit` adds one and returns it.
+    """Keeps every epoch's logs and every evaluation's values. `Trainer.fit` adds one and returns it.
 
-    The values of an epoch are read from the device when the next epoch ends, at the end of the run, or when `history`
-    is read, so that the loop does not wait between epochs. If a run stops inside of an epoch, the last entry has the
-    running values of that epoch, without validation. A resumed run replaces it when the epoch ends.
+    The values of an epoch or an evaluation are read from the device when the next one ends, at the end of the run, or
+    when an attribute is read, so that the loop does not wait. If a run stops inside of an epoch, the last entry has the
+    running values of that epoch, and those of the last evaluation inside of it. A resumed run replaces it when the
+    epoch ends.
 
     Attributes:
         epoch: the index of the epoch of each entry.
@@ -30,39 +31,83 @@ class History(Callback):
     reads_logs = True
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.epoch: list[int] = []
         self._history: dict[str, list[float]] = {}
+        self._evaluations: dict[str, list[dict[str, float]]] = {}
+        self._within: dict[str, float] = {}  # the last values of evaluations inside of the running epoch
         self._last: list[str] = []
-        self._unread: Mapping[str, float] = {}
+        self._unread: deque[Event] = deque()
         self._running: int | None = None  # the index of the running epoch
 
     @property
     def history(self) -> dict[str, list[float]]:
         """A dict of log names to lists with one float for each epoch; validation names begin with `val_`.
 
-        The list of a name that is not logged in every epoch (`validation_freq=2`) is shorter.
+        The list of a name that is not logged in every epoch (`validation_freq=2`) is shorter. If an evaluation runs
+        several times in an epoch, its last value is the epoch's; `evaluations` has all of them.
         """
         self._read()
         return self._history
 
-    def _read(self) -> None:
-        if self._unread:
-            self._last = list(self._unread)
-            for name, value in self._unread.items():
-                self._history.setdefault(name, []).append(float(value))
-            self._unread = {}
+    @property
+    def evaluations(self) -> dict[str, list[dict[str, float]]]:
+        """For each data set of the validation, by its name, a record of every evaluation, in order.
+
+        A record has `epoch` (the index), `step` (completed training steps), `examples` (of the run so far), and the
+        values under the names of the logs, such as `val_loss`. The name of a single data set is `"val"`.
+
+        Example:
+            >>> history, counts = History(), {"examples": 80, "evaluations": ("val_",), "evaluated": ("val_",)}
+            >>> history.on_train_begin(Event(None, "train", step=0, epoch=0))
+            >>> logs = {"loss": 0.5, "val_loss": 0.6}
+            >>> history.on_evaluation_end(Event(None, "train", step=10, epoch=0, logs=logs, **counts))
+            >>> history.evaluations
+            {'val': [{'epoch': 0, 'step': 10, 'examples': 80, 'val_loss': 0.6}]}
+        """
+        self._read()
+        return self._evaluations
+
+    def _read(self, but: int = 0) -> None:
+        """Reads the entries from the device, without the last `but` ones."""
+        while len(self._unread) > but:
+            event = self._unread.popleft()
+            self._record(event)
+            if event.batch is None:
+                values = {**self._within, **event.logs}
+                if event.ended is None:  # otherwise a resumed run may continue the epoch
+                    self._within = {}
+                self._last = list(values)
+                for name, value in values.items():
+                    self._history.setdefault(name, []).append(float(value))
+            else:
+                self._within |= event.evaluation_logs
+
+    def _record(self, event: Event) -> None:
+        values = event.evaluation_logs
+        counts = {"epoch": event.epoch, "step": event.step, "examples": event.examples}
+        for prefix in event.evaluated:
+            mine = {name: value for name, value in values.items() if event.evaluation_of(name) in (prefix, None)}
+            name = prefix.removeprefix("val_").removesuffix("_") or "val"
+            self._evaluations.setdefault(name, []).append({**counts, **mine})
 
     def on_train_begin(self, event: Event) -> None:
         """Starts an empty record."""
-        self.epoch, self._history, self._last, self._unread = [], {}, [], {}
-        self._running = None
+        self._clear()
 
     def on_epoch_begin(self, event: Event) -> None:
         """Stores the index of the running epoch."""
         self._running = event.epoch
 
+    def on_evaluation_end(self, event: Event) -> None:
+        """Adds the values of evaluations inside of the epoch."""
+        self._unread.append(event)
+        self._read(but=1)
+
     def on_epoch_end(self, event: Event) -> None:
-        """Adds the epoch's values."""
+        """Adds the epoch's values, and those of the evaluations that followed it."""
         self._running = None
         self._add(event)
 
@@ -74,7 +119,7 @@ class History(Callback):
             for name in self._last:
                 self._history[name].pop()
         self.epoch.append(event.epoch)
-        self._unread = event.logs
+        self._unread.append(event)
 
     def on_train_end(self, event: Event) -> None:
         """Adds the running values of an epoch that did not end, and reads the last entry."""
@@ -86,13 +131,26 @@ class History(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Returns the record of the run."""
         history = {name: list(values) for name, values in self.history.items()}
-        return {"history": history, "epoch": list(self.epoch), "last": list(self._last)}
+        return {
+            "history": history,
+            "epoch": list(self.epoch),
+            "last": list(self._last),
+            "evaluations": {name: [dict(one) for one in records] for name, records in self._evaluations.items()},
+            "within": dict(self._within),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the record of the interrupted run."""
         self._history = {name: list(values) for name, values in state["history"].items()}
-        self._unread = {}
+        self._evaluations = {name: [*records] for name, records in state.get("evaluations", {}).items()}
+        self._within = dict(state.get("within", {}))
+        self._unread.clear()
         self.epoch, self._last = list(state["epoch"]), list(state["last"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Reads all entries: their events have the trainer."""
+        self._read()
+        return self.__dict__
 
     def __repr__(self) -> str:
         return f"History(epochs={len(self.epoch)}, names={list(self.history)})"

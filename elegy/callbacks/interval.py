@@ -12,6 +12,42 @@ from elegy.types import Every
 EVERY_EPOCH = Every(epochs=1)
 
 
+def interval_ends(every: Every, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
+    """Returns the batches after which an interval in steps or examples ends; none for other units.
+
+    Args:
+        every: the interval.
+        step: training steps completed before the first batch.
+        examples: training examples seen by the run before it.
+        sizes: the examples of each batch.
+
+    Returns:
+        Indices into `sizes`.
+
+    Example:
+        >>> interval_ends(Every(steps=2), 3, 0, [8, 8, 8]), interval_ends(Every(examples=20), 0, 0, [8, 8, 8])
+        (range(0, 3, 2), [2])
+    """
+    if every.steps is not None:
+        return range(-(step + 1) % every.steps, len(sizes), every.steps)
+    if every.examples is None:
+        return ()
+    seen = list(itertools.accumulate(sizes, initial=examples))
+    return [k for k in range(len(sizes)) if every.due(seen[k], seen[k + 1])]
+
+
+def interval_steps(every: Every, batch_size: int | None) -> int | None:
+    """Returns the number of steps of an interval in steps or examples; None if it is unknown.
+
+    Args:
+        every: the interval.
+        batch_size: examples of a full batch; None if that is not known.
+    """
+    if every.examples is not None and batch_size is not None:
+        return -(-every.examples // batch_size)
+    return every.steps
+
+
 class PeriodicCallback(Callback):
     """Base of callbacks that act every so many steps, epochs, examples or seconds.
 
@@ -66,9 +102,7 @@ class PeriodicCallback(Callback):
         """The steps of the interval; None for an interval in seconds or epochs."""
         if self.only_logs:
             return None
-        if self.every.examples is not None and batch_size is not None:
-            return -(-self.every.examples // batch_size)
-        return self.every.steps
+        return interval_steps(self.every, batch_size)
 
     def acts_on_run(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends."""
@@ -78,12 +112,9 @@ class PeriodicCallback(Callback):
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends; for seconds, the last batch."""
-        if self.every.steps is not None:
-            return range(-(step + 1) % self.every.steps, len(sizes), self.every.steps)
-        if self.every.examples is None:
+        if self.every.unit in ("seconds", "epochs"):
             return range(len(sizes) - 1, len(sizes))
-        seen = list(itertools.accumulate(sizes, initial=examples))
-        return [k for k in range(len(sizes)) if self.every.due(seen[k], seen[k + 1])]
+        return interval_ends(self.every, step, examples, sizes)
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""

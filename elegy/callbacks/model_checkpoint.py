@@ -57,7 +57,10 @@ class ModelCheckpoint(PeriodicCallback):
         directory: a path or an address such as `gs://bucket/run`; it is made if it is missing. Each run needs its own:
             a run that begins at an earlier step than an intact checkpoint in the directory raises an error.
         monitor: the log that ranks the checkpoints, read after the epoch's validation. None keeps the newest
-            `save_top_k` instead.
+            `save_top_k` instead. A `val_` name is also read after each evaluation inside of epochs
+            (`validation_freq=Every(steps=500)`), and the state is saved then if it is among the best, whatever `every`
+            is. The value always belongs to the state that is saved: a checkpoint without an evaluation at its step has
+            none.
         mode: `"min"`, `"max"`, or `"auto"`, which decides by the name (see `Monitor`).
         save_top_k: the number of best checkpoints to keep; -1 keeps all.
         save_last: True to save at every interval and at the end of the run, and to keep the newest checkpoint; False
@@ -85,6 +88,10 @@ class ModelCheckpoint(PeriodicCallback):
     writes_files = True
     batch_hooks_read = "state"
     runs_last = True
+
+    def listens(self, hook: str) -> bool:
+        """As `PeriodicCallback.listens`; evaluations inside of epochs only with a monitor."""
+        return super().listens(hook) and (hook != "on_evaluation_end" or self.monitor is not None)
 
     def __init__(
         self,
@@ -255,11 +262,18 @@ class ModelCheckpoint(PeriodicCallback):
         elif self.monitor is not None and self.monitor.name.startswith("val_"):
             self._consider(event, due=False, measured=True)
 
+    def on_evaluation_end(self, event: Event) -> None:
+        """Saves if an evaluation inside of the epoch ranks the state among the best."""
+        if self.monitor is not None and self.monitor.evaluated(event):
+            self._consider(event, due=False, measured=True)
+
     def _consider(self, event: Event, *, due: bool, measured: bool) -> None:
         self.wait()
         if self._lost(event):
             return
         value = self.monitor.value(event) if self.monitor is not None and measured else None
+        if value is None and self._state is not None and self._state() is event.trainer.state:
+            value = next((saved.value for saved in self._saved if saved.step == event.step), None)
         if value is not None and math.isnan(value):
             value = None
         saved = _Saved(checkpoint_name(event.step), event.step, value)

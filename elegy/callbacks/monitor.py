@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from typing import Literal
 
 from elegy.callbacks.event import Event
@@ -68,10 +67,14 @@ class Monitor:
 
     def evaluation(self, event: Event) -> str | None:
         """Returns the one of `event.evaluations` that the log belongs to, or None."""
-        return _longest(event.evaluations, self.name)
+        return event.evaluation_of(self.name)
+
+    def evaluated(self, event: Event) -> bool:
+        """True if the log belongs to an evaluation that ran right before the event."""
+        return self.evaluation(event) in event.evaluated
 
     def value(self, event: Event) -> float | None:
-        """Reads the log; None for a validation name in an epoch without that validation.
+        """Reads the log; None for a validation name in an epoch that does not end with that validation.
 
         Args:
             event: an event with logs.
@@ -83,7 +86,7 @@ class Monitor:
         if self.name in logs:
             return float(logs[self.name])
         mine = self.evaluation(event)
-        if mine is not None and mine not in event.evaluated:
+        if mine is not None and not self.evaluated(event):
             return None
         raise ValueError(f"the monitored {self.name!r} is not logged. Logged are: {', '.join(logs) or 'nothing'}.")
 
@@ -101,7 +104,3 @@ class Monitor:
         if self.mode == "max":
             return value - self.min_delta > reference
         return value + self.min_delta < reference
-
-
-def _longest(prefixes: Iterable[str], name: str) -> str | None:
-    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=None)

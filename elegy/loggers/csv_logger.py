@@ -31,14 +31,16 @@ class CSVLogger(PeriodicCallback):
     A run never changes the rows of another run. If `log.csv` has rows, a new run writes to `log_1.csv`, the next to
     `log_2.csv`, and a warning says so. A second `fit` with the same logger and trainer continues the file. A run that
     resumes from a checkpoint, or goes back to one, also continues its file: it deletes the rows after that checkpoint.
-    If that checkpoint was saved at the last step of an epoch, before its validation, its row is replaced.
+    If that checkpoint was saved at the step of an evaluation or the last step of an epoch, before its validation, its
+    row is replaced.
 
     Args:
         filename: the file. Missing directories are made.
         separator: the character between values.
         append: True to add the rows of a new run to an existing file.
         every: when to write a row. With an interval other than epochs, rows contain the running values of the epoch,
-            and an epoch with a validation gets one more row at its end.
+            and an epoch with a validation gets one more row at its end. Each evaluation inside of an epoch gets a row,
+            with the running values of the epoch.
 
     Attributes:
         path: the file of the running or last run.
@@ -79,14 +81,14 @@ class CSVLogger(PeriodicCallback):
         self._step = 0  # the last step of the last run
         self._resumed: int | None = None  # the step of the checkpoint that the run resumes from
         self._trainer: Any = None
-        self._epoch_row: tuple[int, int] | None = None  # the indices of the last complete epoch and of its row
+        self._ends: int | None = None  # the index of the first row after the checkpoint that may be written again
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
         """Continues the file of the last run if the trainer is the same."""
         super().on_train_begin(event)
         trains_on = self._has_place and 0 < self._step <= event.step and self.path.exists()
-        self._columns, self._rows, self._epoch_row, self._resumed = [], 0, None, None
+        self._columns, self._rows, self._ends, self._resumed = [], 0, None, None
         self._trainer = event.trainer
         self._reader.clear()
         if self.append:
@@ -136,6 +138,10 @@ class CSVLogger(PeriodicCallback):
         elif self.every.unit != "epochs" and event.validates:
             self._reader.defer(lambda: self._write_validated(event), event.logs)
 
+    def on_evaluation_end(self, event: Event) -> None:
+        """Writes a row for evaluations inside of an epoch."""
+        self._reader.defer(lambda: self._write(event), event.logs)
+
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the file."""
         self._step, self._trainer = event.step, None
@@ -152,7 +158,6 @@ class CSVLogger(PeriodicCallback):
             "file": self.path.name,
             "columns": list(self._columns),
             "rows": self._rows,
-            "epoch_row": self._epoch_row,
             "step": self._step if self._trainer is None else self._trainer.step,
         }
 
@@ -166,7 +171,7 @@ class CSVLogger(PeriodicCallback):
                 return  # the file belongs to another run
             self._use(self._asked.with_name(name))
         self._columns, self._rows, self._resumed = list(state["columns"]), state["rows"], state.get("step")
-        self._epoch_row = tuple(state["epoch_row"]) if state["epoch_row"] else None
+        self._ends = None
 
     def _write_validated(self, event: Event) -> None:
         if any(name.startswith("val_") for name in event.logs):
@@ -174,24 +179,22 @@ class CSVLogger(PeriodicCallback):
 
     def _write(self, event: Event) -> None:
         row = {"epoch": event.epoch, "step": event.step, **event.logs}
-        file = self._file_for(row)
-        if event.batch is None:
-            self._epoch_row = (event.epoch, self._rows)
+        file = self._file_for(row, ends=event.batch is None or bool(event.evaluated))
         self._rows += 1
         writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
         writer.writerow(row.get(name, "") for name in self._columns)
         file.flush()
 
-    def _file_for(self, row: dict[str, Any]) -> IO[str]:
-        """The open file, whose header has every column of `row`."""
+    def _file_for(self, row: dict[str, Any], ends: bool) -> IO[str]:
+        """The open file, whose header has every column of `row`; `ends` for a row of an evaluation or an epoch."""
         if self._file is not None and all(name in self._columns for name in row):
             return self._file
         self._take_place()
         rows = self._kept()
-        if self._file is None and self._epoch_row is not None and self._epoch_row[0] == row["epoch"]:
-            # The run resumed from a checkpoint of the last step of this epoch, whose end is repeated.
-            del rows[self._epoch_row[1] : self._epoch_row[1] + 1]
-            self._epoch_row = None
+        if self._file is None and ends and self._ends is not None and row["step"] == self._resumed:
+            # The checkpoint is of this step, before the evaluation or the end of the epoch, which are repeated.
+            del rows[self._ends :]
+        self._ends = None
         self._columns = list(dict.fromkeys([*self._columns, *row]))
         self._rows = len(rows)
         self._close()
@@ -207,8 +210,9 @@ class CSVLogger(PeriodicCallback):
                 break
             # An earlier callback saved the checkpoint at this step before this callback was called.
             self._columns = list(dict.fromkeys([*self._columns, *(name for name in row if row[name])]))
-            if self.every.unit == "epochs" or any(row[name] for name in row if name.startswith("val_")):
-                self._epoch_row = (int(row["epoch"]), len(kept))
+            evaluated = any(row[name] for name in row if name.startswith("val_"))
+            if self._ends is None and (self.every.unit == "epochs" or evaluated):
+                self._ends = len(kept)
             kept.append(row)
         return kept
 

@@ -43,7 +43,7 @@ class TensorBoard(PeriodicCallback):
     Args:
         log_dir: the directory.
         every: when to write. With an interval other than epochs, the running values are written at each interval, and
-            the values of the epoch at its end.
+            the values of the epoch at its end. Evaluations inside of epochs are written whenever they run.
         histograms: True to write a histogram of every parameter array with the values of the epoch.
 
     Attributes:
@@ -121,6 +121,10 @@ class TensorBoard(PeriodicCallback):
             for writer in self._writers.values():
                 writer.flush()
 
+    def on_evaluation_end(self, event: Event) -> None:
+        """Writes the values of evaluations inside of an epoch."""
+        self._reader.defer(lambda: self._write("epoch", event), event.logs)
+
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the files."""
         self._trainer = None
@@ -180,7 +184,8 @@ class TensorBoard(PeriodicCallback):
             return
         # One record for all values of a step: the checksum and the write cost more than the values.
         records: dict[str, Any] = {}
-        for name, value in event.logs.items():
+        inside = kind == "epoch" and event.batch is not None  # the running values of the epoch are left out
+        for name, value in (event.evaluation_logs if inside else event.logs).items():
             part, name = ("validation", name[4:]) if name.startswith("val_") else ("train", name)
             records.setdefault(part, self._record()).value.add(tag=f"{kind}_{name}", simple_value=value)
         for part, record in records.items():

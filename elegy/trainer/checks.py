@@ -26,7 +26,7 @@ from elegy.module import averaging, high_level, precision
 from elegy.module.levels import level_of
 from elegy.module.step_values import OWN_LOGS, STEP_VALUES
 from elegy.strategies import Sharded
-from elegy.types import Batch, PyTree
+from elegy.types import Batch, Every, PyTree
 
 
 def seed(value: Any) -> int:
@@ -114,6 +114,15 @@ def fast_dev_run(value: Any) -> int:
         ValueError: if it is neither a bool nor a positive integer.
     """
     return int(value) if isinstance(value, bool) else positive_int("fast_dev_run", value)
+
+
+def validation_freq(value: Any) -> Every:
+    """Checks `validation_freq`: an interval, or a number of epochs.
+
+    Raises:
+        TypeError, ValueError: if it is neither an `Every` nor a positive integer.
+    """
+    return value if isinstance(value, Every) else Every(epochs=positive_int("validation_freq", value))
 
 
 def fusing(value: Any) -> int | str:

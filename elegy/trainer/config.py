@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.module.averaging import Weights
 from elegy.trainer import checks
+from elegy.types import Every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class FitConfig:
     drop_remaining: bool
     validation_batch_size: int | None
     validation_steps: int | None
-    validation_freq: int
+    validation_freq: Every
     validation_weights: Weights
     steps_per_execution: int | Literal["auto"]
     resume: str | os.PathLike[str] | None
@@ -47,13 +48,18 @@ class FitConfig:
         given |= {name: positive_int_or_none(name, given[name]) for name in optional}
         given["initial_epoch"] = checks.initial_epoch(given["initial_epoch"], epochs)
         given["max_time"] = checks.seconds("max_time", given["max_time"])
-        given["validation_freq"] = positive_int("validation_freq", given["validation_freq"])
+        given["validation_freq"] = checks.validation_freq(given["validation_freq"])
         given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
         for name in ("limit_train", "limit_validation"):
             given[name] = checks.limit(name, given[name])
         given["fast_dev_run"] = few = checks.fast_dev_run(given["fast_dev_run"])
         if few:
-            given |= {"limit_train": few, "limit_validation": few, "validation_freq": 1, "initial_epoch": 0}
+            given |= {
+                "limit_train": few,
+                "limit_validation": few,
+                "validation_freq": Every(epochs=1),
+                "initial_epoch": 0,
+            }
             given |= {"max_steps": None, "max_time": None, "resume": None}
         return cls(epochs=1 if few else epochs, **given)
 

@@ -1,18 +1,19 @@
-"""The evaluations of a fit: which data, under which names, after which epochs."""
+"""The evaluations of a fit: which data, under which names, at which intervals."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from elegy.callbacks.interval import interval_steps
 from elegy.data import ArraySource, IterableSource
 from elegy.data.convert import is_array_like
 from elegy.data.sources import as_validation_source
 from elegy.integers import positive_int_or_none
 from elegy.module.averaging import Weights
 from elegy.trainer.config import FitConfig
-from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.execution import ExecutionPlan, PhaseRequest
 from elegy.types import Every
 
 
@@ -22,14 +23,15 @@ class Evaluation:
 
     Args:
         data: `(inputs, labels[, sample_weight])`, or an iterable of batches.
-        every: the interval in epochs, `Every(epochs=5)`; None for that of `fit`.
+        every: the interval, such as `Every(epochs=5)` or, inside of epochs too, `Every(steps=500)`; None for that of
+            `fit`.
         batch_size: the number of examples of a step, over all devices; None for that of `fit`.
         steps: the largest number of batches; None for that of `fit`.
         weights: which parameters to evaluate, as `weights` of `Trainer.evaluate`; None for those of `fit`.
 
     Raises:
         TypeError: if `every` is not an `Every`, or a number is not an integer.
-        ValueError: if `every` does not count epochs, or a number is not positive.
+        ValueError: if a number is not positive.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -51,8 +53,6 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.every is not None and not isinstance(self.every, Every):
             raise TypeError(f"Evaluation(every={self.every!r}): give an interval, such as `Every(epochs=5)`.")
-        if self.every is not None and self.every.unit != "epochs":
-            raise ValueError(f"Evaluation(every={self.every!r}): the interval must be in epochs.")
         for name in ("batch_size", "steps"):
             positive_int_or_none(f"Evaluation's {name}", getattr(self, name))
 
@@ -64,7 +64,7 @@ class EvaluationSource:
     Args:
         prefix: the beginning of the names of its values in the logs of an epoch.
         source: the data.
-        every: the number of epochs from one evaluation to the next.
+        every: the interval from one evaluation to the next.
         batch_size: the number of examples of a step, or None.
         steps: the largest number of batches, or None.
         weights: which parameters are evaluated.
@@ -72,31 +72,27 @@ class EvaluationSource:
 
     prefix: str
     source: ArraySource | IterableSource
-    every: int
+    every: Every
     batch_size: int | None
     steps: int | None
     weights: Weights
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationPlan:
     """An evaluation that is ready to run.
 
     Args:
         prefix: the beginning of the names of its values in the logs of an epoch.
-        every: the number of epochs from one to the next.
+        every: the interval from one to the next.
         plan: how its batches run.
         weights: which parameters are evaluated.
     """
 
     prefix: str
-    every: int
+    every: Every
     plan: ExecutionPlan
     weights: Weights
-
-    def due(self, epoch: int) -> bool:
-        """True if it runs after the epoch with this index."""
-        return (epoch + 1) % self.every == 0
 
 
 def evaluation_sources(validation_data: Any, config: FitConfig) -> list[EvaluationSource]:
@@ -112,6 +108,16 @@ def evaluation_sources(validation_data: Any, config: FitConfig) -> list[Evaluati
     return [_read(name, data, config) for name, data in sets.items()]
 
 
+def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> PhaseRequest:
+    """Bounds the steps in one execution of a training by the intervals of its evaluations.
+
+    Two steps stay allowed: the results of a step that is always alone differ in the last bits.
+    """
+    lengths = [interval_steps(one.every, training.loader.batch_size) for one in evaluations]
+    most = min((length for length in (*lengths, training.most) if length is not None), default=None)
+    return training if most == training.most else dataclasses.replace(training, most=max(2, int(most or 0)))
+
+
 def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"validation_data has the name {name!r}: the names of data sets are strings.")
@@ -122,12 +128,10 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
         if name is not None:
             error.add_note(f"It is the data set {name!r} of validation_data.")
         raise
-    epochs = None if given.every is None or config.fast_dev_run else given.every.epochs
-    every = config.validation_freq if epochs is None else int(epochs)
     return EvaluationSource(
         "val_" if name is None else f"val_{name}_",
         source,
-        every,
+        config.validation_freq if given.every is None or config.fast_dev_run else given.every,
         config.validation_batch_size if given.batch_size is None else given.batch_size,
         config.validation_steps if given.steps is None else given.steps,
         config.validation_weights if given.weights is None else given.weights,

@@ -13,7 +13,7 @@ from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
 from elegy.trainer import checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
-from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, evaluation_sources
+from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run
@@ -109,6 +109,7 @@ def fit(
                 finite=config.check_inputs,
             )
         ]
+        requests[0] = bounded(requests[0], evaluations)
         for one in evaluations:
             size = one.batch_size
             if size is None and isinstance(one.source, ArraySource):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
 from elegy.trainer import resume, rollback
+from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run, with_added
@@ -25,9 +26,9 @@ from elegy.walltime import current, measured, measured_items
 def fit(run: Run) -> None:
     """Trains: epochs of chunks of steps, each epoch followed by its validation.
 
-    A run that stops inside of an epoch (`max_steps`, `max_time`, `stop_training`, a signal) neither validates that
-    epoch nor ends it: `on_epoch_end` is called when a resumed run has trained the rest of it. A signal ends the run
-    before and within a validation, too.
+    A run that stops inside of an epoch (`max_steps`, `max_time`, `stop_training`, a signal) does not end that epoch:
+    `on_epoch_end`, and the evaluations before it, follow when a resumed run has trained the rest of it. A signal ends
+    the run before and within an evaluation, too; the resumed run begins with that evaluation.
     """
     session = run.session
     session.monitor.begin()
@@ -44,16 +45,11 @@ def fit(run: Run) -> None:
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
-                evaluations = run.evaluations_now()
-                if not run.epoch_ended or (interrupts.interrupted and evaluations):
+                due = run.schedule.due_at_end(session.epoch)
+                if not run.epoch_ended or (interrupts.interrupted and due):
                     break
-                _finish(logs)
-                added = run.take_added()
-                values = {
-                    one.prefix: evaluate(session, one.plan, run.listeners, interrupts, one.prefix, one.weights)
-                    for one in evaluations
-                }
-                logs = _joined(logs, added, values)
+                values = _evaluations(run, due)
+                logs = _joined(logs, run.take_added(), values)
                 run.clock.note_when_computed(logs)
                 run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs, evaluated=tuple(values))
             run.warn_without_validation()
@@ -75,18 +71,18 @@ def _epoch(run: Run) -> Mapping[str, float]:
     """Trains for an epoch, or until the run is over; returns the logs of the last step."""
     session, executor, buffer = run.session, run.session.executor, run.session.buffer
     run.clock.begin_epoch()
+    stopped = run.cursor.batches > 0 and _evaluated_and_over(run)  # an evaluation that an interrupted run did not end
     # Before the reset, because an iterable may be exhausted.
     chunks = run.training.chunks(buffer, run.order(), run.steps_left(), run.cursor, run.chunk_size())
     if not run.cursor.batches:
         executor.reset(buffer, "train")
         run.logs = {}
-    stopped = False
     held: AbstractContextManager[Any] = run.interrupts if executor.compiles(buffer.cls, "train") else nullcontext()
+    taken = measured_items(chunks, "data")
     try:
-        for chunk in measured_items(chunks, "data"):
+        while not stopped and (chunk := next(taken, None)) is not None:
             _chunk(run, chunk, held)
-            if stopped := run.over():
-                break
+            stopped = _evaluated_and_over(run)
     finally:
         chunks.close()  # its thread ends now
     if session.monitor.policy in ("raise", "rollback"):
@@ -142,10 +138,36 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
                 run.keep_logs(out.logs(chunk.count - 1), added)
 
 
+def _evaluated_and_over(run: Run) -> bool:
+    """Runs the evaluations that are due inside of the epoch; returns True if the run ends before the next step.
+
+    Those that are due at the last step of an epoch run with those that follow the epoch.
+    """
+    due = [] if run.interrupts.interrupted or run.loader.exhausted(run.cursor) else run.schedule.due()
+    if due:
+        values = _evaluations(run, due)
+        logs = _joined(run.logs, dict(run.added), values)
+        run.clock.note_when_computed(logs)
+        run.emit("on_evaluation_end", batch=run.cursor.batches - 1, logs=logs, evaluated=tuple(values))
+    return run.over()
+
+
+def _evaluations(run: Run, due: Sequence[EvaluationPlan]) -> dict[str, Mapping[str, float]]:
+    """Evaluates the state on several data sets; returns the values by the beginnings of their names."""
+    _finish(run.logs)
+    run.schedule.begin()
+    values = {
+        one.prefix: evaluate(run.session, one.plan, run.listeners, run.interrupts, one.prefix, one.weights)
+        for one in due
+    }
+    run.schedule.done(due)
+    return values
+
+
 def _joined(
     logs: Mapping[str, float], added: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, float]]
 ) -> LazyLogs:
-    """The values of an epoch: of its last step, those that callbacks added, and those of its evaluations."""
+    """The values of a step, those that callbacks added in its epoch, and those of evaluations."""
     return LazyLogs(
         lambda: {
             **logs,

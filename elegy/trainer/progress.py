@@ -29,8 +29,9 @@ class ProgressBar(Callback):
     In a terminal and in a notebook there is a bar while an epoch runs. It shows steps that are computed, and does not
     wait for others; logs are read a few times a second, never once a step. A plain line with all values takes its place
     when the epoch has ended. Elsewhere, and with `verbose=2`, only the lines are printed. `evaluate` and `predict` are
-    shown in the same way; a validation within `fit` is not, its values are in the line of the epoch. If there is only
-    one loss, its own name is left out, because `loss` has the same value.
+    shown in the same way; a validation within `fit` is not, its values are in the line of the epoch. Evaluations inside
+    of an epoch have a line of their own. If there is only one loss, its own name is left out, because `loss` has the
+    same value.
 
     The seconds of a line are those between the moments at which the last epoch and this one were computed, validation
     included. Together the lines have the time of the run.
@@ -104,6 +105,11 @@ class ProgressBar(Callback):
         self._running = None
         title = f"{_epoch(event)}  step {event.step}"
         self._reader.defer(lambda: self._finish(title, event.logs, lambda: self._seconds(event)), event.logs)
+
+    def on_evaluation_end(self, event: Event) -> None:
+        """Prints the values of evaluations inside of the epoch, beside the running values of the epoch."""
+        title = f"{_epoch(event)}  step {event.step}"
+        self._reader.defer(lambda: self._tell([title, *self._values(event.logs)]), event.logs)
 
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown, the running values of an epoch that the run did not finish among it."""
@@ -227,13 +233,23 @@ class ProgressBar(Callback):
     def _finish(self, title: str, logs: Mapping[str, float], seconds: Callable[[], float]) -> None:
         if self._bar is not None:
             self._wait_for_queue()
-        values = [f"{name} {text}" for name, text in self._texts(logs).items()]  # reading waits for the device
-        line = "  ".join([title, *values, _duration(seconds())])
+        line = "  ".join([title, *self._values(logs), _duration(seconds())])
         in_terminal = self._bar is not None and not _in_notebook()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         print(line, file=sys.stderr if in_terminal else None, flush=True)
+
+    def _tell(self, parts: Sequence[str]) -> None:
+        """Prints a line; a bar stays below it."""
+        if self._bar is not None and not _in_notebook():
+            self._bar.write("  ".join(parts), file=sys.stderr)
+        else:
+            print("  ".join(parts), flush=True)
+
+    def _values(self, logs: Mapping[str, float]) -> list[str]:
+        """Returns the values of a line; reading waits for the device."""
+        return [f"{name} {text}" for name, text in self._texts(logs).items()]
 
     def _close(self) -> None:
         """Closes a bar whose epoch did not end; it stays visible."""

@@ -70,8 +70,7 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     run.resumed = found.path
     saved = metadata["run"]
     if saved is not None and run.session.strategy.processes == 1:
-        for one in run.evaluations:
-            one.plan.loader.load_state(saved["evaluations"].get(one.prefix))
+        run.schedule.load_places(saved["evaluations"])
     if not run.config.initial_epoch:  # the epochs count from the beginning of the run
         run.end_epoch = run.first_epoch + run.config.epochs
 

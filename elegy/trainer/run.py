@@ -13,6 +13,7 @@ from elegy.callbacks import TerminateOnNaN
 from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource, epoch_permutation
+from elegy.distributed import from_first
 from elegy.errors import CheckpointError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
@@ -23,6 +24,7 @@ from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import LossWatch
+from elegy.trainer.schedule import EvaluationSchedule
 from elegy.trainer.session import Session, UndoOnFailure
 
 
@@ -52,6 +54,7 @@ class Run:
         added: the last values that callbacks added in this epoch, by name.
         resumed: the checkpoint from which the run goes on.
         clock: the time of the run.
+        schedule: which evaluations are due.
         loss: checks the losses in logs that are read.
     """
 
@@ -65,10 +68,9 @@ class Run:
         undo: UndoOnFailure,
     ):
         self.session, self.config, self.undo = session, config, undo
-        self.training, self.evaluations = training, evaluations
+        self.training = training
         self.listeners, self.callbacks = listeners, listeners.callbacks
         self.loader = training.loader
-        self._prefixes = tuple(one.prefix for one in evaluations)
         self._processes = session.strategy.processes
         if config.initial_epoch:
             session.epoch = config.initial_epoch
@@ -89,6 +91,7 @@ class Run:
         self.clock = RunClock(
             config.max_time, self._processes, ahead=int(training.layout.steps == 1), budget=min(budgets, default=None)
         )
+        self.schedule = EvaluationSchedule(evaluations, self._count)
         stops = any(isinstance(callback, TerminateOnNaN) for callback in self.callbacks)
         self.loss = LossWatch(session.monitor.policy == "ignore" and not stops)
 
@@ -104,6 +107,7 @@ class Run:
             "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
             "logs": dict(self.logs) if self._may_have_ended() else {},
+            "evaluated": self.schedule.state_dict(),
             "added": LazyLogs(lambda: self.added).copy(),
         }
 
@@ -114,10 +118,12 @@ class Run:
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
         self.logs, self.added = state["logs"], dict(state.get("added", {}))
         self.clock.go_on_from(state["seconds"])
+        self.schedule.load_state_dict(state.get("evaluated", {}))
 
     def _may_have_ended(self) -> bool:
-        """True if the running epoch may have no step left, so that its logs are needed to end it."""
-        return self.cursor.batches > 0 and (self.loader.steps is None or self.loader.exhausted(self.cursor))
+        """True if the logs of the running epoch may be needed before another step: to end it, or for an evaluation."""
+        ended = self.loader.steps is None or self.loader.exhausted(self.cursor)
+        return self.cursor.batches > 0 and (ended or self.schedule.acts_on_run)
 
     def record(self) -> dict[str, Any]:
         """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop.
@@ -136,9 +142,7 @@ class Run:
 
     def _record(self, data: dict[str, Any] | None) -> dict[str, Any]:
         loader = self.loader
-        places = {}
-        if self._processes == 1:  # not known of several processes' shares
-            places = {one.prefix: one.plan.loader.state(0, own=False) for one in self.evaluations}
+        places = self.schedule.places() if self._processes == 1 else {}  # not known of several processes' shares
         return {
             "data": data,
             "evaluations": places,
@@ -160,17 +164,27 @@ class Run:
             self.training,
             epochs=self.end_epoch,
             examples=self.examples,
-            evaluations=self._prefixes,
+            evaluations=self.schedule.prefixes,
             **fields,
         )
+
+    def _count(self, unit: str) -> float:
+        """The count of steps, examples or seconds, which is the same in all processes."""
+        if unit == "seconds":
+            seconds = self.clock.seconds
+            return seconds if self._processes == 1 else float(from_first(np.float64(seconds)))
+        return self.session.step if unit == "steps" else self.examples
 
     # limits
 
     def going_on(self) -> bool:
-        """True if there is an epoch to train, or to end: a run may resume after the last step of one."""
+        """True if there is an epoch to train, or to end: a run may resume after the last step of one, or before an
+        evaluation.
+        """
         if self.session.epoch >= self.end_epoch:
             return False
-        return (self.cursor.batches > 0 and self.loader.exhausted(self.cursor)) or not self.over()
+        waits = self.cursor.batches > 0 and (self.loader.exhausted(self.cursor) or bool(self.schedule.due()))
+        return waits or not self.over()
 
     def over(self) -> bool:
         """True if the run ends before the next step."""
@@ -186,14 +200,15 @@ class Run:
         return None if self.config.max_steps is None else self.config.max_steps - self.steps
 
     def chunk_size(self) -> ChunkSize:
-        """Ends chunks where a callback acts on the run, and before the time is up."""
-        step, examples, callbacks, pace = self.session.step, self.examples, self.callbacks, self.clock.pace
-        if pace is None and not callbacks.acts_on_run:
+        """Ends chunks where a callback acts on the run or an evaluation is due, and before the time is up."""
+        step, examples, pace = self.session.step, self.examples, self.clock.pace
+        bounds = [part.execution_size for part in (self.callbacks, self.schedule) if part.acts_on_run]
+        if pace is None and not bounds:
             return as_many_as_fit
 
         def size(batches: int, rows: int, sizes: Sequence[int]) -> int:
-            count = callbacks.execution_size(step + batches, examples + rows, sizes)
-            return count if pace is None else min(count, pace.most(step + batches))
+            counts = [bound(step + batches, examples + rows, sizes) for bound in bounds]
+            return min([*counts, len(sizes) if pace is None else pace.most(step + batches)])
 
         return size
 
@@ -222,10 +237,12 @@ class Run:
         """Warns if the run reached its limit in a first epoch of unknown length, so that nothing was validated."""
         session = self.session
         endless = self.loader.steps is None and self.cursor.batches > 0 and session.epoch == self.first_epoch
-        if endless and self.evaluations and not session.stop_training:
+        waiting = self.schedule.prefixes and not self.schedule.acts_on_run
+        if endless and waiting and not session.stop_training:
             warnings.warn(
                 "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
-                "max_time before its iterable ended. Pass `steps_per_epoch` to fit.",
+                "max_time before its iterable ended. Pass `steps_per_epoch` to fit, or "
+                "`validation_freq=Every(steps=...)`.",
                 stacklevel=5,
             )
 
@@ -264,10 +281,6 @@ class Run:
                 rest = order[start:]
                 order = np.concatenate([order[:start], rest[epoch_permutation(seed, epoch, len(rest), attempt)]])
         return order
-
-    def evaluations_now(self) -> list[EvaluationPlan]:
-        """Returns the evaluations that run after this epoch."""
-        return [one for one in self.evaluations if one.due(self.session.epoch)]
 
 
 def with_added(logs: LazyLogs, added: Mapping[str, Any]) -> LazyLogs:

@@ -28,7 +28,7 @@ from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
-from elegy.types import PyTree
+from elegy.types import Every, PyTree
 
 
 class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
@@ -125,7 +125,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         validation_split: float = 0.0,
         validation_batch_size: int | None = None,
         validation_steps: int | None = None,
-        validation_freq: int = 1,
+        validation_freq: int | Every = 1,
         validation_weights: Weights = "trained",
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
@@ -157,7 +157,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             validation_split: the fraction of the arrays, from their end, that is kept for validation.
             validation_batch_size: the number of examples in a validation step; None for `batch_size`.
             validation_steps: how many validation batches to see.
-            validation_freq: validate every so many epochs.
+            validation_freq: validate every so many epochs, or at an interval, such as `Every(steps=500)`, which may end
+                inside of epochs.
             validation_weights: which parameters to validate; as `weights` of `evaluate`.
             callbacks: callbacks of this call, after the trainer's own.
             verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and a line an epoch; 2 shows lines only.
