@@ -149,7 +149,11 @@ ROWS = [eg.Every(epochs=1), eg.Every(steps=1), eg.Every(steps=3), eg.Every(examp
 
 
 @pytest.mark.parametrize(
-    ("hook", "at", "every"), [(*moment, ROWS[i % 4]) for i, moment in enumerate([*MOMENTS, *MOMENTS[:3]])]
+    ("hook", "at", "every"),
+    [
+        pytest.param(*moment, ROWS[i % 4], marks=pytest.mark.slow if i % 2 else ())
+        for i, moment in enumerate([*MOMENTS, *MOMENTS[:3]])
+    ],
 )
 def test_a_row_that_came_after_the_checkpoint_of_its_step_is_kept(tmp_path, hook, at, every):
     def run(name, **kwargs):

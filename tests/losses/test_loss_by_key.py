@@ -61,7 +61,7 @@ RUNS = [
     (dict, "jit", None, (ONES, ONES)),
     (dict, "jit", W, (W, W)),
     (dict, "jit", *OF_A),
-    (dict, "eager", *OF_A),
+    pytest.param(dict, "eager", *OF_A, marks=pytest.mark.slow),
     (dict, "data_parallel", *BOTH),
     (Heads, "jit", *BOTH),
 ]

@@ -82,7 +82,7 @@ class Case:
 
 COLUMNS = {"*/kernel": (None, "model")}
 CASES = {
-    "one row on eight devices": Case(lambda: DataParallel(8), MLP, 3, 1),
+    "one row on eight devices": Case(lambda: DataParallel(8), MLP, 3, 1, slow=True),
     "zero weights in a shard and in a batch": Case(
         lambda: DataParallel(3), MLP, 18, 6, two_losses, "first", options={"shuffle": False}
     ),
@@ -104,7 +104,7 @@ CASES = {
         lambda: DataParallel(3), Managed, 23, 6, dict, options={"steps_per_execution": 2}
     ),
     "an iterable on six": Case(
-        lambda: FSDP({"data": 6}, min_size=4), lambda: hk.transform(haiku_net), 16, 7, iterable=True
+        lambda: FSDP({"data": 6}, min_size=4), lambda: hk.transform(haiku_net), 16, 7, iterable=True, slow=True
     ),
     "a split, and batches of validation of their own": Case(
         lambda: FSDP({"data": 8}, min_size=4), MLP, 29, 5, options={"validation_split": 0.4, "validation_batch_size": 3}
@@ -119,7 +119,7 @@ CASES = {
     ),
     "four by two": Case(lambda: FSDP({"data": 4, "model": 2}, min_size=4, rules=COLUMNS), MLP, 23, 8, slow=True),
     "several data axes, odd parameters": Case(
-        lambda: FSDP({"a": 2, "b": 3}, min_size=2), Odd, 20, 7, close=50
+        lambda: FSDP({"a": 2, "b": 3}, min_size=2), Odd, 20, 7, close=50, slow=True
     ),  # 8 bits of a significand
     "several model axes": Case(
         lambda: Sharded({"d": 2, "m": 2, "n": 2}, rules={"*/kernel": ("n", "m"), "Dense_0/bias": (("m", "n"),)}),

@@ -79,9 +79,11 @@ def trainer_of(level, strategy="jit"):
 
 
 RUNS = [
-    *((Pooled, s) for s in ("jit", "eager", "data_parallel", "sharded")),
-    *((ManagedPooled, s) for s in ("jit", "eager", "data_parallel")),
+    *((Pooled, s) for s in ("jit", "sharded")),
+    *((ManagedPooled, s) for s in ("jit", "data_parallel")),
     (CorePooled, "jit"),
+    *(pytest.param(*run, marks=pytest.mark.slow) for run in ((Pooled, "eager"), (Pooled, "data_parallel"))),
+    pytest.param(ManagedPooled, "eager", marks=pytest.mark.slow),
 ]
 STRATEGIES = {"data_parallel": lambda: DataParallel(2), "sharded": lambda: Sharded({"data": 2})}
 

@@ -60,7 +60,7 @@ def cut_run(directory, every, csv_every, **kwargs):
 @pytest.mark.parametrize(
     ("cut", "every", "csv_every"),
     [
-        (3, eg.Every(epochs=1), eg.Every(steps=2)),
+        pytest.param(3, eg.Every(epochs=1), eg.Every(steps=2), marks=pytest.mark.slow),
         (5, eg.Every(steps=4), eg.Every(epochs=1)),
         (13, eg.Every(steps=1), eg.Every(steps=2)),
     ],
