@@ -70,7 +70,7 @@ class CallbackList:
             and not (isinstance(c, PeriodicCallback) and c.only_logs)
             and (c.batch_hooks_read == "state" or type(c).acts_on_run is not Callback.acts_on_run)
         ]
-        self._receivers = [c for c in self._callbacks if type(c).receive is not Callback.receive and _runs_here(c)]
+        self._receivers = [c for c in self._callbacks if _receives(c) and _runs_here(c)]
         self._begun = False
         self._deferred_states: dict[str, Any] = {}
 
@@ -233,6 +233,8 @@ class CallbackList:
 def _in_order(callbacks: Sequence[Callback], hook: str) -> list[Callback]:
     """The callbacks of this process in the order in which a hook is called."""
     here = [callback for callback in callbacks if _runs_here(callback)]
+    if hook == "on_train_end":  # what others log there is received before loggers close
+        return sorted(here, key=_receives)
     return sorted(here, key=lambda c: (c.runs_last, c.reads_logs)) if hook in _WITH_LOGS else here
 
 
@@ -272,6 +274,10 @@ def _longest(callback: Callback, phase: str, batch_size: int | None, undeclared:
 
 def _given(thing: Any) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"{type(thing).__name__}: {thing!r:.80}"
+
+
+def _receives(callback: Callback) -> bool:
+    return type(callback).receive is not Callback.receive
 
 
 def _runs_here(callback: Callback) -> bool:

@@ -6,14 +6,13 @@ import csv
 import itertools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
-from elegy.loggers.places import release, reserve, take
+from elegy.loggers.places import numbered, release, reserve, take
 from elegy.types import Every
 
 _SECONDS = 1.0
@@ -108,7 +107,7 @@ class CSVLogger(PeriodicCallback):
     def _take_place(self) -> None:
         if not self._has_place:
             self._asked.parent.mkdir(parents=True, exist_ok=True)
-            self._use(take(_numbered(self._asked), self._is_free))
+            self._use(take(numbered(self._asked), self._is_free))
 
     def _use(self, path: Path) -> None:
         self.path, self._has_place = path, True
@@ -238,10 +237,3 @@ class CSVLogger(PeriodicCallback):
         file, self._file = self._file, None  # before `close`, which may raise (full disk)
         if file is not None:
             file.close()
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    """`log.csv`, `log_1.csv`, `log_2.csv`, ..."""
-    yield path
-    for number in itertools.count(1):
-        yield path.with_name(f"{path.stem}_{number}{path.suffix}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,3 +44,14 @@ def reserve(path: Path) -> None:
 def release(path: Path) -> None:
     """Marks `path` as no longer in use."""
     _TAKEN.discard(path.resolve())
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Returns `log.csv`, `log_1.csv`, `log_2.csv`, ...
+
+    Args:
+        path: the first file.
+    """
+    yield path
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.stem}_{number}{path.suffix}")

@@ -29,6 +29,11 @@ class EvaluationSchedule:
         return {one.prefix: self._count(one.every.unit) for one in self._within}
 
     @property
+    def evaluations(self) -> tuple[EvaluationPlan, ...]:
+        """All evaluations."""
+        return self._all
+
+    @property
     def prefixes(self) -> tuple[str, ...]:
         """The beginnings of the names of the values of each."""
         return tuple(one.prefix for one in self._all)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from elegy.callbacks import History
 from elegy.module import ElegyModule
 from elegy.strategies import Strategy
+from elegy.trainer.configuration import configuration
 from elegy.trainer.nonfinite import Policy
 from elegy.trainer.session import Session
 from elegy.types import PyTree
@@ -100,6 +101,22 @@ class StateMethods(Generic[M]):
         They count in `trainer.step`. Asking waits for the steps that still run.
         """
         return self._session.monitor.count()
+
+    def configuration(self) -> dict[str, Any]:
+        """Returns what the run is made of, as loggers record it: nested dicts of strings, numbers and lists.
+
+        `trainer` has the module, losses, metrics and arguments of the trainer, `fit` the arguments of the running
+        `fit`, `data` the sizes of its data, and `versions` those of libraries, the devices and the Git commit of the
+        working directory.
+
+        Example:
+            >>> import optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+            >>> trainer.configuration()["trainer"]["losses"]
+            ['mean_squared_error']
+        """
+        return configuration(self._session, self._module_name)
 
     @property
     def strategy(self) -> Strategy:

@@ -1,0 +1,322 @@
+"""The base class of loggers."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from elegy.callbacks.callback import Callback
+from elegy.callbacks.deferred_logs import DeferredLogReader
+from elegy.callbacks.event import Event
+from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.items import Item
+from elegy.types import Every
+
+OFTEN = Every(steps=50)
+"""The default interval of loggers."""
+
+_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The values of a step, of an epoch, or of evaluations inside of an epoch.
+
+    Args:
+        kind: which of them.
+        step: the training steps completed.
+        epoch: the index of the epoch.
+        examples: the training examples since the run began.
+        seconds: the seconds since the run began.
+        values: names and numbers.
+    """
+
+    kind: Literal["step", "epoch", "evaluation"]
+    step: int
+    epoch: int
+    examples: int
+    seconds: float
+    values: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a run was at a checkpoint from which it resumes.
+
+    Args:
+        step: the training steps completed.
+        epoch: the epochs completed.
+        evaluated: the step of the last evaluation inside of an epoch; -1 for none.
+    """
+
+    step: int
+    epoch: int
+    evaluated: int = -1
+
+    def has(self, kind: str, step: int, epoch: int) -> bool:
+        """True for what was logged before the checkpoint, and is not logged again.
+
+        Args:
+            kind: `"step"`, `"evaluation"`, or anything that belongs to the end of an epoch.
+            step: the training steps completed.
+            epoch: the index of the epoch.
+        """
+        if step != self.step:
+            return step < self.step
+        return {"step": True, "evaluation": step <= self.evaluated}.get(kind, epoch < self.epoch)
+
+
+class Logger(PeriodicCallback):
+    """Base class of loggers: it decides what is logged and when, and calls the methods that write it.
+
+    At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
+    have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
+    epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
+    device in the order of the steps, up to eight records late if they come less than a second apart, so that the loop
+    does not wait. All are written when a checkpoint is saved, and at the end of a run, also of one that fails. In a
+    program of several processes, the first one logs.
+
+    A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
+    there is no method are left out, and a warning says so once.
+
+    Args:
+        every: the interval.
+
+    Attributes:
+        run: the name of the running or last run in the target; None before the first one.
+
+    Raises:
+        TypeError: if `every` is not an `Every`.
+
+    Example:
+        >>> class Print(Logger):
+        ...     def log_scalars(self, record):
+        ...         print(record.kind, record.step, dict(record.values))
+        >>> logger = Print()
+        >>> logger.meet([logger])
+        >>> logger.on_train_begin(Event(None, "train", step=0, epoch=0))
+        >>> logger.on_epoch_begin(Event(None, "train", step=0, epoch=0))
+        >>> logger.on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
+        epoch 10 {'loss': 0.5}
+        >>> logger.on_train_end(Event(None, "train", step=10, epoch=0))
+    """
+
+    reads_logs = True
+    writes_files = True
+    batch_hooks_read = "logs"
+    only_logs = True
+    first_process_only = True
+
+    def __init__(self, every: Every = OFTEN):
+        super().__init__(every)
+        self.step_values = () if every.unit == "epochs" else ("logs",)
+        self.run: str | None = None
+        self._at = Position(0, 0)  # where the last run ended
+        self._evaluated = -1
+        self._resumes: Position | None = None
+        self._event: Event | None = None  # of the beginning of the running fit
+        self._running = False  # within fit
+        self._begun = False  # within fit, and it is known whether the run resumes
+        self._is_open = False
+        self._early: list[Item] = []  # received before that
+        self._lacking: set[str] = set()
+        self._reader = DeferredLogReader(_SECONDS)
+
+    # what a subclass implements
+
+    def open(self, run: str | None) -> str:
+        """Opens the target before the first step, or before the first item; returns the name of the run.
+
+        Args:
+            run: the run to continue: the last one of this logger, if the trainer trains on, or that of the checkpoint
+                from which the trainer resumes; None to begin a new one.
+        """
+        return "" if run is None else run
+
+    def rewind(self, position: Position) -> None:
+        """Removes what was logged after a checkpoint, or remembers not to log it again; called after `open`.
+
+        Args:
+            position: that of the checkpoint.
+        """
+
+    def log_scalars(self, record: Record) -> None:
+        """Writes the values of a step or an epoch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_scalars(record).")
+
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Writes the configuration of a new run: nested dicts with strings, numbers, booleans, None and lists."""
+
+    def log_text(self, item: Item) -> None:
+        """Writes a text; for all items, see `Item` for the value."""
+        self._lacks("texts")
+
+    def log_image(self, item: Item) -> None:
+        """Writes an image."""
+        self._lacks("images")
+
+    def log_figure(self, item: Item) -> None:
+        """Writes a Matplotlib figure; by default as an image."""
+        if type(self).log_image is Logger.log_image:
+            self._lacks("figures")
+        else:
+            self.log_image(dataclasses.replace(item, kind="image", value=drawn(item.value)))
+
+    def log_histogram(self, item: Item) -> None:
+        """Writes the histogram of values."""
+        self._lacks("histograms")
+
+    def log_artifact(self, item: Item) -> None:
+        """Copies or uploads a file or a directory."""
+        self._lacks("files")
+
+    def log_checkpoint(self, item: Item) -> None:
+        """Writes the place of a checkpoint; by default, it does nothing."""
+
+    def flush(self) -> None:
+        """Writes what is buffered, before a checkpoint is saved."""
+
+    def finish(self, ended: str) -> None:
+        """Closes the target.
+
+        Args:
+            ended: how the run ended: `"finished"`, `"interrupted"` or `"failed"`.
+        """
+
+    # hooks
+
+    def meet(self, callbacks: Sequence[Callback]) -> None:
+        """Receives items from here on."""
+        self._running, self._begun, self._early = True, False, []
+
+    def on_train_begin(self, event: Event) -> None:
+        """Finds out if the trainer trains on, and then continues its run."""
+        super().on_train_begin(event)
+        self._reader.clear()
+        if not 0 < self._at.step <= event.step:
+            self.run = None
+        self._event, self._is_open, self._resumes = event, False, None
+
+    def on_epoch_begin(self, event: Event) -> None:
+        """Opens the target, so that an error is raised before the first step."""
+        super().on_epoch_begin(event)
+        self._begun = True
+        self._open()
+        early, self._early = self._early, []
+        for item in early:
+            self.receive(item)
+
+    def on_train_batch_end(self, event: Event) -> None:
+        """Logs the values of the step if the interval has ended."""
+        if self.due(event):
+            own = event.step_logs
+            self._reader.defer(
+                lambda: self._log(event, "step", {name: own.get(name, v) for name, v in event.logs.items()}), event.logs
+            )
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Logs the values of the epoch."""
+        if self.every.unit != "epochs" or self.due(event):
+            self._reader.defer(lambda: self._log(event, "epoch", event.logs), event.logs)
+
+    def on_evaluation_end(self, event: Event) -> None:
+        """Logs the values of evaluations inside of an epoch."""
+        self._reader.defer(lambda: self._log(event, "evaluation", event.evaluation_logs), event.logs)
+
+    def receive(self, item: Item) -> None:
+        """Logs an item; outside of `fit`, it is left out."""
+        if not self._running:
+            self._lacks("items outside of fit")
+            return
+        if not self._begun:
+            self._early.append(item)
+            return
+        self._open()
+        if self._is_new("step" if item.in_epoch else item.kind, item.step, item.epoch):
+            getattr(self, f"log_{item.kind}")(item)
+
+    def on_train_end(self, event: Event) -> None:
+        """Writes all that is deferred, and closes the target."""
+        self._event, self._running = None, False
+        self._reader.finish(event, lambda: self._close(event.ended or "finished"))
+        self._at = self._position(event)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Writes all that is deferred; returns the name and the position of the run."""
+        if self._event is not None:
+            if self._begun:
+                self._open()
+            self._reader.flush()
+            self._at = self._position(self._event)
+        if self._is_open:
+            self.flush()
+        return {"run": self.run, **dataclasses.asdict(self._at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the run of a checkpoint; called when `fit` resumes, and when it goes back to a checkpoint."""
+        self._reader.flush()
+        self._resumes = Position(state["step"], state["epoch"], state["evaluated"])
+        self._evaluated = self._resumes.evaluated
+        if self._is_open:
+            self.rewind(self._resumes)
+        else:
+            self.run = state["run"]
+
+    def _open(self) -> None:
+        if self._is_open or self._event is None:
+            return
+        before, self._is_open = self.run, True
+        self.run = self.open(before)
+        if before is None or self.run != before:
+            configuration = getattr(self._event.trainer, "configuration", None)
+            self.log_config({} if configuration is None else configuration())
+        elif self._resumes is not None:
+            self.rewind(self._resumes)
+
+    def _close(self, ended: str) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.finish(ended)
+
+    def _log(self, event: Event, kind: Literal["step", "epoch", "evaluation"], values: Mapping[str, float]) -> None:
+        self._open()
+        if kind == "evaluation":
+            self._evaluated = event.step
+        if self._is_new(kind, event.step, event.epoch):
+            self.log_scalars(Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values)))
+
+    def _is_new(self, kind: str, step: int, epoch: int) -> bool:
+        """False for what was logged before the run was resumed, and is not removed; for subclasses."""
+        return True
+
+    def _position(self, event: Event) -> Position:
+        trainer = event.trainer
+        step, epoch = (event.step, event.epoch + 1) if trainer is None else (trainer.step, trainer.epoch)
+        return Position(step, epoch, self._evaluated)
+
+    def _lacks(self, what: str) -> None:
+        if what not in self._lacking:
+            self._lacking.add(what)
+            warnings.warn(f"the logger {type(self).__name__} does not log {what}: they are left out.", stacklevel=2)
+
+
+def drawn(figure: Any) -> np.ndarray:
+    """Returns the image of a Matplotlib figure, `uint8[height, width, 4]`.
+
+    Args:
+        figure: the figure.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> drawn(Figure((2, 1), dpi=50)).shape
+        (50, 100, 4)
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())

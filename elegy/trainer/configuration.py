@@ -1,0 +1,117 @@
+"""What a run is made of, for loggers: arguments, module, optimizer, sizes, versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from elegy.trainer.session import Session
+
+_LIBRARIES = ("elegy", "jax", "jaxlib", "optax", "numpy", "flax", "dm-haiku", "equinox")
+_LONGEST = 2000
+
+
+def configuration(session: Session, module_name: str) -> dict[str, Any]:
+    """Returns the configuration; see `Trainer.configuration`.
+
+    Args:
+        session: the session of the trainer.
+        module_name: the name of the module's class.
+    """
+    found = {"trainer": _trainer(session, module_name), "versions": _versions()}
+    run = session.run
+    if run is not None:
+        found["fit"] = {name: _plain(value) for name, value in dataclasses.asdict(run.config).items()}
+        loader = run.loader
+        found["data"] = {
+            "examples": None if loader.plan is None else loader.plan.size,
+            "batch_size": loader.batch_size,
+            "steps_per_epoch": loader.steps,
+            "evaluations": {
+                one.prefix.removesuffix("_"): {"every": repr(one.every), "steps": one.plan.loader.steps}
+                for one in run.schedule.evaluations
+            },
+        }
+    return found
+
+
+def _trainer(session: Session, module_name: str) -> dict[str, Any]:
+    # The state's structure is enough: handing out the state itself would cost the next step a copy.
+    state = session.buffer.struct if session.initialized else session.buffer.get()
+    parts = state.losses_and_metrics
+    metrics = None if parts is None else parts.metrics
+    found = {
+        "module": module_name,
+        "losses": session.loss_names(),
+        "metrics": [] if metrics is None else list(metrics.names),
+        "seed": session.seed,
+        "strategy": repr(session.strategy),
+        "nonfinite": session.monitor.policy,
+        "accumulate": session.accumulate,
+    }
+    if session.initialized:
+        params = jax.tree.leaves(state.get_params())
+        found["parameters"] = sum(math.prod(leaf.shape) for leaf in params)
+        found["dtypes"] = sorted({str(leaf.dtype) for leaf in params})
+        if state.optimizer is not None:
+            found["optimizer"] = _states(state.optimizer.state)
+    return found
+
+
+def _states(state: Any) -> list[str]:
+    """The classes of the states of an Optax transformation, which name its parts."""
+    names: list[str] = []
+
+    def visit(node: Any) -> bool:
+        if hasattr(node, "_fields"):
+            names.append(type(node).__name__.removesuffix("State"))
+        return False
+
+    jax.tree.flatten(state, is_leaf=visit)
+    return names
+
+
+def _versions() -> dict[str, Any]:
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices: list[Any] = jax.devices()
+    found |= {"platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices)}
+    return found | {"processes": jax.process_count(), "git_commit": _commit()}
+
+
+def _commit() -> str | None:
+    """The Git commit of the working directory, with a plus sign if files were changed since; None without one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can express; the beginning of the representation of all else."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return repr(value)[:_LONGEST]
