@@ -15,8 +15,12 @@ for library in "$@"; do
     torch) # 3 GB to download where the package index has only the CUDA build
         pip install --quiet torch==2.13.0 torchdata==0.11.0
         ;;
+    chromium) # 100 MB of Debian's packages: not in CI
+        apt-get install --quiet --yes chromium
+        pip install --quiet playwright==1.65.2
+        ;;
     *)
-        echo "$library is not treex, tensorflow or torch." >&2
+        echo "$library is not treex, tensorflow, torch or chromium." >&2
         exit 1
         ;;
     esac
