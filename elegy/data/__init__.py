@@ -2,6 +2,7 @@
 
 from elegy.data.batch import pack, unpack
 from elegy.data.check import check_finite
+from elegy.data.first_batches import first_batches
 from elegy.data.iterables import IterableSource
 from elegy.data.permutation import epoch_permutation
 from elegy.data.prefetch import prefetch
@@ -14,6 +15,7 @@ __all__ = [
     "as_source",
     "check_finite",
     "epoch_permutation",
+    "first_batches",
     "pack",
     "prefetch",
     "split",

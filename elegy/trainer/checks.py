@@ -125,6 +125,18 @@ def validation_freq(value: Any) -> Every:
     return value if isinstance(value, Every) else Every(epochs=positive_int("validation_freq", value))
 
 
+def sanity_check(value: Any) -> int:
+    """Checks `sanity_check`.
+
+    Raises:
+        ValueError: if it is not an integer of at least 0.
+    """
+    number = as_integer(value)
+    if number is None or number < 0:
+        raise ValueError(f"sanity_check must be a number of validation steps, 0 for none, not {value!r}.")
+    return number
+
+
 def fusing(value: Any) -> int | str:
     """Checks `steps_per_execution`.
 

@@ -34,6 +34,8 @@ class FitConfig:
     fast_dev_run: int
     limit_train: int | float | None
     limit_validation: int | float | None
+    overfit_batches: int | None
+    sanity_check: int
 
     @classmethod
     def checked(cls, *, epochs: Any, **given: Any) -> Self:
@@ -45,13 +47,21 @@ class FitConfig:
         """
         optional = ("batch_size", "steps_per_epoch", "max_steps", "validation_batch_size", "validation_steps")
         epochs = positive_int("epochs", epochs)
-        given |= {name: positive_int_or_none(name, given[name]) for name in optional}
+        given |= {name: positive_int_or_none(name, given[name]) for name in (*optional, "overfit_batches")}
         given["initial_epoch"] = checks.initial_epoch(given["initial_epoch"], epochs)
         given["max_time"] = checks.seconds("max_time", given["max_time"])
         given["validation_freq"] = checks.validation_freq(given["validation_freq"])
         given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
         for name in ("limit_train", "limit_validation"):
             given[name] = checks.limit(name, given[name])
+        given["sanity_check"] = checks.sanity_check(given["sanity_check"])
+        if given["overfit_batches"] is not None:
+            if given["steps_per_epoch"] is not None:
+                raise ValueError(
+                    f"overfit_batches={given['overfit_batches']} and steps_per_epoch={given['steps_per_epoch']} both "
+                    "say how many batches make an epoch: use one of them."
+                )
+            given["shuffle"] = False
         given["fast_dev_run"] = few = checks.fast_dev_run(given["fast_dev_run"])
         if few:
             given |= {
@@ -60,7 +70,7 @@ class FitConfig:
                 "validation_freq": Every(epochs=1),
                 "initial_epoch": 0,
             }
-            given |= {"max_steps": None, "max_time": None, "resume": None}
+            given |= {"max_steps": None, "max_time": None, "resume": None, "sanity_check": 0}
         return cls(epochs=1 if few else epochs, **given)
 
     def check_validation(self, validates: bool) -> None:
@@ -73,8 +83,8 @@ class FitConfig:
             ValueError: if there is none.
         """
         optional = ("validation_batch_size", "validation_steps", *(() if self.fast_dev_run else ("limit_validation",)))
-        for name in optional:
-            if not validates and getattr(self, name) is not None:
+        for name in (*optional, "sanity_check"):
+            if not validates and getattr(self, name) not in (None, 0):
                 raise ValueError(
                     f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "
                     "validation_split."

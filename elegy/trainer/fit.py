@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from elegy.callbacks import CallbackList, History, TimeMonitor
 from elegy.checkpoint import store
-from elegy.data import ArraySource, IterableSource, as_source, split
+from elegy.data import ArraySource, IterableSource, as_source, first_batches, split
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
 from elegy.trainer import checks, loop, resume, rollback
@@ -17,6 +18,7 @@ from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded,
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run
+from elegy.trainer.sanity import sanity_check
 from elegy.trainer.session import Session, UndoOnFailure
 
 Source = ArraySource | IterableSource
@@ -51,6 +53,9 @@ def sources(
         source, rest = split(source, validation_split)
         size, steps, weights = config.validation_batch_size, config.validation_steps, config.validation_weights
         evaluations = [EvaluationSource("val_", rest, config.validation_freq, size, steps, weights)]
+    if config.overfit_batches is not None:
+        source, same = first_batches(source, config.overfit_batches, config.batch_size or DEFAULT_BATCH_SIZE)
+        evaluations = [dataclasses.replace(one, source=same(), batch_size=None, steps=None) for one in evaluations]
     return source, evaluations
 
 
@@ -133,6 +138,8 @@ def fit(
             EvaluationPlan(one.prefix, one.every, plan, one.weights)
             for one, plan in zip(evaluations, plans, strict=True)
         ]
+        if config.sanity_check:
+            sanity_check(session, ready, config.sanity_check)
         run = session.run = Run(session, config, training, ready, listeners, undo)
         if found is not None and saved is not None:
             resume.resume(run, found, saved)

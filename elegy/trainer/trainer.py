@@ -135,6 +135,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         fast_dev_run: bool | int = False,
         limit_train: int | float | None = None,
         limit_validation: int | float | None = None,
+        overfit_batches: int | None = None,
+        sanity_check: int = 0,
     ) -> History:
         """Trains for a number of epochs; a second call trains that many more.
 
@@ -172,6 +174,9 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             limit_train: the largest number of batches of an epoch, or a float: a fraction of its batches. As with
                 `steps_per_epoch`, the next epoch takes the batches of an iterable that follow.
             limit_validation: the same for a validation.
+            overfit_batches: trains each epoch on the same first batches, so many, unshuffled, and validates on them.
+            sanity_check: the number of validation steps before training, whose values are dropped: a fault of the
+                validation raises its error at once.
 
         Returns:
             The `History` of this call, which is `trainer.history` too.
@@ -204,6 +209,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             fast_dev_run=fast_dev_run,
             limit_train=limit_train,
             limit_validation=limit_validation,
+            overfit_batches=overfit_batches,
+            sanity_check=sanity_check,
         )
         source, evaluations = fit_module.sources(
             session, config, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
