@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 import jax.monitoring
+import jax.profiler
 
 T = TypeVar("T")
 Part = Literal["compile", "data", "steps", "evaluation", "saving", "callbacks", "other"]
@@ -82,6 +83,7 @@ class _Current(threading.local):
     """The measurement of each thread: the loop of a run is one thread."""
 
     times: WallTimes | None = None
+    annotates: bool | None = None
 
 
 _current = _Current()
@@ -93,15 +95,38 @@ def current() -> WallTimes | None:
     return _current.times
 
 
-def measured(part: Part) -> contextlib.AbstractContextManager[None]:
-    """Counts the time of a block as that of a part, if this thread is measured."""
+def measured(part: Part, step: int | None = None) -> contextlib.AbstractContextManager[None]:
+    """Counts the time of a block as that of a part, if this thread is measured, and names the block in a running trace.
+
+    Args:
+        part: the part.
+        step: the number of the training step that the block runs, for the trace; None if it runs none.
+    """
     times = _current.times
+    if _current.annotates:
+        return _annotated(part, step, times)
     return _NOTHING if times is None else times.of(part)
+
+
+@contextlib.contextmanager
+def _annotated(part: Part, step: int | None, times: WallTimes | None) -> Iterator[None]:
+    numbered = _NOTHING if step is None else jax.profiler.StepTraceAnnotation("train", step_num=step)
+    with numbered, jax.profiler.TraceAnnotation(f"elegy: {part}"), _NOTHING if times is None else times.of(part):
+        yield
+
+
+def annotate(annotates: bool | None) -> None:
+    """Sets whether `measured` blocks of this thread are named in a running trace of `jax.profiler`.
+
+    Args:
+        annotates: True while a trace runs, False between the traces of a run, None in a run without traces.
+    """
+    _current.annotates = annotates
 
 
 def measured_items(items: Iterator[T], part: Part) -> Iterator[T]:
     """Iterates, and counts the time of waiting for each item as that of a part."""
-    if _current.times is None:
+    if _current.times is None and _current.annotates is None:
         yield from items
         return
     end = object()

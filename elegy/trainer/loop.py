@@ -108,7 +108,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     out: StepResults | PlainStepResults | None = None
     done = 0
     try:
-        with held, measured("steps"):
+        with held, measured("steps", session.step):
             out = session.executor.run("train", session.buffer, chunk, session.epoch)
             run.ahead = chunk.count
             run.undo.keep()
