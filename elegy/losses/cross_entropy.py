@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from elegy.losses.class_targets import check_class_indices, class_shape_error, class_targets, values_outside
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
 from elegy.losses.numbers import at_least_float32, check_real
@@ -59,7 +58,7 @@ def cross_entropy(
         target, preds = match_real(target, preds, "CrossEntropy(binary=True)")
         return _binary(target, preds, from_logits, label_smoothing)
 
-    target = _drop_index_axis(target, preds)
+    target = class_targets(target, preds, "CrossEntropy")
     if target.ndim == preds.ndim:
         return _from_distribution(target.astype(preds.dtype), preds, from_logits, label_smoothing)
     target = widen_integers(target)
@@ -71,32 +70,6 @@ def cross_entropy(
         values = _from_distribution(one_hot, preds, from_logits, label_smoothing)
     outside = (target < 0) | (target >= preds.shape[-1])
     return jnp.where(outside, jnp.nan if check_bounds else 0.0, values)
-
-
-def _drop_index_axis(target: jax.Array, preds: jax.Array) -> jax.Array:
-    # With one class, softmax is always 1.
-    if preds.ndim == 0 or preds.shape[-1] == 1 or target.ndim not in (preds.ndim, preds.ndim - 1):
-        raise _shape_error(target, preds)
-    if target.ndim == preds.ndim and target.shape[-1] == 1 and preds.shape[-1] > 1:
-        target = target[..., 0]
-    expected = preds.shape if target.ndim == preds.ndim else preds.shape[:-1]
-    if target.shape != expected:
-        raise _shape_error(target, preds)
-    if target.ndim < preds.ndim and not jnp.issubdtype(target.dtype, jnp.integer):
-        raise TypeError(
-            f"CrossEntropy: a target of shape {target.shape} with preds of shape {preds.shape} is read as class "
-            f"indices, which are integers, but it is {target.dtype}. Cast it to an integer type, give one distribution "
-            "for each example, or use MeanSquaredError for regression."
-        )
-    return target
-
-
-def _shape_error(target: Any, preds: Any) -> ValueError:
-    return ValueError(
-        f"CrossEntropy: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape "
-        "(..., classes) give class indices of shape (...), or distributions of shape (..., classes). For one binary "
-        "output use CrossEntropy(binary=True)."
-    )
 
 
 def _binary(target: jax.Array, preds: jax.Array, from_logits: bool, label_smoothing: float | None) -> jax.Array:
@@ -171,7 +144,7 @@ class CrossEntropy(Loss):
         check_array(preds, "preds", "CrossEntropy")
         if not self.binary and jnp.ndim(preds) == jnp.ndim(target) == 1:
             # This could be one distribution, but is usually a batch of binary outputs.
-            raise _shape_error(target, preds)
+            raise class_shape_error(target, preds, "CrossEntropy")
         return cross_entropy(
             target,
             preds,
@@ -206,12 +179,7 @@ class CrossEntropy(Loss):
         classes = preds_like.shape[-1]
         if target.shape == preds_like.shape or not self.check_bounds:
             return
-        shown = _outside(target, 0, classes - 1)
-        if shown:
-            raise ValueError(
-                f"CrossEntropy: the target contains {shown}, but the last axis of preds has {classes} classes: "
-                f"the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
-            )
+        check_class_indices(target, classes, "CrossEntropy")
 
 
 # Made once: JAX caches traces by function, so a second check does not trace the loss again.
@@ -219,21 +187,13 @@ _called = jax.jit(lambda loss, target, preds: loss.call(target, preds))
 
 
 def _check_decisions(target: np.ndarray) -> None:
-    shown = _outside(target, 0, 1)
+    shown = values_outside(target, 0, 1)
     if shown:
         raise ValueError(
             f"CrossEntropy(binary=True): the target contains {shown}, but binary labels are 0 or 1, or probabilities "
             "between them: for other labels the loss has no minimum. Map labels of -1 and 1 with `(labels + 1) / 2`; "
             "for class indices leave binary=True out."
         )
-
-
-def _outside(target: np.ndarray, low: int, high: int) -> str:
-    """Lists some values below `low` or above `high`; empty if there are none."""
-    if not target.size or (target.min() >= low and target.max() <= high):  # without a copy of valid labels
-        return ""
-    outside = np.unique(target[(target < low) | (target > high)])
-    return ", ".join(map(str, outside[:5])) + (", ..." if outside.size > 5 else "")
 
 
 Crossentropy = CrossEntropy
