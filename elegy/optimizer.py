@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import PyTree
 
@@ -94,28 +95,41 @@ class Optimizer(Pytree):
             raise RuntimeError("the optimizer has no state yet: call `optimizer = optimizer.init(params)` first.")
         if isinstance(self.state, LookaheadPair):
             fast_and_slow = optax.LookaheadParams(params, self.state.slow)
-            updates, inner = self._updates(grads, self.state.inner, fast_and_slow, extra)
+            updates, inner = update_with(self.tx, grads, self.state.inner, fast_and_slow, extra)
             fast = optax.apply_updates(params, updates.fast)
             slow = optax.apply_updates(self.state.slow, updates.slow)
             return fast, self.replace(state=LookaheadPair(inner, slow))
-        updates, state = self._updates(grads, self.state, params, extra)
+        updates, state = update_with(self.tx, grads, self.state, params, extra)
         return optax.apply_updates(params, updates), self.replace(state=state)
 
-    def _updates(self, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]) -> tuple[Any, PyTree]:
-        # MultiSteps passes extra arguments on, but is not a GradientTransformationExtraArgs.
-        tx = self.tx if isinstance(self.tx, optax.MultiSteps) else optax.with_extra_args_support(self.tx)
-        while True:
-            try:
-                return tx.update(grads, state, params, **extra)
-            except (TypeError, ValueError, AttributeError) as error:
-                # Some transformations, such as `optax.contrib.sam`, accept only named extra arguments, and inside of a
-                # chain their signature is hidden.
-                refused = {name for name in extra if f"unexpected keyword argument '{name}'" in str(error)}
-                if not refused:
-                    if _holds(state, optax.LookaheadState):
-                        raise _lookahead_error(error) from error
-                    raise
-                extra = {name: value for name, value in extra.items() if name not in refused}
+    def moved_to(self, params: PyTree) -> Self:
+        """Returns the optimizer for another selection of its parameters.
+
+        Args:
+            params: the parameters to train from now on, with `optax.MaskedNode()` in place of frozen ones.
+
+        Returns:
+            The optimizer whose state has the old values, except for parameters that the old state did not have: their
+            values are those of `init`.
+
+        Raises:
+            ValueError: if an array of the state belongs to several parameters, as in `optax.flatten`.
+        """
+        old = dict(jax.tree_util.tree_leaves_with_path(self.state))
+
+        def kept(path: Any, leaf: Any) -> Any:
+            found = old.get(path, leaf)
+            if jnp.shape(found) != jnp.shape(leaf):
+                raise ValueError(
+                    f"the optimizer's state {path_name(path)} has values of several parameters in one array, "
+                    f"{array_name(found)}, which would become {array_name(leaf)}, so it cannot be kept when other "
+                    "parameters are frozen. Freeze before the first state is made, `Trainer(freeze=...)`, or leave out "
+                    "the wrapper (`optax.flatten`)."
+                )
+            return found
+
+        fresh = self.init(params)
+        return fresh.replace(state=jax.tree_util.tree_map_with_path(kept, fresh.state))
 
     def check_gradients(self) -> None:
         """Checks that the transformation takes the gradient of a batch, which a training step passes.
@@ -129,6 +143,37 @@ class Optimizer(Pytree):
                 "gradient of each example, but a high-level or managed step computes that of the whole batch. Write "
                 "`train_step` (core level), with the gradients of `jax.vmap(jax.grad(loss), (None, 0))`."
             )
+
+
+def update_with(
+    tx: Transformation, grads: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]
+) -> tuple[Any, PyTree]:
+    """Calls the `update` of a transformation with those extra arguments that it accepts.
+
+    Args:
+        tx: the transformation.
+        grads: the gradients.
+        state: the state of the transformation.
+        params: the parameters.
+        extra: arguments by name.
+
+    Raises:
+        TypeError: if a wrapper that cannot update pairs of parameters contains `optax.lookahead`.
+    """
+    # MultiSteps passes extra arguments on, but is not a GradientTransformationExtraArgs.
+    tx = tx if isinstance(tx, optax.MultiSteps) else optax.with_extra_args_support(tx)
+    while True:
+        try:
+            return tx.update(grads, state, params, **extra)
+        except (TypeError, ValueError, AttributeError) as error:
+            # Some transformations, such as `optax.contrib.sam`, accept only named extra arguments, and inside of a
+            # chain their signature is hidden.
+            refused = {name for name in extra if f"unexpected keyword argument '{name}'" in str(error)}
+            if not refused:
+                if _holds(state, optax.LookaheadState):
+                    raise _lookahead_error(error) from error
+                raise
+            extra = {name: value for name, value in extra.items() if name not in refused}
 
 
 def _holds(state: PyTree, kind: type) -> bool:
@@ -158,17 +203,7 @@ def _takes_pairs(tx: Transformation, pair: optax.LookaheadParams) -> bool:
         return False
 
 
-def as_optimizer(optimizer: Optimizer | Transformation) -> Optimizer:
-    """Accepts an `Optimizer` or an Optax transformation.
-
-    Example:
-        >>> as_optimizer(optax.sgd(0.1)).state is None
-        True
-    """
-    return optimizer if isinstance(optimizer, Optimizer) else Optimizer(optimizer)
-
-
-__all__ = ["LookaheadPair", "Optimizer", "as_optimizer"]
+__all__ = ["LookaheadPair", "Optimizer"]
 
 
 def current_hyperparameters(optimizer: Optimizer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import elegy as eg
-from elegy.optimizer import as_optimizer
+from elegy.optimizer_groups import as_optimizer
 
 PARAMS = {"w": jnp.arange(4.0), "b": {"c": jnp.ones((2, 3), jnp.bfloat16)}}
 

@@ -54,7 +54,8 @@ class LearningRateMonitor(_StepValues):
     """Adds the learning rate of the step to the logs, as `learning_rate`.
 
     It reads the state of `optax.inject_hyperparams`, also inside of a chain. If there are several, as with
-    `optax.partition`, each has its own name: `learning_rate/<group>`. Without `inject_hyperparams`, pass the schedule
+    `optax.partition`, each has its own name: `learning_rate/<group>`. The name of a group of `Trainer(optimizer={...})`
+    is its pattern, without `/*` at its end. Without `inject_hyperparams`, pass the schedule
     of the optimizer.
 
     Args:
@@ -94,7 +95,8 @@ class LearningRateMonitor(_StepValues):
 
 
 class GradientMonitor(_StepValues):
-    """Adds `grad_norm`, `update_norm` and `param_norm` to the logs: Euclidean norms over all parameters.
+    """Adds `grad_norm`, `update_norm` and `param_norm` to the logs: Euclidean norms over all
+    parameters that are not frozen.
 
     The compiled step computes them: of the gradients of the whole batch, before the optimizer changes them; of the
     difference of the parameters after and before the step; and of the parameters after it.

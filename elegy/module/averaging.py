@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from elegy.errors import StepError
 from elegy.integers import as_integer, positive_int
 from elegy.module.levels import level_of
-from elegy.module.precision import as_kept, optimizer_params
+from elegy.module.precision import as_kept, wide_params
 from elegy.pytree import Pytree, field, static_field
 from elegy.types import Every, PyTree
 
@@ -197,7 +197,7 @@ def with_averaging(module: Any, rule: Any) -> Any:
     ):
         return module
     average = Average(rule)
-    return module.replace(averaged_params=average if module.key is None else average.begin(optimizer_params(module)))
+    return module.replace(averaged_params=average if module.key is None else average.begin(wide_params(module)))
 
 
 def check_level(cls: type, module: Any) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
-from elegy.module import accumulation, high_level, precision
+from elegy.module import accumulation, freezing, high_level, precision
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
 from elegy.module.logs import drain, log_total, pending_losses
 from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions, step_values
 from elegy.names import array_name, type_name
+from elegy.patterns import combine
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
 
@@ -70,11 +71,12 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     state_key, init_key = jax.random.split(key)
     state = check_state(module, module.managed_init_step(init_key, batch), "managed_init_step")
     state = precision.begin(state, module._precision)
+    freezing.check(state)
     if state.optimizer is not None:
-        state = state.replace(optimizer=state.optimizer.init(precision.optimizer_params(state)))
+        state = state.replace(optimizer=state.optimizer.init(freezing.optimizer_params(state)))
         state.optimizer.check_gradients()
     if module.averaged_params is not None:
-        state = state.replace(averaged_params=module.averaged_params.begin(precision.optimizer_params(state)))
+        state = state.replace(averaged_params=module.averaged_params.begin(precision.wide_params(state)))
     return state.replace(key=state_key).reset_step()
 
 
@@ -111,13 +113,15 @@ def forward_train(
         )
     context = StepContext.of(batch, mask, strategy)
     state_key, step_key = split_key(module, "train", strategy)
-    params = module.get_params()
+    whole = module.get_params()
+    params = freezing.trained(module, whole)
     dtype = objective_dtype(params)
     policy, scale = precision.managed_policy(module, "train"), module.dynamic_loss_scale
 
     def objective(
         params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
     ) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
+        params = combine(params, module.get_params())
         start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
         start, batch = (start, batch) if policy is None else (policy.enter(start), policy.cast_batch(batch))
         out = start.managed_train_step(key, batch, batch_idx, epoch_idx)
@@ -134,7 +138,8 @@ def forward_train(
         objective, module, params, context, step_key, batch, options.accumulate
     )
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
-    value, grads = strategy.sum(total), precision.as_optimized(module, conjugate(strategy.sum(grads)))
+    before = freezing.optimizer_params(module), module.optimizer
+    value, grads = strategy.sum(total), precision.as_kept(conjugate(strategy.sum(grads)), before[0])
     if scale is not None:
         value, factor, grads = scale.unscale((value, factor, grads))
     if loss is not None:
@@ -143,19 +148,17 @@ def forward_train(
     averaged, state = _take_context(state)
     state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
     check = check_finite(value, grads) if options.guard or scale is not None else None
-    state = keep_state(check, state.set_params(params), module)
+    state = keep_state(check, state.set_params(whole), module)
     unscaled = value_of if scale is None else lambda params: scale.unscale(value_of(params))
     extra = optimizer_arguments(unscaled, strategy)
-    before = precision.optimizer_params(module), module.optimizer
     new_params, optimizer = run_if_finite(
         check, lambda: module.optimizer.update(grads, before[0], value=value, grad=grads, **extra), before
     )
     values = step_values(options.values, grads, before[0], new_params, optimizer)
-    state = state.set_params(precision.as_kept(new_params, params)).replace(optimizer=optimizer)
+    state = state.set_params(combine(precision.as_kept(new_params, params), whole)).replace(optimizer=optimizer)
     if module.averaged_params is not None:
-        state = state.replace(
-            averaged_params=keep(check, module.averaged_params.update(new_params), module.averaged_params)
-        )
+        average = module.averaged_params.update(combine(new_params, precision.wide_params(module)))
+        state = state.replace(averaged_params=keep(check, average, module.averaged_params))
     if scale is not None and check is not None:
         state, check = state.replace(dynamic_loss_scale=scale.adjust(check.finite)), scale.reported(check)
     return StepExtras(context.examples, check if options.guard else None, values), state

@@ -12,6 +12,7 @@ from elegy.metrics import LossesAndMetrics, Metric
 from elegy.module import high_level, layers, managed
 from elegy.module.averaging import Average
 from elegy.module.context import StepContext
+from elegy.module.freezing import FreezeRule
 from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
 from elegy.module.precision import LossScale, Precision
@@ -65,6 +66,7 @@ class ElegyModule(Pytree):
     averaged_params: Average | None = field(default=None, kw_only=True, repr=False)
     dynamic_loss_scale: LossScale | None = field(default=None, kw_only=True, repr=False)
     _precision: Precision | None = static_field(default=None, kw_only=True, repr=False)
+    _freezing: tuple[FreezeRule, ...] = static_field(default=(), kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
     _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)

@@ -188,19 +188,9 @@ def wide(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: _cast(leaf, "float32") if jnp.result_type(leaf).itemsize == 2 else leaf, tree)
 
 
-def optimizer_params(module: Any) -> PyTree:
-    """Returns the parameters for the optimizer: under a policy, 16-bit ones in float32."""
+def wide_params(module: Any) -> PyTree:
+    """Returns the parameters in the dtypes of the optimizer: under a policy, 16-bit ones in float32."""
     return module.get_params() if module._precision is None else wide(module.get_params())
-
-
-def as_optimized(module: Any, grads: PyTree) -> PyTree:
-    """Casts gradients for the optimizer, to the dtypes of `optimizer_params`.
-
-    Args:
-        module: the state.
-        grads: gradients of its parameters.
-    """
-    return as_kept(grads, optimizer_params(module))
 
 
 def as_kept(params: PyTree, like: PyTree) -> PyTree:

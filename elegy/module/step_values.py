@@ -46,7 +46,7 @@ def step_values(
     """Computes the requested values, scalars by name.
 
     Norms are Euclidean, `float32[]` (`float64[]` in float64). A name that ends in `/*` gives one norm for each array of
-    parameters, as `grad_norm/dense/kernel`. The learning rate is the one that this step used, from
+    trained parameters, as `grad_norm/dense/kernel`. The learning rate is the one that this step used, from
     `optax.inject_hyperparams`; if an optimizer has several, each has its path in the name.
 
     Args:
@@ -97,20 +97,36 @@ def _learning_rates(optimizer: Optimizer) -> dict[str, jax.Array]:
             "`optax.inject_hyperparams(optax.adam)(learning_rate=...)`, with a number or a schedule, or give the "
             "schedule to the callback, `LearningRateMonitor(schedule)`."
         )
+    groups = [_group(path) for path in found]
+    if None not in groups and len(set(groups)) == len(groups):
+        return {f"learning_rate/{group}": leaf for group, leaf in zip(groups, found.values(), strict=True)}
     if len(found) == 1:
         return {"learning_rate": next(iter(found.values()))}
-    return {f"learning_rate/{_group(path)}": leaf for path, leaf in found.items()}
+    return {f"learning_rate/{_place(path)}": leaf for path, leaf in found.items()}
 
 
-def _group(path: str) -> str:
-    """Returns the part of a path that identifies a group of parameters.
+def _group(path: str) -> str | None:
+    """Returns the group of parameters of a path in the state of an `optax.partition`; None for another state.
 
     Example:
-        >>> _group("state/inner_states/head/inner_state/hyperparams/learning_rate")
-        'head'
+        >>> _group("state/inner_states/head/*/inner_state/1/hyperparams/learning_rate"), _group("state/0/hyperparams/x")
+        ('head', None)
+    """
+    if not path.startswith(_GROUPS):
+        return None
+    return path.removeprefix(_GROUPS).partition("/inner_state/")[0].removesuffix("/*")
+
+
+def _place(path: str) -> str:
+    """Returns the parts of a path that differ between optimizers.
+
+    Example:
+        >>> _place("state/1/inner_states/head/inner_state/hyperparams/learning_rate")
+        '1/head'
     """
     parts = [part for part in path.split("/") if part not in _COMMON]
     return "/".join(parts) or "0"
 
 
+_GROUPS = "state/inner_states/"
 _COMMON = ("state", "inner_states", "inner_state", "hyperparams", "learning_rate")

@@ -17,7 +17,7 @@ from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.flat import make_jaxpr
 from elegy.integers import positive_int_or_none
 from elegy.lazy import require
-from elegy.module.precision import optimizer_params
+from elegy.module.freezing import optimizer_params
 from elegy.module.step_values import OWN_LOGS
 from elegy.optimizer import LookaheadPair, Optimizer, hyperparameters, with_hyperparameters
 from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, training_program

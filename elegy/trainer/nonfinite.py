@@ -15,6 +15,7 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.module.finite import FiniteCheck
+from elegy.module.freezing import trained
 from elegy.module.levels import level_of
 from elegy.names import path_name
 
@@ -184,7 +185,7 @@ def describe(check: FiniteCheck, step: int, epoch: int, state: Any) -> str:
         epoch: the epoch's index.
         state: the structure of the state.
     """
-    params = jax.tree_util.tree_leaves_with_path(state.get_params())
+    params = jax.tree_util.tree_leaves_with_path(trained(state, state.get_params()))
     bad = [path_name(path) for (path, _), wrong in zip(params, check.bad[1:], strict=True) if wrong]
     more = f" and {len(bad) - _MOST_LEAVES} more" if len(bad) > _MOST_LEAVES else ""
     where = f"the gradients of {', '.join(bad[:_MOST_LEAVES])}{more} hold NaN or infinity" if bad else "no gradient is"

@@ -15,8 +15,10 @@ from elegy.checkpoint.directory import Opened, opened
 from elegy.distributed import together
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import with_all_places, with_own_place
+from elegy.module.freezing import frozen_paths
 from elegy.module.logs import LogBook, empty_log
-from elegy.module.precision import optimizer_params
+from elegy.module.precision import wide_params
+from elegy.patterns import few
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -46,6 +48,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         "skipped_steps": session.monitor.count(),
         "seed": session.seed,
         "averaging": _averaging(state),
+        "frozen": frozen_paths(state),
         "module": type(state).__name__,
         "history": session.history.state_dict(),
         "logs": {
@@ -112,12 +115,28 @@ def load(
         for phase, names in metadata["logs"].items()
     }
     target = session.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
+    if strict:
+        _check_frozen(metadata.get("frozen"), frozen_paths(target))
     state, _ = store.restore(path, target, strict=strict)
     session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
     session.step, session.epoch = metadata["step"], metadata["epoch"]
     session.monitor.skipped = metadata["skipped_steps"]
     session.history.load_state_dict(metadata["history"])
     session.record = with_own_place(metadata["run"])
+
+
+def _check_frozen(saved: list[str] | None, now: list[str]) -> None:
+    """Checks that a checkpoint, unless an older version wrote it, is of a run with the same frozen parameters.
+
+    Raises:
+        CheckpointError: if it is not.
+    """
+    if saved is not None and set(saved) != set(now):
+        raise CheckpointError(
+            f"the checkpoint is of a run whose frozen parameters were {few(saved)}, and those of the trainer are "
+            f"{few(now)}. Freeze the same parameters (`Trainer(freeze=...)`, `trainer.freeze`, `trainer.unfreeze`), "
+            "restore it, and then freeze others; or take the weights alone, `trainer.load_weights(path)`."
+        )
 
 
 def _averaging(state: Any) -> str | None:
@@ -143,7 +162,7 @@ def _with_average(state: Any, saved: str | None) -> Any:
         "starts anew from here.",
         stacklevel=2,
     )
-    return state.replace(averaged_params=average.begin(optimizer_params(state)))
+    return state.replace(averaged_params=average.begin(wide_params(state)))
 
 
 def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | None) -> Any:

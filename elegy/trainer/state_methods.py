@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from elegy.callbacks import History
 from elegy.module import ElegyModule
+from elegy.module.freezing import frozen_paths, with_more
+from elegy.patterns import as_patterns
 from elegy.strategies import Strategy
+from elegy.trainer import checks
 from elegy.trainer.configuration import configuration
 from elegy.trainer.nonfinite import Policy
 from elegy.trainer.session import Session
@@ -134,6 +137,61 @@ class StateMethods(Generic[M]):
             RuntimeError: if a callback calls it during `fit`.
         """
         self._session.set_strategy(strategy)
+
+    def freeze(self, *patterns: str) -> None:
+        """Freezes parameters from now on: they get no gradient, no update, no weight decay and no optimizer state.
+
+        The optimizer's state for all other parameters stays, to the same bits. The losses, regularizers and averages
+        include frozen parameters. Batch statistics are not parameters: a module updates them as before.
+
+        Args:
+            *patterns: patterns of parameter paths, such as `"backbone/*"`; `*` stands for any characters.
+
+        Raises:
+            RuntimeError: while `fit` runs.
+            TypeError: if a pattern is not a string.
+            ValueError: if a pattern matches no parameter, or no parameter is left to train; or if an array of the
+                optimizer's state belongs to several parameters. The state stays as it was.
+            StepError: if the module trains at the core level.
+
+        Example:
+            >>> import numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> x = np.ones((8, 1), np.float32)
+            >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+            >>> trainer.freeze("bias")
+            >>> history = trainer.fit(x, 3 * x, verbose=0)
+            >>> trainer.frozen, trainer.variables()["params"]["bias"].tolist()
+            (['bias'], [0.0])
+        """
+        self._freeze("freeze", patterns, freezes=True)
+
+    def unfreeze(self, *patterns: str) -> None:
+        """Trains frozen parameters again, from now on.
+
+        The optimizer begins anew for them: with `optax.adam`, their moments are 0. A group of optimizers of which all
+        parameters were frozen begins as a whole, with its counter and its schedule; a counter that other parameters
+        share goes on.
+
+        Args:
+            *patterns: patterns of parameter paths; `"*"` stands for all.
+
+        Raises:
+            RuntimeError, TypeError, ValueError, StepError: as `freeze`.
+        """
+        self._freeze("unfreeze", patterns, freezes=False)
+
+    def _freeze(self, method: str, patterns: tuple[str, ...], freezes: bool) -> None:
+        checks.not_in_fit(self._session, method)
+        patterns = as_patterns(patterns, method)
+        if not patterns:
+            raise ValueError(f"{method} was given no pattern. The pattern of all parameters is '*'.")
+        self._session.state = with_more(self._session.state, patterns, freezes)
+
+    @property
+    def frozen(self) -> list[str]:
+        """The paths of the frozen parameters; empty before the first state exists."""
+        return frozen_paths(self._session.buffer.struct) if self._session.initialized else []
 
     def summary(self, inputs: PyTree, *, depth: int = 2, return_repr: bool = False) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.

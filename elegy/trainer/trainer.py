@@ -15,8 +15,11 @@ from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.averaging import EMA, SWA, Weights, check_weights, with_averaging
-from elegy.module.precision import Precision, as_precision, optimizer_params, with_precision
-from elegy.optimizer import Optimizer, Transformation, as_optimizer
+from elegy.module.freezing import optimizer_params, with_frozen
+from elegy.module.precision import Precision, as_precision, with_precision
+from elegy.optimizer import Optimizer, Transformation
+from elegy.optimizer_groups import as_optimizer
+from elegy.patterns import as_patterns
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, on_batch, predictions
 from elegy.trainer import fit as fit_module
@@ -39,7 +42,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             Haiku transformed function, or an `(init, apply)` pair of functions.
         loss: a loss, a function `f(target, preds)`, or a list or dict of them.
         metrics: likewise.
-        optimizer: an Optax gradient transformation.
+        optimizer: an Optax gradient transformation; or a dict of them by patterns of parameter paths, such as
+            `{"head/*": optax.adam(1e-3), "*": optax.adam(1e-4)}`, of which the first match is used.
         seed: where all randomness of the run comes from: parameters, steps, the order of examples.
         strategy: how steps run on devices: a name or a `Strategy`.
         callbacks: callbacks of every `fit`, `evaluate` and `predict`.
@@ -53,6 +57,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         precision: the dtypes in which parameters are kept and the module computes: `"float32"` (nothing is cast),
             `"mixed_bfloat16"`, `"bfloat16"`, `"mixed_float16"`, a policy as `jmp` writes it, or a `Precision`.
         averaging: an `EMA` or `SWA` of the parameters, kept in the state beside them; `weights="averaged"` uses it.
+        freeze: a pattern of the paths of parameters, or several, such as `"backbone/*"`. Those parameters are not
+            trained: they get no gradient, no update, no weight decay and no optimizer state.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -60,7 +66,9 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
 
     Raises:
         TypeError: if an argument has the wrong type.
-        ValueError: for an unknown strategy or precision, or `accumulate` below 1.
+        ValueError: for an unknown strategy or precision, `accumulate` below 1, or patterns that do not fit the
+            parameters; the first call with a batch raises the last, unless the module has a state.
+        StepError: for `freeze` with a module that trains at the core level.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -77,7 +85,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         module: M | Any,
         loss: LossTree | None = None,
         metrics: MetricTree | None = None,
-        optimizer: Optimizer | Transformation | None = None,
+        optimizer: Optimizer | Transformation | Mapping[str, Transformation] | None = None,
         *,
         seed: int = 42,
         strategy: str | Strategy = "jit",
@@ -88,6 +96,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         accumulate: int = 1,
         precision: str | Precision = "float32",
         averaging: EMA | SWA | None = None,
+        freeze: str | Sequence[str] = (),
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -102,6 +111,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
         state = with_averaging(with_precision(state, as_precision(precision)), averaging)
+        state = with_frozen(state, as_patterns(freeze, "freeze"))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate))

@@ -20,7 +20,8 @@ from elegy.errors import CheckpointError
 from elegy.lazy import is_instance_of
 from elegy.metrics import Metric
 from elegy.module.averaging import Weights, with_weights
-from elegy.module.precision import optimizer_params
+from elegy.module.freezing import optimizer_params
+from elegy.module.precision import wide_params
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -78,7 +79,7 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
         if session.step == 0 and state.optimizer is not None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         if state.averaged_params is not None:
-            state = state.replace(averaged_params=state.averaged_params.begin(optimizer_params(state)))
+            state = state.replace(averaged_params=state.averaged_params.begin(wide_params(state)))
         session.state = state
 
     if session.initialized:
