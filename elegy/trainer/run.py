@@ -208,7 +208,7 @@ class Run:
 
         def size(batches: int, rows: int, sizes: Sequence[int]) -> int:
             counts = [bound(step + batches, examples + rows, sizes) for bound in bounds]
-            return min([*counts, len(sizes) if pace is None else pace.most(step + batches)])
+            return min([len(sizes), *counts, *([] if pace is None else [pace.most(step + batches)])])
 
         return size
 
