@@ -39,6 +39,7 @@ class Event:
             whole epoch and, with the prefix `val_`, of its validation, `on_train_end` those after the run's last step.
             Reading them may wait for the device.
         epochs: the epoch count at which the run ends; None if a number of steps or a time ends it.
+        last_step: the number of completed steps at which `max_steps` ends the run; None without it.
         steps: batches in an epoch; None if unknown.
         batch_size: examples in a full batch; None if unknown.
         examples: training examples seen by the run so far.
@@ -66,6 +67,7 @@ class Event:
     batch: int | None = None
     logs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     epochs: int | None = None
+    last_step: int | None = None
     steps: int | None = None
     batch_size: int | None = None
     examples: int = 0

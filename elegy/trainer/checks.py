@@ -196,15 +196,16 @@ def listed(callbacks: Any) -> Iterable[Callback]:
     return callbacks if isinstance(callbacks, (list, tuple)) else CallbackList(() if callbacks is None else callbacks)
 
 
-def initial_epoch(value: Any, epochs: int) -> int:
+def initial_epoch(value: Any, epochs: int | None) -> int:
     """Checks the index of the epoch to start at.
 
     Raises:
-        ValueError: if it is not an integer of at least 0 and below `epochs`.
+        ValueError: if it is not an integer of at least 0 and below `epochs`, where that is not None.
     """
     number = as_integer(value)
-    if number is None or not 0 <= number < epochs:
-        raise ValueError(f"initial_epoch must be an integer of at least 0 and below epochs={epochs}, not {value!r}.")
+    if number is None or number < 0 or (epochs is not None and number >= epochs):
+        below = "" if epochs is None else f" and below epochs={epochs}"
+        raise ValueError(f"initial_epoch must be an integer of at least 0{below}, not {value!r}.")
     return number
 
 

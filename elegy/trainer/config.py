@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Any, Literal, Self
 
-from elegy.integers import positive_int, positive_int_or_none
+from elegy.integers import positive_int_or_none
 from elegy.module.averaging import Weights
 from elegy.trainer import checks
 from elegy.types import Every
@@ -17,7 +17,7 @@ class FitConfig:
     """The arguments of `Trainer.fit` beside its data and callbacks, under their names."""
 
     batch_size: int | None
-    epochs: int
+    epochs: int | None
     steps_per_epoch: int | None
     max_steps: int | None
     max_time: float | None
@@ -46,10 +46,12 @@ class FitConfig:
             ValueError: if a number is out of its range.
         """
         optional = ("batch_size", "steps_per_epoch", "max_steps", "validation_batch_size", "validation_steps")
-        epochs = positive_int("epochs", epochs)
+        epochs = positive_int_or_none("epochs", epochs)
         given |= {name: positive_int_or_none(name, given[name]) for name in (*optional, "overfit_batches")}
-        given["initial_epoch"] = checks.initial_epoch(given["initial_epoch"], epochs)
         given["max_time"] = checks.seconds("max_time", given["max_time"])
+        if epochs is None and given["max_steps"] is None and given["max_time"] is None:
+            epochs = 1
+        given["initial_epoch"] = checks.initial_epoch(given["initial_epoch"], epochs)
         given["validation_freq"] = checks.validation_freq(given["validation_freq"])
         given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
         for name in ("limit_train", "limit_validation"):

@@ -94,6 +94,11 @@ class EvaluationPlan:
     plan: ExecutionPlan
     weights: Weights
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """The names of its values in the logs of an epoch; None if they are not known before it runs."""
+        return None if self.plan.names is None else frozenset(self.prefix + name for name in self.plan.names)
+
 
 def evaluation_sources(validation_data: Any, config: FitConfig) -> list[EvaluationSource]:
     """Reads `validation_data`: one data set, or a dict of them.

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,7 @@ class ExecutionPlan:
         layout: how batches are grouped and padded.
         strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
+        names: the names of the values that a step logs; None if the phase is not compiled.
         row_probe: a function of a state and a batch; its probe tests if batches of such examples may be padded.
     """
 
@@ -64,6 +65,7 @@ class ExecutionPlan:
     layout: BatchLayout
     strategy: Strategy
     state: Any = None
+    names: Collection[str] | None = None
     row_probe: Callable[[StateBuffer, Batch], RowProbe] | None = None
 
     def chunks(
@@ -238,7 +240,8 @@ def plan_execution(
         most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
         steps = min(steps, _power_of_two(most / bytes_of(batch)))
     layout = dataclasses.replace(layout, steps=steps, resident=resident)
-    return ExecutionPlan(phase, loader, layout, strategy, program.state, functools.partial(executor.row_probe, phase))
+    row_probe = functools.partial(executor.row_probe, phase)
+    return ExecutionPlan(phase, loader, layout, strategy, program.state, program.names, row_probe)
 
 
 def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:

@@ -12,7 +12,7 @@ from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, first_batches, split
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
-from elegy.trainer import checks, loop, resume, rollback
+from elegy.trainer import check_evaluations, checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
 from elegy.trainer.execution import PhaseRequest, fuse_with
@@ -145,6 +145,7 @@ def fit(
             resume.resume(run, found, saved)
         reading.close()
         try:
+            check_evaluations.check(run, training, ready)
             loop.fit(run)
         finally:
             session.run = None  # first: callbacks that are asked for their state may fail

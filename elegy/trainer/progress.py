@@ -62,6 +62,7 @@ class ProgressBar(Callback):
         self._bar: Any = None  # a tqdm
         self._repeated: frozenset[str] = frozenset()  # names of logs that have the value of `loss`
         self._batches = 0
+        self._first: int | None = None  # the step at which a bar of all steps of a run begins
         self._queued: deque[tuple[int, Mapping[str, float]]] = deque()  # batches, and logs that are computed with them
         self._finished: float | None = None  # the seconds of the run when the last epoch was computed
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
@@ -103,12 +104,12 @@ class ProgressBar(Callback):
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
         self._catch_up()
         self._running = None
-        title = f"{_epoch(event)}  step {event.step}"
+        title = f"{_epoch(event)}  {_step(event)}"
         self._reader.defer(lambda: self._finish(title, event.logs, lambda: self._seconds(event)), event.logs)
 
     def on_evaluation_end(self, event: Event) -> None:
         """Prints the values of evaluations inside of the epoch, beside the running values of the epoch."""
-        title = f"{_epoch(event)}  step {event.step}"
+        title = f"{_epoch(event)}  {_step(event)}"
         self._reader.defer(lambda: self._tell([title, *self._values(event.logs)]), event.logs)
 
     def on_train_end(self, event: Event) -> None:
@@ -118,7 +119,8 @@ class ProgressBar(Callback):
         try:
             self._catch_up()
             if running is not None and event.ended != "failed" and event.step > running.step:
-                title = f"{_epoch(running)} (not finished)  step {event.step}"
+                cut = "" if event.epochs is None else " (not finished)"
+                title = f"{_epoch(running)}{cut}  {_step(event)}"
                 self._finish(title, event.logs, lambda: self._seconds(event))
         finally:
             self._close()
@@ -160,13 +162,16 @@ class ProgressBar(Callback):
         self._refreshed = time.perf_counter()
         self._batches = 0
         self._queued.clear()
+        total, self._first = event.steps, None
+        if total is None and event.phase == "train" and event.epochs is None and event.last_step is not None:
+            total, self._first = event.last_step - event.step, event.step  # a stream: its epoch ends with the run
         if self._shows_bars():
             from tqdm.auto import tqdm  # here, because it looks for a notebook when it is imported
 
             self._bar = tqdm(
-                total=event.steps,
+                total=total,
                 desc=title,
-                bar_format=None if event.steps is None else _FORMAT,
+                bar_format=None if total is None else _FORMAT,
                 unit="batch",
                 file=sys.stderr,
                 mininterval=_REFRESH_SECONDS,
@@ -177,6 +182,8 @@ class ProgressBar(Callback):
     def _advance(self, event: Event) -> None:
         # One event may stand for several batches.
         done = self._batches + 1 if event.batch is None else event.batch + 1
+        if self._first is not None:
+            done = event.step - self._first
         if self._bar is not None:
             self._queued.append((done, event.logs))
             computed: Mapping[str, float] | None = None
@@ -268,6 +275,11 @@ class ProgressBar(Callback):
 
 def _epoch(event: Event) -> str:
     return f"epoch {event.epoch + 1}" + (f"/{event.epochs}" if event.epochs is not None else "")
+
+
+def _step(event: Event) -> str:
+    """The step; of how many, if a number of steps ends the run rather than a number of epochs."""
+    return f"step {event.step}" + (f"/{event.last_step}" if event.epochs is None and event.last_step else "")
 
 
 def _duration(seconds: float) -> str:

@@ -71,8 +71,8 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     saved = metadata["run"]
     if saved is not None and run.session.strategy.processes == 1:
         run.schedule.load_places(saved["evaluations"])
-    if not run.config.initial_epoch:  # the epochs count from the beginning of the run
-        run.end_epoch = run.first_epoch + run.config.epochs
+    if not run.config.initial_epoch and run.epochs is not None:  # they count from the beginning of the run
+        run.end_epoch = run.first_epoch + run.epochs
 
 
 def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:

@@ -43,7 +43,8 @@ class Run:
         steps: training steps since the run's beginning.
         examples: training examples since the run's beginning.
         first_epoch: the epoch's index at the run's beginning.
-        end_epoch: the number of epochs at which the run ends.
+        epochs: the number of epochs of the run; None for as many as the other limits allow.
+        end_epoch: the number of epochs at which the run ends, or None.
         ahead: how many steps of a running execution the state has seen and the counters have not.
         cursor: how much of the running epoch is done; zero between epochs.
         epoch_ended: whether the last epoch saw all of its data.
@@ -77,7 +78,11 @@ class Run:
         self.steps, self.examples, self.cursor = 0, 0, Cursor()
         self.ahead = 0
         self.first_epoch = session.epoch
-        self.end_epoch = config.epochs if config.initial_epoch else session.epoch + config.epochs
+        self.epochs = config.epochs
+        if self.epochs is None and getattr(self.loader.source, "one_shot", False) and self.loader.limit is None:
+            self.epochs = 1  # an iterator has one pass
+        begin = 0 if config.initial_epoch else session.epoch
+        self.end_epoch = None if self.epochs is None else begin + self.epochs
         self.epoch_ended = False
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
@@ -163,6 +168,7 @@ class Run:
             "train",
             self.training,
             epochs=self.end_epoch,
+            last_step=self.last_step,
             examples=self.examples,
             evaluations=self.schedule.prefixes,
             **fields,
@@ -181,7 +187,7 @@ class Run:
         """True if there is an epoch to train, or to end: a run may resume after the last step of one, or before an
         evaluation.
         """
-        if self.session.epoch >= self.end_epoch:
+        if self.end_epoch is not None and self.session.epoch >= self.end_epoch:
             return False
         waits = self.cursor.batches > 0 and (self.loader.exhausted(self.cursor) or bool(self.schedule.due()))
         return waits or not self.over()
@@ -194,6 +200,31 @@ class Run:
             self.interrupts.time_out()
         most = self.config.max_steps
         return self.session.stop_training or (most is not None and self.steps >= most) or self.clock.is_up()
+
+    @property
+    def last_step(self) -> int | None:
+        """The number of completed steps at which `max_steps` ends the run; None without it."""
+        most = self.config.max_steps
+        return None if most is None else self.session.step - self.steps + most
+
+    def last_count(self, unit: str) -> float | None:
+        """Returns the largest count of a unit that an interval of the run may reach; None if it is unknown.
+
+        Args:
+            unit: `"epochs"`, `"steps"`, `"examples"` or `"seconds"`.
+        """
+        if unit == "epochs":
+            return self.end_epoch
+        if unit == "seconds":
+            return self.config.max_time
+        counts = [] if self.last_step is None else [self.last_step]
+        if self.end_epoch is not None and self.loader.steps is not None:
+            left = (self.end_epoch - self.session.epoch) * self.loader.steps - self.cursor.batches
+            counts.append(self.session.step + left)
+        if unit == "steps" or not counts:
+            return min(counts, default=None)
+        size = self.loader.batch_size
+        return None if size is None else self.examples + (min(counts) - self.session.step) * size
 
     def steps_left(self) -> int | None:
         """How many steps `max_steps` leaves; None for any number."""

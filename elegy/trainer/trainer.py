@@ -124,7 +124,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         sample_weight: PyTree = None,
         class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
-        epochs: int = 1,
+        epochs: int | None = None,
         steps_per_epoch: int | None = None,
         max_steps: int | None = None,
         max_time: float | None = None,
@@ -156,7 +156,8 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             sample_weight: `float[examples]`, the weight of each example.
             class_weight: weights by class, multiplied into the sample weights.
             batch_size: the number of examples in a step, over all devices; None for 32.
-            epochs: how many epochs to train.
+            epochs: how many epochs to train; None for 1, or, with `max_steps` or `max_time`, for as many as they allow.
+                An iterator has one.
             steps_per_epoch: how many batches make an epoch; all of the data by default. Of an iterable the next epoch
                 takes the batches that follow.
             max_steps: the most steps of this call.

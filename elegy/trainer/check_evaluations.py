@@ -1,0 +1,74 @@
+"""Mistakes in the evaluations of a fit, found before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from elegy.callbacks import Callback, LambdaCallback, Monitor
+from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.run import Run
+
+
+def check(run: Run, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+    """Checks the names of the evaluations, the names that callbacks monitor, and the intervals.
+
+    Args:
+        run: a run that has not begun.
+        training: the plan of its training.
+        evaluations: its evaluations.
+
+    Raises:
+        ValueError: if two values have the same name, a monitored name is not logged, or an interval is longer than the
+            run.
+    """
+    _check_names(training, evaluations)
+    _check_monitors(run.callbacks, evaluations)
+    for one in evaluations:
+        _check_interval(run, one)
+
+
+def _check_names(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+    owners = dict.fromkeys(training.names or (), "the training")
+    for one in evaluations:
+        for name in sorted(one.names or ()):
+            if name in owners:
+                raise ValueError(
+                    f"the evaluation {one.prefix!r} logs {name!r}, which {owners[name]} logs, too: give the data set "
+                    "of validation_data another name."
+                )
+            owners[name] = f"the evaluation {one.prefix!r}"
+
+
+def _check_monitors(callbacks: Iterable[Callback], evaluations: Sequence[EvaluationPlan]) -> None:
+    if any(_may_add(callback) for callback in callbacks):
+        return
+    known = {one.prefix: one.names for one in evaluations}
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, Monitor):
+            continue
+        prefix = max((prefix for prefix in known if monitor.name.startswith(prefix)), key=len, default=None)
+        names = None if prefix is None else known[prefix]
+        if names is not None and monitor.name not in names:
+            raise ValueError(
+                f"the monitored log {monitor.name!r} of {type(callback).__name__} will not exist: its evaluation logs "
+                f"{', '.join(sorted(names))}."
+            )
+
+
+def _may_add(callback: Callback) -> bool:
+    """True if a callback may add values to the logs of an evaluation; those of this package do not."""
+    own = type(callback).__module__.startswith("elegy.") and not isinstance(callback, LambdaCallback)
+    return not own and not callback.reads_logs
+
+
+def _check_interval(run: Run, evaluation: EvaluationPlan) -> None:
+    """Checks that the interval is not longer than the run. A run that is stopped may still end before."""
+    every, last = evaluation.every, run.last_count(evaluation.every.unit)
+    if last is None or getattr(every, every.unit) <= last:
+        return
+    raise ValueError(
+        f"the evaluation {evaluation.prefix!r} would never run: its interval is {every!r}, and the run ends at "
+        f"{last:g} {every.unit}. Give a shorter `validation_freq` or `Evaluation(every=...)`, or train longer."
+    )
