@@ -100,7 +100,7 @@ def test_every_public_name_is_in_the_reference(pages):
 
 
 @pytest.mark.needs(library="mkdocs")
-def test_every_page_of_docs_is_in_the_navigation(pages):
+def test_every_page_of_docs_is_linked_from_the_start_page(pages):
     linked = {resolve("index.html", link)[0] for link in pages["index.html"].links}
     assert {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")} <= linked
 
