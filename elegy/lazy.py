@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "safetensors")} | {
+EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "mlflow", "safetensors", "trackio", "wandb")} | {
     "flatbuffers": "export",
     "fsspec": "remote",
     "psutil": "monitors",

@@ -59,7 +59,21 @@ FORBIDDEN = [
 
 FILES = sorted(ROOT.rglob("*.py"))
 
-HEAVY = ("flax", "haiku", "equinox", "treex", "jax_metrics", "orbax", "tensorboardX", "sklearn", "matplotlib", "clu")
+HEAVY = (
+    "wandb",
+    "mlflow",
+    "trackio",
+    "flax",
+    "haiku",
+    "equinox",
+    "treex",
+    "jax_metrics",
+    "orbax",
+    "tensorboardX",
+    "sklearn",
+    "matplotlib",
+    "clu",
+)
 
 
 def module_name(path: Path) -> str:

@@ -3,8 +3,23 @@
 from elegy.loggers.csv_logger import CSVLogger
 from elegy.loggers.json_lines import JSONLines
 from elegy.loggers.logger import Logger, Record
+from elegy.loggers.mlflow import MLflow
+from elegy.loggers.service import ServiceLogger
 from elegy.loggers.tensorboard import TensorBoard
+from elegy.loggers.trackio import Trackio
+from elegy.loggers.wandb import WandB
 
 CSV = CSVLogger
 
-__all__ = ["CSV", "CSVLogger", "JSONLines", "Logger", "Record", "TensorBoard"]
+__all__ = [
+    "CSV",
+    "CSVLogger",
+    "JSONLines",
+    "Logger",
+    "MLflow",
+    "Record",
+    "ServiceLogger",
+    "TensorBoard",
+    "Trackio",
+    "WandB",
+]

