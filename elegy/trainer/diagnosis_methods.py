@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from elegy.integers import positive_int
+from elegy.trainer import batch_size as batch_size_module
 from elegy.trainer import check as check_module
+from elegy.trainer import checks, one_batch
 from elegy.trainer import cost as cost_module
 from elegy.trainer import learning_rate as learning_rate_module
-from elegy.trainer import one_batch
 from elegy.trainer.check import CheckReport
 from elegy.trainer.cost import Cost
 from elegy.trainer.learning_rate import LearningRateTest
@@ -172,3 +173,51 @@ class DiagnosisMethods:
             positive_int("steps", steps),
             learning_rate,
         )
+
+    def find_batch_size(
+        self,
+        inputs: PyTree,
+        labels: PyTree = None,
+        *,
+        sample_weight: PyTree = None,
+        budget: int | None = None,
+        multiple: int | None = None,
+        largest: int = 2**16,
+        trial: bool = True,
+    ) -> int:
+        """Finds the largest batch size whose training step fits into memory.
+
+        The compiler's analysis of the step (`cost(...).peak_bytes`) is compared with the budget for a few sizes; then
+        one step runs with the size that was found, on a copy of the state, and smaller sizes follow if memory is not
+        enough. The state, the counters, the history and the order of the data stay as they are.
+
+        Args:
+            inputs: some inputs, arrays or `jax.ShapeDtypeStruct`: the number of rows does not matter.
+            labels: the labels.
+            sample_weight: the weights.
+            budget: the bytes on each device; None for the memory that JAX may take there, or, on the CPU, half of the
+                host's memory.
+            multiple: the size is a multiple of this; None for the number of replicas.
+            largest: the largest size to consider.
+            trial: False to rely on the analysis alone.
+
+        Returns:
+            The size, over all devices, as `fit` takes it.
+
+        Raises:
+            ValueError: if not even the smallest size fits, or the step is not compiled.
+            StepError: if the step returns the wrong thing, or there is no optimizer.
+            RuntimeError: if a callback calls it during `fit`.
+
+        Example:
+            >>> import numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> x = np.ones((8, 1000), np.float32)
+            >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+            >>> size = trainer.find_batch_size(x, x[:, :1], budget=1_000_000)
+            >>> 200 < size < 250, trainer.cost(x, x[:, :1], batch_size=size).peak_bytes <= 1_000_000
+            (True, True)
+        """
+        checks.not_in_fit(self._session, "find_batch_size")
+        data = inputs, labels, sample_weight
+        return batch_size_module.find_batch_size(self._session, data, budget, multiple, largest, trial)

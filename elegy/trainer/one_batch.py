@@ -138,9 +138,11 @@ def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuf
     checks.not_in_fit(session, what)
     snapshot = session.snapshot()
     try:
-        if not session.initialized:
+        if session.initialized:
+            yield session.buffer.fork()
+        else:
             session.adopt(session.planned(batch))
-        yield session.buffer.fork()
+            yield session.buffer  # no copy: the trainer goes back to having none
     finally:
         session.return_to(snapshot)
 
