@@ -1,5 +1,7 @@
 """Kills training runs at random moments and checks that nothing is lost: `python -m benchmarks.faults --kills 100`.
 
+`--only "an evaluation"` kills while the validation data is evaluated, inside of an epoch or at its end.
+
 Every run saves checkpoints and is relaunched with `resume="auto"` after each SIGKILL, until it ends. It must end with
 the bits of an undisturbed run, and lose at most the documented number of steps: one interval with synchronous saves (as
 those of several processes always are); with asynchronous saves, one interval and the steps that ran while a checkpoint
@@ -21,13 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 EVERY = 6
-MOMENTS = ("a step", "a save", "the manifest", "the rename")
+MOMENTS = ("a step", "a save", "the manifest", "the rename", "an evaluation")
 PATIENCE = 120.0
 
 
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--pairs", type=float, default=0.2, help="the fraction of the kills for runs of two processes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=MOMENTS, help="kill at this moment only")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -62,13 +65,14 @@ def main() -> int:
     problems: list[str] = []
     for kind, kills in shares.items():
         if kills:
-            problems += storm(kind, kills, random.Random(arguments.seed))
+            moments = MOMENTS if arguments.only is None else (arguments.only,)
+            problems += storm(kind, kills, random.Random(arguments.seed), moments)
     for problem in problems:
         print("FAILED:", problem)
     return 1 if problems else 0
 
 
-def storm(kind: Kind, kills: int, dice: random.Random) -> list[str]:
+def storm(kind: Kind, kills: int, dice: random.Random, moments: Sequence[str]) -> list[str]:
     """Kills runs of one kind until there were enough kills; returns the problems."""
     problems: list[str] = []
     hit: collections.Counter[str] = collections.Counter()
@@ -83,7 +87,7 @@ def storm(kind: Kind, kills: int, dice: random.Random) -> list[str]:
             launch = Launch(Path(place) / f"run {runs}", kind)
             runs += 1
             while sum(hit.values()) < kills:
-                if not launch.kill_at(dice.choice(MOMENTS), dice):
+                if not launch.kill_at(dice.choice(moments), dice):
                     break
                 hit[launch.what_was_hit()] += 1
                 before = launch.steps()
@@ -95,10 +99,10 @@ def storm(kind: Kind, kills: int, dice: random.Random) -> list[str]:
             launch.wait()
             if launch.result() != wanted:
                 problems.append(f"{launch.folder.name}: ended with {launch.result()}, not {wanted}")
-    moments = ", ".join(f"{name}: {hit[name]}" for name in hit)
+    counts = ", ".join(f"{name}: {hit[name]}" for name in hit)
     print(
         f"{kind.processes} process(es), {'asynchronous' if kind.beside else 'synchronous'} saves: "
-        f"{sum(hit.values())} kills in {runs} runs ({moments}); {sum(lost) / max(len(lost), 1):.1f} steps lost a kill, "
+        f"{sum(hit.values())} kills in {runs} runs ({counts}); {sum(lost) / max(len(lost), 1):.1f} steps lost a kill, "
         f"at most {max(lost, default=0)}, allowed {kind.most_lost}, more than an interval ({EVERY}) by "
         f"{sum(steps > EVERY for steps in lost)} kills; {len(problems)} problems; "
         f"{time.monotonic() - began:.0f} s",
@@ -115,6 +119,8 @@ class Launch:
         folder.mkdir(exist_ok=True)
         self.started = folder / "started"
         self.started.unlink(missing_ok=True)
+        self.evaluating = folder / "evaluating"
+        self.evaluating.unlink(missing_ok=True)
         self._checkpoints = folder / "checkpoints"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -133,6 +139,11 @@ class Launch:
             return False
         if moment == "a step":
             time.sleep(dice.uniform(0, 1.0))
+        elif moment == "an evaluation":
+            time.sleep(dice.uniform(0, 0.5))  # not always the first one
+            if not self._until(lambda: self.evaluating.exists()):
+                return False
+            time.sleep(dice.uniform(0, 0.01))
         else:
             known = self._names()
             looks = {
@@ -164,9 +175,10 @@ class Launch:
     def what_was_hit(self) -> str:
         """Describes the state of the directory after the kill."""
         staged = [name for name in self._names() if ".tmp-" in name]
+        evaluating = ", in an evaluation" if self.evaluating.exists() else ""
         if any(self._has_manifest(name) for name in staged):
-            return "between manifest and rename"
-        return "during a save" if staged else "between saves"
+            return f"between manifest and rename{evaluating}"
+        return f"during a save{evaluating}" if staged else f"between saves{evaluating}"
 
     def steps(self) -> int:
         """The last step that was completed."""
@@ -247,6 +259,17 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
                 (folder / "new").replace(folder / "started")
             self.first = False
 
+        def on_test_begin(self, event):
+            if rank == 0:
+                (folder / "evaluating").touch()
+
+        def on_test_batch_end(self, event):
+            time.sleep(0.005)
+
+        def on_test_end(self, event):
+            if rank == 0:
+                (folder / "evaluating").unlink()
+
         def on_train_batch_end(self, event):
             event.logs["loss"]  # waits until the step is computed
             if rank == 0:
@@ -272,12 +295,15 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
         batch_size=8,
         epochs=10,
         validation_split=0.1,
+        validation_batch_size=2,
+        validation_freq=eg.Every(steps=4),
         callbacks=[saver, eg.callbacks.EarlyStopping("val_loss", patience=100), Diary()],
         steps_per_execution=1,
         resume="auto",
         verbose=0,
     )
-    digest = hashlib.sha256(json.dumps([trainer.history.history, trainer.step, trainer.epoch]).encode())
+    history = trainer.history
+    digest = hashlib.sha256(json.dumps([history.history, history.evaluations, trainer.step, trainer.epoch]).encode())
     for leaf in jax.tree.leaves(trainer.state):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
