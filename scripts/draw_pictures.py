@@ -49,7 +49,7 @@ def curves(history: eg.History, path: Path) -> None:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """Writes a picture with few colours and at most `WIDTH` pixels wide.
+    """Writes a picture with as many colours as fit, and at most `WIDTH` pixels wide.
 
     Raises:
         ValueError: if the file is larger than `LARGEST` bytes.
@@ -57,9 +57,11 @@ def shrink(source: Path, target: Path) -> None:
     image = Image.open(source).convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(48, dither=Image.Dither.NONE).save(target, optimize=True)
-    if target.stat().st_size > LARGEST:
-        raise ValueError(f"{target} has {target.stat().st_size} bytes, and more than {LARGEST} are too many to commit.")
+    for colours in (192, 96, 48):
+        image.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
+        if target.stat().st_size <= LARGEST:
+            return
+    raise ValueError(f"{target} has {target.stat().st_size} bytes: more than {LARGEST} are too many to commit.")
 
 
 def recorded(run: Callable[[], Any]) -> eg.History:

@@ -7,6 +7,7 @@ of that file.
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from functools import cache
@@ -19,7 +20,8 @@ from public_names import PublicName, inherited, public_names  # MkDocs imports a
 ROOT = Path(__file__).parents[1]
 
 _LINK = re.compile(r"\]\(\.\./([^)#\s]+)\)")
-_CODE = re.compile(r"<a\b.*?</a>|<h[1-6]\b.*?</h[1-6]>|<pre\b.*?</pre>|<code>([A-Za-z_][\w.]*)</code>", re.DOTALL)
+_SKIPPED = r"<a\b.*?</a>|<h[1-6]\b.*?</h[1-6]>|<pre\b.*?</pre>"
+_CODE = re.compile(_SKIPPED + r"|<code>([A-Za-z_][\w.]*)(?:\([^<]*\))?</code>", re.DOTALL)
 _TITLES = {"trainer": "Trainer", "module": "Module and state"}
 
 
@@ -42,13 +44,14 @@ def described() -> dict[str, tuple[str, str]]:
 
 
 def _entry(name: PublicName) -> str:
-    options = inherited(name.target)
-    path = name.name
-    anchor = ""
+    options = {}
+    path, anchor = name.name, ""
     if name.target.path == f"{name.name}.{name.last}":  # a function in a file of its name
         path, anchor = name.target.path, f'<a id="{name.name}"></a>\n'
-    text = f"\n{anchor}\n::: {path}\n"
-    return text + (f"    options:\n      inherited_members: {options}\n" if options else "")
+        options |= {"heading": name.name, "toc_label": name.last}
+    if members := inherited(name.target):
+        options["inherited_members"] = members
+    return f"\n{anchor}\n::: {path}\n" + (f"    options: {json.dumps(options)}\n" if options else "")
 
 
 def _reference() -> dict[str, str]:
