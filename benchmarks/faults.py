@@ -140,8 +140,8 @@ class Launch:
         if moment == "a step":
             time.sleep(dice.uniform(0, 1.0))
         elif moment == "an evaluation":
-            time.sleep(dice.uniform(0, 0.5))  # not always the first one
-            if not self._until(lambda: self.evaluating.exists()):
+            number = dice.randint(1, 8)
+            if not self._until(lambda: self._evaluations() >= number):
                 return False
             time.sleep(dice.uniform(0, 0.01))
         else:
@@ -215,6 +215,13 @@ class Launch:
         except FileNotFoundError:
             return set()
 
+    def _evaluations(self) -> int:
+        """The number of the evaluation that runs, counted from the start of the processes; 0 if none runs."""
+        try:
+            return int(self.evaluating.read_text() or 0)
+        except FileNotFoundError:
+            return 0
+
     def _has_manifest(self, name: str) -> bool:
         return (self._checkpoints / name / "manifest.json").exists()
 
@@ -251,7 +258,7 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
         batch_hooks_read = "logs"
 
         def on_train_begin(self, event):
-            self.first = True
+            self.first, self.evaluations = True, 0
 
         def on_train_batch_begin(self, event):
             if self.first and rank == 0:
@@ -260,8 +267,9 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
             self.first = False
 
         def on_test_begin(self, event):
+            self.evaluations += 1
             if rank == 0:
-                (folder / "evaluating").touch()
+                (folder / "evaluating").write_text(str(self.evaluations))
 
         def on_test_batch_end(self, event):
             time.sleep(0.005)
