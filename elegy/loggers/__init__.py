@@ -4,6 +4,7 @@ from elegy.loggers.csv_logger import CSVLogger
 from elegy.loggers.json_lines import JSONLines
 from elegy.loggers.logger import Logger, Record
 from elegy.loggers.mlflow import MLflow
+from elegy.loggers.rich import Rich
 from elegy.loggers.service import ServiceLogger
 from elegy.loggers.tensorboard import TensorBoard
 from elegy.loggers.trackio import Trackio
@@ -18,6 +19,7 @@ __all__ = [
     "Logger",
     "MLflow",
     "Record",
+    "Rich",
     "ServiceLogger",
     "TensorBoard",
     "Trackio",

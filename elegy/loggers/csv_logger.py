@@ -6,12 +6,14 @@ import csv
 import itertools
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import IO, Any
 
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.callbacks.items import Item
 from elegy.loggers.places import numbered, release, reserve, take
 from elegy.types import Every
 
@@ -81,6 +83,7 @@ class CSVLogger(PeriodicCallback):
         self._resumed: int | None = None  # the step of the checkpoint that the run resumes from
         self._trainer: Any = None
         self._ends: int | None = None  # the index of the first row after the checkpoint that may be written again
+        self._said = False
         self._reader = DeferredLogReader(_SECONDS)
 
     def on_train_begin(self, event: Event) -> None:
@@ -124,6 +127,12 @@ class CSVLogger(PeriodicCallback):
         except FileNotFoundError:
             return True
         return not lines or (len(lines) == 1 and lines[0].startswith(f"epoch{self.separator}step".encode()))
+
+    def receive(self, item: Item) -> None:
+        """Says once that a table has only numbers."""
+        if item.kind != "checkpoint" and not self._said:
+            self._said = True
+            warnings.warn(f"the logger CSV logs only numbers: {item.name!r} and the like are left out.", stacklevel=2)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes a row if the interval has ended."""

@@ -320,3 +320,20 @@ def drawn(figure: Any) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dicts by path.
+
+    Args:
+        config: the dicts.
+        prefix: the beginning of the paths.
+
+    Example:
+        >>> flat({"fit": {"epochs": 3}, "seed": 1})
+        {'fit/epochs': 3, 'seed': 1}
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

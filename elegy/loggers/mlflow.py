@@ -12,7 +12,7 @@ import numpy as np
 
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.logger import OFTEN, Record
+from elegy.loggers.logger import OFTEN, Record, flat
 from elegy.loggers.service import ServiceLogger
 from elegy.types import Every
 
@@ -69,7 +69,7 @@ class MLflow(ServiceLogger):
             return
         self._id = client.create_run(experiment, run_name=self.name, tags={**self.tags, _TAG: run}).info.run_id
         entities = require("mlflow.entities", "eg.loggers.MLflow")
-        params = [entities.Param(name, str(value)) for name, value in _flat(config or {}).items()]
+        params = [entities.Param(name, str(value)) for name, value in flat(config or {}).items()]
         for start in range(0, len(params), _AT_ONCE):
             client.log_batch(self._id, params=params[start : start + _AT_ONCE])
 
@@ -100,10 +100,3 @@ class MLflow(ServiceLogger):
         """Ends the run."""
         self._client.set_terminated(self._id, {"finished": "FINISHED", "failed": "FAILED"}.get(ended, "KILLED"))
         self._client = None
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -6,7 +6,8 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.callbacks.callback import Callback
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
+from elegy.callbacks.items import Item
 from elegy.distributed import collect, is_first
 from elegy.lazy import require
+from elegy.loggers.logger import drawn, flat
 from elegy.loggers.places import release, reserve, take
+from elegy.loggers.png import png
 from elegy.names import path_name
 from elegy.types import Every
 
@@ -33,7 +38,9 @@ class TensorBoard(PeriodicCallback):
     """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
 
     A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch. Validation names lose
-    their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps.
+    their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps. The
+    configuration of a run is shown as hyperparameters. Texts, images, figures and histograms that callbacks log have
+    their names.
 
     A run never adds to the curves of another run. If `log_dir` has curves, a new run writes to `log_dir/run_1`, the
     next to `log_dir/run_2`, and a warning says so; TensorBoard shows them side by side. A second `fit` with the same
@@ -81,6 +88,26 @@ class TensorBoard(PeriodicCallback):
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         self._reader = DeferredLogReader(_SECONDS)
+        self._running = False  # within fit
+        self._begun = False  # within fit, and it is known whether the run resumes
+        self._early: list[Item] = []  # received before that
+        self._said: set[str] = set()
+
+    def meet(self, callbacks: Sequence[Callback]) -> None:
+        """Receives items from here on."""
+        self._running, self._begun, self._early = True, False, []
+
+    def receive(self, item: Item) -> None:
+        """Writes a text, an image, a figure or a histogram."""
+        if not self._running or item.kind == "artifact":
+            what = "files" if self._running else "items outside of fit"
+            if what not in self._said:
+                self._said.add(what)
+                warnings.warn(f"the logger TensorBoard does not log {what}: they are left out.", stacklevel=2)
+        elif not self._begun:
+            self._early.append(item)
+        elif is_first() and item.kind != "checkpoint":
+            self._write_item(item)
 
     def on_train_begin(self, event: Event) -> None:
         """Continues the directory of the last run if the trainer is the same."""
@@ -101,8 +128,12 @@ class TensorBoard(PeriodicCallback):
         """Opens the training file before the first step."""
         super().on_epoch_begin(event)
         self._epoch = event.epoch
+        self._begun = True
         if is_first():
             self._writer("train")
+            early, self._early = self._early, []
+            for item in early:
+                self._write_item(item)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Writes the running values if the interval has ended."""
@@ -127,7 +158,7 @@ class TensorBoard(PeriodicCallback):
 
     def on_train_end(self, event: Event) -> None:
         """Completes and closes the files."""
-        self._trainer = None
+        self._trainer, self._running = None, False
         if self._has_place:
             release(self.path)
         self._reader.finish(event, self._close)
@@ -163,7 +194,8 @@ class TensorBoard(PeriodicCallback):
             self._writers.popitem()[1].close()
 
     def _writer(self, name: str) -> Any:
-        if not self._has_place:
+        new = not self._has_place
+        if new:
             self._use(take(_numbered(self.log_dir), _is_free))
         if name not in self._writers:
             # tensorboardX names files by the second, so a run resumed within a second would replace the last file.
@@ -172,7 +204,37 @@ class TensorBoard(PeriodicCallback):
             self._writers[name] = writer
             if self._purge_step is not None:
                 self._purge(writer)
+            if new:
+                self._write_config(writer)
         return self._writers[name]
+
+    def _write_config(self, writer: Any) -> None:
+        """Writes the configuration as hyperparameters, which TensorBoard shows beside the last `epoch_loss`."""
+        configuration = getattr(self._trainer, "configuration", None)
+        if configuration is None:
+            return
+        values = {name: value for name, value in flat(configuration()).items() if value is not None}
+        values = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in values.items()}
+        for summary in require("tensorboardX.summary", "the TensorBoard callback").hparams(values, {"epoch_loss": 0.0}):
+            writer.file_writer.add_summary(summary, 0)
+
+    def _write_item(self, item: Item) -> None:
+        part, name = ("validation", item.name[4:]) if item.name.startswith("val_") else ("train", item.name)
+        writer, value = self._writer(part), item.value
+        self._step = max(self._step, item.step)
+        if item.kind == "histogram":
+            finite = value[np.isfinite(value)]  # a histogram has no bin for NaN
+            if finite.size:
+                writer.add_histogram(name, finite, item.step)
+        elif item.kind in ("image", "figure"):
+            image = drawn(value) if item.kind == "figure" else value
+            height, width, channels = image.shape
+            encoded = {"height": height, "width": width, "colorspace": channels, "encoded_image_string": png(image)}
+            record = self._record()
+            record.value.add(tag=name, image=self._record.Image(**encoded))
+            writer.file_writer.add_summary(record, item.step)
+        else:
+            writer.add_text(name, value, item.step)
 
     def _purge(self, writer: Any) -> None:
         # As `SummaryWriter(purge_step=...)` does, for a writer that is already open.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import struct
@@ -15,13 +16,17 @@ from typing import Any
 
 import flax.linen as nn
 import matplotlib.figure
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
+from event_files import read_records
+from rich.console import Console
 
 import elegy as eg
-from elegy.callbacks import LambdaCallback, ModelCheckpoint
-from elegy.loggers import JSONLines, Logger, MLflow, ServiceLogger, Trackio, WandB
+from elegy.callbacks import LambdaCallback, ModelCheckpoint, WeightHistogram
+from elegy.loggers import CSV, JSONLines, Logger, MLflow, Rich, ServiceLogger, TensorBoard, Trackio, WandB
+from elegy.loggers.png import png
 
 os.environ |= {
     "MLFLOW_ALLOW_FILE_STORE": "true",
@@ -365,3 +370,54 @@ def test_json_lines_hold_the_configuration_items_and_checkpoints(tmp_path):
     assert (start["text"], note["text"], epoch["step"]) == ("now", "epoch 0", 5)
     assert (sum(histogram["counts"]), histogram["edges"][0], histogram["edges"][-1]) == (10, 0, 9)
     assert checkpoint["path"] == str(tmp_path / "saved" / "step_00000005")
+
+
+def test_tensorboard_has_items_and_hyperparameters(tmp_path):
+    board = TensorBoard(tmp_path / "logs")
+    start = LambdaCallback(
+        on_train_begin=lambda event: event.log_text("start", "now"),
+        on_test_end=lambda event: event.log_text("sample", "seen"),
+    )
+    with pytest.warns(UserWarning, match="TensorBoard does not log files"):
+        fit([start, board, Items(tmp_path), WeightHistogram()], epochs=2)
+    found = {}
+    for record in read_records(tmp_path / "logs" / "train"):
+        for value in record.summary.value:
+            found.setdefault(value.tag, []).append((record.step, value))
+    for name in ("image", "figure", "note/text_summary", "values", "params/kernel"):
+        assert [step for step, _ in found[name]] == [5, 10], name
+    assert [step for step, _ in found["start/text_summary"]] == [0]
+    image = found["image"][1][1].image
+    pixels = plt.imread(io.BytesIO(image.encoded_image_string), format="png")
+    np.testing.assert_array_equal(np.round(pixels * 255), np.full((4, 4, 3), 1))
+    assert found["values"][0][1].histo.num == 10
+    (_, hyperparameters) = found["_hparams_/session_start_info"][0]
+    assert b"fit/batch_size" in hyperparameters.metadata.plugin_data.content
+    (record,) = [r for r in read_records(tmp_path / "logs" / "validation") if r.summary.value and r.step == 5][:1]
+    assert record.summary.value[0].tag == "sample/text_summary"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_are_encoded_as_matplotlib_reads_them(channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    read = np.round(plt.imread(io.BytesIO(png(image)), format="png") * 255)
+    np.testing.assert_array_equal(read.reshape(5, 7, channels), image)
+
+
+def test_a_table_says_once_that_it_has_only_numbers(tmp_path):
+    logger = CSV(tmp_path / "log.csv")
+    with pytest.warns(UserWarning, match="CSV logs only numbers") as caught:
+        fit([logger, Items(tmp_path)], epochs=2)
+    assert sum("only numbers" in str(w.message) for w in caught) == 1
+
+
+def test_the_terminal_has_the_last_and_the_best_values():
+    console = Console(file=io.StringIO(), width=100)
+    texts = LambdaCallback(on_train_end=lambda event: event.log_text("done", "[bold]"))
+    history = fit([Rich(eg.Every(steps=5), console), texts])
+    shown = console.file.getvalue()
+    row = next(line for line in shown.splitlines() if " val_loss " in line)
+    last, best = history["val_loss"][-1], min(history["val_loss"])
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["val_loss", "", f"{last:.4g}", f"{best:.4g}"]
+    assert "done: [bold]" in shown
+    assert "epoch 4, step 20" in shown
