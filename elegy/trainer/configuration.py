@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from elegy.module.freezing import frozen_paths
 from elegy.trainer.session import Session
 
 _LIBRARIES = ("elegy", "jax", "jaxlib", "optax", "numpy", "flax", "dm-haiku", "equinox")
@@ -47,19 +48,22 @@ def _trainer(session: Session, module_name: str) -> dict[str, Any]:
     state = session.buffer.struct if session.initialized else session.buffer.get()
     parts = state.losses_and_metrics
     metrics = None if parts is None else parts.metrics
-    found = {
+    found: dict[str, Any] = {
         "module": module_name,
         "losses": session.loss_names(),
         "metrics": [] if metrics is None else list(metrics.names),
         "seed": session.seed,
         "strategy": repr(session.strategy),
         "nonfinite": session.monitor.policy,
-        "accumulate": session.accumulate,
+        "accumulate": _plain(session.accumulate),
+        "precision": "float32" if state._precision is None else repr(state._precision),
+        "averaging": None if state.averaged_params is None else repr(state.averaged_params.rule),
     }
     if session.initialized:
         params = jax.tree.leaves(state.get_params())
         found["parameters"] = sum(math.prod(leaf.shape) for leaf in params)
         found["dtypes"] = sorted({str(leaf.dtype) for leaf in params})
+        found["frozen"] = frozen_paths(state)
         if state.optimizer is not None:
             found["optimizer"] = _states(state.optimizer.state)
     return found

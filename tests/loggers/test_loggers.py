@@ -132,7 +132,11 @@ KINDS = {
     "trackio": Kind(lambda path: Trackio(project_of(path), directory=path, every=EVERY), of_trackio),
     "json": Kind(lambda path: JSONLines(path / "log.jsonl", EVERY), of_json, ("images", "figures", "files")),
 }
-each = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+# Weights & Biases and MLflow start slowly; Trackio runs the same lines of the base class.
+SLOW = ("wandb", "mlflow")
+each = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=k, marks=pytest.mark.slow if k in SLOW else ()) for k, kind in KINDS.items()]
+)
 
 
 class Items(eg.Callback):
@@ -345,6 +349,20 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, cls, e
         fit([cls("digits", every=EVERY)])
     with pytest.raises(TypeError, match="takes no 'id'"):
         WandB("digits", id="mine")
+
+
+def test_the_configuration_has_the_arguments_of_the_trainer():
+    options = {"precision": "mixed_bfloat16", "averaging": eg.EMA(0.9), "freeze": "bias", "accumulate": 2, "seed": 3}
+    module, loss, tx = nn.Dense(1), eg.losses.MeanSquaredError(), optax.inject_hyperparams(optax.sgd)(0.1)
+    trainer = eg.Trainer(module, loss, eg.metrics.MeanAbsoluteError(), tx, nonfinite="skip", **options)
+    trainer.init_on_batch(X[:8], X[:8])
+    found = trainer.configuration()["trainer"]
+    json.dumps(trainer.configuration())
+    assert (found["seed"], found["accumulate"], found["nonfinite"]) == (3, 2, "skip")
+    assert (found["losses"], found["metrics"]) == (["mean_squared_error"], ["mean_absolute_error"])
+    assert found["frozen"] == ["bias"]
+    assert "bfloat16" in found["precision"]
+    assert "decay=0.9" in found["averaging"]
 
 
 def test_json_lines_hold_the_configuration_items_and_checkpoints(tmp_path):
