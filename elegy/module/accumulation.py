@@ -16,10 +16,11 @@ from elegy.losses.numbers import at_least_float32
 from elegy.module.context import Calls, DefaultLoss, StepContext, WholeLoss
 from elegy.module.finite import outline
 from elegy.module.logs import Entry
+from elegy.module.several_losses import value_and_grads
 from elegy.types import Array, Batch, PyTree
 
-Objective = Callable[[PyTree, Any, Any, StepContext, jax.Array, Batch], tuple[jax.Array, tuple[Any, Any]]]
-"""`(params, probe, module, context, key, batch) -> (part of the loss, (loss or None, module))`."""
+Objective = Callable[[PyTree, Any, Any, StepContext, jax.Array, Batch], tuple[Any, tuple[Any, Any]]]
+"""`(params, probe, module, context, key, batch) -> (part of the loss or losses, (loss or None, module))`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,7 @@ class _Outline(NamedTuple):
         updates: the tree definition of the updates of those logs.
         reported: the tree definition of the losses of the default step, a tuple with one element for each call.
         averaged: the names of the fields that `apply` changed.
+        losses: the tree definition of the loss, or of several.
     """
 
     keeps_structure: bool
@@ -88,6 +90,7 @@ class _Outline(NamedTuple):
     updates: Any
     reported: Any
     averaged: tuple[str, ...]
+    losses: Any
 
 
 class Accumulation:
@@ -131,7 +134,7 @@ class Accumulation:
         return self._outline.keeps_structure
 
     def differentiate(self, params: PyTree, probe: jax.Array) -> tuple[tuple[jax.Array, tuple[Any, Any]], tuple]:
-        """Computes `jax.value_and_grad(objective, (0, 1), has_aux=True)` for the whole batch.
+        """Computes `value_and_grads` for the whole batch.
 
         Args:
             params: the parameters.
@@ -142,18 +145,20 @@ class Accumulation:
             logs are those of the whole batch.
         """
         found, whole = self._outline, self._whole(params)
-        differentiate = jax.value_and_grad(self._objective, (0, 1), has_aux=True)
 
         def step(carry: Any, index: Any, part: Any) -> tuple[Any, Any]:
             moved, sums = carry
             context, key = self._context_of(part, whole), jax.random.fold_in(self._key, index)
-            (value, (loss, state)), grads = differentiate(params, probe, self._at(moved), context, key, part[0])
+            (value, (loss, state)), grads = value_and_grads(
+                self._objective, params, probe, self._at(moved), context, key, part[0]
+            )
             updates = [entry.updates(context.examples) for entry in state._logs.pending]
             weighted = None if loss is None else loss * context.examples
             return (self._moved(state), _add(sums, (value, grads))), (jax.tree.leaves(updates), weighted)
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)), (params, probe))
-        start = ([jnp.asarray(self._leaves[i]) for i in found.moved], (jnp.zeros_like(probe), zeros))
+        sums = jax.tree.unflatten(found.losses, [jnp.zeros_like(probe)] * found.losses.num_leaves)
+        start = ([jnp.asarray(self._leaves[i]) for i in found.moved], (sums, zeros))
         (moved, (value, grads)), (leaves, losses) = self._scan(step, start)
         updates = jax.tree.unflatten(found.updates, leaves)
         pending = tuple(
@@ -244,7 +249,7 @@ class Accumulation:
 
         def step(params: PyTree) -> None:
             calls = Calls()
-            _, (_, state) = self._objective(*self._first(params, calls))
+            losses, (_, state) = self._objective(*self._first(params, calls))
             reported = () if state._step is None else state._step.reported
             if len(reported) != calls.count:
                 raise StepError(
@@ -264,6 +269,7 @@ class Accumulation:
                     jax.tree.structure(updates),
                     jax.tree.structure(reported),
                     () if state._step is None else state._step.averaged,
+                    jax.tree.structure(losses),
                 )
             )
 
@@ -293,7 +299,7 @@ def whole_batch(
 
     Returns:
         `(differentiate, value)`: a function of the parameters and the probe with the result of
-        `jax.value_and_grad(objective, (0, 1), has_aux=True)`; the value as a function of the parameters.
+        `value_and_grads`; the value as a function of the parameters.
     """
     if count > 1:
         cut_up = Accumulation(objective, module, params, context, key, batch, count)
@@ -301,7 +307,7 @@ def whole_batch(
             return cut_up.differentiate, cut_up.value
 
     def differentiate(params: PyTree, probe: jax.Array) -> Any:
-        return jax.value_and_grad(objective, (0, 1), has_aux=True)(params, probe, module, context, key, batch)
+        return value_and_grads(objective, params, probe, module, context, key, batch)
 
     return differentiate, lambda params: objective(params, 0.0, module, context, key, batch)[0]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
-from elegy.module import accumulation, freezing, high_level, precision
+from elegy.module import accumulation, freezing, high_level, precision, several_losses
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
@@ -120,18 +120,24 @@ def forward_train(
 
     def objective(
         params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, tuple[jax.Array | None, Any]]:
+    ) -> tuple[several_losses.Losses, tuple[jax.Array | None, Any]]:
         params = combine(params, module.get_params())
         start = module.set_params(strategy.use_params(params)).replace(_step=context.replace(probe=probe))
         start, batch = (start, batch) if policy is None else (policy.enter(start), policy.cast_batch(batch))
         out = start.managed_train_step(key, batch, batch_idx, epoch_idx)
         loss, state = check_train_output(module, out, "managed_train_step")
+        part: several_losses.Losses
         added = sum((entry.value for entry in state._logs.pending if entry.adds), 0.0)
-        if is_default_loss(out[0], state):
+        if isinstance(loss, dict):
+            state, own = several_losses.log_each(state, loss), several_losses.total(loss)
+            part = {name: context.share * one for name, one in loss.items()}
+        elif is_default_loss(out[0], state):
             part, own = state._step.part + context.share * added, None
         else:
             part, own = context.share * (loss + added), loss
-        part = part.astype(dtype) if scale is None else part.astype(dtype) * scale.value.astype(dtype)
+        part = jax.tree.map(lambda one: one.astype(dtype), part)
+        if scale is not None:
+            part = jax.tree.map(lambda one: one * scale.value.astype(dtype), part)
         return part, (own, state if policy is None else policy.leave(state, module))
 
     differentiate, value_of = accumulation.whole_batch(
@@ -139,7 +145,8 @@ def forward_train(
     )
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
     before = freezing.optimizer_params(module), module.optimizer
-    value, grads = strategy.sum(total), precision.as_kept(conjugate(strategy.sum(grads)), before[0])
+    value = strategy.sum(several_losses.total(total))
+    grads = precision.as_kept(conjugate(strategy.sum(grads)), before[0])
     if scale is not None:
         value, factor, grads = scale.unscale((value, factor, grads))
     if loss is not None:
@@ -150,10 +157,10 @@ def forward_train(
     check = check_finite(value, grads) if options.guard or scale is not None else None
     state = keep_state(check, state.set_params(whole), module)
     unscaled = value_of if scale is None else lambda params: scale.unscale(value_of(params))
-    extra = optimizer_arguments(unscaled, strategy)
-    new_params, optimizer = run_if_finite(
-        check, lambda: module.optimizer.update(grads, before[0], value=value, grad=grads, **extra), before
-    )
+    extra: dict[str, Any] = {"value": value, "grad": grads, **optimizer_arguments(unscaled, strategy)}
+    if isinstance(total, dict):  # several losses are not one function that a line search could minimise
+        extra = {}
+    new_params, optimizer = run_if_finite(check, lambda: module.optimizer.update(grads, before[0], **extra), before)
     values = step_values(options.values, grads, before[0], new_params, optimizer)
     state = state.set_params(combine(precision.as_kept(new_params, params), whole)).replace(optimizer=optimizer)
     if module.averaged_params is not None:
@@ -317,13 +324,24 @@ def check_pair(module: Any, out: Any, method: str, wanted: str) -> tuple[Any, An
     return out[0], check_state(module, out[1], f"{method} (second element)")
 
 
-def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, Any]:
-    """Checks `(loss, module)`.
+def check_train_output(module: Any, out: Any, method: str) -> tuple[several_losses.Losses, Any]:
+    """Checks `(loss, module)`, where the loss may be a dict of several.
 
     Raises:
-        StepError: if the loss is not a real scalar, or something else was returned.
+        StepError: if a loss is not a real scalar, or something else was returned.
     """
     loss, state = check_pair(module, out, method, "(loss, module)")
+    if not isinstance(loss, dict):
+        return _check_loss(module, loss, method), state
+    if not loss or not all(isinstance(name, str) and name for name in loss):
+        raise StepError(
+            f"the dict of losses that {type(module).__name__}.{method} returned must have the names of parts of the "
+            f"parameters as its keys, such as 'generator', not {list(loss)}."
+        )
+    return {name: _check_loss(module, one, method) for name, one in loss.items()}, state
+
+
+def _check_loss(module: Any, loss: Any, method: str) -> jax.Array:
     if not isinstance(loss, (jax.Array, float, int)) or jnp.shape(loss) != ():
         raise StepError(
             f"the loss that {type(module).__name__}.{method} returned is not a scalar: {describe(loss)}. "
@@ -334,7 +352,7 @@ def check_train_output(module: Any, out: Any, method: str) -> tuple[jax.Array, A
             f"the loss that {type(module).__name__}.{method} returned is complex ({describe(loss)}), and complex "
             "numbers have no order: there is no minimum. Return a real one, for example with `jnp.real` or `jnp.abs`."
         )
-    return jnp.asarray(loss), state
+    return jnp.asarray(loss)
 
 
 def check_core_logs(who: str, logs: Any) -> None:

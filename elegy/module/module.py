@@ -132,7 +132,7 @@ class ElegyModule(Pytree):
     @default_step
     def managed_train_step(
         self, key: jax.Array, batch: Batch, batch_idx: jax.Array, epoch_idx: jax.Array
-    ) -> tuple[jax.Array, Self]:
+    ) -> tuple[Any, Self]:
         """Computes the loss of one batch; the driver differentiates it with respect to `get_params()`.
 
         With several replicas, the driver weights the scalar of each replica by its fraction of the batch's examples,
@@ -150,9 +150,13 @@ class ElegyModule(Pytree):
             batch_idx: index of the batch in the epoch, `int32[]`.
             epoch_idx: index of the epoch, `int32[]`.
 
+        A step may return several losses, a dict by the names of parts of the parameters: `"generator"` is the loss of
+        the parameters `generator/...`. Each parameter gets the gradient of its own loss alone. The losses are logged as
+        `<name>_loss`, and their sum as `loss`. Optimizers that ask for the loss, such as line searches, raise an error.
+
         Returns:
-            `(loss, module)`: a real scalar (a mean over the batch's examples); the module with new logs (`log`,
-            `add_loss`), batch statistics and fields of your own.
+            `(loss, module)`: a real scalar (a mean over the batch's examples), or a dict of them; the module with new
+            logs (`log`, `add_loss`), batch statistics and fields of your own.
 
         Raises:
             StepError: from the default step, if the module has no loss.
