@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -103,9 +104,15 @@ class Profiler(Callback):
             self._begin()
 
     def on_train_end(self, event: Event) -> None:
-        """Ends a running trace."""
+        """Ends a running trace, and warns if the run ended before the first one began."""
         self._end()
         annotate(None)
+        if event.ended == "finished" and event.step < self._first:
+            warnings.warn(
+                f"Profiler(start={self.start}): nothing was traced, because the run had only "
+                f"{event.step - self._first + self.start} steps. Choose a smaller `start`.",
+                stacklevel=2,
+            )
 
     def _begin(self) -> None:
         jax.profiler.start_trace(self.directory)

@@ -14,9 +14,9 @@ from elegy.engine import costs
 from elegy.engine.executor import Executor
 from elegy.engine.program import Program
 from elegy.integers import as_integer, positive_int, positive_int_or_none
-from elegy.loading.chunks import Chunk, resized, structure
+from elegy.loading.chunks import resized
 from elegy.trainer.cost import cost_of
-from elegy.trainer.one_batch import batch_of, check_trains, copied_state, structure_of
+from elegy.trainer.one_batch import arrays_of, check_trains, chunk_of, copied_state, own_executor, structure_of
 from elegy.trainer.session import Session
 from elegy.trainer.tables import bytes_text
 from elegy.types import Batch
@@ -53,7 +53,7 @@ def find_batch_size(
             + (f" of at least accumulate={session.accumulate} rows." if session.accumulate > 1 else ".")
         )
     buffer = session.planned(struct)
-    executor = Executor(session.strategy, session.executor.options)  # its programs go with it
+    executor = own_executor(session)
 
     def program_of(count: int) -> Program:
         return executor.program("train", buffer, resized(struct, count * unit), None)
@@ -151,15 +151,15 @@ def _repeated(data: tuple[Any, Any, Any], struct: Batch, count: int) -> Batch:
     """A batch of so many rows: those of the data, again and again; zeros if only shapes are given."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(data)):
         return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape[1:]), leaf.dtype), struct)
-    batch = batch_of("find_batch_size", *data)
+    batch = arrays_of("find_batch_size", *data)
     index = np.arange(count) % rows(batch)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[index], batch)
 
 
 def _runs(session: Session, executor: Executor, batch: Batch) -> bool:
     """True if the memory is enough for one training step."""
-    chunk = Chunk(session.strategy.place(batch, "batch"), "single", structure(batch), (rows(batch),), 0)
     try:
+        chunk = chunk_of(session, batch)
         with copied_state(session, "find_batch_size", batch) as buffer:
             executor.reset(buffer, "train")
             executor.run("train", buffer, chunk, session.epoch)

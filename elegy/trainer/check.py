@@ -12,6 +12,7 @@ import numpy as np
 
 from elegy.data import unpack
 from elegy.data.batch import rows
+from elegy.engine.executor import Executor
 from elegy.engine.program import FINITE_CHECK, VALUES, Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import MissingMethodError
@@ -19,7 +20,7 @@ from elegy.flat import make_jaxpr
 from elegy.jaxprs import arguments_read
 from elegy.module.step_values import OWN_LOGS
 from elegy.names import path_name
-from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, training_program
+from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, own_executor, training_program
 from elegy.trainer.session import Session
 from elegy.trainer.tables import draw
 from elegy.types import Batch, PyTree
@@ -92,20 +93,20 @@ def check(session: Session, batch: Batch, steps: int) -> CheckReport:
         steps: the number of training steps.
     """
     check_trains(session, "check")
-    values = (OWN_LOGS, "grad_norm/*")
     losses: list[float] = []
     norms: dict[str, list[float]] = {}
-    with copied_state(session, "check", batch) as buffer, session.executor.asked_for(values):
-        unused = _unused(training_program(session, buffer, batch))
-        session.executor.reset(buffer, "train")
+    executor = own_executor(session, (OWN_LOGS, "grad_norm/*"))
+    with copied_state(session, "check", batch) as buffer:
+        unused = _unused(training_program(session, executor, buffer, batch))
+        executor.reset(buffer, "train")
         for _ in range(steps + 1):  # the loss of a step is that before it
-            step = session.executor.run("train", buffer, chunk_of(session, batch), session.epoch).step_values(0)
+            step = executor.run("train", buffer, chunk_of(session, batch), session.epoch).step_values(0)
             losses.append(float(step["loss"]))
             for name in step:
                 before, _, path = name.partition("/")
                 if before == "grad_norm":
                     norms.setdefault(path, []).append(float(step[name]))
-        mixed = _mixed_rows(session, buffer, unpack(batch)[0])
+        mixed = _mixed_rows(session, executor, buffer, unpack(batch)[0])
     found = {path: max(filter(math.isfinite, seen), default=math.nan) for path, seen in norms.items()}
     return CheckReport(
         losses=tuple(losses),
@@ -127,7 +128,7 @@ def _unused(program: Program) -> tuple[str, ...]:
     return tuple(path for i, path in enumerate(paths) if read.isdisjoint(arguments_read(picked, [i])))
 
 
-def _mixed_rows(session: Session, buffer: StateBuffer, inputs: PyTree) -> tuple[str, ...] | None:
+def _mixed_rows(session: Session, executor: Executor, buffer: StateBuffer, inputs: PyTree) -> tuple[str, ...] | None:
     """The paths of the outputs whose even rows change if the odd rows of the batch are replaced."""
     count = rows(inputs)
     index = np.where(np.arange(count) % 2, 0, np.arange(count))  # in every replica's part of the batch
@@ -137,7 +138,7 @@ def _mixed_rows(session: Session, buffer: StateBuffer, inputs: PyTree) -> tuple[
     outputs: list[list[Any]] = []
     try:
         for given in (inputs, other):
-            leaves, treedef = session.executor.predict(buffer.fork(), chunk_of(session, given))
+            leaves, treedef = executor.predict(buffer.fork(), chunk_of(session, given))
             outputs.append(session.strategy.collect_outputs(leaves))
     except MissingMethodError:
         return None

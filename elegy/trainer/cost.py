@@ -13,7 +13,7 @@ from elegy.data.batch import rows
 from elegy.engine import costs
 from elegy.engine.program import Program
 from elegy.flat import make_jaxpr
-from elegy.trainer.one_batch import check_trains, training_program
+from elegy.trainer.one_batch import check_trains, own_executor, training_program
 from elegy.trainer.session import Session
 from elegy.trainer.tables import bytes_text, draw
 from elegy.types import Batch
@@ -76,7 +76,7 @@ def cost(session: Session, batch: Batch) -> Cost:
         batch: arrays or `jax.ShapeDtypeStruct`.
     """
     check_trains(session, "cost", compiled=True)
-    return cost_of(training_program(session, session.planned(batch), batch))
+    return cost_of(training_program(session, own_executor(session), session.planned(batch), batch))
 
 
 def cost_of(program: Program) -> Cost:

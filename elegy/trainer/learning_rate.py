@@ -20,7 +20,7 @@ from elegy.lazy import require
 from elegy.module.freezing import optimizer_params
 from elegy.module.step_values import OWN_LOGS
 from elegy.optimizer import LookaheadPair, Optimizer, hyperparameters, with_hyperparameters
-from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, training_program
+from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, own_executor, training_program
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 
@@ -136,14 +136,15 @@ def find_learning_rate(
     losses: list[float] = []
     batches = _batches(session, source, batch_size)
     first = next(batches)
-    with copied_state(session, "find_learning_rate", first) as buffer, session.executor.asked_for((OWN_LOGS,)):
+    executor = own_executor(session, (OWN_LOGS,))
+    with copied_state(session, "find_learning_rate", first) as buffer:
         state, with_rate = _adjustable(buffer.get(), learning_rate)
         buffer.set(state)
-        training_program(session, buffer, first)  # a faulty step raises its error before the first one runs
-        session.executor.reset(buffer, "train")
+        training_program(session, executor, buffer, first)  # a faulty step raises its error before the first one runs
+        executor.reset(buffer, "train")
         for rate, batch in zip(rates, itertools.chain([first], batches), strict=False):
             buffer.set(with_rate(buffer.get(), float(rate)))
-            out = session.executor.run("train", buffer, chunk_of(session, batch), session.epoch)
+            out = executor.run("train", buffer, chunk_of(session, batch), session.epoch)
             loss = float(out.step_values(0)["loss"])
             if not math.isfinite(loss) or (losses and loss - min(losses) > DIVERGED * abs(losses[0])):
                 break
@@ -197,7 +198,8 @@ def _adjustable(state: Any, learning_rate: float | None) -> tuple[Any, Callable[
         parts = {_SCALE: 1 / base}
 
     def with_rate(state: Any, rate: float) -> Any:
-        values = {path: jnp.asarray(rate * part, jnp.float32) for path, part in parts.items()}
+        now = hyperparameters(state.optimizer)
+        values = {path: jnp.asarray(rate * part, now[path].dtype) for path, part in parts.items()}
         return state.replace(optimizer=with_hyperparameters(state.optimizer, values))
 
     return state, with_rate

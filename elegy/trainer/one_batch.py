@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from elegy.data import pack, unpack
 from elegy.data.batch import rows, size_of, take_rows
 from elegy.data.convert import as_batch, copied
 from elegy.data.refused import refuse_non_arrays
+from elegy.engine.executor import Executor
 from elegy.engine.program import Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.integers import positive_int_or_none
@@ -40,14 +42,21 @@ def batch_of(
         TypeError: if a leaf is not an array of numbers.
         ValueError: if there are fewer rows than `batch_size`, or none, or the arrays differ in length.
     """
+    batch = arrays_of(what, inputs, labels, sample_weight)
+    have, count = rows(batch), positive_int_or_none("batch_size", batch_size)
+    if count is not None and count > have:
+        raise ValueError(f"{what}(batch_size={count}): the arrays have only {have} rows.")
+    return copied(batch if count is None else take_rows(batch, count))
+
+
+def arrays_of(what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None) -> Batch:
+    """Reads arrays as one batch, without a copy. Arguments and errors as for `batch_of`."""
     alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
     given = inputs if alone else pack(inputs, labels, sample_weight)
     refuse_non_arrays(unpack(given)[0], what)
     batch = as_batch(given)
-    have, count = size_of(batch), positive_int_or_none("batch_size", batch_size)
-    if count is not None and count > have:
-        raise ValueError(f"{what}(batch_size={count}): the arrays have only {have} rows.")
-    return copied(batch if count is None else take_rows(batch, count))
+    size_of(batch)
+    return batch
 
 
 def structure_of(
@@ -68,7 +77,7 @@ def structure_of(
         struct = structure(inputs if alone else pack(*given))
         size_of(struct)
     else:
-        struct = structure(batch_of(what, *given))
+        struct = structure(arrays_of(what, *given))
     count = positive_int_or_none("batch_size", batch_size)
     return struct if count is None else resized(struct, count)
 
@@ -101,11 +110,22 @@ def check_trains(session: Session, what: str, *, compiled: bool = False) -> None
         )
 
 
-def training_program(session: Session, buffer: StateBuffer, batch: Batch) -> Program:
+def own_executor(session: Session, values: tuple[str, ...] = ()) -> Executor:
+    """Makes an executor like that of a session, whose programs and counts are dropped with it.
+
+    Args:
+        session: the session.
+        values: step values that its training steps compute.
+    """
+    return Executor(session.strategy, dataclasses.replace(session.executor.options, values=values))
+
+
+def training_program(session: Session, executor: Executor, buffer: StateBuffer, batch: Batch) -> Program:
     """Traces the training step for a batch, without padding.
 
     Args:
         session: the session.
+        executor: keeps the program.
         buffer: holds the state, or its structure.
         batch: arrays or `jax.ShapeDtypeStruct`.
 
@@ -117,8 +137,8 @@ def training_program(session: Session, buffer: StateBuffer, batch: Batch) -> Pro
     if count > rows(batch):
         raise ValueError(f"accumulate={count} cuts a batch into {count} microbatches, but it has {rows(batch)} rows.")
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(batch)):
-        checks.labels(buffer, "train", batch, functools.partial(session.executor.outputs, "train", buffer))
-    return session.executor.program("train", buffer, structure(batch), None)
+        checks.labels(buffer, "train", batch, functools.partial(executor.outputs, "train", buffer))
+    return executor.program("train", buffer, structure(batch), None)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,9 @@ def test_nothing_is_named_without_a_trace(monkeypatch):
 
     monkeypatch.setattr(jax.profiler, "TraceAnnotation", never)
     monkeypatch.setattr(jax.profiler, "StepTraceAnnotation", never)
-    trainer_of(High).fit(X, Y, batch_size=8, validation_data=(X, Y), callbacks=[Profiler("never", start=99)], verbose=0)
+    late = Profiler("never", start=99)
+    with pytest.warns(UserWarning, match=r"start=99.* only 6 steps"):
+        trainer_of(High).fit(X, Y, batch_size=8, validation_data=(X, Y), callbacks=[late], verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def test_the_trainer_stays_as_it_was(used):
             one.fit(X, Y, batch_size=4, verbose=0)
         before = one.state, one.step, one.epoch, one.history
         if checked:
+            traces = dict(one._session.executor.traces)
             one.check(X, Y)
+            assert one._session.executor.traces == traces
             assert (one.state, one.step, one.epoch, one.history) == before
         histories.append(one.fit(X, Y, batch_size=4, epochs=2, verbose=0).history)
         states.append(jax.tree.leaves(one.state))
