@@ -67,9 +67,10 @@ def _is_defined(name: str, member: griffe.Object | griffe.Alias) -> bool:
 
 
 def inherited(target: griffe.Object) -> list[str]:
-    """The public members that a class inherits from bases that are not public, and that so no other entry shows."""
+    """The documented members that a class inherits from bases that are not public: no other entry shows them."""
     if not target.is_class:
         return []
     public = {name.target.path for name in public_names().values()}
     shown = {name for base in target.mro() if base.path in public for name in base.all_members}
-    return [name for name in target.inherited_members if not name.startswith("_") and name not in shown]
+    members = {name: _target(member) for name, member in target.inherited_members.items() if name not in shown}
+    return [name for name, member in members.items() if member.docstring and not name.startswith("_")]
