@@ -11,7 +11,10 @@ from elegy.data import ArraySource, IterableSource
 from elegy.data.convert import is_array_like
 from elegy.data.sources import as_validation_source
 from elegy.integers import positive_int_or_none
+from elegy.metrics import LossesAndMetrics
+from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.averaging import Weights
+from elegy.module.levels import level_of
 from elegy.trainer.config import FitConfig
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest
 from elegy.types import Every
@@ -28,9 +31,11 @@ class Evaluation:
         batch_size: the number of examples of a step, over all devices; None for that of `fit`.
         steps: the largest number of batches; None for that of `fit`.
         weights: which parameters to evaluate, as `weights` of `Trainer.evaluate`; None for those of `fit`.
+        loss: the losses to compute, as `loss` of `Trainer`; None for those of the trainer.
+        metrics: the metrics to compute, as `metrics` of `Trainer`; None for those of the trainer.
 
     Raises:
-        TypeError: if `every` is not an `Every`, or a number is not an integer.
+        TypeError: if a loss or a metric is not one, `every` is not an `Every`, or a number is not an integer.
         ValueError: if a number is not positive.
 
     Example:
@@ -49,12 +54,17 @@ class Evaluation:
     batch_size: int | None = None
     steps: int | None = None
     weights: Weights | None = None
+    loss: LossTree | None = None
+    metrics: MetricTree | None = None
+    measures: LossesAndMetrics | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.every is not None and not isinstance(self.every, Every):
             raise TypeError(f"Evaluation(every={self.every!r}): give an interval, such as `Every(epochs=5)`.")
         for name in ("batch_size", "steps"):
             positive_int_or_none(f"Evaluation's {name}", getattr(self, name))
+        if self.loss is not None or self.metrics is not None:
+            object.__setattr__(self, "measures", LossesAndMetrics(losses=self.loss, metrics=self.metrics))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +78,7 @@ class EvaluationSource:
         batch_size: the number of examples of a step, or None.
         steps: the largest number of batches, or None.
         weights: which parameters are evaluated.
+        measures: the losses and metrics that replace those of the trainer, or None.
     """
 
     prefix: str
@@ -76,6 +87,23 @@ class EvaluationSource:
     batch_size: int | None
     steps: int | None
     weights: Weights
+    measures: LossesAndMetrics | None = None
+
+    def check_level(self, cls: type) -> None:
+        """Checks that losses and metrics of its own can be computed.
+
+        Args:
+            cls: the class of the module.
+
+        Raises:
+            ValueError: if the module writes its own test step.
+        """
+        if self.measures is not None and (level := level_of(cls, "test")) != "high":
+            step = "managed_test_step" if level == "managed" else "test_step"
+            raise ValueError(
+                f"the evaluation {self.prefix!r} has losses or metrics of its own, but {cls.__name__}.{step} computes "
+                "its values itself: log them there, or leave out `loss` and `metrics` of the Evaluation."
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,6 +168,7 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
         config.validation_batch_size if given.batch_size is None else given.batch_size,
         config.validation_steps if given.steps is None else given.steps,
         config.validation_weights if given.weights is None else given.weights,
+        given.measures,
     )
 
 

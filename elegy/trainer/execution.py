@@ -15,12 +15,14 @@ import numpy as np
 from elegy.callbacks import CallbackList
 from elegy.data import ArraySource, IterableSource, unpack
 from elegy.engine.executor import Executor
+from elegy.engine.measures import with_measures
 from elegy.engine.program import CompiledPhase, Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import BatchLoader, Cursor, batch_loader
 from elegy.loading.batch_loader import BEGINNING
 from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
 from elegy.loading.multihost import agreed
+from elegy.metrics import LossesAndMetrics
 from elegy.module.levels import level_of
 from elegy.module.row_independence import RowProbe
 from elegy.strategies import Strategy
@@ -57,6 +59,7 @@ class ExecutionPlan:
         strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
         names: the names of the values that a step logs; None if the phase is not compiled.
+        measures: the losses and metrics of an evaluation that replace those of the state; None for those.
         row_probe: a function of a state and a batch; its probe tests if batches of such examples may be padded.
     """
 
@@ -66,6 +69,7 @@ class ExecutionPlan:
     strategy: Strategy
     state: Any = None
     names: Collection[str] | None = None
+    measures: LossesAndMetrics | None = None
     row_probe: Callable[[StateBuffer, Batch], RowProbe] | None = None
 
     def chunks(
@@ -104,12 +108,14 @@ class PhaseRequest:
         loader: iterates the batches.
         fuse: how many steps go into one execution, or `"auto"`.
         most: the largest number of steps in one execution, also if `fuse` is larger; None for no limit.
+        measures: as for `ExecutionPlan`.
     """
 
     phase: CompiledPhase
     loader: BatchLoader
     fuse: int | str
     most: int | None = None
+    measures: LossesAndMetrics | None = None
 
     @classmethod
     def of(
@@ -120,6 +126,7 @@ class PhaseRequest:
         *,
         fuse: int | str,
         callbacks: CallbackList | None = None,
+        measures: LossesAndMetrics | None = None,
         **options: Any,
     ) -> PhaseRequest:
         """Makes the loader of a source for a phase of a module.
@@ -130,6 +137,7 @@ class PhaseRequest:
             source: arrays or an iterable of batches.
             fuse: how many steps go into one execution, or `"auto"`.
             callbacks: of a training, those that may act on it within an epoch: executions end there.
+            measures: as for `ExecutionPlan`.
             **options: as for `elegy.loading.batch_loader`.
         """
         loader = batch_loader(
@@ -140,7 +148,7 @@ class PhaseRequest:
             **options,
         )
         most = None if callbacks is None else callbacks.longest_execution(phase, loader.batch_size, undeclared=False)[0]
-        return cls(phase, loader, fuse, most)
+        return cls(phase, loader, fuse, most, measures)
 
 
 def plan_phases(
@@ -158,18 +166,21 @@ def plan_phases(
         ValueError: if labels do not fit the outputs.
         StepError: if a step returns the wrong thing.
     """
-    for request in requests:
-        checks.loader_labels(buffer, request.phase, request.loader, executor)
+    buffers = [with_measures(buffer, request.measures) for request in requests]
+    for request, own in zip(requests, buffers, strict=True):
+        checks.loader_labels(own, request.phase, request.loader, executor)
     probes = [
-        executor.row_probe(request.phase, buffer, _sample(request.loader))
-        if _padding_pays(executor, buffer, request)
+        executor.row_probe(request.phase, own, _sample(request.loader))
+        if _padding_pays(executor, own, request)
         else None
-        for request in requests
+        for request, own in zip(requests, buffers, strict=True)
     ]
     # Traced first with the likely layout, so that a faulty step raises its error before the first state is made.
     likely = [probe is not None and probe.independent is not False for probe in probes]
     plans = _plan_all(executor, buffer, requests, likely, once)
-    masked = [probe is not None and probe.rows_are_independent(buffer.placed) for probe in probes]
+    masked = [
+        probe is not None and probe.rows_are_independent(own.placed) for probe, own in zip(probes, buffers, strict=True)
+    ]
     return plans if masked == likely else _plan_all(executor, buffer, requests, masked, once)
 
 
@@ -179,8 +190,10 @@ def _plan_all(
     plans: list[ExecutionPlan] = []
     traced = buffer
     for request, pads in zip(requests, masked, strict=True):
-        plans.append(plan_execution(executor, traced, request, masked=pads, once=once))
-        traced = traced if plans[-1].state is None else buffer.outline(plans[-1].state)
+        own = with_measures(traced, request.measures)
+        plans.append(plan_execution(executor, own, request, masked=pads, once=once))
+        if plans[-1].state is not None and request.measures is None:
+            traced = buffer.outline(plans[-1].state)
     return plans
 
 
@@ -224,7 +237,7 @@ def plan_execution(
     phase, loader, fuse = request.phase, request.loader, request.fuse
     strategy = executor.strategy
     if not executor.compiles(buffer.cls, phase):
-        return ExecutionPlan(phase, loader, BatchLayout(), strategy)
+        return ExecutionPlan(phase, loader, BatchLayout(), strategy, measures=request.measures)
     batch = structure(loader.view(loader.first_batch()))
     layout, source = BatchLayout(masked=masked, multiple=strategy.replicas), loader.source
     program = executor.program(phase, buffer, *_structs(batch, layout, loader, phase))
@@ -241,7 +254,7 @@ def plan_execution(
         steps = min(steps, _power_of_two(most / bytes_of(batch)))
     layout = dataclasses.replace(layout, steps=steps, resident=resident)
     row_probe = functools.partial(executor.row_probe, phase)
-    return ExecutionPlan(phase, loader, layout, strategy, program.state, program.names, row_probe)
+    return ExecutionPlan(phase, loader, layout, strategy, program.state, program.names, request.measures, row_probe)
 
 
 def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:

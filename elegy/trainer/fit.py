@@ -82,6 +82,7 @@ def fit(
     config.check_validation(bool(evaluations))
     for one in evaluations:
         check_weights(session.buffer.form, one.weights, "validation_weights")
+        one.check_level(session.buffer.cls)
     callbacks = listeners.callbacks
     fuse = fuse_with(callbacks, config.steps_per_execution, "train")
     values = checks.step_values(callbacks, session.buffer)
@@ -128,6 +129,7 @@ def fit(
                     batch_size=size,
                     limit=limited("limit_validation", config.limit_validation, one.steps, one.source, size),
                     fuse=config.steps_per_execution,
+                    measures=one.measures,
                     finite=config.check_inputs,
                 )
             )

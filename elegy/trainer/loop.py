@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
+from elegy.engine.measures import with_measures
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
@@ -231,7 +232,7 @@ def _evaluate(
     try:
         emit("on_test_begin")
         # After the hooks, which may assign the state to evaluate.
-        buffer = session.with_weights(session.buffer.fork(), weights)
+        buffer = with_measures(session.with_weights(session.buffer.fork(), weights), plan.measures)
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)
