@@ -25,6 +25,7 @@ class ConfusionMatrix(Metric):
         num_classes: the number of classes.
         normalize: divides by the row sums (`"true"`), the column sums (`"pred"`), the total (`"all"`), or not (None).
         threshold: with two classes, a prediction without an axis of classes is class 1 above it.
+        ignore_index: a class index of the target that is not counted.
         name: see `Metric`.
         dtype: the dtype of the state.
 
@@ -41,6 +42,7 @@ class ConfusionMatrix(Metric):
     num_classes: int = static_field()
     normalize: Literal["true", "pred", "all"] | None = static_field(default=None)
     threshold: float = static_field(default=0.5, kw_only=True)
+    ignore_index: int | None = static_field(default=None, kw_only=True)
 
     matrix: CompensatedSum = field(init=False)
 
@@ -48,7 +50,7 @@ class ConfusionMatrix(Metric):
         """Checks the options and sets the state to zero."""
         super().__post_init__()
         if self.num_classes < 2:
-            raise ValueError(f"ConfusionMatrix: num_classes={self.num_classes} must be 2 or more.")
+            raise ValueError(f"{type(self).__name__}: num_classes={self.num_classes} must be 2 or more.")
         if self.normalize not in (None, "true", "pred", "all"):
             raise ValueError(
                 f"ConfusionMatrix: normalize={self.normalize!r} is not known. Use 'true', 'pred', 'all' or None."
@@ -80,14 +82,16 @@ class ConfusionMatrix(Metric):
         labels = jnp.issubdtype(preds.dtype, jnp.integer)
         if (scores and preds.shape[-1] != self.num_classes) or not (scores or labels or self.num_classes == 2):
             raise ValueError(
-                f"ConfusionMatrix: preds of shape {preds.shape} and dtype {preds.dtype} must be scores of shape "
+                f"{type(self).__name__}: preds of shape {preds.shape} and dtype {preds.dtype} must be scores of shape "
                 f"(..., {self.num_classes}) or predicted classes, as integers."
             )
         if not (scores or labels):
             preds = (preds > self.threshold).astype(jnp.int32)
-        label, chosen = class_indices(target, preds, 1, "ConfusionMatrix")
+        label, chosen = class_indices(target, preds, 1, type(self).__name__)
         weight = total_weight(sample_weight, mask, label.shape)
         weight = jnp.ones(label.shape) if weight is None else weight
+        if self.ignore_index is not None:
+            weight = jnp.where(label == self.ignore_index, 0.0, weight)
         rows, columns = (x.ravel().astype(jnp.int32) for x in (label, chosen[..., 0]))
         known = (rows >= 0) & (rows < self.num_classes) & (columns >= 0) & (columns < self.num_classes)
         cells = jnp.where(known, rows * self.num_classes + columns, -1)
@@ -116,8 +120,9 @@ class ConfusionMatrix(Metric):
             return
         target = np.asarray(target)
         outside = np.unique(target[(target < 0) | (target >= self.num_classes)])
+        outside = outside[outside != self.ignore_index]
         if outside.size:
             raise ValueError(
-                f"ConfusionMatrix: the target contains {outside[:5].tolist()}, but num_classes={self.num_classes}: "
-                f"the classes are 0..{self.num_classes - 1}."
+                f"{type(self).__name__}: the target contains {outside[:5].tolist()}, but "
+                f"num_classes={self.num_classes}: the classes are 0..{self.num_classes - 1}."
             )

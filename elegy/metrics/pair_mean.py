@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from elegy.losses.cosine_similarity import cosine_similarity
 from elegy.losses.cross_entropy import cross_entropy
 from elegy.losses.mean_absolute_error import mean_absolute_error
+from elegy.losses.mean_absolute_percentage_error import mean_absolute_percentage_error
 from elegy.losses.mean_squared_error import mean_squared_error
+from elegy.losses.reduction import safe_divide
 from elegy.losses.shapes import match_real, mean_over_features
 from elegy.metrics.reduce import Accumulator
 from elegy.pytree import static_field
@@ -120,6 +123,77 @@ class RootMeanSquareError(MeanSquareError):
         return jnp.sqrt(super().compute())
 
 
+class MeanAbsolutePercentageError(PairMean):
+    """Mean of `100 |preds - target| / max(|target|, 1e-7)`, in percent.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> MeanAbsolutePercentageError().update(target=jnp.array([2.0]), preds=jnp.array([3.0])).compute().item()
+        50.0
+    """
+
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
+        """The mean over the last axis, as in `elegy.losses.mean_absolute_percentage_error`.
+
+        Args:
+            target: `(B, ...)`.
+            preds: the same shape.
+        """
+        return mean_absolute_percentage_error(target, preds)
+
+
+class SymmetricMeanAbsolutePercentageError(PairMean):
+    """Mean of `100 |preds - target| / ((|target| + |preds|) / 2)`, in percent, from 0 to 200; 0 where both are 0.
+
+    Args:
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> SMAPE().update(target=jnp.array([1.0, 0.0]), preds=jnp.array([3.0, 0.0])).compute().item()
+        50.0
+    """
+
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
+        """The mean over the last axis.
+
+        Args:
+            target: `(B, ...)`.
+            preds: the same shape.
+        """
+        target, preds = match_real(target, preds, "SymmetricMeanAbsolutePercentageError")
+        return mean_over_features(200.0 * safe_divide(jnp.abs(preds - target), jnp.abs(target) + jnp.abs(preds)))
+
+
+class CosineSimilarity(PairMean):
+    """Mean cosine of the angle between target and prediction, from -1 to 1; the loss of this name is its negative.
+
+    Args:
+        axis: the axis of the vectors.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Example:
+        >>> metric = CosineSimilarity()
+        >>> metric.update(target=jnp.array([[1.0, 0.0]]), preds=jnp.array([[2.0, 0.0]])).compute().item()
+        1.0
+    """
+
+    axis: int = static_field(default=-1)
+
+    def values(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
+        """The cosine along `axis`; 0 for a vector of zeros.
+
+        Args:
+            target: `(B, ..., D)`.
+            preds: the same shape.
+        """
+        return -cosine_similarity(target, preds, self.axis)
+
+
 class BinaryAccuracy(PairMean):
     """The fraction of examples for which `preds > threshold` equals the 0/1 target.
 
@@ -178,3 +252,5 @@ MeanSquaredError = MeanSquareError
 RootMeanSquaredError = RootMeanSquareError
 MAE = MeanAbsoluteError
 MSE = MeanSquareError
+MAPE = MeanAbsolutePercentageError
+SMAPE = SymmetricMeanAbsolutePercentageError

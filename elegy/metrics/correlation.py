@@ -1,0 +1,179 @@
+"""Pearson correlation and explained variance, from moments that are merged without cancellation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from elegy.losses.reduction import safe_divide, total_weight
+from elegy.losses.shapes import match_real
+from elegy.metrics.metric import Metric
+from elegy.metrics.sums import CompensatedSum
+from elegy.pytree import field, static_field
+
+Multioutput = Literal["uniform_average", "raw_values"]
+
+
+class PairMoments(Metric):
+    """Base class: means, variances and covariance of two numbers for each example.
+
+    They are merged by the method of Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979). A subclass implements `compute`, and may change the numbers in `pair`.
+
+    Args:
+        num_outputs: the size of the last axis, if there are several outputs.
+        multioutput: for several outputs, their mean (`"uniform_average"`), or all of them (`"raw_values"`).
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: if `multioutput` is unknown, or there is no output.
+    """
+
+    num_outputs: int = static_field(default=1)
+    multioutput: Multioutput = static_field(default="uniform_average")
+
+    weight: CompensatedSum = field(init=False)
+    mean: CompensatedSum = field(init=False)
+    spread: CompensatedSum = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Checks the options and sets the state to zero."""
+        super().__post_init__()
+        what = type(self).__name__
+        if self.num_outputs < 1:
+            raise ValueError(f"{what}: num_outputs={self.num_outputs} must be 1 or more.")
+        if self.multioutput not in ("uniform_average", "raw_values"):
+            raise ValueError(
+                f"{what}: multioutput={self.multioutput!r} is not known. Use 'uniform_average' or 'raw_values'."
+            )
+        for name, count in (("weight", 1), ("mean", 2), ("spread", 3)):
+            vars(self)[name] = CompensatedSum.zeros((count, self.num_outputs), self.dtype)
+
+    def pair(self, target: jax.Array, preds: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the two numbers of each example: target and prediction."""
+        return target, preds
+
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: `(B, ...)`, or `(B, ..., num_outputs)` for several outputs.
+            preds: the same shape.
+            sample_weight: a scalar, `(B,)` or finer.
+            mask: `(B,)` bool, False for padding.
+            **_: ignored.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        what = type(self).__name__
+        target, preds = match_real(target, preds, what)
+        outputs = target.shape[-1] if target.ndim > 1 else 1
+        if outputs != self.num_outputs:
+            raise ValueError(
+                f"{what}: the last axis of {target.shape} has {outputs} outputs; pass num_outputs={outputs}."
+            )
+        weight = total_weight(sample_weight, mask, target.shape)
+        weight = jnp.ones(target.shape) if weight is None else weight
+        target, preds, weight = (jnp.reshape(x, (-1, self.num_outputs)) for x in (target, preds, weight))
+        counts = weight != 0
+        both = jnp.stack(self.pair(jnp.where(counts, target, 0.0), jnp.where(counts, preds, 0.0)))
+        total = jnp.sum(weight, axis=0, keepdims=True)
+        mean = safe_divide(jnp.sum(weight * both, axis=1), total)
+        # Without rounding, the sum of deviations is 0; subtracting it corrects the rounded mean.
+        mean = mean + safe_divide(jnp.sum(weight * (both - mean[:, None]), axis=1), total)
+        added = {"weight": total, "mean": mean, "spread": jnp.sum(weight * _products(both - mean[:, None]), axis=1)}
+        return self.merge(self.replace(**{name: CompensatedSum.of(x, self.dtype) for name, x in added.items()}))
+
+    def merge(self, other: Self) -> Self:
+        """Returns the metric of both metrics' data.
+
+        Args:
+            other: a metric of the same structure.
+        """
+        weight = self.weight + other.weight
+        part = safe_divide(other.weight.value, weight.value)
+        difference = (other.mean.value - self.mean.value) + (other.mean.rest - self.mean.rest)
+        return self.replace(
+            weight=weight,
+            mean=self.mean + difference * part,
+            spread=self.spread + other.spread + _products(difference) * (self.weight.value * part),
+        )
+
+    def averaged(self, values: jax.Array) -> jax.Array:
+        """Returns the mean of the outputs' values `(num_outputs,)`, or all of them for `"raw_values"`."""
+        return values if self.multioutput == "raw_values" else jnp.mean(values)
+
+
+def _products(both: jax.Array) -> jax.Array:
+    first, second = both
+    return jnp.stack([first * first, second * second, first * second])
+
+
+class PearsonCorrelation(PairMoments):
+    """Pearson's correlation coefficient of targets and predictions, between -1 and 1.
+
+    Args:
+        num_outputs: the size of the last axis, if there are several outputs.
+        multioutput: for several outputs, their mean (`"uniform_average"`), or all of them (`"raw_values"`).
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: if `multioutput` is unknown, or there is no output.
+
+    Example:
+        >>> metric = PearsonCorrelation().update(target=jnp.array([1.0, 2.0, 3.0]), preds=jnp.array([5.0, 3.0, 1.0]))
+        >>> metric.compute().item()
+        -1.0
+    """
+
+    def compute(self) -> jax.Array:
+        """Returns a scalar, or `(num_outputs,)` for `"raw_values"`; NaN if one of both is constant, as in SciPy."""
+        first, second, together = self.spread.value
+        return self.averaged(jnp.clip(together / (jnp.sqrt(first) * jnp.sqrt(second)), -1.0, 1.0))
+
+
+class ExplainedVariance(PairMoments):
+    """The fraction of the targets' variance that predictions explain: `1 - var(target - preds) / var(target)`.
+
+    In contrast to `R2`, a constant error does not count.
+
+    Args:
+        num_outputs: the size of the last axis, if there are several outputs.
+        multioutput: for several outputs, their mean (`"uniform_average"`), or all of them (`"raw_values"`).
+        name: see `Metric`.
+        dtype: the dtype of the state.
+
+    Raises:
+        ValueError: if `multioutput` is unknown, or there is no output.
+
+    Example:
+        >>> metric = ExplainedVariance().update(target=jnp.array([1.0, 2.0, 3.0]), preds=jnp.array([2.0, 3.0, 4.0]))
+        >>> metric.compute().item()
+        1.0
+    """
+
+    def pair(self, target: jax.Array, preds: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns target and error of each example."""
+        return target, target - preds
+
+    def compute(self) -> jax.Array:
+        """Returns a scalar, or `(num_outputs,)` for `"raw_values"`.
+
+        Constant targets give 1 for a constant error and 0 otherwise, as in scikit-learn.
+        """
+        first, second, _ = self.spread.value
+        explained = 1.0 - safe_divide(second, first)
+        return self.averaged(jnp.where(first == 0, jnp.where(second == 0, 1.0, 0.0), explained))
