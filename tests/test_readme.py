@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from markdown_blocks import python_blocks, run_blocks
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,12 @@ def test_the_three_levels_run_and_learn(capsys):
     assert len(losses) == 5
     assert losses[-1] < losses[0]
     assert "val_accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_the_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
 def test_the_commands_are_those_that_ci_runs():
