@@ -29,7 +29,7 @@ def configuration(session: Session, module_name: str) -> dict[str, Any]:
     found = {"trainer": _trainer(session, module_name), "versions": _versions()}
     run = session.run
     if run is not None:
-        found["fit"] = {name: _plain(value) for name, value in dataclasses.asdict(run.config).items()}
+        found["fit"] = {f.name: _plain(getattr(run.config, f.name)) for f in dataclasses.fields(run.config)}
         loader = run.loader
         found["data"] = {
             "examples": None if loader.plan is None else loader.plan.size,

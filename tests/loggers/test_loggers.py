@@ -439,3 +439,13 @@ def test_the_terminal_has_the_last_and_the_best_values():
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["val_loss", "", f"{last:.4g}", f"{best:.4g}"]
     assert "done: [bold]" in shown
     assert "epoch 4, step 20" in shown
+
+
+def test_the_checkpoint_of_a_run_that_stops_is_logged_before_the_log_closes(tmp_path):
+    def stop(event):
+        event.trainer.stop_training = event.step == 7
+
+    logger, saved = JSONLines(tmp_path / "log.jsonl", EVERY), ModelCheckpoint(tmp_path / "saved")
+    fit([logger, LambdaCallback(on_train_batch_end=stop), saved])
+    last = json.loads(logger.path.read_text().splitlines()[-1])
+    assert (last["type"], last["path"]) == ("checkpoint", str(tmp_path / "saved" / "step_00000007"))
