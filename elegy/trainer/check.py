@@ -13,7 +13,7 @@ import numpy as np
 from elegy.data import unpack
 from elegy.data.batch import rows
 from elegy.engine.executor import Executor
-from elegy.engine.program import FINITE_CHECK, VALUES, Program
+from elegy.engine.program import Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import MissingMethodError
 from elegy.flat import make_jaxpr
@@ -38,9 +38,10 @@ class CheckReport:
         losses: the loss of the batch before each step.
         gradients: the norm of the gradient of each parameter by path, the largest of the steps.
         not_finite: parameters whose gradient had NaN or infinity in the last step, by path.
-        zero: parameters whose gradient was zero in every step, although the loss is computed from them: units that
-            are never active, a parameter that is multiplied by zero, `jax.lax.stop_gradient`.
-        unused: parameters that neither the losses nor the metrics are computed from.
+        zero: parameters whose gradient was zero in every step, and that are not known to be unused: units that are
+            never active, a parameter that is multiplied by zero, `jax.lax.stop_gradient`.
+        unused: parameters that neither the losses nor the metrics are computed from. In a loop (`nn.scan`) it is not
+            known which parameters are used.
         mixed: outputs of the prediction whose rows depend on other rows of the batch, by path; None if that could not
             be found out (one row, equal rows, no prediction, outputs without rows).
 
@@ -97,7 +98,8 @@ def check(session: Session, batch: Batch, steps: int) -> CheckReport:
     norms: dict[str, list[float]] = {}
     executor = own_executor(session, (OWN_LOGS, "grad_norm/*"))
     with copied_state(session, "check", batch) as buffer:
-        unused = _unused(training_program(session, executor, buffer, batch))
+        # Of the whole batch at once: in a loop over microbatches, all parameters are arguments of the loop.
+        unused = _unused(training_program(session, Executor(session.strategy), buffer, batch))
         executor.reset(buffer, "train")
         for _ in range(steps + 1):  # the loss of a step is that before it
             step = executor.run("train", buffer, chunk_of(session, batch), session.epoch).step_values(0)
@@ -120,9 +122,7 @@ def check(session: Session, batch: Batch, steps: int) -> CheckReport:
 
 def _unused(program: Program) -> tuple[str, ...]:
     """The paths of the parameters that the logs of a traced step do not depend on."""
-    results = jax.tree_util.tree_leaves_with_path(program.outputs)
-    logs = [i for i, (path, _) in enumerate(results) if path_name(path[:1]) not in (FINITE_CHECK, VALUES)]
-    read = arguments_read(program.closed, logs)
+    read = arguments_read(program.closed, range(len(jax.tree.leaves(program.outputs))))
     picked, params = make_jaxpr(lambda state: state.get_params(), program.state)
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     return tuple(path for i, path in enumerate(paths) if read.isdisjoint(arguments_read(picked, [i])))

@@ -60,6 +60,22 @@ def test_a_fault_is_found_and_no_other(fault, found, strategy):
     assert not report.ok
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 3},
+        {"precision": "mixed_bfloat16"},
+        {"precision": "mixed_float16", "nonfinite": "skip"},
+        {"averaging": eg.EMA(0.9)},
+    ],
+    ids=str,
+)
+def test_options_of_the_step_hide_no_fault(options):
+    report = trainer("unused", **options).check(X, Y)
+    assert (report.unused, report.zero, report.not_finite, report.mixed) == (("extra",), (), (), ())
+    assert report.loss_falls
+
+
 def test_gradients_that_are_not_finite_are_named():
     report = trainer("not finite").check(X, Y)
     assert "extra" in report.not_finite
