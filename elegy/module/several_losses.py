@@ -73,7 +73,7 @@ def value_and_grads(
         >>> def losses(params, probe):
         ...     return {"a": params["a"] * params["b"], "b": params["b"] ** 2}, None
         >>> value_and_grads(losses, {"a": jnp.float32(2), "b": jnp.float32(3)}, jnp.zeros(()))[1][0]
-        {'a': Array(3., dtype=float32, weak_type=True), 'b': Array(6., dtype=float32, weak_type=True)}
+        {'a': Array(3., dtype=float32), 'b': Array(6., dtype=float32)}
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
