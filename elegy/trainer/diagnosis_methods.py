@@ -44,7 +44,8 @@ class DiagnosisMethods:
         """Counts the operations and the memory of a training step, by compiling it; nothing is computed.
 
         Memory is that of a step of its own under the trainer's strategy. `fit` adds the batches that it reads ahead
-        and, if the data is small, all of it (see "Performance" in the documentation).
+        and, if the data is small, all of it (see "Performance" in the documentation). On the CPU, convolutions allocate
+        working memory that the compiler does not plan.
 
         Args:
             inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
