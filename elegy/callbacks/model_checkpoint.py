@@ -272,8 +272,9 @@ class ModelCheckpoint(PeriodicCallback):
         if self._lost(event):
             return
         value = self.monitor.value(event) if self.monitor is not None and measured else None
-        if value is None and self._state is not None and self._state() is event.trainer.state:
-            value = next((saved.value for saved in self._saved if saved.step == event.step), None)
+        before = next((saved for saved in self._saved if saved.step == event.step), None)
+        if value is None and before is not None and self._state is not None:  # a value of this state stays
+            value = before.value if self._state() is event.trainer.state else None
         if value is not None and math.isnan(value):
             value = None
         saved = _Saved(checkpoint_name(event.step), event.step, value)

@@ -205,7 +205,7 @@ class Run:
     def last_step(self) -> int | None:
         """The number of completed steps at which `max_steps` ends the run; None without it."""
         most = self.config.max_steps
-        return None if most is None else self.session.step - self.steps + most
+        return None if most is None else self.session.step + self.ahead - self.steps + most
 
     def last_count(self, unit: str) -> float | None:
         """Returns the largest count of a unit that an interval of the run may reach; None if it is unknown.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from elegy.data import IterableSource
+from elegy.engine.measures import with_measures
 from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.session import Session
 from elegy.walltime import measured
@@ -30,7 +31,7 @@ def sanity_check(session: Session, evaluations: Sequence[EvaluationPlan], steps:
             continue
         try:
             with measured("evaluation"):
-                buffer = session.with_weights(session.buffer.fork(), one.weights)
+                buffer = with_measures(session.with_weights(session.buffer.fork(), one.weights), one.plan.measures)
                 executor.reset(buffer, "test")
                 for chunk in one.plan.chunks(buffer, limit=steps):
                     dict(executor.run("test", buffer, chunk, session.epoch).logs(chunk.count - 1))  # waits for errors

@@ -17,11 +17,15 @@ class EvaluationSchedule:
     Args:
         evaluations: the evaluations of the run.
         count: returns the present count of a unit: `"steps"`, `"examples"` or `"seconds"`.
+
+    Attributes:
+        prefixes: the beginnings of the names of the values of each evaluation.
     """
 
     def __init__(self, evaluations: Sequence[EvaluationPlan], count: Callable[[str], float]):
         self._all, self._count = tuple(evaluations), count
         self._within = [one for one in evaluations if one.every.unit != "epochs"]
+        self.prefixes = tuple(one.prefix for one in evaluations)
         self._places: dict[str, Any] | None = None
         self._seen = self._counts()
 
@@ -32,11 +36,6 @@ class EvaluationSchedule:
     def evaluations(self) -> tuple[EvaluationPlan, ...]:
         """All evaluations."""
         return self._all
-
-    @property
-    def prefixes(self) -> tuple[str, ...]:
-        """The beginnings of the names of the values of each."""
-        return tuple(one.prefix for one in self._all)
 
     def due(self) -> list[EvaluationPlan]:
         """Returns the evaluations whose interval, other than epochs, has ended since they ran."""

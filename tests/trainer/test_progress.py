@@ -344,3 +344,21 @@ def test_the_seconds_of_an_evaluation_are_of_computed_batches(monkeypatch, capsy
     callbacks.emit("on_test_begin", Event(**run))
     callbacks.emit("on_test_end", Event(**run, logs=device.logs()))
     assert capsys.readouterr().out.endswith("  5.0s\n")
+
+
+def test_a_run_without_epochs_has_one_bar_of_all_steps_and_lines_above_it(terminal, capsys):
+    bar = ProgressBar()
+    event = {"trainer": None, "phase": "train", "epoch": 0, "last_step": 9}
+    logs = {"loss": 0.5, "val_loss": 0.25}
+    bar.on_train_begin(Event(step=3, **event))
+    bar.on_epoch_begin(Event(step=3, resumed=True, **event))
+    for step in range(4, 10):
+        bar.on_train_batch_end(Event(step=step, batch=step - 1, logs={"loss": 0.5}, **event))
+        if step == 6:
+            bar.on_evaluation_end(Event(step=6, batch=5, logs=logs, evaluated=("val_",), **event))
+    bar.on_train_end(Event(step=9, logs={"loss": 0.5}, ended="finished", **event))
+    shown = terminal.getvalue()
+    assert "epoch 1 0/6 |" in shown
+    assert "epoch 1  step 6/9  loss 0.5  val_loss 0.25\n" in shown
+    assert re.search(r"epoch 1  step 9/9  loss 0.5  \S+s\n$", shown)
+    assert capsys.readouterr().out == ""
