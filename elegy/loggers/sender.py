@@ -54,7 +54,9 @@ class Sender:
             self._changed.notify_all()
         self._thread.join(seconds)
         with self._changed:
-            return len(self._calls)
+            left = len(self._calls)
+            self._calls.clear()  # a call that still runs is the last one
+            return left
 
     def _run(self) -> None:
         while True:
@@ -73,7 +75,8 @@ class Sender:
             else:
                 self.error = None
                 with self._changed:
-                    self._calls.popleft()
+                    if self._calls:
+                        self._calls.popleft()
 
     def _rest(self) -> None:
         until = time.monotonic() + self._patience

@@ -133,13 +133,11 @@ class ServiceLogger(Logger):
         self._tell_if_unreachable()
         self._write({"type": item.kind, "name": item.name, "step": item.step, "epoch": item.epoch})
         if self._sender is not None and self._sender.error is None:
+            if item.kind == "figure":  # drawn now, because the user may close it
+                item = dataclasses.replace(item, kind="image", value=drawn(item.value))
             self._put(lambda: self._try_item(item))
 
-    log_image = log_histogram = log_artifact = log_checkpoint = log_text
-
-    def log_figure(self, item: Item) -> None:
-        """Sends an image of the figure."""
-        self.log_image(dataclasses.replace(item, kind="image", value=drawn(item.value)))
+    log_image = log_figure = log_histogram = log_artifact = log_checkpoint = log_text
 
     def finish(self, ended: str) -> None:
         """Sends what is left, waits for it, and ends the run in the service."""
@@ -150,9 +148,11 @@ class ServiceLogger(Logger):
         left = sender.close(self.patience)
         file.close()
         if left:
+            unsent = sum(entry["type"] in _RECORDS for entry in self._entries()) - self._sent
+            what = f"{unsent} records were not sent" if unsent > 0 else "the run was not ended there"
             warnings.warn(
-                f"{type(self).__name__}: {left - 1} records or items were not sent ({_line(sender.error)}). The "
-                f"records are in {self.path}; a run that resumes from a checkpoint sends them.",
+                f"{type(self).__name__} cannot reach its service ({_line(sender.error)}): {what}. All records are in "
+                f"{self.path}; a run that resumes from a checkpoint sends the rest.",
                 stacklevel=2,
             )
 
