@@ -11,8 +11,6 @@ import numpy as np
 from elegy.losses.shapes import array_shape
 from elegy.types import PyTree
 
-_BINARY = {"CrossEntropy": "CrossEntropy(binary=True)", "CategoricalHinge": "Hinge"}
-
 
 def class_targets(target: jax.Array, preds: jax.Array, what: str) -> jax.Array:
     """Returns class indices `(...)` or distributions `(..., C)` for scores `(..., C)`.
@@ -58,7 +56,7 @@ def class_shape_error(target: Any, preds: Any, what: str) -> ValueError:
     return ValueError(
         f"{what}: target has shape {jnp.shape(target)} and preds {jnp.shape(preds)}. For preds of shape "
         "(..., classes) give class indices of shape (...), or distributions of shape (..., classes). For one binary "
-        f"output use {_BINARY.get(what, f'{what}(binary=True)')}."
+        f"output use {'Hinge' if what == 'CategoricalHinge' else f'{what}(binary=True)'}."
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elegy.losses.numbers import at_least_float32, check_real
 from elegy.losses.shapes import check_array
+from elegy.names import snake_case
 
 
 def embeddings(preds: Any, names: tuple[str, ...], what: str) -> list[jax.Array]:
@@ -31,8 +32,8 @@ def embeddings(preds: Any, names: tuple[str, ...], what: str) -> list[jax.Array]
     if not isinstance(preds, (tuple, list)):
         raise TypeError(
             f"{what}: preds must be a tuple ({parts}) of arrays (batch, ..., features), but it is a "
-            f"{type(preds).__name__}. Return such a tuple, or choose the parts of a dict: "
-            f"`lambda preds: ({', '.join(f'preds[{name!r}]' for name in names)})` around the function of the loss."
+            f"{type(preds).__name__}. Return such a tuple from the module, or pass a function that makes it, such as "
+            f"`loss=lambda preds: eg.losses.{snake_case(what)}(({', '.join(f'preds[{name!r}]' for name in names)}))`."
         )
     if len(preds) != len(names):
         raise ValueError(f"{what}: preds has {len(preds)} parts, but must be a tuple ({parts}).")

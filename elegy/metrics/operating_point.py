@@ -32,16 +32,20 @@ class OperatingPoint(BinnedScores):
 
     num_bins: int = static_field(default=2001, kw_only=True)
 
+    @property
     @abc.abstractmethod
-    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array, float]:
-        """Returns the rate to maximize, the rate with a lower bound, and the bound."""
+    def bound(self) -> float:
+        """The lower bound of the second rate of `tradeoff`."""
+
+    @abc.abstractmethod
+    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array]:
+        """Returns the rate to maximize, and the rate that must reach the bound."""
 
     def __post_init__(self) -> None:
         """Checks the bound and sets the state to zero."""
         super().__post_init__()
-        bound = self.tradeoff(Rates(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1)))[2]
-        if not 0 <= bound <= 1:
-            raise ValueError(f"{type(self).__name__}: {bound!r} must be in [0, 1].")
+        if not 0 <= self.bound <= 1:
+            raise ValueError(f"{type(self).__name__}: {self.bound!r} must be in [0, 1].")
 
     def compute(self) -> jax.Array:
         """Returns the largest value over all thresholds that satisfy the bound, a scalar; 0 if none does.
@@ -49,16 +53,15 @@ class OperatingPoint(BinnedScores):
         It is NaN if it is undefined, because there were no positives or, for a specificity, no negatives.
         """
         found, accepted = (_at_least(sums.value) for sums in (self.positives, self.negatives))
-        nobody = jnp.nan
         rates = Rates(
-            sensitivity=jnp.where(found[0] > 0, safe_divide(found, found[0]), nobody),
-            specificity=jnp.where(accepted[0] > 0, safe_divide(accepted[0] - accepted, accepted[0]), nobody),
-            precision=jnp.where(found[0] > 0, safe_divide(found, found + accepted), nobody),
+            sensitivity=jnp.where(found[0] > 0, safe_divide(found, found[0]), jnp.nan),
+            specificity=jnp.where(accepted[0] > 0, safe_divide(accepted[0] - accepted, accepted[0]), jnp.nan),
+            precision=jnp.where(found[0] > 0, safe_divide(found, found + accepted), jnp.nan),
         )
-        best, bounded, bound = self.tradeoff(rates)
+        best, bounded = self.tradeoff(rates)
         undefined = jnp.any(jnp.isnan(best) | jnp.isnan(bounded))
-        value = jnp.max(jnp.where(bounded >= bound - _TOLERANCE, best, 0.0))
-        return jnp.where(undefined, nobody, value)
+        value = jnp.max(jnp.where(bounded >= self.bound - _TOLERANCE, best, 0.0))
+        return jnp.where(undefined, jnp.nan, value)
 
 
 def _at_least(counts: jax.Array) -> jax.Array:
@@ -89,9 +92,14 @@ class SpecificityAtSensitivity(OperatingPoint):
 
     sensitivity: float = static_field()
 
-    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array, float]:
-        """Returns specificity, sensitivity and its bound."""
-        return rates.specificity, rates.sensitivity, self.sensitivity
+    @property
+    def bound(self) -> float:
+        """The argument `sensitivity`."""
+        return self.sensitivity
+
+    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array]:
+        """Returns specificity and sensitivity."""
+        return rates.specificity, rates.sensitivity
 
 
 class SensitivityAtSpecificity(OperatingPoint):
@@ -117,9 +125,14 @@ class SensitivityAtSpecificity(OperatingPoint):
 
     specificity: float = static_field()
 
-    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array, float]:
-        """Returns sensitivity, specificity and its bound."""
-        return rates.sensitivity, rates.specificity, self.specificity
+    @property
+    def bound(self) -> float:
+        """The argument `specificity`."""
+        return self.specificity
+
+    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array]:
+        """Returns sensitivity and specificity."""
+        return rates.sensitivity, rates.specificity
 
 
 class PrecisionAtRecall(OperatingPoint):
@@ -146,9 +159,14 @@ class PrecisionAtRecall(OperatingPoint):
 
     recall: float = static_field()
 
-    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array, float]:
-        """Returns precision, recall and its bound."""
-        return rates.precision, rates.sensitivity, self.recall
+    @property
+    def bound(self) -> float:
+        """The argument `recall`."""
+        return self.recall
+
+    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array]:
+        """Returns precision and recall."""
+        return rates.precision, rates.sensitivity
 
 
 class RecallAtPrecision(OperatingPoint):
@@ -174,6 +192,11 @@ class RecallAtPrecision(OperatingPoint):
 
     precision: float = static_field()
 
-    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array, float]:
-        """Returns recall, precision and its bound."""
-        return rates.sensitivity, rates.precision, self.precision
+    @property
+    def bound(self) -> float:
+        """The argument `precision`."""
+        return self.precision
+
+    def tradeoff(self, rates: Rates) -> tuple[jax.Array, jax.Array]:
+        """Returns recall and precision."""
+        return rates.sensitivity, rates.precision

@@ -24,6 +24,7 @@ CLASSES = {"target": RNG.integers(0, C, size=N), "preds": RNG.normal(size=(N, C)
 BINARY = {"target": RNG.integers(0, 2, size=N), "preds": RNG.uniform(size=N).astype("f4")}
 LABELS = {"target": RNG.integers(0, 2, size=(N, 3)), "preds": RNG.uniform(size=(N, 3)).astype("f4")}
 REAL = {"target": RNG.normal(size=(N, 2)).astype("f4"), "preds": RNG.normal(size=(N, 2)).astype("f4")}
+TOKENS = {"target": RNG.integers(0, 4, size=(N, 5)), "preds": RNG.integers(0, 4, size=(N, 6))}
 VALUES = {"values": RNG.normal(size=(N, 2)).astype("f4")}
 WEIGHT = (RNG.uniform(size=N) * (RNG.uniform(size=N) > 0.25)).astype("f4")
 
@@ -48,6 +49,11 @@ CASES = {
     "rmse": (em.RootMeanSquareError(), REAL),
     "r2": (em.R2(2), REAL),
     "perplexity": (em.Perplexity(), CLASSES),
+    "mcc": (em.MatthewsCorrelation(C), CLASSES),
+    "precision_at_recall": (em.PrecisionAtRecall(0.5, num_bins=51), BINARY),
+    "explained_variance": (em.ExplainedVariance(2), REAL),
+    "spearman": (em.SpearmanCorrelation((-3, 3), num_bins=9), REAL),
+    "word_error_rate": (em.WordErrorRate(ignore_index=0), TOKENS),
     "mean": (em.Mean(), VALUES),
     "sum": (em.Sum(), VALUES),
     "reduce": (em.Reduce("sum_over_batch_size"), VALUES),

@@ -120,5 +120,12 @@ def test_a_metric_of_ones_own_with_such_a_field():
 
 def test_metrics_are_constructed_without_compiling():
     with compilations() as names:
-        em.Losses(CrossEntropy()), em.AUC(57), em.ConfusionMatrix(13), em.Accuracy(average="macro", num_classes=11)
+        (
+            em.Losses(CrossEntropy()),
+            em.AUC(57),
+            em.ConfusionMatrix(13),
+            em.PrecisionAtRecall(0.5),
+            em.BLEU(),
+            em.Accuracy(average="macro", num_classes=11),
+        )
     assert set(names) <= {"jit(stage)"}  # JAX's own, once in a process, for the first copy to a device
