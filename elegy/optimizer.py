@@ -237,6 +237,24 @@ def hyperparameters(optimizer: Optimizer) -> dict[str, Any]:
     return {path: leaf for path, leaf in current_hyperparameters(optimizer).items() if not scheduled(path)}
 
 
+def group_of(path: str) -> str | None:
+    """Returns the group of parameters of a path in the state of an `optax.partition`, without `/*` at its end.
+
+    Args:
+        path: a path, as from `hyperparameters`. The group of another state is None.
+
+    Example:
+        >>> group_of("state/inner_states/head/*/inner_state/0/hyperparams/b1"), group_of("state/0/hyperparams/b1")
+        ('head', None)
+    """
+    if not path.startswith(_GROUPS):
+        return None
+    return path.removeprefix(_GROUPS).partition("/inner_state/")[0].removesuffix("/*")
+
+
+_GROUPS = "state/inner_states/"
+
+
 def with_hyperparameters(optimizer: Optimizer, values: Mapping[str, Any]) -> Optimizer:
     """Returns the optimizer with other hyperparameters.
 

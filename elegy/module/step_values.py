@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from elegy.names import path_name
-from elegy.optimizer import Optimizer, current_hyperparameters
+from elegy.optimizer import Optimizer, current_hyperparameters, group_of
 from elegy.types import PyTree
 
 _NORMS = ("grad_norm", "update_norm", "param_norm")
@@ -97,24 +97,12 @@ def _learning_rates(optimizer: Optimizer) -> dict[str, jax.Array]:
             "`optax.inject_hyperparams(optax.adam)(learning_rate=...)`, with a number or a schedule, or give the "
             "schedule to the callback, `LearningRateMonitor(schedule)`."
         )
-    groups = [_group(path) for path in found]
+    groups = [group_of(path) for path in found]
     if None not in groups and len(set(groups)) == len(groups):
         return {f"learning_rate/{group}": leaf for group, leaf in zip(groups, found.values(), strict=True)}
     if len(found) == 1:
         return {"learning_rate": next(iter(found.values()))}
     return {f"learning_rate/{_place(path)}": leaf for path, leaf in found.items()}
-
-
-def _group(path: str) -> str | None:
-    """Returns the group of parameters of a path in the state of an `optax.partition`; None for another state.
-
-    Example:
-        >>> _group("state/inner_states/head/*/inner_state/1/hyperparams/learning_rate"), _group("state/0/hyperparams/x")
-        ('head', None)
-    """
-    if not path.startswith(_GROUPS):
-        return None
-    return path.removeprefix(_GROUPS).partition("/inner_state/")[0].removesuffix("/*")
 
 
 def _place(path: str) -> str:
@@ -128,5 +116,4 @@ def _place(path: str) -> str:
     return "/".join(parts) or "0"
 
 
-_GROUPS = "state/inner_states/"
 _COMMON = ("state", "inner_states", "inner_state", "hyperparams", "learning_rate")

@@ -165,6 +165,12 @@ def _with_average(state: Any, saved: str | None) -> Any:
     return state.replace(averaged_params=average.begin(wide_params(state)))
 
 
+def _shown(path: str) -> str:
+    """The name of a hyperparameter, with the group of parameters that it belongs to."""
+    name, group = path.rpartition("/")[2], optimizer.group_of(path)
+    return name if group is None else f"{name} of {group!r}"
+
+
 def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | None) -> Any:
     """A restored state with the hyperparameters of the optimizer that are wanted: those saved, or those before.
 
@@ -180,8 +186,7 @@ def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | Non
     if wanted == "new":
         return state.replace(optimizer=optimizer.with_hyperparameters(state.optimizer, changed))
     values = "; ".join(
-        f"{path.rpartition('/')[2]} is {np.asarray(saved[path])} in the checkpoint and {np.asarray(value)} in the "
-        "trainer"
+        f"{_shown(path)} is {np.asarray(saved[path])} in the checkpoint and {np.asarray(value)} in the trainer"
         for path, value in changed.items()
     )
     warnings.warn(
