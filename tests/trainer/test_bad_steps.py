@@ -323,10 +323,12 @@ def test_a_callback_that_raises_is_named_and_the_state_is_intact(hook):
     steps = []
     count = Spy("on_train_batch_end", lambda event: steps.append(host(event.trainer.state)))
     start = host(trainer.state)
+    often = eg.Every(steps=2) if hook == "on_evaluation_end" else 1  # the hook is of evaluations inside of an epoch
+    validation = {"validation_data": (X, Y), "validation_freq": often}
     run = (
         functools.partial(trainer.predict, X, callbacks=[broken])
         if "predict" in hook
-        else functools.partial(trainer.fit, X, Y, validation_data=(X, Y), callbacks=[count, broken], verbose=0)
+        else functools.partial(trainer.fit, X, Y, callbacks=[count, broken], verbose=0, **validation)
     )
     with pytest.raises(KeyError, match="oops") as caught:
         run(batch_size=8)
