@@ -25,6 +25,15 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
     os.environ["ELEGY_TESTS_CACHE"], os.environ.get("PYTEST_XDIST_WORKER", "alone")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# Services of loggers: files of the tests alone, nothing sent elsewhere, no long retries.
+os.environ |= {
+    "MLFLOW_ALLOW_FILE_STORE": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "TRACKIO_DIR": os.path.join(os.environ["JAX_COMPILATION_CACHE_DIR"], "trackio"),
+    "WANDB_ERROR_REPORTING": "false",
+}
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import struct
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -27,14 +25,6 @@ import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint, WeightHistogram
 from elegy.loggers import CSV, JSONLines, Logger, MLflow, Rich, ServiceLogger, TensorBoard, Trackio, WandB
 from elegy.loggers.png import png
-
-os.environ |= {
-    "MLFLOW_ALLOW_FILE_STORE": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "WANDB_ERROR_REPORTING": "false",
-}
-os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp())  # read when trackio is imported
 
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
 EVERY = eg.Every(steps=2)
