@@ -25,13 +25,17 @@ def snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def name_of(thing: Any) -> str:
+def name_of(thing: Any, anonymous: str = "loss_fn") -> str:
     """Returns the log name of a loss, a metric, a function or a class instance.
+
+    Args:
+        thing: the loss, metric, function or instance.
+        anonymous: the name of a `lambda`.
 
     Example:
         >>> def my_loss(target, preds): ...
-        >>> name_of(my_loss)
-        'my_loss'
+        >>> name_of(my_loss), name_of(lambda target, preds: 0)
+        ('my_loss', 'loss_fn')
     """
     given = getattr(thing, "name", None)
     if isinstance(given, str) and given:
@@ -39,6 +43,8 @@ def name_of(thing: Any) -> str:
     while isinstance(thing, functools.partial):
         thing = thing.func
     name = getattr(thing, "__name__", None)
+    if name == "<lambda>":
+        return anonymous
     return name if isinstance(name, str) else snake_case(type(thing).__name__)
 
 

@@ -138,15 +138,15 @@ def as_metric(thing: Any, name: str | None = None) -> Metric:
             f"{thing!r} cannot be used as a metric: expected a Metric, a Loss, a function f(target, preds), a metric "
             "of clu, metrax, flax.nnx or jax_metrics, or a list or dict of them."
         )
-    return LossMetric(FunctionLoss(thing, name=name))
+    return LossMetric(FunctionLoss(thing, name=name or metric_name(thing)))
 
 
 def metric_name(thing: Any) -> str:
-    """Returns the log name of a user's loss or metric.
+    """Returns the log name of a user's metric.
 
     Example:
         >>> class MyScore: ...
-        >>> metric_name(MyScore), metric_name(MyScore())
-        ('my_score', 'my_score')
+        >>> metric_name(MyScore), metric_name(MyScore()), metric_name(lambda target, preds: 0)
+        ('my_score', 'my_score', 'metric_fn')
     """
-    return snake_case(thing.__name__) if isinstance(thing, type) else name_of(thing)
+    return snake_case(thing.__name__) if isinstance(thing, type) else name_of(thing, "metric_fn")

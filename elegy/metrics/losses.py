@@ -15,10 +15,10 @@ from elegy.losses.function import as_loss
 from elegy.losses.loss import Loss
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
 from elegy.losses.target_check import check_target
-from elegy.metrics.function import metric_name
 from elegy.metrics.metric import Metric
 from elegy.metrics.named import LossTree, flatten_named, output_names
 from elegy.metrics.sums import CompensatedSum, add_trees, sum_leading_axis
+from elegy.names import name_of
 from elegy.pytree import field, static_field
 from elegy.types import PyTree
 
@@ -184,7 +184,7 @@ class Losses(LossTerms):
     own_names: tuple[str, ...] = static_field(init=False)
 
     def __init__(self, losses: LossTree, *, name: str | None = None, dtype: DTypeLike | None = None):
-        given = flatten_named(losses, metric_name, "loss")
+        given = flatten_named(losses, name_of, "loss")
         resolved = tuple(as_loss(named.thing, named.name) for named in given)
         for loss in resolved:
             loss.check_reduction()

@@ -153,7 +153,7 @@ def test_nested_keys_and_lists():
 def test_metrics_are_named_after_output_and_metric():
     metrics = {"a": MeanAbsoluteError(), "b": [eg.metrics.MSE(), lambda target, preds: preds - target]}
     logs = logs_of(None, metrics, target={"a": ZERO, "b": ONE}, preds={"a": ONE, "b": THREE})
-    assert logs == {"a_mean_absolute_error": 1.0, "b_mean_square_error": 4.0, "b_<lambda>": 2.0}
+    assert logs == {"a_mean_absolute_error": 1.0, "b_mean_square_error": 4.0, "b_metric_fn": 2.0}
 
 
 def test_weights_are_chosen_by_key_also_for_a_loss_that_indexes():
@@ -200,3 +200,9 @@ def test_indexed_arguments_have_the_outer_names():
     kwargs = {"preds": ONE}
     assert given_by_key(loss, ("a",), kwargs) is not None
     assert given_by_key(MeanSquaredError(), (), kwargs) is kwargs
+
+
+def test_an_anonymous_function_is_named_after_its_place():
+    losses, metrics = [lambda preds: preds, lambda preds: 2 * preds], [lambda target, preds: preds - target]
+    logs = logs_of(losses, metrics, target=ZERO, preds=ONE)
+    assert logs == {"loss_fn": 1.0, "loss_fn_1": 2.0, "metric_fn": 1.0}
