@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 from elegy.callbacks import Callback, LambdaCallback, Monitor
@@ -11,7 +12,7 @@ from elegy.trainer.run import Run
 
 
 def check(run: Run, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
-    """Checks the names of the evaluations, the names that callbacks monitor, and the intervals.
+    """Checks the names of the evaluations and the names that callbacks monitor; warns of an evaluation that never runs.
 
     Args:
         run: a run that has not begun.
@@ -19,13 +20,12 @@ def check(run: Run, training: ExecutionPlan, evaluations: Sequence[EvaluationPla
         evaluations: its evaluations.
 
     Raises:
-        ValueError: if two values have the same name, a monitored name is not logged, or an interval is longer than the
-            run.
+        ValueError: if two values have the same name, or a monitored name is not logged.
     """
     _check_names(training, evaluations)
     _check_monitors(run.callbacks, evaluations)
     for one in evaluations:
-        _check_interval(run, one)
+        _warn_of_long_interval(run, one)
 
 
 def _check_names(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
@@ -63,12 +63,13 @@ def _may_add(callback: Callback) -> bool:
     return not own and not callback.reads_logs
 
 
-def _check_interval(run: Run, evaluation: EvaluationPlan) -> None:
-    """Checks that the interval is not longer than the run. A run that is stopped may still end before."""
+def _warn_of_long_interval(run: Run, evaluation: EvaluationPlan) -> None:
+    """Warns if the interval is longer than the run, which may be one of several calls of `fit`."""
     every, last = evaluation.every, run.last_count(evaluation.every.unit)
     if last is None or getattr(every, every.unit) <= last:
         return
-    raise ValueError(
-        f"the evaluation {evaluation.prefix!r} would never run: its interval is {every!r}, and the run ends at "
-        f"{last:g} {every.unit}. Give a shorter `validation_freq` or `Evaluation(every=...)`, or train longer."
+    warnings.warn(
+        f"the evaluation {evaluation.prefix!r} will not run: its interval is {every!r}, and the run ends at {last:g} "
+        f"{every.unit}. Give a shorter `validation_freq` or `Evaluation(every=...)`, or train longer.",
+        stacklevel=5,
     )

@@ -25,15 +25,6 @@ def val_a_loss(target, preds):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_freq": eg.Every(steps=25)}, r"'val_' would never run.*Every\(steps=25\).*ends at 24 steps"),
-        ({"validation_freq": eg.Every(examples=97)}, "would never run.*ends at 96 examples"),
-        ({"validation_freq": 3}, r"would never run.*Every\(epochs=3\).*ends at 2 epochs"),
-        ({"validation_freq": eg.Every(steps=9), "max_steps": 8}, "would never run.*ends at 8 steps"),
-        ({"validation_freq": eg.Every(seconds=9), "max_time": 8}, "would never run.*ends at 8 seconds"),
-        (
-            {"validation_data": {"a": (X, Y), "b": eg.Evaluation((X, Y), every=eg.Every(steps=99))}},
-            "'val_b_' would never run",
-        ),
         (
             {"callbacks": [EarlyStopping("val_accuracies")]},
             "'val_accuracies' of EarlyStopping will not exist: its evaluation logs val_accuracy, ",
@@ -79,3 +70,25 @@ def test_a_second_fit_counts_the_steps_of_the_first():
     made.fit(X, Y, batch_size=4, verbose=0)
     history = made.fit(X, Y, batch_size=4, validation_data=(X, Y), validation_freq=eg.Every(steps=20), verbose=0)
     assert [one["step"] for one in history.evaluations["val"]] == [20]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_freq": eg.Every(steps=25)}, r"'val_' will not run.*Every\(steps=25\).*ends at 24 steps"),
+        ({"validation_freq": eg.Every(examples=97)}, "will not run.*ends at 96 examples"),
+        ({"validation_freq": 3}, r"will not run.*Every\(epochs=3\).*ends at 2 epochs"),
+        ({"validation_freq": eg.Every(steps=9), "max_steps": 8}, "will not run.*ends at 8 steps"),
+        ({"validation_freq": eg.Every(seconds=900), "max_time": 800}, "will not run.*ends at 800 seconds"),
+        (
+            {"validation_data": {"a": (X, Y), "b": eg.Evaluation((X, Y), every=eg.Every(steps=99))}},
+            "'val_b_' will not run",
+        ),
+    ],
+)
+def test_an_evaluation_that_never_runs_is_warned_of(options, message):
+    made = trainer()
+    with pytest.warns(UserWarning, match=message):
+        history = made.fit(X, Y, batch_size=4, **{"epochs": 2, "validation_data": (X, Y), "verbose": 0, **options})
+    assert not any(name.startswith(("val_b", "val_loss")) for name in history.history)
+    assert history.history["loss"]
