@@ -352,6 +352,12 @@ def _check_loss(module: Any, loss: Any, method: str) -> jax.Array:
             f"the loss that {type(module).__name__}.{method} returned is complex ({describe(loss)}), and complex "
             "numbers have no order: there is no minimum. Return a real one, for example with `jnp.real` or `jnp.abs`."
         )
+    if isinstance(loss, jax.Array) and not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise StepError(
+            f"the loss that {type(module).__name__}.{method} returned is {describe(loss)}, and only floating numbers "
+            "have a gradient: nothing would be trained. Compute the loss in floating point, and log counts with "
+            "`module.log(name, value)`."
+        )
     return jnp.asarray(loss)
 
 

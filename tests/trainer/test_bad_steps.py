@@ -85,6 +85,18 @@ CASES = [
         build=wrong(lambda loss, s, b: (b[0][:, 0], s)),
     ),
     Case(
+        "a loss of integers",  # the derivative of a count is zero
+        StepError,
+        r"Wrong\.managed_train_step returned is an array int32\[\], and only floating numbers have a gradient",
+        build=wrong(lambda loss, s, b: (jnp.sum(b[0] > 0), s)),
+    ),
+    Case(
+        "one of several losses is a truth value",
+        StepError,
+        r"returned is an array bool\[\], and only floating numbers have a gradient",
+        build=wrong(lambda loss, s, b: ({"w": loss > 0}, s)),
+    ),
+    Case(
         "a loss alone",
         StepError,
         r"Wrong\.managed_train_step must return \(loss, module\), but it returned an array float32\[\]",
