@@ -68,6 +68,7 @@ class ProgressBar(Callback):
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._unopened: Event | None = None
         self._running: Event | None = None  # the begin of an epoch that has not ended
+        self._resumed: int | None = None  # the step at which the bar's epoch continues, until its first batch is known
 
     def listens(self, hook: str) -> bool:
         """Nothing is listened to with `verbose=0`, no training batches where lines are printed."""
@@ -163,6 +164,7 @@ class ProgressBar(Callback):
         self._batches = 0
         self._queued.clear()
         total, self._first = event.steps, None
+        self._resumed = event.step if event.resumed else None
         if total is None and event.phase == "train" and event.epochs is None and event.last_step is not None:
             total, self._first = event.last_step - event.step, event.step  # a stream: its epoch ends with the run
         if self._shows_bars():
@@ -185,6 +187,11 @@ class ProgressBar(Callback):
         if self._first is not None:
             done = event.step - self._first
         if self._bar is not None:
+            if self._resumed is not None and self._first is None:
+                # The batches of the interrupted run are on the bar, but not part of its rate.
+                before = done - (event.step - self._resumed)
+                self._bar.initial = self._bar.n = self._bar.last_print_n = before
+            self._resumed = None
             self._queued.append((done, event.logs))
             computed: Mapping[str, float] | None = None
             while self._queued and getattr(self._queued[0][1], "ready", None) is not False:

@@ -235,6 +235,23 @@ def test_several_steps_in_one_event(terminal, clock):
     assert callbacks._callbacks[0]._batches == 8
 
 
+def test_the_bar_of_a_resumed_epoch_counts_only_its_own_batches_as_speed(terminal, monkeypatch):
+    callbacks = CallbackList([ProgressBar()])
+    event = {"trainer": None, "phase": "train", "epoch": 0, "steps": 100}
+    callbacks.emit("on_epoch_begin", Event(**event, step=290, resumed=True))
+    bar = callbacks._callbacks[0]._bar
+    for batch in (93, 97):  # the run continues with batch 90; several steps in one event
+        callbacks.emit("on_train_batch_end", Event(**event, step=200 + batch + 1, batch=batch))
+    shown = bar.format_dict
+    assert (shown["initial"], shown["n"]) == (90, 98)
+    callbacks.emit("on_epoch_end", Event(**event, step=300))
+    callbacks.emit("on_epoch_begin", Event(**{**event, "epoch": 1}, step=300))
+    callbacks.emit("on_train_batch_end", Event(**{**event, "epoch": 1}, step=303, batch=2))
+    shown = callbacks._callbacks[0]._bar.format_dict
+    assert (shown["initial"], shown["n"]) == (0, 3)
+    callbacks.emit("on_train_end", Event(**event, step=303))
+
+
 def test_a_bar_of_a_run_that_breaks_off_is_closed(terminal):
     callbacks = CallbackList([ProgressBar()])
     callbacks.emit("on_train_begin", Event(None, "train", step=0, epoch=0))
