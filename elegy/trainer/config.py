@@ -91,6 +91,11 @@ class FitConfig:
                     f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "
                     "validation_split."
                 )
+        if not validates and not self.fast_dev_run and self.validation_freq != Every(epochs=1):
+            raise ValueError(
+                f"validation_freq={self.validation_freq!r}, but there is no validation data: pass validation_data or "
+                "validation_split."
+            )
         if not validates and self.validation_weights != "trained":
             raise ValueError(
                 f"validation_weights={self.validation_weights!r}, but there is no validation data: pass "

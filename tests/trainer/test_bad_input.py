@@ -268,6 +268,13 @@ CASES = [
         )
         for name in ("validation_steps", "validation_batch_size")
     ),
+    Case("validation freq without data", ValueError, r"validation_freq=Every\(epochs=2\), but", fit(validation_freq=2)),
+    Case(
+        "validation by steps without data",
+        ValueError,
+        r"validation_freq=Every\(steps=5\), but there is no validation data",
+        fit(validation_freq=eg.Every(steps=5)),
+    ),
     Case(
         "validation freq",
         ValueError,
