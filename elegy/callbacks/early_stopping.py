@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.monitor import Mode, Monitor
+from elegy.integers import as_integer
 
 
 class EarlyStopping(Callback):
@@ -45,6 +46,7 @@ class EarlyStopping(Callback):
         stopped_epoch: the index of the epoch after which training was stopped, or None.
 
     Raises:
+        TypeError: if the name is not a string, or the patience not an integer.
         ValueError: if the mode is unknown or the patience negative; at the beginning of a run without validation
             if a `val_` name is monitored; at the end of the first epoch if the monitored name is not logged (the
             message lists the names that are).
@@ -69,6 +71,8 @@ class EarlyStopping(Callback):
         start_from_epoch: int = 0,
         verbose: int = 0,
     ):
+        if as_integer(patience) is None:
+            raise TypeError(f"patience={patience!r}: it must be an integer, a number of evaluations or epochs.")
         if patience < 0:
             raise ValueError(f"patience={patience}: it must not be negative.")
         self.monitor = Monitor(monitor, mode, min_delta)

@@ -31,6 +31,7 @@ from elegy.checkpoint.address import path_of
 from elegy.checkpoint.directory import place_of
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
+from elegy.integers import as_integer
 from elegy.types import Every
 from elegy.walltime import measured
 
@@ -71,7 +72,7 @@ class ModelCheckpoint(PeriodicCallback):
         save_on_exception: True to save the last state if an exception ends the run.
 
     Raises:
-        TypeError: if `every` is not an `Every`.
+        TypeError: if `every` is not an `Every`, the monitored name not a string, or `save_top_k` not an integer.
         ValueError: if the mode is unknown, or nothing would ever be saved; at the beginning of a run, if a `val_` name
             is monitored without validation data, or two callbacks have the same directory; at the first save, if the
             monitored name is not logged (the message lists the logs).
@@ -105,6 +106,8 @@ class ModelCheckpoint(PeriodicCallback):
         save_on_exception: bool = False,
     ):
         super().__init__(every)
+        if as_integer(save_top_k) is None:
+            raise TypeError(f"save_top_k={save_top_k!r}: it must be an integer, or -1 to keep all.")
         if save_top_k < -1:
             raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
         if save_top_k == 0 and not save_last:

@@ -25,6 +25,7 @@ class Monitor:
         min_delta: how much better a value must be to count.
 
     Raises:
+        TypeError: if the name is not a string.
         ValueError: for an unknown mode.
 
     Example:
@@ -33,6 +34,8 @@ class Monitor:
     """
 
     def __init__(self, name: str, mode: Mode = "auto", min_delta: float = 0.0):
+        if not isinstance(name, str):
+            raise TypeError(f"monitor={name!r}: it must be the name of one log, such as 'val_loss'.")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode={mode!r}: it must be 'auto', 'min' or 'max'.")
         if mode == "auto":

@@ -160,6 +160,19 @@ class TestEarlyStopping:
         with pytest.raises(ValueError, match="patience=-1"):
             EarlyStopping(patience=-1)
 
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: EarlyStopping(["val_loss"]), r"monitor=\['val_loss'\]: it must be the name of one log"),
+            (lambda: ModelCheckpoint("run", monitor=True), "monitor=True: it must be the name"),
+            (lambda: EarlyStopping(patience=2.5), r"patience=2\.5: it must be an integer"),
+            (lambda: ModelCheckpoint("run", save_top_k="3"), "save_top_k='3': it must be an integer"),
+        ],
+    )
+    def test_arguments_of_other_types(self, make, message):
+        with pytest.raises(TypeError, match=message):
+            make()
+
     def test_verbose(self, capsys):
         run([EarlyStopping(restore_best_weights=True, verbose=1)], losses([1, 2]))
         assert capsys.readouterr().out.splitlines() == [
