@@ -11,6 +11,7 @@ import subprocess
 from typing import Any
 
 import jax
+import optax
 
 from elegy.module.freezing import frozen_paths
 from elegy.trainer.session import Session
@@ -74,7 +75,7 @@ def _states(state: Any) -> list[str]:
     names: list[str] = []
 
     def visit(node: Any) -> bool:
-        if hasattr(node, "_fields"):
+        if hasattr(node, "_fields") and not isinstance(node, optax.MaskedNode):  # the place of a leaf, not a part
             names.append(type(node).__name__.removesuffix("State"))
         return False
 

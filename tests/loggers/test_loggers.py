@@ -363,7 +363,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, cls, e
 
 def test_the_configuration_has_the_arguments_of_the_trainer():
     options = {"precision": "mixed_bfloat16", "averaging": eg.EMA(0.9), "freeze": "bias", "accumulate": 2, "seed": 3}
-    module, loss, tx = nn.Dense(1), eg.losses.MeanSquaredError(), optax.inject_hyperparams(optax.sgd)(0.1)
+    module, loss, tx = nn.Dense(1), eg.losses.MeanSquaredError(), optax.inject_hyperparams(optax.adam)(0.1)
     trainer = eg.Trainer(module, loss, eg.metrics.MeanAbsoluteError(), tx, nonfinite="skip", **options)
     trainer.init_on_batch(X[:8], X[:8])
     found = trainer.configuration()["trainer"]
@@ -371,6 +371,7 @@ def test_the_configuration_has_the_arguments_of_the_trainer():
     assert (found["seed"], found["accumulate"], found["nonfinite"]) == (3, 2, "skip")
     assert (found["losses"], found["metrics"]) == (["mean_squared_error"], ["mean_absolute_error"])
     assert found["frozen"] == ["bias"]
+    assert found["optimizer"] == ["InjectStatefulHyperparams", "ScaleByAdam", "Empty"]  # no place of a frozen moment
     assert "bfloat16" in found["precision"]
     assert "decay=0.9" in found["averaging"]
 
