@@ -94,7 +94,10 @@ def _check(patterns: Sequence[str], params: PyTree) -> None:
         if not found:
             problems.append(no_match(pattern, paths))
         elif pattern not in earlier:
-            problems.append(f"the pattern {pattern!r} is never used: {few(found)} match {few(earlier)} before it")
+            problems.append(
+                f"the pattern {pattern!r} is never used: {few(found)} {'match' if len(found) > 1 else 'matches'} "
+                f"{few(earlier)} before it"
+            )
     trained = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if missing := [path for path in trained if path not in group_of]:
         problems.append(f"no pattern matches {few(missing)}; the pattern '*' at the end takes all others")

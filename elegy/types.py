@@ -57,7 +57,8 @@ class Every:
         given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         if len(given) != 1:
             raise ValueError(
-                f"Every takes exactly one of steps, epochs, examples and seconds, not {list(given) or 'none'}."
+                "Every takes exactly one of steps, epochs, examples and seconds, such as Every(steps=100), "
+                f"but it got {' and '.join(given) or 'no argument'}."
             )
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:

@@ -99,8 +99,8 @@ def test_path_name_of_a_pytree_and_of_a_bare_leaf():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({}, "exactly one of steps, epochs, examples and seconds, not none"),
-        ({"steps": 1, "epochs": 2}, r"not \['steps', 'epochs'\]"),
+        ({}, r"such as Every\(steps=100\), but it got no argument"),
+        ({"steps": 1, "epochs": 2}, "but it got steps and epochs"),
         ({"steps": 0}, r"Every\(steps=0\).*positive"),
         ({"steps": -3}, "positive"),
         ({"steps": 2.5}, "whole number"),

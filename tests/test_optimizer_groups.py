@@ -84,6 +84,7 @@ MISFITS = {
     "nothing": ({"neck/*": SGD, "*": SGD}, "'neck/\\*' matches no parameter. There are 'backbone/b', 'backbone/w'"),
     "a subtree": ({"head": SGD, "*": SGD}, "write 'head/\\*' for all parameters below 'head'"),
     "shadowed": ({"*": SGD, "head/*": SGD}, "'head/\\*' is never used: 'head/b' and 'head/w' match '\\*' before it"),
+    "one shadowed": ({"head/*": SGD, "*": SGD, "he*b": SGD}, "'head/b' matches 'head/\\*' before it"),
     "twice shadowed": ({"*/b": SGD, "*/w": SGD, "head/*": SGD}, "match '\\*/b' and '\\*/w' before it"),
     "uncovered": ({"head/*": SGD}, "no pattern matches 'backbone/b' and 'backbone/w'; the pattern '\\*'"),
 }

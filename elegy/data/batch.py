@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.names import path_name
+from elegy.names import array_name, path_name
 from elegy.types import Batch, PyTree
 
 PARTS = ("inputs", "labels", "sample_weight")
@@ -59,7 +59,7 @@ def unpack(batch: Batch) -> tuple[PyTree, PyTree | None, PyTree | None]:
     if type(batch) is not tuple:
         return batch, None, None
     if not 1 <= len(batch) <= 3:
-        given = ", ".join(type(part).__name__ for part in batch)
+        given = ", ".join(array_name(part) if hasattr(part, "dtype") else type(part).__name__ for part in batch)
         raise ValueError(
             f"a batch that is a tuple has one to three parts, (inputs, labels, sample_weight), but this one has "
             f"{len(batch)}: ({given}). Put several inputs into a tuple, a list or a dict of their own: "

@@ -173,7 +173,7 @@ def as_precision(value: Any) -> Precision | None:
 
 def _known() -> str:
     return (
-        f"Names: {', '.join(map(repr, NAMES))}. Others are said part by part, "
+        f"Names: {', '.join(map(repr, NAMES))}. Others are written by part, "
         "'params=float32,compute=bfloat16,output=float32'."
     )
 

@@ -166,7 +166,7 @@ def test_validation_data_of_every_kind(given, batch):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ((X, Y, W, W), ValueError, r"one to three parts.*has 4: \(ndarray"),
+        ((X, Y, W, W), ValueError, r"one to three parts.*has 4: \(float64\[6,2\], int64"),
         ((X, Y[:3]), ValueError, "^validation inputs has 6 rows but validation labels has 3"),
         ((X[:0], Y[:0]), ValueError, "validation data is empty"),
         ((X, "y"), TypeError, "validation labels is a str"),
