@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from elegy.data.batch import rows
+from elegy.data.batch import rows, unpack
 from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
 from elegy.engine.reset import Reset, checked_reset
 from elegy.engine.state_buffer import StateBuffer
@@ -58,6 +58,7 @@ class Executor:
         self._in_flight: deque[Any] = deque()
         self.takes_batches: dict[str, bool] = {}  # by phase, True if an iterable of the user makes the batches
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
+        self._trained: PyTree = None  # the structure of the inputs of the training
         self._warned: set[str] = set()
         self._logged: dict[str, list[str]] = {}
         self.ran: dict[str, Program] = {}  # the last program that ran, by phase
@@ -118,7 +119,8 @@ class Executor:
         """
         key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
         if key not in self._probes:
-            self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, self._probes.values())
+            with self._about_inputs(phase, batch if phase == "pred" else unpack(batch)[0]):
+                self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, self._probes.values())
         return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
@@ -137,7 +139,8 @@ class Executor:
                 trees.append(treedef)
                 return leaves if all(map(is_array, leaves)) else None
 
-            structs = eval_shape(leaves_of, buffer.struct, inputs)
+            with self._about_inputs(phase, inputs):
+                structs = eval_shape(leaves_of, buffer.struct, inputs)
             self._outputs[key] = None
             if structs is not None:
                 with contextlib.suppress(Exception):  # any error of the class's constructor
@@ -153,7 +156,10 @@ class Executor:
         inputs = resized(inputs, rows)
         key = ("pred", _key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
-            self._outputs[key] = outline(lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs)
+            with self._about_inputs("pred", inputs):
+                self._outputs[key] = outline(
+                    lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs
+                )
         return self._outputs[key]
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
@@ -162,12 +168,13 @@ class Executor:
         key = (phase, _key(buffer.struct), form)
         program = self._programs.get(key)
         if program is None:
-            self._count_trace(phase, batch)
             strategy = self.strategy
             if rows(batch) % strategy.replicas:
                 strategy = strategy.replicated
-            with self._about_shapes(phase, batch):
+            inputs = batch if phase == "pred" else unpack(batch)[0]
+            with self._about_inputs(phase, inputs), self._about_shapes(phase, batch):
                 program = self._trace(phase, strategy, buffer, batch, mask)
+            self._count_trace(phase, batch)
             if phase == "pred" and not program.rowwise:
                 # Outputs without one row for each example must be computed from the whole batch.
                 program = self._trace(phase, strategy.replicated, buffer, batch, mask)
@@ -206,6 +213,21 @@ class Executor:
         except Exception as error:
             if seen and (changes := "; ".join(differences(seen[0], batch))):
                 error.add_note(f"This batch differs from the first: {changes}.")
+            raise
+
+    @contextlib.contextmanager
+    def _about_inputs(self, phase: str, inputs: PyTree) -> Iterator[None]:
+        """Adds a note to an error of a trace about how the inputs differ from those of the training."""
+        try:
+            yield
+            if phase == "train" and self._trained is None:
+                self._trained = structure(inputs)
+        except Exception as error:
+            told = any("differs from the first" in note for note in getattr(error, "__notes__", ()))
+            if self._trained is not None and not told:
+                before = resized(self._trained, rows(inputs))
+                if changes := "; ".join(differences({"inputs": before}, {"inputs": structure(inputs)})):
+                    error.add_note(f"The inputs differ from those of the training: {changes}.")
             raise
 
     def _accumulate(self, program: Program, buffer: StateBuffer) -> None:

@@ -251,6 +251,43 @@ LATER = [
 ]
 
 
+def notes_of(call):
+    with pytest.raises(TypeError) as caught:
+        call()
+    return "\n".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda trainer: trainer.predict(X[:, :2]),
+        lambda trainer: trainer.evaluate(X[:, :2], Y, verbose=0),
+        lambda trainer: trainer.fit(X[:, :2], Y, verbose=0),
+        lambda trainer: trainer.fit(X, Y, validation_data=(X[:, :2], Y), verbose=0),
+        lambda trainer: trainer.predict_on_batch(X[:4, :2]),
+        lambda trainer: trainer.predict([X[:4, :2]]),
+    ],
+)
+def test_inputs_unlike_those_of_the_training_are_named(call):
+    """The error itself is the library's, and often has the shapes of parameters only."""
+    trainer = trainer_of(High)
+    trainer.fit(X, Y, batch_size=4, verbose=0)
+    notes = notes_of(lambda: call(trainer))
+    assert re.search(
+        r"differ from those of the training: inputs was float32\[(\d+),3\], now it is float32\[\1,2\]\.", notes
+    )
+    assert trainer.predict(X[:5]).shape[0] == 5
+
+
+def test_a_batch_that_failed_is_not_the_first():
+    trainer = trainer_of(High)
+    trainer.fit(X, Y, verbose=0)
+    for bad in (X[:4, :2], X[:4, :1]):
+        notes = notes_of(lambda bad=bad: trainer.predict_on_batch(bad))
+        assert "inputs was float32[4,3]" in notes
+        assert "differs from the first" not in notes
+
+
 @pytest.mark.parametrize(("kind", "match", "bad"), [pytest.param(*c[1:], id=c[0]) for c in LATER])
 @pytest.mark.parametrize("strategy", ["jit", "eager"])
 def test_a_later_batch_of_another_form_is_named(kind, match, bad, strategy):
