@@ -77,8 +77,8 @@ class Logger(PeriodicCallback):
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
     device in the order of the steps, up to eight records late if they come less than a second apart, so that the loop
-    does not wait. All are written when a checkpoint is saved, and at the end of a run, also of one that fails. In a
-    program of several processes, the first one logs.
+    does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), and at the end of
+    a run, also of one that fails. In a program of several processes, the first one logs.
 
     A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
     there is no method are left out, and a warning says so once.
@@ -236,6 +236,8 @@ class Logger(PeriodicCallback):
             self._early.append(item)
             return
         self._open()
+        # W&B drops records of steps before its last one. The item has its value, so the device is hardly behind.
+        self._reader.flush()
         if self._is_new(item.kind, item.step, item.epoch, item.name):
             getattr(self, f"log_{item.kind}")(item)
 
