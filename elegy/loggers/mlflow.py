@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,13 @@ from elegy.types import Every
 
 _TAG = "elegy.run"
 _AT_ONCE = 100  # the limit of MLflow for the parameters of one request
+_LONGEST = 6000  # its limit for the characters of a parameter
 
 
 class MLflow(ServiceLogger):
     """Logs to MLflow; see `ServiceLogger`. The configuration becomes parameters, paths of checkpoints a tag.
+
+    MLflow's names have letters, digits, and `_-. :/`: other characters, as in the pattern `*`, become `_`.
 
     Args:
         experiment: the name of the experiment, which is made if it is missing.
@@ -66,10 +70,11 @@ class MLflow(ServiceLogger):
         if runs:
             self._id = runs[0].info.run_id
             client.update_run(self._id, status="RUNNING")
-            return
-        self._id = client.create_run(experiment, run_name=self.name, tags={**self.tags, _TAG: run}).info.run_id
+        else:
+            self._id = client.create_run(experiment, run_name=self.name, tags={**self.tags, _TAG: run}).info.run_id
+        # Also for a run that an earlier attempt has created, which may have failed before its parameters.
         entities = require("mlflow.entities", "eg.loggers.MLflow")
-        params = [entities.Param(name, str(value)) for name, value in flat(config or {}).items()]
+        params = [entities.Param(_allowed(name), str(value)[:_LONGEST]) for name, value in flat(config or {}).items()]
         for start in range(0, len(params), _AT_ONCE):
             client.log_batch(self._id, params=params[start : start + _AT_ONCE])
 
@@ -77,7 +82,8 @@ class MLflow(ServiceLogger):
         """Sends a record."""
         entities, now = require("mlflow.entities", "eg.loggers.MLflow"), int(time.time() * 1000)
         self._client.log_batch(
-            self._id, metrics=[entities.Metric(name, value, now, record.step) for name, value in values.items()]
+            self._id,
+            metrics=[entities.Metric(_allowed(name), value, now, record.step) for name, value in values.items()],
         )
 
     def send_item(self, item: Item) -> None:
@@ -100,3 +106,14 @@ class MLflow(ServiceLogger):
         """Ends the run."""
         self._client.set_terminated(self._id, {"finished": "FINISHED", "failed": "FAILED"}.get(ended, "KILLED"))
         self._client = None
+
+
+def _allowed(name: str) -> str:
+    """Returns a name that MLflow accepts: it refuses whole records for a character, or a part such as `..`.
+
+    Example:
+        >>> _allowed("learning_rate/*"), _allowed("/a//b[0]")
+        ('learning_rate/_', 'a/b_0_')
+    """
+    parts = re.sub(r"[^\w.\- :/]", "_", name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
