@@ -75,7 +75,7 @@ def checked(kind: Kind, name: str, value: Any) -> Any:
 
 
 def _image(what: str, value: Any) -> np.ndarray:
-    image = np.asarray(value)
+    image = np.array(value)  # a copy, because a logger may send it later
     image = image[..., None] if image.ndim == 2 else image
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(

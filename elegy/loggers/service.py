@@ -188,7 +188,9 @@ class ServiceLogger(Logger):
     def _send_counted(self, record: Record) -> None:
         self.send({_name(record, name): value for name, value in record.values.items()}, record)
         self._sent += 1
-        self._count_file.write_text(str(self._sent), encoding="utf-8")
+        temporary = self._count_file.with_suffix(".tmp")  # a kill must not leave an empty file: all would be sent again
+        temporary.write_text(str(self._sent), encoding="utf-8")
+        temporary.replace(self._count_file)
 
     def _try_item(self, item: Item) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import time
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ class WandB(ServiceLogger):
             self._wandb.log_artifact(artifact)
         else:
             kinds = {"text": wandb.Html, "image": wandb.Image, "histogram": wandb.Histogram}
-            value = f"<pre>{item.value}</pre>" if item.kind == "text" else item.value
+            value = f"<pre>{html.escape(item.value)}</pre>" if item.kind == "text" else item.value
             self._wandb.log({item.name: kinds[item.kind](value)}, step=item.step)
 
     def disconnect(self, ended: str) -> None:
