@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -16,25 +17,31 @@ _OFTEN = Every(steps=50)
 PEAKS = {
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L4": 121e12,
+    "Tesla V100S": 130e12,
+    "Tesla V100-PCIE": 112e12,
     "Tesla V100": 125e12,
     "Tesla T4": 65e12,
     "TPU v3": 61.5e12,
+    "TPU v4 lite": 138e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
 }
-"""Operations per second of one device by the beginning of its `device_kind`, from the vendors' data sheets: dense
-matrix products in bfloat16 (float16 before it existed). The first name that fits counts."""
+"""Operations per second of one device by the first words of its `device_kind`, from the vendors' data sheets:
+dense matrix products in bfloat16 (float16 before it existed). The first name that fits counts."""
 
 
 class MFUMonitor(ThroughputMonitor):
@@ -118,7 +125,8 @@ def _positive(name: str, value: float | None) -> float | None:
 
 def _peak(kind: str) -> float:
     for name, peak in PEAKS.items():
-        if kind.startswith(name):
+        # Whole words: an L40 is not an L4. A part of a GPU (MIG) has the name of the GPU, but not its peak.
+        if re.match(rf"{name}(?![A-Za-z0-9])", kind) and " MIG " not in kind:
             return peak
     raise ValueError(
         f"the peak of the device {kind!r} is unknown: write `MFUMonitor(peak=...)` with its operations a second, for "

@@ -10,7 +10,7 @@ import pytest
 
 import elegy as eg
 from elegy.callbacks import MFUMonitor, event
-from elegy.callbacks.mfu import PEAKS
+from elegy.callbacks.mfu import PEAKS, _peak
 from elegy.trainer import clock
 
 BATCH, WIDE = 256, 256  # so large that the optimizer, which each replica repeats, hardly counts
@@ -60,3 +60,32 @@ def test_the_first_name_in_the_table_that_fits_is_the_most_special():
     names = list(PEAKS)
     for k, name in enumerate(names):
         assert not any(name.startswith(earlier) for earlier in names[:k])
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),  # the data sheets of NVIDIA and of Google's TPUs; dense, a product and a sum are two
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("Tesla V100-PCIE-16GB", 112),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5p", 459),
+        ("TPU v5", 459),
+    ],
+)
+def test_peaks_of_devices(kind, tera):
+    assert _peak(kind) == tera * 1e12
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA A1000", "NVIDIA H20", "TPU v40"])
+def test_a_part_of_a_device_and_a_similar_name_are_unknown(kind):
+    with pytest.raises(ValueError, match="is unknown"):
+        _peak(kind)
