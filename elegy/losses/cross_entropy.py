@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from elegy.losses.class_targets import check_class_indices, class_shape_error, class_targets, values_outside
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
-from elegy.losses.numbers import at_least_float32, check_real
+from elegy.losses.numbers import at_least_float32, check_real, log_softmax_of
 from elegy.losses.shapes import array_shape, check_array, match_real, mean_over_features
 from elegy.pytree import static_field
 from elegy.types import PyTree
@@ -89,7 +89,7 @@ def _from_distribution(
     if label_smoothing:
         target = optax.smooth_labels(target, label_smoothing)
     if from_logits:
-        return optax.softmax_cross_entropy(preds, target)
+        return -jnp.sum(target * log_softmax_of(target, preds), axis=-1)
     return -jnp.sum(target * jnp.log(jnp.clip(preds, _EPSILON, 1.0 - _EPSILON)), axis=-1)
 
 

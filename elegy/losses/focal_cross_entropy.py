@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from elegy.losses.class_targets import check_class_indices, class_shape_error, class_targets
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
-from elegy.losses.numbers import at_least_float32, check_real
+from elegy.losses.numbers import at_least_float32, check_real, log_softmax_of
 from elegy.losses.shapes import array_shape, check_array, match_real, mean_over_features
 from elegy.pytree import static_field
 from elegy.types import PyTree
@@ -80,7 +80,7 @@ def focal_cross_entropy(
     target = target.astype(preds.dtype)
     if label_smoothing:
         target = optax.smooth_labels(target, label_smoothing)
-    log_p = jax.nn.log_softmax(preds) if from_logits else jnp.log(preds)
+    log_p = log_softmax_of(target, preds) if from_logits else jnp.log(preds)
     # 1 - p, without the cancellation for p near 1; the bound keeps the gradient finite for an exponent below 1.
     rest = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(preds.dtype).tiny)
     terms = target * rest**gamma * -log_p

@@ -61,7 +61,7 @@ def squared_hinge(target: ArrayLike, preds: ArrayLike) -> jax.Array:
 
 
 def categorical_hinge(target: ArrayLike, preds: ArrayLike) -> jax.Array:
-    """Computes `max(0, 1 + max(scores of the other classes) - score of the target)`, by Optax.
+    """Computes `max(0, 1 + max(scores of the other classes) - score of the target)`.
 
     See Crammer and Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", 2001. Keras
     also counts a score of 0 among the other classes.
@@ -89,7 +89,10 @@ def categorical_hinge(target: ArrayLike, preds: ArrayLike) -> jax.Array:
         target = jnp.argmax(target, axis=-1)
     target = widen_integers(target)
     classes = preds.shape[-1]
-    values = optax.losses.multiclass_hinge_loss(preds, jnp.clip(target, 0, classes - 1))
+    own = jnp.clip(target, 0, classes - 1)[..., None]
+    score = jnp.take_along_axis(preds, own, axis=-1)[..., 0]
+    # Optax selects the score by a product with one-hot labels, which is NaN if another score is -inf.
+    values = jnp.max(preds + (jnp.arange(classes) != own), axis=-1) - score
     return jnp.where((target < 0) | (target >= classes), jnp.nan, values)
 
 

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from elegy.losses.loss import Loss
+from elegy.losses.numbers import log_softmax_of
 from elegy.losses.shapes import match_real
 from elegy.pytree import static_field
 
@@ -18,7 +19,7 @@ def kl_divergence(target: ArrayLike, preds: ArrayLike, *, from_logits: bool = Tr
     """Computes `sum(target * log(target / preds))` over the last axis, by Optax.
 
     Args:
-        target: distributions, `(..., C)`. Entries of 0 contribute 0.
+        target: distributions, `(..., C)`. Entries of 0 contribute 0, also where a logit is -inf.
         preds: logits or probabilities of the same shape.
         from_logits: True if `preds` are logits, False if they are probabilities, of which those below 1e-7 are
             replaced by 1e-7.
@@ -37,7 +38,7 @@ def kl_divergence(target: ArrayLike, preds: ArrayLike, *, from_logits: bool = Tr
     target, preds = match_real(target, preds, "KLDivergence")
     if preds.ndim == 0:
         raise ValueError("KLDivergence: target and preds need a last axis of classes, but they are scalars.")
-    log_preds = jax.nn.log_softmax(preds) if from_logits else jnp.log(jnp.maximum(preds, _EPSILON))
+    log_preds = log_softmax_of(target, preds) if from_logits else jnp.log(jnp.maximum(preds, _EPSILON))
     return optax.losses.kl_divergence(log_preds, target)
 
 

@@ -31,6 +31,23 @@ def default_float() -> np.dtype:
     return jnp.dtype(jnp.result_type(float))
 
 
+def log_softmax_of(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """Returns `log_softmax(logits)`, but 0 where a class of target 0 has the logit -inf.
+
+    A product of target and log-probability is then 0, as its limit, and not 0 times -inf, which is NaN. A logit of -inf
+    excludes a class, for example an action that is not allowed.
+
+    Args:
+        target: distributions `(..., C)`.
+        logits: the same shape.
+
+    Example:
+        >>> log_softmax_of(jnp.array([1.0, 0.0]), jnp.array([3.0, -jnp.inf]))
+        Array([0., 0.], dtype=float32)
+    """
+    return jnp.where((target == 0) & jnp.isneginf(logits), 0.0, jax.nn.log_softmax(logits))
+
+
 def check_real(what: str, **arrays: jax.Array) -> None:
     """Checks that arrays are not complex.
 

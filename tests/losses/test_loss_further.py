@@ -255,6 +255,20 @@ def test_extreme_predictions_stay_finite():
     assert losses.KLDivergence(from_logits=False)(target=one_hot, preds=one_hot) == 0.0
 
 
+@pytest.mark.parametrize("from_indices", [True, False])
+def test_a_logit_of_minus_infinity_excludes_a_class(from_indices):
+    """Value and gradient are those without the class."""
+    logits, index = jnp.array([[0.5, -1.0, 2.0]]), jnp.array([1])
+    target = index if from_indices else jnp.array([[0.25, 0.75, 0.0]])
+    kinds = [losses.FocalCrossEntropy(0.5), losses.CrossEntropy()]
+    kinds += [losses.CategoricalHinge()] if from_indices else [losses.KLDivergence()]
+    for loss in kinds:
+        excluded = jax.value_and_grad(lambda x, loss=loss: loss(target=target, preds=x.at[0, 2].set(-jnp.inf)))(logits)
+        fewer = target if from_indices else target[:, :2]
+        without = jax.value_and_grad(lambda x, loss=loss, fewer=fewer: loss(target=fewer, preds=x[:, :2]))(logits)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), excluded, without)
+
+
 class Towers(nn.Module):
     @nn.compact
     def __call__(self, x):
