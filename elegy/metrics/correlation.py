@@ -92,9 +92,12 @@ class PairMoments(Metric):
         total = jnp.sum(weight, axis=0, keepdims=True)
         mean = safe_divide(jnp.sum(weight * both, axis=1), total)
         # Without rounding, the sum of deviations is 0; subtracting it corrects the rounded mean.
-        mean = mean + safe_divide(jnp.sum(weight * (both - mean[:, None]), axis=1), total)
-        added = {"weight": total, "mean": mean, "spread": jnp.sum(weight * _products(both - mean[:, None]), axis=1)}
-        return self.merge(self.replace(**{name: CompensatedSum.of(x, self.dtype) for name, x in added.items()}))
+        correction = safe_divide(jnp.sum(weight * (both - mean[:, None]), axis=1), total)
+        # Its digits below those of the mean are kept: `merge` subtracts means, which may be much larger.
+        means = CompensatedSum.of(mean, self.dtype) + correction
+        spread = jnp.sum(weight * _products(both - means.value[:, None]), axis=1)
+        sums = {"weight": CompensatedSum.of(total, self.dtype), "spread": CompensatedSum.of(spread, self.dtype)}
+        return self.merge(self.replace(mean=means, **sums))
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both metrics' data.
@@ -105,9 +108,10 @@ class PairMoments(Metric):
         weight = self.weight + other.weight
         part = safe_divide(other.weight.value, weight.value)
         difference = (other.mean.value - self.mean.value) + (other.mean.rest - self.mean.rest)
+        mean = self.mean + difference * part  # of no data and a mean, the sum would lose the mean's last digits
         return self.replace(
             weight=weight,
-            mean=self.mean + difference * part,
+            mean=self.mean.replace(parts=jnp.where(self.weight.value == 0, other.mean.parts, mean.parts)),
             spread=self.spread + other.spread + _products(difference) * (self.weight.value * part),
         )
 

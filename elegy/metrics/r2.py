@@ -91,14 +91,15 @@ class R2(Metric):
         mean = safe_divide(jnp.sum(weight * target, axis=0), total)
         # Without rounding, the sum of deviations is 0; subtracting it corrects the rounded mean.
         correction = safe_divide(jnp.sum(weight * (target - mean), axis=0), total)
-        mean = mean + correction
+        # Its digits below those of the mean are kept: `merge` subtracts means, which may be much larger.
+        means = CompensatedSum.of(mean, self.dtype) + correction
         added = {
             "weight": total,
-            "mean": mean,
-            "spread": jnp.sum(weight * jnp.square(target - mean), axis=0),
+            "spread": jnp.sum(weight * jnp.square(target - means.value), axis=0),
             "residual": jnp.sum(weight * jnp.square(target - preds), axis=0),
         }
-        return self.merge(self.replace(**{name: CompensatedSum.of(x, self.dtype) for name, x in added.items()}))
+        sums = {name: CompensatedSum.of(x, self.dtype) for name, x in added.items()}
+        return self.merge(self.replace(mean=means, **sums))
 
     def merge(self, other: Self) -> Self:
         """Returns the metric of both metrics' data.
@@ -109,9 +110,10 @@ class R2(Metric):
         weight = self.weight + other.weight
         part = safe_divide(other.weight.value, weight.value)
         difference = (other.mean.value - self.mean.value) + (other.mean.rest - self.mean.rest)
+        mean = self.mean + difference * part  # of no data and a mean, the sum would lose the mean's last digits
         return self.replace(
             weight=weight,
-            mean=self.mean + difference * part,
+            mean=self.mean.replace(parts=jnp.where(self.weight.value == 0, other.mean.parts, mean.parts)),
             spread=self.spread + other.spread + jnp.square(difference) * (self.weight.value * part),
             residual=self.residual + other.residual,
         )

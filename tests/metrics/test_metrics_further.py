@@ -335,6 +335,23 @@ def test_rare_classes_and_large_means_keep_their_digits():
     np.testing.assert_allclose(metric.compute(), expected, rtol=1e-4)
 
 
+def test_merged_metrics_of_large_numbers_keep_the_digits_of_their_means():
+    rng = np.random.default_rng(0)
+    target = (1000 + rng.normal(size=101)).astype("f4")
+    preds = (0.5 * target + rng.normal(size=101) + 20).astype("f4")
+    wide_target, wide_preds = target.astype("f8"), preds.astype("f8")
+    references = {
+        em.ExplainedVariance(): sk.explained_variance_score(wide_target, wide_preds),
+        em.PearsonCorrelation(): scipy.stats.pearsonr(wide_target, wide_preds).statistic,
+        em.R2(): sk.r2_score(wide_target, wide_preds),
+    }
+    for metric, expected in references.items():
+        cuts = [slice(0, 34), slice(34, 68), slice(68, 101)]
+        parts = [metric.update(target=target[cut], preds=preds[cut]) for cut in cuts]
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts).aggregate()
+        np.testing.assert_allclose(together.compute(), expected, rtol=5e-6)
+
+
 def test_ignored_classes_of_segmentations():
     target = np.where(MASK, LABELS, 255).astype("u1")
     metric = em.MeanIoU(C, ignore_index=255)
