@@ -79,7 +79,7 @@ def focal_cross_entropy(
         target = jax.nn.one_hot(target, preds.shape[-1], dtype=preds.dtype)
     target = target.astype(preds.dtype)
     if label_smoothing:
-        target = optax.smooth_labels(target, label_smoothing)
+        target = jnp.asarray(optax.smooth_labels(target, label_smoothing))
     log_p = log_softmax_of(target, preds) if from_logits else jnp.log(preds)
     # 1 - p, without the cancellation for p near 1; the bound keeps the gradient finite for an exponent below 1.
     rest = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(preds.dtype).tiny)
