@@ -12,6 +12,7 @@ from fake_run import run
 
 import elegy as eg
 from elegy.callbacks import Event, LambdaCallback, ModelCheckpoint, WeightHistogram
+from elegy.callbacks.items import checked
 
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
 
@@ -112,3 +113,10 @@ def test_a_pattern_chooses_arrays_and_one_that_matches_nothing_is_an_error():
     assert {item.name for item in receiver.items} == {"params/kernel"}
     with pytest.raises(ValueError, match=r"matches no array of parameters. There are: bias, kernel"):
         fit([receiver, WeightHistogram(pattern="*/kernel")])
+
+
+def test_an_image_is_a_copy_because_a_logger_may_send_it_later():
+    buffer = np.full((2, 2, 3), 7, np.uint8)
+    image = checked("image", "digit", buffer)
+    buffer[:] = 0
+    assert (image == 7).all()
