@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from elegy import optimizer
+from elegy.callbacks import History
 from elegy.checkpoint import AsyncSaver, store
 from elegy.checkpoint.directory import Opened, opened
 from elegy.distributed import together
@@ -121,7 +122,9 @@ def load(
     session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
     session.step, session.epoch = metadata["step"], metadata["epoch"]
     session.monitor.skipped = metadata["skipped_steps"]
-    session.history.load_state_dict(metadata["history"])
+    if session.run is None:  # a run loads its History with its other callbacks
+        session.history = History()  # a snapshot of the trainer keeps the old one
+        session.history.load_state_dict(metadata["history"])
     session.record = with_own_place(metadata["run"])
 
 

@@ -137,6 +137,7 @@ def test_a_checkpoint_that_waits_for_the_first_state_is_checked(tmp_path):
     assert report.losses[0] == pytest.approx(trained.evaluate(X, Y, verbose=0)["loss"], rel=1e-5)
     assert one.state.params is None
     assert one.step == 0
+    assert one.history.history == {}
 
 
 def test_rows_that_are_all_equal_say_nothing():
