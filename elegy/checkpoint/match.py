@@ -36,7 +36,19 @@ def describe_all(named: Mapping[str, Any], where: str) -> dict[str, Leaf]:
     return leaves
 
 
-def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: bool, where: str) -> set[str]:
+_RESTORE = (
+    "`trainer.restore(path, strict=False)` loads what fits and keeps the target's own values elsewhere, for a `fit` "
+    "without `resume`; `trainer.load_weights(path)` takes the weights alone."
+)
+_FILL = (
+    "`trainer.load_weights(source, strict=False)` loads what fits and keeps the target's own values elsewhere; "
+    "`prefix=` takes a part of the source, and `rename=` gives its paths other names."
+)
+
+
+def fitting(
+    saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: bool, where: str, remedy: str = _RESTORE
+) -> set[str]:
     """Returns the paths at which the saved leaf matches the target's leaf.
 
     Args:
@@ -44,6 +56,7 @@ def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: boo
         target: the leaves to replace, by path: arrays, scalars or `jax.ShapeDtypeStruct`.
         strict: True to require that all paths match on both sides.
         where: the beginning of messages.
+        remedy: the end of the message about a mismatch: what to write instead.
 
     Raises:
         CheckpointError: listing every mismatch if `strict`, otherwise every target leaf that would be left without
@@ -66,11 +79,7 @@ def fitting(saved: Mapping[str, Leaf], target: Mapping[str, Any], *, strict: boo
         return set(wanted)
     listed = "\n  ".join(f"{path}: {text}" for path, text in (problems | unexpected).items())
     if strict:
-        raise CheckpointError(
-            f"{where} does not match the target:\n  {listed}\n`trainer.restore(path, strict=False)` loads what fits "
-            "and keeps the target's own values elsewhere, for a `fit` without `resume`; `trainer.load_weights(path)` "
-            "takes the weights alone."
-        )
+        raise CheckpointError(f"{where} does not match the target:\n  {listed}\n{remedy}")
     empty = [path for path in problems if isinstance(target[path], jax.ShapeDtypeStruct)]
     if empty:
         raise CheckpointError(
@@ -104,7 +113,7 @@ def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True) -> PyT
     """
     named = named_leaves(target)
     saved = describe_all(flat, "the given leaves cannot be loaded")
-    fits = fitting(saved, named, strict=strict, where="the given tree")
+    fits = fitting(saved, named, strict=strict, where="the given tree", remedy=_FILL)
     leaves = [
         from_stored(saved[path], to_stored(flat[path]), old) if path in fits else old for path, old in named.items()
     ]

@@ -191,8 +191,8 @@ def _adjustable(state: Any, learning_rate: float | None) -> tuple[Any, Callable[
             raise ValueError(
                 "find_learning_rate does not find the learning rate of the optimizer. Write "
                 "`optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`, or pass the rate with which the optimizer "
-                "was built (of a schedule, the highest), `find_learning_rate(..., learning_rate=1e-3)`, and the test "
-                "scales the updates."
+                "was built (of a schedule, the highest; of several groups, the rate of one), "
+                "`find_learning_rate(..., learning_rate=1e-3)`, and the test scales the updates of all parameters."
             )
         state = state.replace(optimizer=_scaled(optimizer))
         parts = {_SCALE: 1 / base}

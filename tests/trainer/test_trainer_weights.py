@@ -167,6 +167,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_changed(tmp_path):
         "params/encoder/extra: unexpected",
         "params/head/kernel: array float32[4,2] in the file, array float32[4,3] in the target",
         "params/norm/bias: missing",
+        "`trainer.load_weights(source, strict=False)` loads what fits",
     ):
         assert line in str(error.value)
     assert target.state is before
