@@ -28,7 +28,9 @@ DIVERGED = 3.0
 """The test ends when the loss is above the lowest one before by so many times the magnitude of the first."""
 
 _WINDOW = 4
-"""The smoothed loss of a step is the mean of so many steps before it, itself, and so many after it."""
+"""The smoothed loss of a step is the mean of this many steps before it (a tenth of long tests), itself, and as many
+after it.
+"""
 
 _SCALE = "state/1/hyperparams/step_size"
 
@@ -38,7 +40,8 @@ class LearningRateTest:
     """The result of a learning-rate range test.
 
     Args:
-        suggestion: the rate at which the smoothed loss falls fastest; None if it does not fall.
+        suggestion: the rate at which the loss falls fastest, by lines fitted to the losses of nearby steps; None if it
+            does not fall.
         rates: the learning rate of each step.
         losses: the loss of each step's batch, before the step.
         smoothed: the means of the losses of nearby steps.
@@ -64,13 +67,17 @@ class LearningRateTest:
         """
         losses = np.asarray(losses, float)
         count = len(losses)
-        reach = [min(_WINDOW, i, count - 1 - i) for i in range(count)]
-        smoothed = np.array([losses[i - near : i + near + 1].mean() for i, near in enumerate(reach)])
+        near = min(max(_WINDOW, count // 10), (count - 1) // 2)
+        reach = [min(near, i, count - 1 - i) for i in range(count)]
+        smoothed = np.array([losses[i - far : i + far + 1].mean() for i, far in enumerate(reach)])
         suggestion = None
-        if count > 1:
-            slope = np.gradient(smoothed)[: int(np.argmin(smoothed)) + 1]
-            if slope.min() < 0:
-                suggestion = float(rates[int(np.argmin(slope))])
+        if near > 0:
+            # Only steps with a whole window: at the ends, the losses of one or two batches would decide.
+            end = int(np.argmin(smoothed[near : count - near])) + 1
+            offsets = np.arange(-near, near + 1)
+            falls = np.convolve(losses, offsets, "valid")[:end]  # minus the slopes of fitted lines, but for a factor
+            if np.max(falls) > 0:
+                suggestion = float(rates[near + int(np.argmax(falls))])
         return cls(suggestion, *(tuple(map(float, values)) for values in (rates[:count], losses, smoothed)))
 
     def plot(self, ax: Any = None) -> Any:

@@ -119,6 +119,16 @@ def test_a_loss_that_does_not_fall_has_no_suggestion():
     assert LearningRateTest.of(np.geomspace(0.1, 1, 5), [1.0]).suggestion is None
 
 
+def test_the_suggestion_does_not_depend_on_the_noise_of_single_batches():
+    """The fall of a logistic curve is fastest at its middle, whatever the first and the last batch are."""
+    rates, steps = np.geomspace(1e-7, 10, 100), np.arange(100)
+    for seed in range(50):
+        noise = np.random.default_rng(seed).normal(scale=0.15, size=100)
+        losses = 1 / (1 + np.exp((steps - 60) / 4)) + noise
+        losses[[0, -1]] += [0.5, -0.5]
+        assert abs(np.log10(LearningRateTest.of(rates, losses).suggestion / rates[60])) < 0.7  # of eight decades
+
+
 def test_the_plot_shows_the_suggestion(monkeypatch):
     import matplotlib
 
