@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ _LONGEST = 6000  # its limit for the characters of a parameter
 class MLflow(ServiceLogger):
     """Logs to MLflow; see `ServiceLogger`. The configuration becomes parameters, paths of checkpoints a tag.
 
-    MLflow's names have letters, digits, and `_-. :/`: other characters, as in the pattern `*`, become `_`.
+    MLflow's names have letters, digits, and `_-. :/`: other characters, as in the pattern `*`, become `_`. A name
+    that is the folder of others, as `grad_norm` of `grad_norm/kernel`, ends in `/all`, because a file store makes
+    files and folders of the names.
 
     Args:
         experiment: the name of the experiment, which is made if it is missing.
@@ -81,9 +83,14 @@ class MLflow(ServiceLogger):
     def send(self, values: Mapping[str, float], record: Record) -> None:
         """Sends a record."""
         entities, now = require("mlflow.entities", "eg.loggers.MLflow"), int(time.time() * 1000)
+        allowed = {_allowed(name): value for name, value in values.items()}
+        folders = {str(folder) for name in allowed for folder in PurePosixPath(name).parents}
         self._client.log_batch(
             self._id,
-            metrics=[entities.Metric(_allowed(name), value, now, record.step) for name, value in values.items()],
+            metrics=[
+                entities.Metric(f"{name}/all" if name in folders else name, value, now, record.step)
+                for name, value in allowed.items()
+            ],
         )
 
     def send_item(self, item: Item) -> None:

@@ -31,6 +31,14 @@ def test_names_that_mlflow_refuses_are_changed(tmp_path):
     assert run.data.params["frozen"].startswith("['aaa")
 
 
+def test_a_file_store_takes_a_name_that_is_the_folder_of_others(tmp_path):
+    logger = MLflow("names", f"file:{tmp_path}/store", directory=tmp_path)
+    logger.connect("r", {})
+    for step in (1, 2):
+        logger.send({"grad_norm/bias": 3.0, "grad_norm": 5.0, "loss": 1.0}, Record("step", step, 0, 0, 0.0, {}))
+    assert run_of(logger).data.metrics == {"grad_norm/bias": 3.0, "grad_norm/all": 5.0, "loss": 1.0}
+
+
 def test_a_second_attempt_to_connect_writes_the_configuration(tmp_path, monkeypatch):
     logger = MLflow("names", f"file:{tmp_path}/store", directory=tmp_path)
 
