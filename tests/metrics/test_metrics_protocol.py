@@ -25,6 +25,7 @@ BINARY = {"target": RNG.integers(0, 2, size=N), "preds": RNG.uniform(size=N).ast
 LABELS = {"target": RNG.integers(0, 2, size=(N, 3)), "preds": RNG.uniform(size=(N, 3)).astype("f4")}
 REAL = {"target": RNG.normal(size=(N, 2)).astype("f4"), "preds": RNG.normal(size=(N, 2)).astype("f4")}
 TOKENS = {"target": RNG.integers(0, 4, size=(N, 5)), "preds": RNG.integers(0, 4, size=(N, 6))}
+PIXELS = {key: RNG.uniform(size=(N, 12, 12, 1)).astype("f4") for key in ("target", "preds")}
 VALUES = {"values": RNG.normal(size=(N, 2)).astype("f4")}
 WEIGHT = (RNG.uniform(size=N) * (RNG.uniform(size=N) > 0.25)).astype("f4")
 
@@ -66,6 +67,29 @@ CASES = {
     "losses": (em.Losses([Huber(), Huber(reduction="sum")]), REAL),
     "all": (em.LossesAndMetrics(Huber(), em.R2(2)), REAL),
 }
+
+FURTHER = {
+    "kappa": (em.CohenKappa(C), CLASSES),
+    "balanced_accuracy": (em.BalancedAccuracy(C), CLASSES),
+    "jaccard": (em.JaccardIndex(C), CLASSES),
+    "dice": (em.Dice(C), CLASSES),
+    "top_k": (em.TopKAccuracy(2), CLASSES),
+    "average_precision": (em.AveragePrecision(51), BINARY),
+    "recall_at_precision": (em.RecallAtPrecision(0.5, num_bins=51), BINARY),
+    "sensitivity_at_specificity": (em.SensitivityAtSpecificity(0.5, num_bins=51), BINARY),
+    "specificity_at_sensitivity": (em.SpecificityAtSensitivity(0.5, num_bins=51), BINARY),
+    "calibration": (em.ExpectedCalibrationError(), CLASSES),
+    "pearson": (em.PearsonCorrelation(2), REAL),
+    "cosine": (em.CosineSimilarity(), REAL),
+    "mape": (em.MeanAbsolutePercentageError(), REAL),
+    "smape": (em.SymmetricMeanAbsolutePercentageError(), REAL),
+    "psnr": (em.PSNR(), PIXELS),
+    "ssim": (em.SSIM(), PIXELS),
+    "edit_distance": (em.EditDistance(ignore_index=0), TOKENS),
+    "bleu": (em.BLEU(2, smooth=True), TOKENS),
+    "rouge": (em.RougeL(ignore_index=0), TOKENS),
+}
+"""Metrics whose cuts and merges test_metrics_further.py tests; here for the tests over devices."""
 
 
 def structure(metric):

@@ -28,19 +28,20 @@ def _metric_cases() -> Any:
 
 
 TABLE = _metric_cases()
+CASES = {**TABLE.CASES, **TABLE.FURTHER}
 
 
 @functools.cache
 def on_devices() -> dict[str, Any]:
     """Each metric over its data divided over the devices, as two batches of which one is merged into the other."""
     strategy = DataParallel(DEVICES)
-    data = {name: TABLE.part(data, slice(None)) for name, (_, data) in TABLE.CASES.items()}
+    data = {name: TABLE.part(data, slice(None)) for name, (_, data) in CASES.items()}
     placed = jax.tree.map(lambda leaf: leaf.reshape(DEVICES, -1, *leaf.shape[1:]), data)
 
     @functools.partial(jax.pmap, axis_name=strategy.axis_name)
     def combine(rows: dict[str, Any]) -> dict[str, Any]:
         out = {}
-        for name, (metric, _) in TABLE.CASES.items():
+        for name, (metric, _) in CASES.items():
             first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], rows[name]) for s in (slice(1), slice(1, None)))
             # A leaf of the batch without any row of positive weight on a device is part of the table.
             (one,) = strategy.combine_metrics((metric.batch_updates(**first),))
@@ -51,9 +52,9 @@ def on_devices() -> dict[str, Any]:
     return combine(placed)
 
 
-@pytest.mark.parametrize("case", TABLE.CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_a_metric_over_devices_has_the_value_of_one_pass(case: str) -> None:
-    metric, data = TABLE.CASES[case]
+    metric, data = CASES[case]
     expected = metric.batch_updates(**TABLE.part(data, slice(None))).compute()
     actual = on_devices()[case]
     for device in range(DEVICES):  # every replica holds the same value
@@ -81,5 +82,5 @@ def test_every_metric_is_in_the_table() -> None:
     public = {
         kind for kind in vars(eg.metrics).values() if inspect.isclass(kind) and issubclass(kind, eg.metrics.Metric)
     }
-    here = {type(metric) for metric, _ in TABLE.CASES.values()}
+    here = {type(metric) for metric, _ in CASES.values()}
     assert public - here == {eg.metrics.Metric, eg.metrics.AuxLosses, eg.metrics.AuxMetrics}
