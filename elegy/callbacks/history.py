@@ -76,7 +76,7 @@ class History(Callback):
             event = self._unread.popleft()
             self._record(event)
             if event.batch is None:
-                values = {**self._within, **event.logs}
+                values = {**event.logs, **self._within, **event.logs}  # in the order of the logs
                 if event.ended is None:  # otherwise a resumed run may continue the epoch
                     self._within = {}
                 self._last = list(values)
