@@ -194,7 +194,13 @@ def _adjustable(state: Any, learning_rate: float | None) -> tuple[Any, Callable[
         parts = {path: float(leaf) / largest for path, leaf in kept.items()}
     else:
         base = _rate_of(optimizer, optimizer_params(state)) if learning_rate is None else learning_rate
-        if base is None or isinstance(optimizer.state, LookaheadPair):
+        if isinstance(optimizer.state, LookaheadPair):
+            raise ValueError(
+                "find_learning_rate cannot scale the updates of optax.lookahead, which are pairs. Test the optimizer "
+                "inside of it, or write `optax.lookahead(optax.inject_hyperparams(optax.adam)(learning_rate=1e-3), "
+                "...)`, whose rate the test sets."
+            )
+        if base is None:
             raise ValueError(
                 "find_learning_rate does not find the learning rate of the optimizer. Write "
                 "`optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`, or pass the rate with which the optimizer "

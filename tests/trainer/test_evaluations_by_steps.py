@@ -197,7 +197,7 @@ def test_a_checkpoint_without_an_evaluation_at_its_step_has_no_value(tmp_path):
     history = fit(trainer(), callbacks=[keep], epochs=1, validation_freq=eg.Every(steps=5))
     values = {one.step: one.value for one in keep._saved}
     assert values == {**{one["step"]: one["val_loss"] for one in history.evaluations["val"]}, 12: None}
-    assert list(history.history)[0] == "loss"  # as after each epoch: the training's values first
+    assert next(iter(history.history)) == "loss"  # as after each epoch: the training's values first
 
 
 def test_a_value_that_a_callback_adds_is_in_the_record_of_the_evaluation(tmp_path):

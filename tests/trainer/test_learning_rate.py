@@ -163,6 +163,9 @@ def test_what_cannot_be_tested_is_refused():
     schedule = optax.adam(optax.cosine_decay_schedule(0.1, 10))
     with pytest.raises(ValueError, match=r"inject_hyperparams\(optax\.adam\).*learning_rate=1e-3"):
         trainer_of(High, optimizer=schedule).find_learning_rate(X, Y)
+    pairs = optax.lookahead(optax.sgd(0.1), 2, 0.5)
+    with pytest.raises(ValueError, match=r"cannot scale the updates of optax\.lookahead"):
+        trainer_of(High, optimizer=pairs).find_learning_rate(X, Y, learning_rate=0.1)
     with pytest.raises(ValueError, match="leave the argument out"):
         trainer_of(High, optimizer=OPTIMIZERS["injected"][0]).find_learning_rate(X, Y, learning_rate=0.1)
     with pytest.raises(TypeError, match="find_learning_rate takes arrays"):
