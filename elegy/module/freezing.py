@@ -123,8 +123,10 @@ def with_more(module: Any, patterns: Sequence[str], freezes: bool) -> Any:
 def _with_rules(module: Any, rules: tuple[FreezeRule, ...]) -> Any:
     if rules:
         check_level(module)
+    if rules == module._freezing:
+        return module
     new = module.replace(_freezing=rules)
-    if module.key is None or rules == module._freezing:
+    if module.key is None:
         return new
     check(new)
     frozen = frozen_paths(new)

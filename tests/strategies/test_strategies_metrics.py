@@ -29,19 +29,20 @@ def _metric_cases() -> Any:
 
 TABLE = _metric_cases()
 CASES = {**TABLE.CASES, **TABLE.FURTHER}
+PARAMETERS = [*TABLE.CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in TABLE.FURTHER)]
 
 
 @functools.cache
-def on_devices() -> dict[str, Any]:
+def on_devices(further: bool) -> dict[str, Any]:
     """Each metric over its data divided over the devices, as two batches of which one is merged into the other."""
-    strategy = DataParallel(DEVICES)
-    data = {name: TABLE.part(data, slice(None)) for name, (_, data) in CASES.items()}
+    strategy, cases = DataParallel(DEVICES), TABLE.FURTHER if further else TABLE.CASES
+    data = {name: TABLE.part(data, slice(None)) for name, (_, data) in cases.items()}
     placed = jax.tree.map(lambda leaf: leaf.reshape(DEVICES, -1, *leaf.shape[1:]), data)
 
     @functools.partial(jax.pmap, axis_name=strategy.axis_name)
     def combine(rows: dict[str, Any]) -> dict[str, Any]:
         out = {}
-        for name, (metric, _) in CASES.items():
+        for name, (metric, _) in cases.items():
             first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], rows[name]) for s in (slice(1), slice(1, None)))
             # A leaf of the batch without any row of positive weight on a device is part of the table.
             (one,) = strategy.combine_metrics((metric.batch_updates(**first),))
@@ -52,11 +53,11 @@ def on_devices() -> dict[str, Any]:
     return combine(placed)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", PARAMETERS)
 def test_a_metric_over_devices_has_the_value_of_one_pass(case: str) -> None:
     metric, data = CASES[case]
     expected = metric.batch_updates(**TABLE.part(data, slice(None))).compute()
-    actual = on_devices()[case]
+    actual = on_devices(case in TABLE.FURTHER)[case]
     for device in range(DEVICES):  # every replica holds the same value
         TABLE.close(jax.tree.map(lambda leaf, d=device: np.asarray(leaf)[d], actual), expected)
 
