@@ -136,8 +136,8 @@ def test_every_is_due_when_a_multiple_of_the_interval_lies_in_the_step(length, s
 # lazy
 
 
-def test_a_library_that_was_not_imported_made_no_object():
-    assert "torch" not in sys.modules
+def test_a_library_that_was_not_imported_made_no_object(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # another test of this process may have imported it
     assert not is_instance_of(object(), "torch", "Tensor")
     assert "torch" not in sys.modules
 
