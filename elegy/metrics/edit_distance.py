@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from elegy.losses.reduction import safe_divide
-from elegy.metrics.sums import CompensatedSum
-from elegy.metrics.token_metric import Sequences, TokenMetric
-from elegy.pytree import field
+from elegy.metrics.token_metric import MeanOverSequences, Sequences
 
 
-class EditDistance(TokenMetric):
+class EditDistance(MeanOverSequences):
     """The mean over sequences of the number of insertions, deletions and substitutions that give the reference.
 
     This is the distance of Levenshtein, computed in the compiled step in `T` steps of vectors of the length `S`.
@@ -31,49 +25,9 @@ class EditDistance(TokenMetric):
         1.0
     """
 
-    total: CompensatedSum = field(init=False)
-    count: CompensatedSum = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Sets the state to zero."""
-        super().__post_init__()
-        vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=CompensatedSum.zeros((), self.dtype))
-
-    def size(self, target: Sequences) -> jax.Array:
-        """Returns what each sequence adds to the denominator: 1."""
-        return jnp.ones(target.lengths.shape)
-
-    def update(
-        self,
-        target: ArrayLike,
-        preds: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
-        **_: Any,
-    ) -> Self:
-        """Returns the metric with a batch added.
-
-        Args:
-            target: tokens `(B, S)`.
-            preds: tokens `(B, T)`, or scores `(B, T, C)`.
-            sample_weight: a scalar or `(B,)`.
-            mask: `(B,)` bool, False for padding.
-            **_: ignored.
-
-        Raises:
-            TypeError: if the tokens are not integers.
-            ValueError: if the shapes do not fit.
-        """
-        wanted, said = self.sequences(target, preds)
-        weight = self.weights(wanted.tokens.shape[0], sample_weight, mask)
-        distance = edit_distances(wanted, said)
-        return self.replace(
-            total=self.total + jnp.sum(weight * distance), count=self.count + jnp.sum(weight * self.size(wanted))
-        )
-
-    def compute(self) -> jax.Array:
-        """Returns the quotient of the sums, a scalar; 0 without data."""
-        return safe_divide(self.total.value, self.count.value)
+    def score(self, target: Sequences, preds: Sequences) -> jax.Array:
+        """Returns the distance of each pair."""
+        return edit_distances(target, preds)
 
 
 class WordErrorRate(EditDistance):

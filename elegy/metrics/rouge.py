@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
-from elegy.losses.reduction import safe_divide, weighted_sum
-from elegy.metrics.sums import CompensatedSum
-from elegy.metrics.token_metric import Sequences, TokenMetric
-from elegy.pytree import field
+from elegy.losses.reduction import safe_divide
+from elegy.metrics.token_metric import MeanOverSequences, Sequences
 
 
-class RougeL(TokenMetric):
+class RougeL(MeanOverSequences):
     """The mean over sequences of the F score of the longest common subsequence with the reference.
 
     With its length `l` the score is the harmonic mean of `l / len(preds)` and `l / len(target)`, which is
@@ -33,44 +28,10 @@ class RougeL(TokenMetric):
         0.75
     """
 
-    total: CompensatedSum = field(init=False)
-    count: CompensatedSum = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Sets the state to zero."""
-        super().__post_init__()
-        vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=CompensatedSum.zeros((), self.dtype))
-
-    def update(
-        self,
-        target: ArrayLike,
-        preds: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
-        **_: Any,
-    ) -> Self:
-        """Returns the metric with a batch added.
-
-        Args:
-            target: tokens `(B, S)`.
-            preds: tokens `(B, T)`, or scores `(B, T, C)`.
-            sample_weight: a scalar or `(B,)`.
-            mask: `(B,)` bool, False for padding.
-            **_: ignored.
-
-        Raises:
-            TypeError: if the tokens are not integers.
-            ValueError: if the shapes do not fit.
-        """
-        wanted, said = self.sequences(target, preds)
-        weight = self.weights(wanted.tokens.shape[0], sample_weight, mask)
-        lengths = (wanted.lengths + said.lengths).astype(self.dtype)
-        score = safe_divide(2.0 * common_lengths(wanted, said), lengths)
-        return self.replace(total=self.total + weighted_sum(score, weight), count=self.count + jnp.sum(weight))
-
-    def compute(self) -> jax.Array:
-        """Returns the mean score, a scalar in [0, 1]; 0 without data."""
-        return safe_divide(self.total.value, self.count.value)
+    def score(self, target: Sequences, preds: Sequences) -> jax.Array:
+        """Returns the F score of each pair, in [0, 1]."""
+        lengths = (target.lengths + preds.lengths).astype(self.dtype)
+        return safe_divide(2.0 * common_lengths(target, preds), lengths)
 
 
 def common_lengths(target: Sequences, preds: Sequences) -> jax.Array:

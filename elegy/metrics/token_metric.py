@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import abc
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from elegy.losses.labels import widen_integers
-from elegy.losses.reduction import total_weight
+from elegy.losses.reduction import safe_divide, total_weight, weighted_sum
 from elegy.losses.sequences import left_packed
 from elegy.losses.shapes import check_array
 from elegy.metrics.metric import Metric
-from elegy.pytree import static_field
+from elegy.metrics.sums import CompensatedSum
+from elegy.pytree import field, static_field
 
 
 class Sequences(NamedTuple):
@@ -89,3 +91,62 @@ class TokenMetric(Metric):
         """
         weight: Any = total_weight(sample_weight, mask, (rows,))
         return jnp.ones(rows) if weight is None else weight
+
+
+class MeanOverSequences(TokenMetric):
+    """Base class of metrics that are a quotient of two sums over sequences.
+
+    Args:
+        ignore_index: see `TokenMetric`.
+        end_id: see `TokenMetric`.
+        name: see `Metric`.
+        dtype: the dtype of the state.
+    """
+
+    total: CompensatedSum = field(init=False)
+    count: CompensatedSum = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Sets the state to zero."""
+        super().__post_init__()
+        vars(self).update(total=CompensatedSum.zeros((), self.dtype), count=CompensatedSum.zeros((), self.dtype))
+
+    @abc.abstractmethod
+    def score(self, target: Sequences, preds: Sequences) -> jax.Array:
+        """Returns what each sequence adds to the numerator, `(B,)`."""
+
+    def size(self, target: Sequences) -> jax.Array:
+        """Returns what each sequence adds to the denominator, `(B,)`: 1."""
+        return jnp.ones(target.lengths.shape)
+
+    def update(
+        self,
+        target: ArrayLike,
+        preds: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> Self:
+        """Returns the metric with a batch added.
+
+        Args:
+            target: tokens `(B, S)`.
+            preds: tokens `(B, T)`, or scores `(B, T, C)`.
+            sample_weight: a scalar or `(B,)`.
+            mask: `(B,)` bool, False for padding.
+            **_: ignored.
+
+        Raises:
+            TypeError: if the tokens are not integers.
+            ValueError: if the shapes do not fit.
+        """
+        wanted, said = self.sequences(target, preds)
+        weight = self.weights(wanted.tokens.shape[0], sample_weight, mask)
+        return self.replace(
+            total=self.total + weighted_sum(self.score(wanted, said), weight),
+            count=self.count + jnp.sum(weight * self.size(wanted)),
+        )
+
+    def compute(self) -> jax.Array:
+        """Returns the quotient, a scalar; 0 without data."""
+        return safe_divide(self.total.value, self.count.value)
