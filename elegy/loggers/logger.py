@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,7 @@ class Position:
         return {"step": True, "evaluation": step <= self.evaluated}.get(kind, epoch < self.epoch)
 
 
-class Logger(PeriodicCallback):
+class Logger(PeriodicCallback, abc.ABC):
     """Base class of loggers: it decides what is logged and when, and calls the methods that write it.
 
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
@@ -144,9 +145,9 @@ class Logger(PeriodicCallback):
             position: that of the checkpoint.
         """
 
+    @abc.abstractmethod
     def log_scalars(self, record: Record) -> None:
         """Writes the values of a step or an epoch."""
-        raise NotImplementedError(f"{type(self).__name__} must implement log_scalars(record).")
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration of a new run: nested dicts with strings, numbers, booleans, None and lists."""

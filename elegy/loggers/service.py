@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import logging
@@ -60,6 +61,7 @@ class ServiceLogger(Logger):
 
     # what a subclass implements; these methods are called in the thread
 
+    @abc.abstractmethod
     def connect(self, run: str, config: Mapping[str, Any] | None) -> None:
         """Connects with the service.
 
@@ -67,8 +69,8 @@ class ServiceLogger(Logger):
             run: the name of the run, eight letters and digits.
             config: the configuration of a new run; None to continue one.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def send(self, values: Mapping[str, float], record: Record) -> None:
         """Sends a record.
 
@@ -76,11 +78,10 @@ class ServiceLogger(Logger):
             values: the values under the names that they have in the service.
             record: the record.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def send_item(self, item: Item) -> None:
         """Sends an item; figures are drawn."""
-        raise NotImplementedError
 
     def disconnect(self, ended: str) -> None:
         """Ends the run in the service; see `Logger.finish`."""

@@ -15,6 +15,12 @@ from elegy.loggers.logger import Record
 class Quiet(ServiceLogger):
     library = "json"
 
+    def connect(self, run, config):
+        pass
+
+    def send_item(self, item):
+        pass
+
     def send(self, values, record):
         pass
 
