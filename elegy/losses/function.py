@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.loss import EXAMPLES, Loss
 from elegy.losses.shapes import array_shape, pairs_rows
-from elegy.names import name_of, type_name
+from elegy.names import array_name, name_of, type_name
 from elegy.pytree import Static, static_field
 
 
@@ -41,7 +41,7 @@ class FunctionLoss(Loss):
         name: see `Loss`; the name of the function by default.
 
     Raises:
-        TypeError: at a call, if a required argument is missing, or the result is not an array.
+        TypeError: at a call, if a required argument is missing, or the result is not an array of floating numbers.
         ValueError: at a call, if the function compares every example with every other (see `values`).
 
     Example:
@@ -103,7 +103,7 @@ class FunctionLoss(Loss):
         """Returns the function's output as an array.
 
         Raises:
-            TypeError: if a required argument is not available, or the result is not an array.
+            TypeError: if a required argument is not available, or the result is not an array of floating numbers.
             ValueError: if the function broadcasts `(B,)` and `(B, 1)` to a result of shape `(B, B)`.
 
         Warns:
@@ -111,13 +111,30 @@ class FunctionLoss(Loss):
         """
         self._check_pairs(kwargs)
         output = self.call(**kwargs)
+        values = None
         if not isinstance(output, (tuple, list, dict)) and output is not None:
             with contextlib.suppress(TypeError):
-                return jnp.asarray(output)
-        raise TypeError(
-            f"the function {self.name!r} returned {type_name(output)}. A loss or metric function returns one array: a "
-            "value for each example, or a scalar. Use a list or a dict of functions for several."
-        )
+                values = jnp.asarray(output)
+        if values is None:
+            raise TypeError(
+                f"the function {self.name!r} returned {type_name(output)}. A loss or metric function returns one "
+                "array: a value for each example, or a scalar. Use a list or a dict of functions for several."
+            )
+        self.check_dtype(values)
+        return values
+
+    def check_dtype(self, values: jax.Array) -> None:
+        """Checks that the values may have a gradient.
+
+        Raises:
+            TypeError: if they are integers or truth values.
+        """
+        if not jnp.issubdtype(values.dtype, jnp.inexact):
+            raise TypeError(
+                f"the function {self.name!r} returned {array_name(values)}, and only floating numbers have a "
+                "gradient: nothing would be trained. Compute the loss in floating point, or pass the function under "
+                "`metrics`."
+            )
 
 
 def as_loss(thing: Any, name: str | None = None) -> Loss:

@@ -138,7 +138,12 @@ def as_metric(thing: Any, name: str | None = None) -> Metric:
             f"{thing!r} cannot be used as a metric: expected a Metric, a Loss, a function f(target, preds), a metric "
             "of clu, metrax, flax.nnx or jax_metrics, or a list or dict of them."
         )
-    return LossMetric(FunctionLoss(thing, name=name or metric_name(thing)))
+    return LossMetric(_MetricFunction(thing, name=name or metric_name(thing)))
+
+
+class _MetricFunction(FunctionLoss):
+    def check_dtype(self, values: jax.Array) -> None:
+        """Accepts integers and truth values, too: a metric needs no gradient."""
 
 
 def metric_name(thing: Any) -> str:

@@ -1,12 +1,15 @@
 """Values against NumPy and scikit-learn in float64; gradients against finite differences."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import sklearn.metrics
 from jax.test_util import check_grads
 
+import elegy as eg
 from elegy import losses
 
 RNG = np.random.default_rng(0)
@@ -157,3 +160,24 @@ def test_complex_numbers_are_refused_where_they_mean_nothing(loss):
 def test_distributions_and_other_objects_are_named():
     with pytest.raises(TypeError, match=r"MeanSquaredError: preds is a Normal, not an array.*log_prob"):
         losses.MeanSquaredError()(target=jnp.zeros(2), preds=type("Normal", (), {"shape": lambda self: ()})())
+
+
+def wrong(target, preds):
+    return preds.argmax(-1) != target
+
+
+def errors(target, preds):
+    return (preds.argmax(-1) != target).sum()
+
+
+@pytest.mark.parametrize(("loss", "returned"), [(wrong, r"bool\[4\]"), (errors, r"int32\[\]")])
+def test_a_loss_without_a_gradient_is_refused_before_the_first_step(loss, returned):
+    x, y = np.eye(4, dtype="f4"), np.arange(4)
+    trainer = eg.Trainer(nn.Dense(4), loss=loss, optimizer=optax.sgd(0.1))
+    with pytest.raises(TypeError, match=rf"{loss.__name__!r} returned {returned}, and only floating numbers"):
+        trainer.fit(x, y, batch_size=4, verbose=0)
+    assert trainer.step == 0
+    assert trainer.state.params is None
+    metric = eg.Trainer(nn.Dense(4), loss=losses.CrossEntropy(), metrics=wrong, optimizer=optax.sgd(0.1))
+    logs = metric.train_on_batch(x, y)  # a metric needs none
+    assert float(logs["wrong"]) in (0.0, 0.25, 0.5, 0.75, 1.0)
