@@ -253,24 +253,35 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
 
 
 def _encode_metadata(metadata: dict[str, Any]) -> bytes:
-    problems: list[str] = []
-
-    def visit(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                inside = f"{path}[{key!r}]"
-                if type(key) is not str:
-                    problems.append(f"{inside}: the key is a {type(key).__name__}; JSON would make a string of it")
-                visit(item, inside)
-        elif isinstance(value, (list, tuple)):
-            for index, item in enumerate(value):
-                visit(item, f"{path}[{index}]")
-        elif value is not None and type(value) not in (str, int, float, bool):
-            problems.append(f"{path}: a {type(value).__name__}; put arrays into the tree, and numbers as `float(...)`")
-
-    visit(metadata, "metadata")
+    problems = json_problems(metadata, "metadata")
     if not isinstance(metadata, dict):
         problems.append(f"metadata: must be a dict, not a {type(metadata).__name__}")
     if problems:
         raise CheckpointError("this metadata cannot be stored as JSON:\n  " + "\n  ".join(problems))
     return json.dumps(metadata).encode()
+
+
+def json_problems(value: Any, path: str) -> list[str]:
+    """Lists the parts of a value that JSON would not give back.
+
+    Args:
+        value: nested dicts, lists and tuples.
+        path: the name of the value.
+
+    Example:
+        >>> json_problems({"width": 64, "rates": [1e-3, 1j]}, "config")
+        ["config['rates'][1]: a complex; put arrays into the tree, and numbers as `float(...)`"]
+    """
+    problems: list[str] = []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            inside = f"{path}[{key!r}]"
+            if type(key) is not str:
+                problems.append(f"{inside}: the key is a {type(key).__name__}; JSON would make a string of it")
+            problems += json_problems(item, inside)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            problems += json_problems(item, f"{path}[{index}]")
+    elif value is not None and type(value) not in (str, int, float, bool):
+        problems.append(f"{path}: a {type(value).__name__}; put arrays into the tree, and numbers as `float(...)`")
+    return problems

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import math
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
 
+from elegy.checkpoint.store import json_problems
 from elegy.module.freezing import frozen_paths
 from elegy.trainer.session import Session
 
 _LIBRARIES = ("elegy", "jax", "jaxlib", "optax", "numpy", "flax", "dm-haiku", "equinox")
 _LONGEST = 2000
+
+
+def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Copies the `config` of a trainer.
+
+    Raises:
+        TypeError: if it is not a mapping of JSON values.
+    """
+    if config is None:
+        return None
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a dict of names and JSON values, not {config!r}.")
+    values = copy.deepcopy(dict(config))
+    if problems := json_problems(values, "config"):
+        raise TypeError("config must hold JSON values, as checkpoints do:\n  " + "\n  ".join(problems))
+    return values
 
 
 def configuration(session: Session, module_name: str) -> dict[str, Any]:
@@ -28,6 +47,8 @@ def configuration(session: Session, module_name: str) -> dict[str, Any]:
         module_name: the name of the module's class.
     """
     found = {"trainer": _trainer(session, module_name), "versions": _versions()}
+    if session.config is not None:
+        found["config"] = dict(session.config)
     run = session.run
     if run is not None:
         found["fit"] = {f.name: _plain(getattr(run.config, f.name)) for f in dataclasses.fields(run.config)}

@@ -50,6 +50,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         "seed": session.seed,
         "averaging": _averaging(state),
         "frozen": frozen_paths(state),
+        "config": session.config,
         "module": type(state).__name__,
         "history": session.history.state_dict(),
         "logs": {

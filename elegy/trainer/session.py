@@ -58,6 +58,7 @@ class Session:
         monitor: the policy for steps that are not finite.
         seed: where all randomness comes from.
         accumulate: into how many microbatches a training step cuts its batch.
+        config: the values that the program was run with, as JSON values.
 
     Attributes:
         buffer: holds the state.
@@ -75,9 +76,15 @@ class Session:
     """
 
     def __init__(
-        self, state: ElegyModule, strategy: Strategy, monitor: NonFiniteMonitor, seed: int, accumulate: int = 1
+        self,
+        state: ElegyModule,
+        strategy: Strategy,
+        monitor: NonFiniteMonitor,
+        seed: int,
+        accumulate: int = 1,
+        config: Mapping[str, Any] | None = None,
     ):
-        self.seed, self.monitor, self.accumulate = seed, monitor, accumulate
+        self.seed, self.monitor, self.accumulate, self.config = seed, monitor, accumulate, config
         self.executor = self._executor(strategy)
         self.initialized = state.key is not None
         self.buffer = StateBuffer(strategy, state)

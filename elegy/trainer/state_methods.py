@@ -108,9 +108,9 @@ class StateMethods(Generic[M]):
     def configuration(self) -> dict[str, Any]:
         """Returns what the run is made of, as loggers record it: nested dicts of strings, numbers and lists.
 
-        `trainer` has the module, losses, metrics and arguments of the trainer, `fit` the arguments of the running
-        `fit`, `data` the sizes of its data, and `versions` those of libraries, the devices and the Git commit of the
-        working directory.
+        `trainer` has the module, losses, metrics and arguments of the trainer, `config` the values that were given to
+        it under this name, `fit` the arguments of the running `fit`, `data` the sizes of its data, and `versions` those
+        of libraries, the devices and the Git commit of the working directory.
 
         Example:
             >>> import optax, flax.linen as nn

@@ -24,6 +24,7 @@ from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, on_batch, predictions
 from elegy.trainer import fit as fit_module
 from elegy.trainer.config import FitConfig
+from elegy.trainer.configuration import checked_config
 from elegy.trainer.diagnosis_methods import DiagnosisMethods
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with
 from elegy.trainer.file_methods import FileMethods
@@ -59,6 +60,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         averaging: an `EMA` or `SWA` of the parameters, kept in the state beside them; `weights="averaged"` uses it.
         freeze: a pattern of the paths of parameters, or several, such as `"backbone/*"`. Those parameters are not
             trained: they get no gradient, no update, no weight decay and no optimizer state.
+        config: JSON values by name that the program was run with, such as `{"width": 64}`, for checkpoints and loggers.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -97,6 +99,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         precision: str | Precision = "float32",
         averaging: EMA | SWA | None = None,
         freeze: str | Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -105,6 +108,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
             state = state.replace(losses_and_metrics=LossesAndMetrics(losses=loss, metrics=metrics))
         self._module_name = module_name(module, state)
         seed = checks.seed(seed)
+        values = checked_config(config)
         self.callbacks = tuple(CallbackList(callbacks))
         monitor = NonFiniteMonitor(nonfinite)
         strategy = resolve_strategy(strategy)
@@ -114,7 +118,7 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         state = with_frozen(state, as_patterns(freeze, "freeze"))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
-        self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate))
+        self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate), values)
 
     def fit(
         self,
