@@ -21,8 +21,9 @@ from elegy.optimizer import Optimizer, Transformation
 from elegy.optimizer_groups import as_optimizer
 from elegy.patterns import as_patterns
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loop, on_batch, predictions
+from elegy.trainer import checks, loop, predictions
 from elegy.trainer import fit as fit_module
+from elegy.trainer.batch_methods import BatchMethods
 from elegy.trainer.config import FitConfig
 from elegy.trainer.configuration import checked_config
 from elegy.trainer.diagnosis_methods import DiagnosisMethods
@@ -35,7 +36,7 @@ from elegy.trainer.state_methods import M, StateMethods, module_name
 from elegy.types import Every, PyTree
 
 
-class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
+class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
     """Trains, evaluates and predicts with any JAX module.
 
     Args:
@@ -343,55 +344,6 @@ class Trainer(StateMethods[M], FileMethods, DiagnosisMethods):
         )
         (plan,) = self._session.prepare(request, once=True)
         return plan, listeners
-
-    # one batch
-
-    def init_on_batch(self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None) -> None:
-        """Makes the first state from a batch, anew if there is one already.
-
-        Args:
-            inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
-            labels: the labels.
-            sample_weight: the weights.
-
-        Raises:
-            RuntimeError: if a callback calls it during `fit`, whose steps go on with the state that they have.
-            TypeError: if the inputs are None, or a leaf is not an array of numbers.
-            ValueError: if the batch is empty, or its arrays differ in length.
-        """
-        on_batch.init(self._session, inputs, labels, sample_weight)
-
-    def train_on_batch(
-        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None
-    ) -> Mapping[str, float]:
-        """Takes one training step.
-
-        Args:
-            inputs: as for `init_on_batch`.
-            labels: the labels.
-            sample_weight: the weights.
-
-        Returns:
-            The logs, which are read from the device on first use: values over the steps since the epoch began;
-            `trainer.state = trainer.state.reset_step()` begins one.
-
-        Raises:
-            RuntimeError: if a callback calls it during `fit`.
-            TypeError: as `init_on_batch`.
-            ValueError: as `init_on_batch`.
-            NonFiniteError: if the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
-        """
-        return on_batch.train(self._session, inputs, labels, sample_weight)
-
-    def test_on_batch(
-        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None
-    ) -> Mapping[str, float]:
-        """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
-        return on_batch.test(self._session, inputs, labels, sample_weight)
-
-    def predict_on_batch(self, inputs: PyTree) -> PyTree:
-        """Computes the outputs for one batch of inputs, as NumPy arrays. The state stays as it is."""
-        return on_batch.predict(self._session, inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
