@@ -1,22 +1,29 @@
 """Converts the user's data to sources of batches."""
 
 from elegy.data.batch import pack, unpack
+from elegy.data.buckets import BucketedBatches
 from elegy.data.check import check_finite
 from elegy.data.first_batches import first_batches
 from elegy.data.iterables import IterableSource
+from elegy.data.packing import PackedSequences, pack_sequences
 from elegy.data.permutation import epoch_permutation
 from elegy.data.prefetch import prefetch
+from elegy.data.sequences import pad_sequences
 from elegy.data.sources import ArraySource, as_source
 from elegy.data.split import split
 
 __all__ = [
     "ArraySource",
+    "BucketedBatches",
     "IterableSource",
+    "PackedSequences",
     "as_source",
     "check_finite",
     "epoch_permutation",
     "first_batches",
     "pack",
+    "pack_sequences",
+    "pad_sequences",
     "prefetch",
     "split",
     "unpack",
