@@ -6,9 +6,10 @@ from typing import Any
 
 from elegy.data import ArraySource, IterableSource
 from elegy.loading.batch_loader import ArrayLoader, BatchLoader, Cursor, IterableLoader
+from elegy.loading.device_copies import DeviceCopies
 from elegy.loading.multihost import MultihostLoader
 
-__all__ = ["ArrayLoader", "BatchLoader", "Cursor", "IterableLoader", "MultihostLoader", "batch_loader"]
+__all__ = ["ArrayLoader", "BatchLoader", "Cursor", "DeviceCopies", "IterableLoader", "MultihostLoader", "batch_loader"]
 
 
 def batch_loader(
@@ -19,6 +20,7 @@ def batch_loader(
     what: str,
     drop_remaining: bool = False,
     finite: bool = False,
+    copies: DeviceCopies | None = None,
     **options: Any,
 ) -> BatchLoader:
     """Makes the loader for a source.
@@ -30,6 +32,7 @@ def batch_loader(
         what: the call, for messages.
         drop_remaining: True to leave out the short last batch of arrays.
         finite: True to refuse batches of an iterable with NaN or infinity.
+        copies: places resident data; shared by the loaders of one trainer.
         **options: as for `BatchLoader`.
 
     Raises:
@@ -42,7 +45,7 @@ def batch_loader(
         3
     """
     if isinstance(source, ArraySource):
-        return ArrayLoader(source, batch_size, drop_remaining, what=what, **options)
+        return ArrayLoader(source, batch_size, drop_remaining, copies=copies, what=what, **options)
     if batch_size is not None:
         raise ValueError(
             f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."

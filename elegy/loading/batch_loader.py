@@ -23,13 +23,11 @@ from elegy.loading.chunks import (
     iterable_chunks,
     structure,
 )
+from elegy.loading.device_copies import DeviceCopies
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
 S = TypeVar("S", bound=ArraySource | IterableSource)
-
-_ALIGNMENT = 64
-"""Alignment in bytes with which the CPU backend uses a NumPy array without copying it; a copy is 5 times slower."""
 
 
 class Cursor(NamedTuple):
@@ -90,6 +88,11 @@ class BatchLoader(abc.ABC, Generic[S]):
     def exhausted(self, cursor: Cursor) -> bool:
         """True if a pass has no batch left. For an iterable of unknown length, False."""
         return cursor.batches == self.steps
+
+    @property
+    def on_device(self) -> bool:
+        """True if an earlier loader has placed all of the data, so that another pass need not transfer it."""
+        return False
 
     @abc.abstractmethod
     def first_batch(self) -> Batch:
@@ -158,14 +161,23 @@ class ArrayLoader(BatchLoader[ArraySource]):
         source: the arrays.
         batch_size: rows of a batch.
         drop_remaining: True to leave out a short last batch.
+        copies: places resident data, and keeps it for other loaders.
         **options: as for `BatchLoader`.
     """
 
     plan: EpochPlan
 
-    def __init__(self, source: ArraySource, batch_size: int | None, drop_remaining: bool = False, **options: Any):
+    def __init__(
+        self,
+        source: ArraySource,
+        batch_size: int | None,
+        drop_remaining: bool = False,
+        *,
+        copies: DeviceCopies | None = None,
+        **options: Any,
+    ):
         super().__init__(**options)
-        self.source = source
+        self.source, self._copies = source, DeviceCopies(0) if copies is None else copies
         self.plan = EpochPlan(source.size, batch_size, drop_remaining, self.limit, self.what)  # type: ignore[arg-type]
         self._on_device: PyTree = None
 
@@ -177,6 +189,11 @@ class ArrayLoader(BatchLoader[ArraySource]):
     def exhausted(self, cursor: Cursor) -> bool:
         """True if a pass has no batch left."""
         return self.plan.exhausted(cursor.batches, cursor.examples)
+
+    @property
+    def on_device(self) -> bool:
+        """True if an earlier loader has placed the arrays; NumPy arrays may have changed since."""
+        return self._copies.has(self.view(self.source.batch))
 
     def first_batch(self) -> Batch:
         """Returns the first rows of the arrays."""
@@ -200,9 +217,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
             plan = dataclasses.replace(plan, limit=steps, done=start.examples)
         layout = layout_of(self.view(self.first_batch()))
         if layout.resident and self._on_device is None:
-            # A copy, because on the CPU a placed array may share memory with the user's array.
-            copies = jax.tree.map(lambda a: _aligned_copy(a) if isinstance(a, np.ndarray) else a, source.batch)
-            self._on_device = strategy.place(copies, "whole")
+            self._on_device = self._copies.place(source.batch, strategy)
         count = plan.steps if limit is None else min(limit, plan.steps)
         return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches, chunk_size)
 
@@ -316,12 +331,3 @@ class IterableLoader(BatchLoader[IterableSource]):
     def end(self) -> None:
         """Ends the running pass."""
         self.source.end()
-
-
-def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    """Returns a copy that the CPU backend can use without copying it again."""
-    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy

@@ -160,7 +160,7 @@ def plan_phases(
         executor: traces and runs steps.
         buffer: holds the state, or its structure.
         requests: the phases.
-        once: whether there is only one pass, so that a copy of the data on the device would not pay.
+        once: whether there is only one pass, so that a copy of the data on the device pays only if it is there already.
 
     Raises:
         ValueError: if labels do not fit the outputs.
@@ -247,7 +247,7 @@ def plan_execution(
         steps > 1
         and isinstance(source, ArraySource)
         and not source.sparse
-        and (not source.on_host or (source.nbytes <= _resident_bytes() and not once))
+        and (not source.on_host or (source.nbytes <= resident_bytes() and (not once or loader.on_device)))
     )
     if fuse == "auto" and not resident:
         most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
@@ -278,7 +278,8 @@ def _steps(program: Program, loader: BatchLoader, fuse: int | str) -> int:
     return steps
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Returns the size up to which in-memory data is kept on the devices of the default backend."""
     return min(RESIDENT_BYTES, RESIDENT_BYTES_ON_CPU) if jax.default_backend() == "cpu" else RESIDENT_BYTES
 
 

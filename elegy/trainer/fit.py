@@ -113,6 +113,7 @@ def fit(
                 callbacks=callbacks,
                 drop_remaining=drop,
                 finite=config.check_inputs,
+                copies=session.copies,
             )
         ]
         requests[0] = bounded(requests[0], evaluations)
@@ -131,6 +132,7 @@ def fit(
                     fuse=config.steps_per_execution,
                     measures=one.measures,
                     finite=config.check_inputs,
+                    copies=session.copies,
                 )
             )
         training, *plans = session.prepare(*requests)

@@ -15,12 +15,13 @@ from elegy.distributed import collect
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import CheckpointError
+from elegy.loading import DeviceCopies
 from elegy.module import ElegyModule
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.step_values import StepOptions
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
-from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases
+from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
 from elegy.trainer.first_state import first_state, planned_state
 from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
 from elegy.trainer.pending import PendingLoads
@@ -45,7 +46,7 @@ class TrainerSnapshot:
     skipped: int
 
 
-_NOT_PICKLED = ("run", "executor", "buffer", "_refusal")
+_NOT_PICKLED = ("run", "executor", "buffer", "_copies", "_refusal")
 _KEPT = tuple(field.name for field in dataclasses.fields(TrainerSnapshot) if field.name not in ("buffer", "skipped"))
 
 
@@ -86,6 +87,7 @@ class Session:
     ):
         self.seed, self.monitor, self.accumulate, self.config = seed, monitor, accumulate, config
         self.executor = self._executor(strategy)
+        self._copies: DeviceCopies | None = None
         self.initialized = state.key is not None
         self.buffer = StateBuffer(strategy, state)
         self.pending = PendingLoads()
@@ -105,6 +107,13 @@ class Session:
     def strategy(self) -> Strategy:
         """How steps run on devices."""
         return self.executor.strategy
+
+    @property
+    def copies(self) -> DeviceCopies:
+        """The data on the devices: that of the training and of an evaluation, each as large as resident data may be."""
+        if self._copies is None:
+            self._copies = DeviceCopies(2 * resident_bytes())
+        return self._copies
 
     # the state
 
@@ -202,7 +211,7 @@ class Session:
             raise RuntimeError("the strategy cannot change while fit runs: call set_strategy before or after it.")
         executor = self._executor(resolve_strategy(strategy))
         self.buffer = self.buffer.moved(executor.strategy, place=self.initialized)
-        self.executor = executor
+        self.executor, self._copies = executor, None
 
     def check_initialized(self, what: str) -> None:
         """Checks that there is a state.
@@ -236,7 +245,7 @@ class Session:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        self.__dict__.update(saved, run=None, _refusal=None)
+        self.__dict__.update(saved, run=None, _refusal=None, _copies=None)
         self.executor, self.buffer = self._executor(strategy), StateBuffer(strategy, state)
 
 

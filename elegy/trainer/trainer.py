@@ -341,6 +341,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             batch_size=batch_size,
             limit=positive_int_or_none("steps", steps),
             fuse=fuse_with(listeners.callbacks, "auto", "test" if phase == "test" else name),
+            copies=self._session.copies,
         )
         (plan,) = self._session.prepare(request, once=True)
         return plan, listeners
