@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         regularizers,
         strategies,
     )
+    from elegy.adapters import LoRA
     from elegy.callbacks import Callback, Event, History
     from elegy.checkpoint import load
     from elegy.module import EMA, SWA, ElegyModule, Precision
@@ -42,6 +43,7 @@ __all__ = [
     "Event",
     "Every",
     "History",
+    "LoRA",
     "Model",
     "Optimizer",
     "Precision",
@@ -69,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "adapters": ("LoRA",),
     "callbacks": ("Callback", "Event", "History"),
     "checkpoint": ("load",),
     "module": ("EMA", "SWA", "ElegyModule", "Precision"),

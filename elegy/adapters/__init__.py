@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from elegy.adapters.functional import FunctionalModule
     from elegy.adapters.haiku import HaikuModule
     from elegy.adapters.linen import LinenModule
+    from elegy.adapters.lora import LoRA, LoRAModule
     from elegy.adapters.nnx import NNXModule
     from elegy.adapters.treex import TreexModule, load_treex
 
@@ -20,6 +21,8 @@ _LAZY = {
     "FunctionalModule": "functional",
     "HaikuModule": "haiku",
     "LinenModule": "linen",
+    "LoRA": "lora",
+    "LoRAModule": "lora",
     "NNXModule": "nnx",
     "TreexModule": "treex",
     "load_treex": "treex",
@@ -30,6 +33,8 @@ __all__ = [
     "FunctionalModule",
     "HaikuModule",
     "LinenModule",
+    "LoRA",
+    "LoRAModule",
     "NNXModule",
     "TreexModule",
     "load_treex",

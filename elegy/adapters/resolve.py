@@ -18,6 +18,7 @@ _ACCEPTED = (
     "an equinox.Module, or the pair (module, state) of equinox.nn.make_with_state",
     "the result of haiku.transform or haiku.transform_with_state",
     "a treex.Module",
+    "an elegy.LoRA of one of these",
     "a pair of functions (init, apply): init(key, inputs) -> params, apply(params, inputs) -> outputs",
     "a module for which elegy.adapters.register_adapter registered an adapter",
 )
@@ -77,7 +78,12 @@ def _is_pair(module: Any) -> bool:
     return len(module) == 2 and all(callable(part) and not isinstance(part, type) for part in module)
 
 
+def _is_lora(module: Any) -> bool:
+    return is_instance_of(module, "elegy.adapters.lora", "LoRA")
+
+
 _ADAPTERS: list[tuple[Recognise, Adapt]] = [
+    (_is_lora, lambda module, variables: module.adapt(variables)),
     (lambda module: is_instance_of(module, "flax.linen", "Module"), _linen),
     (lambda module: is_instance_of(module, "flax.nnx", "Module"), _nnx),
     (_is_equinox, _equinox),

@@ -100,6 +100,10 @@ class Precision:
         """Casts inputs to the dtype of the computation."""
         return _cast(inputs, self.compute)
 
+    def cast_params(self, params: PyTree) -> PyTree:
+        """Casts parameters to the dtype in which they are stored."""
+        return _cast(params, self.params)
+
     def cast_batch(self, batch: Batch) -> Batch:
         """Casts the inputs of a batch, but not labels and sample weights."""
         if type(batch) is not tuple:
@@ -217,7 +221,7 @@ def begin(state: Any, policy: Precision | None) -> Any:
     else:
         scale = state.dynamic_loss_scale
     state = state.replace(_precision=policy, dynamic_loss_scale=scale)
-    return state if policy is None else state.set_params(_cast(state.get_params(), policy.params))
+    return state if policy is None else state.set_params(policy.cast_params(state.get_params()))
 
 
 def with_precision(module: Any, policy: Precision | None) -> Any:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
+from elegy.adapters.lora import LoRAModule
 from elegy.checkpoint.address import local_path
 from elegy.checkpoint.local import replace_file
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
@@ -130,7 +131,11 @@ def _check_readable(tf: Any, function: Any, structs: PyTree) -> None:
 
 
 def prediction(state: Any) -> Callable[[PyTree], PyTree]:
-    """The prediction step as a function of the inputs alone; the state is part of it, as NumPy arrays."""
+    """The prediction step as a function of the inputs alone; the state is part of it, as NumPy arrays.
+
+    The updates of a `LoRA` are added to its weights.
+    """
+    state = state.merge() if isinstance(state, LoRAModule) else state
     leaves, treedef = jax.tree.flatten(state)
     impls = key_impls(leaves)
     host = to_host(unwrap_keys(leaves, impls))

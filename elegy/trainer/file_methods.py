@@ -122,7 +122,8 @@ class FileMethods:
 
         Returns:
             The dict of collections that a linen module's `apply` takes, Haiku's `params` or `(params, state)`, and a
-            dict of the state's fields for other modules. The arrays stay valid.
+            dict of the state's fields for other modules. The updates of a `LoRA` are merged into those of its module.
+            The arrays stay valid.
         """
         return weights_module.variables(self._session.state)
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elegy.adapters.lora import LoRAModule
 from elegy.checkpoint import fill, load_safetensors, rename, save_safetensors, select, store
 from elegy.checkpoint.address import path_of
 from elegy.checkpoint.directory import opened
@@ -46,7 +47,8 @@ def _is_weight(state: Any, path: str, leaf: Any) -> bool:
 
 
 def variables(state: Any) -> PyTree:
-    """The weights in the form that the module's own library takes them."""
+    """The weights in the form that the module's own library takes them; those of a `LoRA` are merged."""
+    state = state.merge() if isinstance(state, LoRAModule) else state
     if is_instance_of(state, "elegy.adapters.linen", "LinenModule"):
         return state.variables
     if is_instance_of(state, "elegy.adapters.haiku", "HaikuModule"):
