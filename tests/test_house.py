@@ -20,6 +20,7 @@ FLOORS = {
     "__init__": 9,
     "trainer": 8,
     "adapters": 7,
+    "runs": 7,
     "engine": 6,
     "module": 5,
     "callbacks": 4,

@@ -29,6 +29,7 @@ from elegy.checkpoint import (
 )
 from elegy.checkpoint.address import path_of
 from elegy.checkpoint.directory import place_of
+from elegy.checkpoint.naming import CHECKPOINTS
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.integers import as_integer
@@ -56,7 +57,8 @@ class ModelCheckpoint(PeriodicCallback):
 
     Args:
         directory: a path or an address such as `gs://bucket/run`; it is made if it is missing. Each run needs its own:
-            a run that begins at an earlier step than an intact checkpoint in the directory raises an error.
+            a run that begins at an earlier step than an intact checkpoint in the directory raises an error. None is
+            `checkpoints/` in the folder of the run, which `Trainer(run_dir=...)` makes.
         monitor: the log that ranks the checkpoints, read after the epoch's validation. None keeps the newest
             `save_top_k` instead. A `val_` name is also read after each evaluation inside of epochs
             (`validation_freq=Every(steps=500)`), and the state is saved then if it is among the best, whatever `every`
@@ -96,7 +98,7 @@ class ModelCheckpoint(PeriodicCallback):
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | None = None,
         monitor: str | None = None,
         mode: Mode = "auto",
         save_top_k: int = 1,
@@ -112,7 +114,9 @@ class ModelCheckpoint(PeriodicCallback):
             raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
         if save_top_k == 0 and not save_last:
             raise ValueError("save_top_k=0 with save_last=False would save nothing.")
-        self.directory = path_of(directory)
+        self.in_run_folder = directory is None
+        self.directory = path_of(CHECKPOINTS if directory is None else directory)
+        self.placed = directory is not None  # False while the run's folder is not known
         self.monitor = None if monitor is None else Monitor(monitor, mode)
         self.save_top_k = save_top_k
         self.save_last = save_last
@@ -151,6 +155,16 @@ class ModelCheckpoint(PeriodicCallback):
         """The checkpoints that are kept, newest first."""
         return [self.directory / saved.name for saved in reversed(self._saved)]
 
+    def place(self, directory: Path | None) -> None:
+        """Sets the directory in the folder of the run.
+
+        Args:
+            directory: the directory; None while it is not known.
+        """
+        self.placed = directory is not None
+        if directory is not None and directory != self.directory:
+            self.directory, self._saved = directory, []
+
     def wait(self) -> None:
         """Waits for a save in the background.
 
@@ -180,7 +194,7 @@ class ModelCheckpoint(PeriodicCallback):
         for other in callbacks:
             if other is self or not isinstance(other, ModelCheckpoint):
                 continue
-            if _resolved(other.directory) == _resolved(self.directory):
+            if self.placed == other.placed and _resolved(other.directory) == _resolved(self.directory):
                 raise ValueError(
                     f"two ModelCheckpoints save to {self.directory} and would delete each other's checkpoints: give "
                     "each its own directory."

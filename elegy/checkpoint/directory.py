@@ -12,6 +12,7 @@ from pathlib import Path
 from elegy.checkpoint.address import Address, path_of
 from elegy.checkpoint.local import LocalCheckpoint
 from elegy.checkpoint.manifest import read_manifest, verify_files
+from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.checkpoint.remote import Remote
 from elegy.errors import CheckpointError, CheckpointFormatError
 
@@ -116,7 +117,8 @@ def newest_opened(directory: str | os.PathLike[str]) -> Iterator[Opened | None]:
 def opened(path: str | os.PathLike[str] | Opened) -> Iterator[Opened]:
     """Opens a checkpoint, or the newest intact one in a directory; a downloaded copy is deleted when the block ends.
 
-    If a crash interrupted the replacement of a checkpoint, the old one is opened. An `Opened` is returned as it is.
+    The directory may be the folder of a run. If a crash interrupted the replacement of a checkpoint, the old one is
+    opened. An `Opened` is returned as it is.
 
     Raises:
         CheckpointError: if no checkpoint in the directory is intact, or a download fails.
@@ -128,6 +130,9 @@ def opened(path: str | os.PathLike[str] | Opened) -> Iterator[Opened]:
         yield path
         return
     place = place_of(path)
+    if isinstance(place, LocalCheckpoint) and (place.path / RUN_FILE).exists():
+        place = place_of(place.path / CHECKPOINTS)
+        path = place.path
     if not place.finished() and place.checkpoints():
         with newest_opened(path) as newest:
             if newest is None:

@@ -17,6 +17,12 @@ DAMAGED = ".damaged-"
 
 STEP = re.compile(r"step_(\d+)")
 
+RUN_FILE = "run.json"
+"""The file that a directory has if it is the folder of a run."""
+
+CHECKPOINTS = "checkpoints"
+"""The directory of the checkpoints in the folder of a run."""
+
 LEFTOVER = re.compile(rf"step_\d+(?:{re.escape(STAGED)}|{re.escape(REPLACED)})[0-9a-f]+")
 
 

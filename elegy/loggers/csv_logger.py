@@ -86,6 +86,15 @@ class CSVLogger(PeriodicCallback):
         self._said = False
         self._reader = DeferredLogReader(_SECONDS)
 
+    def write_to(self, filename: Path) -> None:
+        """Sets the file of the next run.
+
+        Args:
+            filename: the file.
+        """
+        self.path = self._asked = filename
+        self._has_place = False
+
     def on_train_begin(self, event: Event) -> None:
         """Continues the file of the last run if the trainer is the same."""
         super().on_train_begin(event)

@@ -50,6 +50,15 @@ class JSONLines(Logger):
         self.path = self._asked = Path(path)
         self._file: IO[str] | None = None
 
+    def write_to(self, path: Path) -> None:
+        """Sets the file of the next run.
+
+        Args:
+            path: the file.
+        """
+        self.path = self._asked = path
+        self.run = None
+
     def open(self, run: str | None) -> str:
         """Opens the file of the run."""
         self._asked.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,12 @@ class FileMethods:
 
     _session: Session
 
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder of the running or last `fit`; None before the first one, and without `Trainer(run_dir=...)`."""
+        folder = self._session.run_folder
+        return None if folder is None else folder.path
+
     def save(
         self, path: str | os.PathLike[str], *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None
     ) -> None:

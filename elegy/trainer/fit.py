@@ -12,6 +12,7 @@ from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, first_batches, split
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
+from elegy.runs.folder import RunFolder
 from elegy.trainer import check_evaluations, checks, loop, resume, rollback
 from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
@@ -95,6 +96,8 @@ def fit(
         UndoOnFailure(session) as undo,
         contextlib.ExitStack() as reading,
     ):
+        if (folder := run_folder(callbacks)) is not None:
+            folder.begin(config.resume)
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":
@@ -157,12 +160,19 @@ def fit(
 
 
 def _measured(callbacks: CallbackList) -> contextlib.ExitStack:
-    """A block in which the callbacks that measure times do so."""
+    """A block in which the callbacks that measure times do so, and the run folder records."""
     stack = contextlib.ExitStack()
+    if (folder := run_folder(callbacks)) is not None:
+        stack.enter_context(folder.recording())
     for callback in callbacks:
         if isinstance(callback, TimeMonitor):
             stack.enter_context(callback.measure_fit())
     return stack
+
+
+def run_folder(callbacks: CallbackList) -> RunFolder | None:
+    """Returns the run folder among the callbacks."""
+    return next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)
 
 
 def limited(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from elegy.callbacks import Callback, CallbackList, Event, History
+from elegy.callbacks import Callback, CallbackList, Event, History, ModelCheckpoint
+from elegy.runs.folder import RunFolder
 from elegy.trainer import checks, progress
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.session import Session
@@ -39,7 +40,10 @@ class Listeners:
         self._trainer, self._session = trainer, session
         recorders = () if history is None else (history,)
         bars = progress.bars(verbose, session.loss_names)
-        every = CallbackList((*bars, *trainer.callbacks, *checks.listed(callbacks), *recorders))
+        given: tuple[Callback, ...] = (*trainer.callbacks, *checks.listed(callbacks))
+        if history is not None:
+            given = _with_run_folder(session.run_folder, given)
+        every = CallbackList((*bars, *given, *recorders))
         self.callbacks = CallbackList(c for c in every if not c.writes_files) if without_files else every
 
     def emit(
@@ -97,3 +101,19 @@ class Listeners:
         )
         with self._session.refusing(refusal if "_batch_" in hook else None):
             self.emit(hook, phase, plan, failure=failure, **fields)
+
+
+def _with_run_folder(folder: RunFolder | None, given: tuple[Callback, ...]) -> tuple[Callback, ...]:
+    """The callbacks of a fit, with those of its run folder.
+
+    Raises:
+        ValueError: if a `ModelCheckpoint` without a directory has no run folder.
+    """
+    if folder is not None:
+        return folder.with_callbacks(given)
+    if any(isinstance(callback, ModelCheckpoint) and callback.in_run_folder for callback in given):
+        raise ValueError(
+            "ModelCheckpoint() has no directory, and the trainer has no run folder: pass the directory, or make the "
+            "trainer with `run_dir='runs/name'`."
+        )
+    return given

@@ -44,11 +44,13 @@ def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None
         with opened(resume) as found:
             yield found
         return
-    directories = [callback.directory for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    if not directories:
+    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    directories = [callback.directory for callback in checkpoints if callback.placed]
+    if not checkpoints:
         raise ValueError(
             "resume='auto' looks into the directory of the run's ModelCheckpoint, but there is none among the "
-            "callbacks. Add `elegy.callbacks.ModelCheckpoint(directory)`, or give a path."
+            "callbacks. Add `elegy.callbacks.ModelCheckpoint(directory)`, make the trainer with `run_dir`, or give a "
+            "path."
         )
     with contextlib.ExitStack() as stack:
         newest = [one for where in directories if (one := stack.enter_context(newest_opened(where))) is not None]

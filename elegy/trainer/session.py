@@ -19,6 +19,7 @@ from elegy.loading import DeviceCopies
 from elegy.module import ElegyModule
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.step_values import StepOptions
+from elegy.runs.folder import RunFolder
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
@@ -60,6 +61,7 @@ class Session:
         seed: where all randomness comes from.
         accumulate: into how many microbatches a training step cuts its batch.
         config: the values that the program was run with, as JSON values.
+        run_folder: writes what belongs to a run to a folder; None without one.
 
     Attributes:
         buffer: holds the state.
@@ -84,8 +86,10 @@ class Session:
         seed: int,
         accumulate: int = 1,
         config: Mapping[str, Any] | None = None,
+        run_folder: RunFolder | None = None,
     ):
         self.seed, self.monitor, self.accumulate, self.config = seed, monitor, accumulate, config
+        self.run_folder = run_folder
         self.executor = self._executor(strategy)
         self._copies: DeviceCopies | None = None
         self.initialized = state.key is not None

@@ -20,6 +20,8 @@ from elegy.module.precision import Precision, as_precision, with_precision
 from elegy.optimizer import Optimizer, Transformation
 from elegy.optimizer_groups import as_optimizer
 from elegy.patterns import as_patterns
+from elegy.runs.folder import RunFolder
+from elegy.runs.place import run_dir_path
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks, loop, predictions
 from elegy.trainer import fit as fit_module
@@ -62,6 +64,9 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         freeze: a pattern of the paths of parameters, or several, such as `"backbone/*"`. Those parameters are not
             trained: they get no gradient, no update, no weight decay and no optimizer state.
         config: JSON values by name that the program was run with, such as `{"width": 64}`, for checkpoints and loggers.
+        run_dir: the folder of the run, such as `"runs/first"`, or `"auto"` for `runs/` and the name of the module's
+            class: checkpoints, logs, configuration, versions and console output of `fit`. If something is in it
+            already, `first_1`, `first_2`, ... follow. See "Runs" in the documentation.
 
     Attributes:
         interrupted: the signal that ended the last `fit`, such as `signal.SIGTERM`, or `None`. Schedulers understand
@@ -101,6 +106,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         averaging: EMA | SWA | None = None,
         freeze: str | Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
     ):
         if compilation_cache is not None:
             enable_compilation_cache(compilation_cache)
@@ -110,6 +116,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         self._module_name = module_name(module, state)
         seed = checks.seed(seed)
         values = checked_config(config)
+        folder = run_dir_path(run_dir, self._module_name)
         self.callbacks = tuple(CallbackList(callbacks))
         monitor = NonFiniteMonitor(nonfinite)
         strategy = resolve_strategy(strategy)
@@ -119,7 +126,9 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         state = with_frozen(state, as_patterns(freeze, "freeze"))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
-        self._session = Session(state, strategy, monitor, seed, positive_int("accumulate", accumulate), values)
+        run_folder = None if folder is None else RunFolder(folder)
+        accumulate = positive_int("accumulate", accumulate)
+        self._session = Session(state, strategy, monitor, seed, accumulate, values, run_folder)
 
     def fit(
         self,
@@ -182,7 +191,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             verbose: 0 is silent; 1 shows bars in a terminal or a notebook, and a line an epoch; 2 shows lines only.
             steps_per_execution: how many steps run in one execution; `"auto"` decides by the step's work.
             resume: a checkpoint, or a directory of them, from which to go on at the very next step; `"auto"` is
-                the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. `epochs`,
+                the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. A run folder of
+                the trainer's `run_dir` is continued; `"auto"` is the newest one in which no trainer trains. `epochs`,
                 `max_steps` and `max_time` then count from the beginning of the run.
             check_inputs: whether to look for NaN and infinity in the data first.
             fast_dev_run: a number of batches, or True for one: trains an epoch of so many and validates on so many,
