@@ -96,6 +96,28 @@ def array_name(value: Any, shape: Sequence[object] | None = None) -> str:
     return f"{value.dtype}[{','.join(map(str, value.shape if shape is None else shape))}]"
 
 
+def distribution_shapes(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns the batch shape and the event shape of a distribution, None for any other object.
+
+    A distribution is recognised by what NumPyro, Distrax and TensorFlow Probability have in common: `log_prob`,
+    `batch_shape` and `event_shape`. A joint distribution has several event shapes and gives None.
+
+    Args:
+        value: any object.
+
+    Example:
+        >>> distribution_shapes(np.zeros(2)) is None
+        True
+    """
+    if not callable(getattr(value, "log_prob", None)):
+        return None
+    try:
+        batch, event = (tuple(int(size) for size in getattr(value, name)) for name in ("batch_shape", "event_shape"))
+    except (AttributeError, TypeError, ValueError, NotImplementedError):
+        return None
+    return batch, event
+
+
 def type_name(value: Any) -> str:
     """Returns the type of a value, with its article.
 

@@ -175,7 +175,7 @@ class Executor:
             with self._about_inputs(phase, inputs), self._about_shapes(phase, batch):
                 program = self._trace(phase, strategy, buffer, batch, mask)
             self._count_trace(phase, batch)
-            if phase == "pred" and not program.rowwise:
+            if phase == "pred" and not (program.rowwise and self._rows_follow(buffer, batch, strategy.replicas)):
                 # Outputs without one row for each example must be computed from the whole batch.
                 program = self._trace(phase, strategy.replicated, buffer, batch, mask)
             self._programs[key] = program
@@ -186,6 +186,20 @@ class Executor:
         recent[id(batch)] = (batch, mask is not None, program)
         self._recent[phase] = (buffer.version, recent)
         return program
+
+    def _rows_follow(self, buffer: StateBuffer, inputs: PyTree, replicas: int) -> bool:
+        """True if every output has a row for each row of a replica's inputs, whatever their number is.
+
+        With one row for each replica, an output of shape (1,) may be a parameter that all examples share.
+        """
+        if replicas == 1:
+            return True
+        count = rows(inputs) // replicas + 1
+        try:
+            structs, _ = self.predicted(buffer, inputs, count)
+        except Exception:  # the user's module works with the rows of this batch only
+            return True
+        return all(leaf.shape[:1] == (count,) for leaf in structs)
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
         """Looks up the program of an earlier batch structure by identity, which is fast enough for every step."""

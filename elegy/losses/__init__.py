@@ -16,6 +16,7 @@ from elegy.losses.mean_absolute_error import MeanAbsoluteError, mean_absolute_er
 from elegy.losses.mean_absolute_percentage_error import MeanAbsolutePercentageError, mean_absolute_percentage_error
 from elegy.losses.mean_squared_error import MeanSquaredError, MeanSquareError, mean_squared_error
 from elegy.losses.mean_squared_logarithmic_error import MeanSquaredLogarithmicError, mean_squared_logarithmic_error
+from elegy.losses.negative_log_likelihood import NegativeLogLikelihood, negative_log_likelihood
 from elegy.losses.poisson import Poisson, poisson
 from elegy.losses.quantile import Pinball, Quantile, quantile
 from elegy.losses.reduction import Reduction
@@ -43,6 +44,7 @@ __all__ = [
     "MeanSquareError",
     "MeanSquaredError",
     "MeanSquaredLogarithmicError",
+    "NegativeLogLikelihood",
     "Pinball",
     "Poisson",
     "Quantile",
@@ -66,6 +68,7 @@ __all__ = [
     "mean_absolute_percentage_error",
     "mean_squared_error",
     "mean_squared_logarithmic_error",
+    "negative_log_likelihood",
     "poisson",
     "quantile",
     "squared_hinge",

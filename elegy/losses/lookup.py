@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from elegy.flat import eval_shape
+from elegy.losses.shapes import array_shape
 from elegy.names import contents, listed, there_are
 
 
@@ -53,7 +57,7 @@ class Indexing:
                 raise KeyError(f"{what} indexes into {name!r}, which is missing: {_there_are(kwargs)}.")
             for step in path:
                 try:
-                    out[name] = lookup(out[name], step)
+                    out[name] = part_of(out[name], step)
                 except (KeyError, IndexError, TypeError) as error:
                     within = f" of the path {path}" if len(path) > 1 else ""
                     there = contents(out[name])
@@ -118,6 +122,29 @@ def lookup(value: Any, step: Any) -> Any:
     if isinstance(step, str) and step in getattr(value, "_fields", ()):
         return getattr(value, step)
     return value[step]
+
+
+def part_of(value: Any, step: Any) -> Any:
+    """Returns the part of a value as `lookup` does; of an object that is not a container, an attribute.
+
+    A method is called without arguments: the mean of a distribution is an attribute in NumPyro, a method in Distrax.
+
+    Raises:
+        KeyError, IndexError, TypeError: if the value has no such part.
+
+    Example:
+        >>> part_of({"real": 7}, "real"), part_of(3, "real"), part_of(3, "conjugate")
+        (7, 3, 3)
+    """
+    container = isinstance(value, (Mapping, list, tuple, str)) or array_shape(value) is not None
+    if container or not isinstance(step, str):
+        return lookup(value, step)
+    if not hasattr(type(value), step) and step not in getattr(value, "__dict__", ()):
+        return lookup(value, step)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(value)):
+        return eval_shape(lambda value: part_of(value, step), value)
+    part = getattr(value, step)
+    return part() if callable(part) and hasattr(part, "__self__") else part
 
 
 def _there_are(kwargs: Mapping[str, Any]) -> str:

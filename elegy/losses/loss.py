@@ -115,7 +115,7 @@ class Loss(Pytree):
         """
         self.check_reduction()
         sample_weight, mask = kwargs.get("sample_weight"), kwargs.get("mask")
-        values = self.values(**_guard_rows(kwargs))
+        values = self.values(**self._guard_rows(kwargs))
         if sample_weight is not None and mask is None and values.ndim == 0:
             self._warn_of_weights()
         numerator, denominator = reduce_terms(
@@ -168,11 +168,31 @@ class Loss(Pytree):
         """
         kwargs.update(target=target, preds=preds)
         if self.reduction is Reduction.NONE:
-            values = self.values(**_guard_rows(kwargs)) * self.weight
+            values = self.values(**self._guard_rows(kwargs)) * self.weight
             weight = total_weight(kwargs.get("sample_weight"), kwargs.get("mask"), values.shape)
             return values if weight is None else jnp.where(weight != 0, values * weight, 0.0)
         numerator, denominator = self.terms(**kwargs)
         return numerator if denominator is None else safe_divide(numerator, denominator)
+
+    def _guard_rows(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Replaces values that are not finite in rows of weight 0: a `where` on the loss would leave NaN gradients."""
+        counts = counted(kwargs)
+        if not counts:
+            return kwargs
+
+        def guard(leaf: Any) -> Any:
+            shape = array_shape(leaf)
+            if not shape:  # a number, or an object that is not an array
+                return leaf
+            kept = [aligned for one in counts if (aligned := align_counts(one, shape)) is not None]
+            if not kept:
+                return leaf
+            leaf = jnp.asarray(leaf)
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                return leaf
+            return jnp.where(functools.reduce(jnp.logical_and, kept) | jnp.isfinite(leaf), leaf, 0)
+
+        return {k: jax.tree.map(guard, v) if k in ("target", "preds") else v for k, v in kwargs.items()}
 
     def maskable(self, batch_size: int, **kwargs: Any) -> bool:
         """True if the loss returns at least one value for each row, so that rows can be masked.
@@ -265,32 +285,25 @@ class WrappedLoss(Loss):
         check_inner(self.loss, self.change, given, f"the loss {self.name!r}")
 
 
-def _guard_rows(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Replaces values that are not finite in rows of weight 0: a `where` on the loss would leave NaN gradients."""
+def counted(kwargs: Mapping[str, Any]) -> list[jax.Array]:
+    """Returns where `sample_weight` and `mask` are not 0, for those of them that are given for each example.
+
+    Example:
+        >>> counted({"sample_weight": jnp.array([0.0, 2.0]), "mask": None})
+        [Array([False,  True], dtype=bool)]
+    """
     weights = [kwargs.get("sample_weight"), kwargs.get("mask")]
-    counts = [jnp.asarray(weight) != 0 for weight in weights if weight is not None and jnp.ndim(weight) > 0]
-    if not counts:
-        return kwargs
-
-    def guard(leaf: Any) -> Any:
-        shape = array_shape(leaf)
-        if not shape:  # a number, or an object that is not an array
-            return leaf
-        kept = [aligned for one in counts if (aligned := _align_counts(one, shape)) is not None]
-        if not kept:
-            return leaf
-        leaf = jnp.asarray(leaf)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return jnp.where(functools.reduce(jnp.logical_and, kept) | jnp.isfinite(leaf), leaf, 0)
-
-    return {k: jax.tree.map(guard, v) if k in ("target", "preds") else v for k, v in kwargs.items()}
+    return [jnp.asarray(weight) != 0 for weight in weights if weight is not None and jnp.ndim(weight) > 0]
 
 
-def _align_counts(counts: jax.Array, shape: tuple[int, ...]) -> jax.Array | None:
+def align_counts(counts: jax.Array, shape: tuple[int, ...]) -> jax.Array | None:
     """Broadcasts a mask of weights to an array's shape: entry by entry if its leading axes fit, otherwise by row.
 
     Returns None if the number of rows differs.
+
+    Example:
+        >>> align_counts(jnp.array([True, False]), (2, 3)).shape
+        (2, 1)
     """
     while counts.ndim > 1 and counts.shape[-1] == 1:
         counts = counts[..., 0]

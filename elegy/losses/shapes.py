@@ -118,7 +118,8 @@ def _check_convertible(value: Any, name: str, what: str) -> None:
     except TypeError as error:
         raise TypeError(
             f"{what}: {name} is a {type(value).__name__}, not an array. Write a function that computes one value for "
-            "each example from it, for example `loss=lambda target, preds: -preds.log_prob(target)` for a distribution."
+            "each example from it. For a distribution there are `NegativeLogLikelihood()` and "
+            f'`{what}(...).index_into({name}="mean")`.'
         ) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from elegy.flat import eval_shape
 from elegy.module.levels import overrides
-from elegy.names import path_name
+from elegy.names import distribution_shapes, path_name
 from elegy.types import PyTree
 
 _NOT_STATE = (
@@ -101,6 +101,8 @@ def split_path(path: str) -> tuple[str, ...]:
 def outline(value: Any, batch: int | None = None) -> Any:
     """Outlines an output: arrays become `jax.ShapeDtypeStruct`, other objects the name of their class.
 
+    A distribution is described by its class, batch shape and event shape.
+
     Args:
         value: the output.
         batch: the size of a leading axis that the arrays' shapes do not show.
@@ -119,7 +121,11 @@ def outline(value: Any, batch: int | None = None) -> Any:
         return {name: outline(getattr(value, name), batch) for name in fields}
     if isinstance(value, (list, tuple)):
         return [outline(item, batch) for item in value]
-    return type(value).__name__
+    shapes = distribution_shapes(value)
+    if shapes is None:
+        return type(value).__name__
+    batch_shape, event_shape = (*(() if batch is None else (batch,)), *shapes[0]), shapes[1]
+    return f"{type(value).__name__}(batch={list(batch_shape)}, event={list(event_shape)})"
 
 
 def structs(tree: PyTree) -> PyTree:
