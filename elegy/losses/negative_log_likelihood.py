@@ -33,8 +33,8 @@ def negative_log_likelihood(target: ArrayLike, preds: Any) -> jax.Array:
 
     Example:
         >>> import numpyro.distributions as dist
-        >>> negative_log_likelihood(jnp.zeros((3, 1)), dist.Normal(jnp.zeros(3), 1.0)).round(4)
-        Array([0.9189, 0.9189, 0.9189], dtype=float32)
+        >>> negative_log_likelihood(jnp.zeros((3, 1)), dist.Normal(jnp.zeros(3), 1.0)).shape
+        (3,)
     """
     if not callable(getattr(preds, "log_prob", None)):
         raise TypeError(
