@@ -10,7 +10,11 @@ from typing import Any
 EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "mlflow", "safetensors", "trackio", "wandb")} | {
     "flatbuffers": "export",
     "fsspec": "remote",
+    "docstring_parser": "cli",
+    "jsonargparse": "cli",
     "psutil": "monitors",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 """The extra of this package that installs a library, by the library's top-level module."""
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent / "elegy"
 
 FLOORS = {
     "__init__": 9,
+    "cli": 9,
     "trainer": 8,
     "adapters": 7,
     "runs": 7,
@@ -61,6 +62,10 @@ FORBIDDEN = [
 FILES = sorted(ROOT.rglob("*.py"))
 
 HEAVY = (
+    "jsonargparse",
+    "docstring_parser",
+    "starlette",
+    "uvicorn",
     "wandb",
     "mlflow",
     "trackio",

@@ -137,7 +137,7 @@ def evaluation_sources(validation_data: Any, config: FitConfig) -> list[Evaluati
     """
     if validation_data is None:
         return []
-    sets = validation_data if _is_dict_of_sets(validation_data) else {None: validation_data}
+    sets = validation_data if is_dict_of_sets(validation_data) else {None: validation_data}
     return [_read(name, data, config) for name, data in sets.items()]
 
 
@@ -172,7 +172,7 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
     )
 
 
-def _is_dict_of_sets(data: Any) -> bool:
+def is_dict_of_sets(data: Any) -> bool:
     """True for a dict of data sets; a dict with arrays is the inputs of one data set."""
     if not isinstance(data, Mapping) or not data:
         return False

@@ -1,0 +1,223 @@
+"""The commands: their options, and what they do with a program and the values of the options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from elegy.cli.errors import CliError
+from elegy.cli.options import REQUIRED, Option, options_of
+from elegy.cli.parser import PROGRAM, Values
+from elegy.cli.program import Program
+from elegy.cli.saved import checkpoint_of
+from elegy.cli.sets import chosen, first_batch
+from elegy.data.plan import DEFAULT_BATCH_SIZE
+from elegy.names import array_name, path_name
+from elegy.trainer import Trainer
+
+_DATA = ("inputs", "labels", "sample_weight", "class_weight", "validation_data", "callbacks")
+_KNOWN = {"weights": Literal["trained", "averaged"], "validation_weights": Literal["trained", "averaged"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A command that is about to run.
+
+    Args:
+        program: the user's program.
+        values: the values of the options.
+        run: the run or the checkpoint that the command reads; None if there is none.
+    """
+
+    program: Program
+    values: Values
+    run: str | None = None
+
+    def trainer(self) -> Trainer:
+        """The trainer, with the state of the checkpoint if there is one."""
+        trainer = self.program.trainer(self.values)
+        if self.run is not None:
+            trainer.restore(checkpoint_of(self.run))
+        return trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Args:
+        about: its description.
+        run: what it does.
+        options: its options, besides those of the program.
+        reads: whether it reads a run or a checkpoint instead of a program.
+    """
+
+    about: str
+    run: Callable[[Call], None]
+    options: Callable[[], list[Option]]
+    reads: bool = False
+
+
+def fit(call: Call) -> None:
+    """Trains."""
+    values = call.values
+    trainer = call.program.trainer(values, {PROGRAM: call.program.record(), **_saved(values)})
+    data = call.program.read_data(values)
+    trainer.fit(
+        **data.train, class_weight=data.class_weight, validation_data=data.validation_data, **values.group("fit")
+    )
+    if trainer.interrupted is not None:
+        sys.exit(128 + trainer.interrupted)
+
+
+def _saved(values: Values) -> dict[str, Any]:
+    """The groups of values that a run is made of."""
+    return {name: value for name, value in values.json.items() if isinstance(value, dict)}
+
+
+def evaluate(call: Call) -> None:
+    """Prints the losses and metrics of a data set as JSON."""
+    trainer = call.trainer()
+    _, parts = chosen(call.program.read_data(call.values), call.values["on"])
+    found = {name: trainer.evaluate(**part, **call.values.group("evaluate")) for name, part in parts.items()}
+    print(json.dumps(found.get("", found)))
+
+
+def predict(call: Call) -> None:
+    """Writes the outputs of a data set, or of a file of inputs, to a file."""
+    output = Path(call.values["output"])
+    if output.suffix not in (".npy", ".npz"):
+        raise CliError(f"--output {output}: the name of the file must end in .npy or .npz.")
+    if not output.absolute().parent.is_dir():
+        raise CliError(f"--output {output}: there is no directory {output.absolute().parent}.")
+    trainer = call.trainer()
+    if call.values["inputs"] is not None:
+        inputs = _arrays(Path(call.values["inputs"]))
+    else:
+        name, parts = chosen(call.program.read_data(call.values), call.values["on"])
+        if list(parts) != [""]:
+            raise CliError(f"the {name} data are several data sets ({', '.join(parts)}): give --inputs FILE.")
+        inputs = parts[""]["inputs"]
+    outputs = trainer.predict(inputs, **call.values.group("predict"))
+    named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(outputs)}
+    if output.suffix == ".npy":
+        if len(named) != 1:
+            raise CliError(f"the outputs are several arrays ({', '.join(named)}): the --output file must end in .npz.")
+        np.save(output, next(iter(named.values())))
+    else:
+        np.savez(output, **{"outputs" if name == "(root)" else name: leaf for name, leaf in named.items()})
+    print(f"wrote {output}: {', '.join(map(array_name, named.values()))}")
+
+
+def _arrays(path: Path) -> Any:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError) as error:
+        raise CliError(f"--inputs {path} cannot be read as a .npy or .npz file: {error}") from error
+
+
+def export(call: Call) -> None:
+    """Writes the prediction step for use without Elegy."""
+    batch = first_batch(call.program.read_data(call.values))
+    call.trainer().export(call.values["output"], batch["inputs"], **call.values.group("export"))
+    print(f"wrote {call.values['output']}")
+
+
+def summary(call: Call) -> None:
+    """Prints a table of the layers."""
+    batch = first_batch(call.program.read_data(call.values))
+    call.trainer().summary(batch["inputs"], **call.values.group("summary"))
+
+
+def cost(call: Call) -> None:
+    """Prints the operations and the memory of a training step."""
+    options = call.values.group("cost")
+    data = call.program.read_data(call.values)
+    rows = options["batch_size"] or DEFAULT_BATCH_SIZE
+    print(call.trainer().cost(**first_batch(data, rows), **options))
+
+
+def find_lr(call: Call) -> None:
+    """Prints a learning rate from a range test."""
+    data = call.program.read_data(call.values)
+    test = call.trainer().find_learning_rate(**data.train, **call.values.group("find_lr"))
+    if (output := call.values["output"]) is not None:
+        test.plot().figure.savefig(output)
+    if test.suggestion is None:
+        raise CliError("the loss does not fall at any learning rate of the test.")
+    print(f"{test.suggestion:.3g}")
+
+
+def _of(method: Callable[..., Any], group: str, *skip: str) -> list[Option]:
+    return options_of(method, group, skip=(*_DATA, *skip), known=_KNOWN)
+
+
+_ON = Option(
+    "on",
+    Literal["test", "validation", "train"] | None,
+    None,
+    "the data set: by default the first of these",
+)
+_PROGRAM = Option("program", str | None, None, "FILE_OR_MODULE:FUNCTION, in place of the program that the run names")
+
+
+def _quiet(options: list[Option]) -> list[Option]:
+    """Options of which `verbose` is 0 by default: the output is for other programs."""
+    return [dataclasses.replace(one, default=0) if one.name.endswith(".verbose") else one for one in options]
+
+
+def _output(text: str, default: Any = REQUIRED) -> Option:
+    return Option("output", str if default is REQUIRED else str | None, default, text)
+
+
+COMMANDS = {
+    "fit": Command("Trains a program.", fit, lambda: _of(Trainer.fit, "fit", "resume")),
+    "evaluate": Command(
+        "Prints the losses and metrics of a checkpoint, as JSON.",
+        evaluate,
+        lambda: [_ON, _PROGRAM, *_quiet(_of(Trainer.evaluate, "evaluate"))],
+        reads=True,
+    ),
+    "predict": Command(
+        "Writes the outputs of a checkpoint to a .npy or .npz file.",
+        predict,
+        lambda: [
+            _ON,
+            _PROGRAM,
+            Option("inputs", str | None, None, "a .npy or .npz file of inputs, in place of a data set"),
+            _output("the .npy file, or a .npz file with an array for each output"),
+            *_of(Trainer.predict, "predict"),
+        ],
+        reads=True,
+    ),
+    "export": Command(
+        "Writes the prediction step of a checkpoint for use without Elegy, by jax.export.",
+        export,
+        lambda: [_PROGRAM, _output("the directory to write"), *_of(Trainer.export, "export", "path")],
+        reads=True,
+    ),
+    "summary": Command(
+        "Prints a table of the layers of a program's module.",
+        summary,
+        lambda: _of(Trainer.summary, "summary", "return_repr"),
+    ),
+    "cost": Command(
+        "Prints the operations and the memory of a training step.", cost, lambda: _of(Trainer.cost, "cost")
+    ),
+    "find-lr": Command(
+        "Prints the learning rate at which the loss falls fastest.",
+        find_lr,
+        lambda: [
+            _output("an image file for the plot of the test", None),
+            *_of(Trainer.find_learning_rate, "find_lr"),
+        ],
+    ),
+}

@@ -1,0 +1,154 @@
+"""The entry: finds the command and the program, reads the options, and runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from elegy.cli import program as program_module
+from elegy.cli import saved
+from elegy.cli.commands import COMMANDS, Call, Command
+from elegy.cli.errors import CliError, nearest
+from elegy.cli.options import Option
+from elegy.cli.parser import parse
+from elegy.cli.program import RUN_DIR, Program, trainer_options
+from elegy.lazy import require
+
+
+def main(
+    build: Callable[..., Any] | None = None,
+    data: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
+    *,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs a command: that of the program `elegy`, or of a file of one's own.
+
+    `python digits.py fit --fit.epochs 10` is the same as `elegy fit digits.py --fit.epochs 10` if the file ends in
+
+        if __name__ == "__main__":
+            eg.cli.main(build, data)
+
+    Args:
+        build: returns the module, loss, metrics and optimizer; None if the command names a program.
+        data: returns the data.
+        optimizer: returns the optimizer, if `build` does not.
+        argv: the arguments; None for those of the process.
+
+    Raises:
+        SystemExit: with code 2 and a message if the command line is wrong; after `--help`; and with code 128 + signal
+            if a signal ended the training.
+
+    Example:
+        >>> import numpy as np, optax, flax.linen as nn
+        >>> import elegy as eg
+        >>> def build(width: int = 4):
+        ...     return nn.Dense(width), eg.losses.MeanSquaredError(), None, optax.adam(0.1)
+        >>> def data():
+        ...     return np.ones((8, 2), np.float32), np.ones((8, 4), np.float32)
+        >>> main(build, data, argv=["summary"])
+        ┌────────...
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    prog = f"{'elegy' if build is None else os.path.basename(sys.argv[0])} {name}".rstrip()
+    try:
+        own = None if build is None else program_module.in_memory(build, data, optimizer)
+        _run(prog, name, arguments[1:], own)
+    except CliError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
+    if name in ("", "-h", "--help"):
+        print(_usage(prog.split()[0], own is not None))
+        return
+    if name == "--version":
+        print(importlib.metadata.version("elegy"))
+        return
+    command = COMMANDS.get(name)
+    if command is None:
+        raise CliError(f"there is no command {name!r}.{nearest(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+    try:
+        require("jsonargparse", "the command line")
+    except ImportError as error:
+        raise CliError(str(error)) from error
+    target, argv = _target(argv)
+    helps = target is None and any(token in ("-h", "--help") for token in argv)
+    if helps and own is None:
+        parse(prog, f"{command.about} {_HELP.format(prog=prog)}", [*trainer_options(), *command.options()], argv, {})
+    config: dict[str, Any] = {}
+    run = None
+    if command.reads or (target is not None and saved.is_run(target)):
+        run = _required(target, command, prog, own)
+        named = own is not None or _given(argv, "--program")
+        config = saved.read_config(run) if not named or _has_config(run) else {}
+    program = own or _program(prog, command, target, run, argv, config)
+    if own is not None and target is not None and run is None:
+        raise CliError(f"unexpected argument {target!r}: options begin with --.")
+    options = [*program.options, *command.options()]
+    others: list[Option] = [option for other in COMMANDS.values() for option in other.options()]
+    if name != "fit":  # only a training has a folder
+        others += [option for option in options if option.name == RUN_DIR]
+        options = [option for option in options if option.name != RUN_DIR]
+    command.run(Call(program, parse(prog, command.about, options, argv, config, others), run))
+
+
+_HELP = "Every program has these options; `{prog} FILE_OR_MODULE:FUNCTION --help` lists those of a program, too."
+
+
+def _target(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Takes the first argument, if it is not an option."""
+    return (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+
+
+def _given(argv: list[str], option: str) -> str | None:
+    """Returns the value of an option, before the options of the program are known."""
+    for place, token in enumerate(argv):
+        name, equals, value = token.partition("=")
+        if name == option:
+            return value if equals else (argv[place + 1] if place + 1 < len(argv) else None)
+    return None
+
+
+def _required(target: str | None, command: Command, prog: str, own: Program | None) -> str:
+    if target is None:
+        raise CliError(f"give a run or a checkpoint: `{prog} RUN [options]`.")
+    if command.reads and not saved.is_run(target):
+        more = "" if own is not None else " A program is given by --program FILE:FUNCTION."
+        raise CliError(f"there is no run and no checkpoint at {target!r}.{more}")
+    return target
+
+
+def _has_config(run: str) -> bool:
+    try:
+        saved.read_config(run)
+    except CliError:
+        return False
+    return True
+
+
+def _program(
+    prog: str, command: Command, target: str | None, run: str | None, argv: list[str], config: dict[str, Any]
+) -> Program:
+    if run is None:
+        if target is None:
+            raise CliError(f"give a program: `{prog} FILE_OR_MODULE:FUNCTION [options]`.")
+        return program_module.found(target)
+    given = _given(argv, "--program")
+    return program_module.found(given) if given else program_module.from_record(saved.program_of(config, run))
+
+
+def _usage(prog: str, own: bool) -> str:
+    lines = [f"Usage: {prog} COMMAND {'[RUN]' if own else 'PROGRAM_OR_RUN'} [options]", "", "Commands:"]
+    for name, command in COMMANDS.items():
+        where = "RUN" if command.reads else "" if own else "PROGRAM"
+        lines.append(f"  {f'{name} {where}':<18}{command.about}")
+    lines += ["", f"`{prog} COMMAND --help` lists the options."]
+    if not own:
+        lines.append("PROGRAM is FILE_OR_MODULE:FUNCTION; RUN is the folder of a run, or a checkpoint.")
+    return "\n".join(lines)

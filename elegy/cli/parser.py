@@ -1,0 +1,191 @@
+"""Reads a command line and configuration files into the values of options."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from elegy.cli.errors import CliError, nearest
+from elegy.cli.options import REQUIRED, Option, key_names, type_text
+from elegy.lazy import require
+
+PROGRAM = "program"
+"""The key of a saved configuration under which it names the user's program."""
+
+
+class Values:
+    """The values of a command's options.
+
+    Args:
+        parser: the parser that made them.
+        namespace: what it returned.
+
+    Attributes:
+        json: the values as JSON values, by group and name.
+    """
+
+    def __init__(self, parser: Any, namespace: Any):
+        self.json: dict[str, Any] = json.loads(parser.dump(namespace, format="json", skip_unset=False))
+        self.json.pop("config", None)
+        self._made = parser.instantiate(namespace)
+
+    def group(self, name: str) -> dict[str, Any]:
+        """Returns the values of a group as the parameters of its function: paths, enums and dataclasses are made."""
+        return dict(vars(self._made[name])) if name in self._made else {}
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns the value of an option without a group."""
+        return self._made[name]
+
+
+def parse(
+    prog: str,
+    about: str,
+    options: Sequence[Option],
+    argv: Sequence[str],
+    base: Mapping[str, Any],
+    others: Iterable[Option] = (),
+) -> Values:
+    """Reads a command line.
+
+    Values on the command line win over those of the files that `--config` names, which win over `base`.
+
+    Args:
+        prog: the command, for messages.
+        about: its description.
+        options: its options.
+        argv: the arguments.
+        base: the configuration to begin with, by group and name.
+        others: options of other commands, which files may have too.
+
+    Raises:
+        CliError: for an unknown option, a value of the wrong type, a missing one, or a file that cannot be read.
+        SystemExit: after `--help` or `--print_config`.
+        ImportError: if jsonargparse is not installed.
+    """
+    jsonargparse = require("jsonargparse", "the command line")
+    own, every = _Keys(options), _Keys([*options, *others])
+    files, rest = _split_files(argv)
+    for token in rest:
+        if token.startswith("--"):
+            own.check(token[2:].partition("=")[0].removesuffix("+"), "option")
+    config: dict[str, Any] = {}
+    whole = {option.name for option in options if not dataclasses.is_dataclass(option.type)}
+    for where, values in [("the saved configuration", base), *((path, _read(path)) for path in files)]:
+        _merge(config, every.restricted(values, own, where), whole)
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=about, exit_on_error=False, default_env=False, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--config", action="config", help="a YAML or JSON file with values of options, by group and name"
+    )
+    for option in options:
+        given: dict[str, Any] = {"required": True} if option.default is REQUIRED else {"default": option.default}
+        try:
+            parser.add_argument(f"--{option.name}", type=option.type, help=option.help, **given)
+        except (TypeError, ValueError) as error:
+            raise CliError(f"--{option.name} has a default value that is not of its type: {error}") from error
+    try:
+        arguments = ["--config", json.dumps(config), *rest] if config else rest
+        return Values(parser, parser.parse_args(arguments))
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise CliError(_explained(str(error), options)) from error
+
+
+def _explained(message: str, options: Iterable[Option]) -> str:
+    """The message for a value of the wrong type; other messages of jsonargparse stay as they are."""
+    key = re.search(r'Parser key "([^"]+)"', message)
+    value = re.findall(r"(?:Got|Given) value: (.*)", message)
+    kinds = {option.name: option.type for option in options}
+    if key is None or not value or key[1] not in kinds:
+        return message
+    return f"--{key[1]} takes {type_text(kinds[key[1]])}, but it is {value[-1]}."
+
+
+class _Keys:
+    """The keys that options accept."""
+
+    def __init__(self, options: Iterable[Option]):
+        found = [key_names(option) for option in options]
+        self.names = {name for names, _ in found for name in names}
+        self._prefixes = tuple(prefix for _, prefixes in found for prefix in prefixes)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.names or key.startswith(self._prefixes)
+
+    def check(self, key: str, what: str) -> None:
+        """Checks a key.
+
+        Raises:
+            CliError: if no option has it.
+        """
+        if key not in self and key not in ("help", "config", "print_config"):
+            raise CliError(f"unknown {what} --{key}.{nearest(key, self.names)}")
+
+    def restricted(self, values: Mapping[str, Any], to: _Keys, where: object, path: str = "") -> dict[str, Any]:
+        """Returns the values of a configuration that belong to other keys.
+
+        Raises:
+            CliError: for a key of the configuration that is not among these.
+        """
+        kept: dict[str, Any] = {}
+        for key, value in values.items():
+            full = f"{path}{key}"
+            if full == PROGRAM:
+                continue
+            inside = any(name.startswith(f"{full}.") for name in self.names) and isinstance(value, Mapping)
+            if inside and full not in self:
+                if found := self.restricted(value, to, where, f"{full}."):
+                    kept[key] = found
+            elif full not in self:
+                raise CliError(f"{where}: unknown key {full!r}.{nearest(full, self.names)}")
+            else:
+                if inside:
+                    self.restricted(value, to, where, f"{full}.")
+                if full in to:
+                    kept[key] = value
+        return kept
+
+
+def _split_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes the files of `--config` out of the arguments."""
+    files, rest, tokens = [], [], iter(argv)
+    for token in tokens:
+        name, given, path = token.partition("=")
+        if name != "--config":
+            rest.append(token)
+            continue
+        path = path if given else next(tokens, "")
+        if not path:
+            raise CliError("--config needs the path of a file.")
+        files.append(path)
+    return files, rest
+
+
+def _read(path: str) -> dict[str, Any]:
+    load = require("jsonargparse", "the command line").get_loader("yaml")
+    try:
+        values = load(Path(path).read_text(encoding="utf-8"))
+    except Exception as error:
+        raise CliError(f"the configuration file {path} cannot be read: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise CliError(f"the configuration file {path} must be a mapping of groups, such as `fit: {{epochs: 10}}`.")
+    return values
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], whole: Collection[str], path: str = "") -> None:
+    """Writes the values of a configuration over those of another; the values of the options `whole` as a whole."""
+    for key, value in values.items():
+        full = f"{path}{key}"
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and full not in whole:
+            _merge(into[key], value, whole, f"{full}.")
+        else:
+            into[key] = copy.deepcopy(value)

@@ -1,0 +1,58 @@
+"""The data sets of a program: which one a command uses, and its first rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from elegy.cli.errors import CliError
+from elegy.cli.program import Data
+from elegy.data import ArraySource, as_source, unpack
+from elegy.trainer.evaluations import Evaluation, is_dict_of_sets
+
+NAMES = ("test", "validation", "train")
+
+
+def chosen(data: Data, name: str | None) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Returns a data set of a program: the arguments of `Trainer.evaluate`, by the name of the part.
+
+    Args:
+        data: what the program's `data` returned.
+        name: `"test"`, `"validation"` or `"train"`; None for the first of them that there is.
+
+    Returns:
+        The name, and the parts; a data set that is not a dict of data sets has one, with the name `""`.
+
+    Raises:
+        CliError: if there is no such data set.
+    """
+    sets = {"test": data.test_data, "validation": data.validation_data, "train": data.train}
+    there = [key for key in NAMES if sets[key] is not None]
+    name = there[0] if name is None else name
+    if name not in there:
+        raise CliError(f"data() returned no {name}_data, so --on {name} is not possible. It has: {', '.join(there)}.")
+    found = sets[name]
+    if name == "train":
+        return name, {"": data.train}
+    parts = found if is_dict_of_sets(found) else {"": found}
+    return name, {key: _arguments(part) for key, part in parts.items()}
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    given = part.data if isinstance(part, Evaluation) else part
+    values = tuple(given) if type(given) is list and 2 <= len(given) <= 3 else given
+    inputs, labels, sample_weight = unpack(values)
+    return {"inputs": inputs, "labels": labels, "sample_weight": sample_weight}
+
+
+def first_batch(data: Data, rows: int = 1) -> dict[str, Any]:
+    """Returns the first rows of the training data, or the first batch of an iterable, as arguments of `evaluate`."""
+    source = as_source(**data.train, what="fit")
+    if isinstance(source, ArraySource):
+        batch = source.take(np.arange(min(rows, source.size)))
+    else:
+        batch = next(iter(source.batches()))
+        source.end()
+    inputs, labels, sample_weight = unpack(batch)
+    return {"inputs": inputs, "labels": labels, "sample_weight": sample_weight}

@@ -1,0 +1,102 @@
+"""What is wrong on a command line ends it with one message, before anything is computed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from processes import environment
+from programs import call
+from programs import program as program
+
+CONFIGS = {
+    "typo.yaml": "build: {scal: 2}",
+    "group.yaml": "biuld: {scale: 2}",
+    "field.yaml": "optimizer: {rates: {frist: 2}}",
+    "list.yaml": "- 1",
+    "code.yaml": "build: {scale: !!python/object/apply:os.system ['touch hacked']}",
+    "type.yaml": "fit: {epochs: many}",
+}
+
+BAD = [
+    ("evaluat", "no command 'evaluat'. Did you mean 'evaluate'?"),
+    ("fit", "give a program"),
+    ("fit gone.py", "there is no file .*gone.py"),
+    ("fit gone.module:build", "there is no module 'gone'"),
+    ("fit prog.py:bild", "no function 'bild'. Did you mean 'build'\\? It has build, optimizer, data, tuples"),
+    ("fit prog.py --fit.epoch 3", "unknown option --fit.epoch. Did you mean 'fit.epochs'\\?"),
+    ("fit prog.py --first 3", "unknown option --first. Did you mean 'optimizer.rates.first'\\?"),
+    ("fit prog.py --fit.epochs 1.5", "--fit.epochs takes int or null, but it is 1.5"),
+    ("fit prog.py --fit.epochs true", "--fit.epochs takes int or null, but it is true"),
+    ("fit prog.py --optimizer.kind rmsprop", "--optimizer.kind takes adam or sgd, but it is rmsprop"),
+    ("fit prog.py --optimizer.rates.first x", "first"),
+    ("fit prog.py --fit.validation_freq.steps 0", "the interval must be a positive number"),
+    ("fit prog.py more", "unrecognized arguments: more"),
+    ("fit prog.py --config", "needs the path of a file"),
+    ("fit prog.py --config gone.yaml", "gone.yaml cannot be read: .*No such file"),
+    ("fit prog.py --config typo.yaml", "typo.yaml: unknown key 'build.scal'. Did you mean 'build.scale'\\?"),
+    ("fit prog.py --config group.yaml", "group.yaml: unknown key 'biuld'"),
+    ("fit prog.py --config field.yaml", "'optimizer.rates.frist'. Did you mean 'optimizer.rates.first'\\?"),
+    ("fit prog.py --config list.yaml", "must be a mapping of groups"),
+    ("fit prog.py --config code.yaml", "code.yaml cannot be read"),
+    ("fit prog.py --config type.yaml", "--fit.epochs takes int or null, but it is many"),
+    ("fit prog.py:no_module", "without a 'module'"),
+    ("fit prog.py:seeded", "'seed', which is the option --trainer.seed"),
+    ("fit prog.py:tuples", "both tuples\\(\\) and optimizer\\(\\) return an optimizer"),
+    ("fit prog.py:nothing", "nothing\\(\\) returned nothing. It returns the module"),
+    ("fit prog.py:made", "made\\(\\) returned a Trainer"),
+    ("fit prog.py:untyped", "required: build.width"),
+    ("fit prog.py:of_functions", "'act' of of_functions\\(\\) has the type .*Callable"),
+    ("evaluate", "give a run or a checkpoint"),
+    ("evaluate gone", "no run and no checkpoint at 'gone'"),
+    ("evaluate .", "has no checkpoint"),
+    ("summary prog.py --trainer.run_dir x", "unknown option --trainer.run_dir"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD, ids=[line for line, _ in BAD])
+def test_bad_input_ends_with_a_message(program, line, message, capsys, tmp_path):
+    for name, text in CONFIGS.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        call(*line.split())
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("elegy ")
+    assert err.count("error:") >= 1
+    assert re.search(message, err), err
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_jsonargparse_is_missing(program, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    with pytest.raises(SystemExit) as ended:
+        call("fit", program)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "elegy fit: error: the command line needs the library 'jsonargparse': "
+        'install it with `pip install "elegy[cli]"`.\n'
+    )
+
+
+def test_an_error_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
+        call("fit", str(tmp_path / "broken.py"))
+
+
+@pytest.mark.slow
+def test_the_command_is_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "elegy.cli", "fit", "gone.py"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "there is no file" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,136 @@
+"""The commands compute what the same calls in Python do."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+from boring_modules import High, regression
+from programs import call, seen
+from programs import program as program
+
+import elegy as eg
+
+EPOCHS, RATE = 3, 0.02
+
+
+def trained(**kwargs):
+    """The same training in Python."""
+    trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(RATE), seed=7, **kwargs)
+    options = {"epochs": EPOCHS, "batch_size": 4, "verbose": 0, "validation_data": regression(9, seed=5)}
+    trainer.fit(*regression(30), **options)
+    return trainer
+
+
+def checkpoint(path, **more):
+    """A checkpoint as `elegy fit` would write it with some options."""
+    config = {
+        "program": {"source": str(pathlib.Path("prog.py").absolute()), "build": "build", "data": "data"}
+        | {"optimizer": "optimizer"},
+        "data": {"rows": 30},
+        "optimizer": {"rates": {"first": RATE}},
+        **more,
+    }
+    trainer = trained(config=config)
+    trainer.save(path)
+    return trainer
+
+
+def test_options_reach_the_functions_with_their_types(program, capsys):
+    pathlib.Path("run.yaml").write_text("data: {rows: 20}\nfit: {epochs: 9}\nbuild: {scale: 3e-4}\n")
+    line = "summary prog.py --config run.yaml --data.rows=25 --data.names.a 3 --build.path a/b --optimizer.kind sgd"
+    call(*line.split(), "--build.extra", '{"class_path": "antigravity"}', "--optimizer.rates.others", "[1, 2e-1]")
+    got = seen()
+    assert got["data"] == {"rows": 25, "names": {"a": 3}}
+    extra = {"class_path": "antigravity"}
+    assert got["build"] == {"scale": 3e-4, "act": abs, "extra": extra, "path": pathlib.Path("a/b")}
+    assert "antigravity" not in sys.modules  # a value is data, whatever it looks like
+    assert got["optimizer"]["kind"].name == "sgd"
+    assert got["optimizer"]["rates"].others == (1.0, 0.2)
+    assert "Total" in capsys.readouterr().out
+
+
+def test_help_has_the_docstrings_of_the_program_and_of_the_trainer(program, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("fit", program, "--help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "a factor, in 100% of the cases. (type: float, default: 1.0)" in text
+    assert "the first rate. (type: float, default: 0.05)" in text
+    assert "how many epochs to train" in text
+    assert "--build.act" not in text  # a function has no values that a file could hold
+
+
+def test_printed_configuration_is_read_again(program, capsys):
+    with pytest.raises(SystemExit):
+        call("fit", program, "--optimizer.rates.first", "1e-7", "--fit.max_steps", "5", "--print_config")
+    pathlib.Path("again.yaml").write_text(capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        call("fit", program, "--config", "again.yaml", "--print_config")
+    assert capsys.readouterr().out == pathlib.Path("again.yaml").read_text()
+    assert "first: 1.0e-07" in pathlib.Path("again.yaml").read_text()
+
+
+def test_evaluate_predict_and_export_a_checkpoint(program, tmp_path, capsys):
+    expected = checkpoint("saved")
+    call("evaluate", "saved")
+    assert json.loads(capsys.readouterr().out) == expected.evaluate(*regression(9, seed=5), verbose=0)
+    call("evaluate", "saved", "--on", "train", "--data.rows", "10", "--evaluate.batch_size", "3")
+    assert json.loads(capsys.readouterr().out) == expected.evaluate(*regression(10), batch_size=3, verbose=0)
+    call("predict", "saved", "--output", "out.npy")
+    np.testing.assert_array_equal(np.load("out.npy"), expected.predict(regression(9, seed=5)[0]))
+    np.save("inputs.npy", regression(5, seed=9)[0])
+    call("predict", "saved", "--inputs", "inputs.npy", "--output", "out.npz")
+    np.testing.assert_array_equal(np.load("out.npz")["outputs"], expected.predict(regression(5, seed=9)[0]))
+    call("export", "saved", "--output", "exported")
+    assert "wrote exported" in capsys.readouterr().out
+    function = jax.export.deserialize(bytearray((tmp_path / "exported" / "pred_step.jax_export").read_bytes()))
+    x = regression(9, seed=5)[0]
+    np.testing.assert_allclose(function.call(x), expected.predict(x), rtol=1e-6)
+
+
+def test_cost_and_learning_rate_are_those_of_the_trainer(program, capsys):
+    call("cost", program, "--cost.batch_size", "16")
+    trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05))
+    assert capsys.readouterr().out == f"{trainer.cost(*regression(22), batch_size=16)}\n"
+    call("find-lr", program, "--find_lr.steps", "20", "--output", "test.png")
+    suggestion = trainer.find_learning_rate(*regression(22), steps=20).suggestion
+    assert capsys.readouterr().out == f"{suggestion:.3g}\n"
+    assert pathlib.Path("test.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_checkpoint_without_a_configuration_needs_a_program(program, capsys):
+    expected = trained()
+    expected.save("bare")
+    with pytest.raises(SystemExit):
+        call("evaluate", "bare")
+    assert "pass --program FILE:FUNCTION" in capsys.readouterr().err
+    call("evaluate", "bare", "--program", "prog.py", "--optimizer.rates.first", str(RATE), "--trainer.seed", "7")
+    assert json.loads(capsys.readouterr().out) == expected.evaluate(*regression(9, seed=5), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluate saved --on test", "data\\(\\) returned no test_data"),
+        ("predict saved --output out.txt", "must end in .npy or .npz"),
+        ("predict saved --output gone/out.npy", "there is no directory .*gone"),
+        ("predict saved --output out.npy --inputs gone.npy", "gone.npy cannot be read"),
+        ("predict saved", "required: output"),
+        ("evaluate saved --fit.epochs 3", "unknown option --fit.epochs"),
+        ("evaluate moved", "there is no file .*gone.py.* pass --program FILE:FUNCTION"),
+    ],
+)
+def test_bad_input_of_commands_that_read(program, line, message, capsys):
+    checkpoint("saved")
+    checkpoint("moved", program={"source": "/gone.py", "build": "build"})
+    with pytest.raises(SystemExit) as ended:
+        call(*line.split())
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
