@@ -7,7 +7,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
-EXTRAS = {name: name for name in ("flax", "haiku", "equinox", "mlflow", "safetensors", "trackio", "wandb")} | {
+_OF_THEIR_NAME = (
+    *("flax", "haiku", "equinox", "mlflow", "safetensors", "trackio", "wandb"),
+    *("datasets", "h5py", "pandas", "polars", "pyarrow", "zarr"),
+)
+
+EXTRAS = {name: name for name in _OF_THEIR_NAME} | {
     "flatbuffers": "export",
     "fsspec": "remote",
     "docstring_parser": "cli",

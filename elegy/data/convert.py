@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from elegy.data.batch import PARTS, join_name
 from elegy.data.numeric import as_numeric, is_numeric
 from elegy.data.sparse import SparseRows, is_sparse
-from elegy.data.tables import is_column, is_table, table_as_array
+from elegy.data.tables import is_column, is_series, is_table, series_as_array, table_as_array
 from elegy.lazy import is_instance_of
 from elegy.names import type_name
 from elegy.types import Batch, PyTree
@@ -26,8 +26,9 @@ def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTr
 
     NumPy and JAX arrays are returned unchanged. Only for arrays on a mesh with axes of type `Explicit`, the axes
     become `Auto`, so that rows can be gathered from them.
-    Lists of numbers (nested ones too), everything with `__array__` (PyTorch and TensorFlow tensors, pandas tables),
-    columns of Hugging Face data sets and SciPy's sparse matrices become NumPy arrays; long doubles become doubles.
+    Lists of numbers (nested ones too), everything with `__array__` (PyTorch and TensorFlow tensors), tables and columns
+    of pandas, Polars and PyArrow, columns of Hugging Face data sets and SciPy's sparse matrices become NumPy arrays;
+    long doubles become doubles.
     Python scalars are kept, and `rows` refuses them. Without `jax_enable_x64`, integers must fit into 32 bits.
 
     Args:
@@ -106,7 +107,12 @@ def is_array_like(value: Any) -> bool:
     """
     if isinstance(value, (np.ndarray, jax.Array)):
         return True
-    return (hasattr(value, "__array__") and not isinstance(value, type)) or is_sparse(value) or is_column(value)
+    return (
+        (hasattr(value, "__array__") and not isinstance(value, type))
+        or is_sparse(value)
+        or is_column(value)
+        or is_table(value)
+    )
 
 
 def _is_ready(leaf: Any) -> bool:
@@ -172,6 +178,8 @@ def _as_array(leaf: Any, name: str, lazy: bool) -> Any:
         return leaf
     if is_table(leaf):
         return table_as_array(leaf, name)
+    if is_series(leaf):
+        return series_as_array(leaf, name)
     if is_sparse(leaf):
         return _of_sparse(leaf, name, lazy)
     if _is_jax_sparse(leaf):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from elegy.data.columns import Columns
 from elegy.data.convert import as_batch, copied
 from elegy.data.foreign_order import is_endless, warn_of_unknown_order
 from elegy.data.foreign_state import get_state, has_state, set_state
@@ -32,6 +33,7 @@ class IterableSource:
         class_weight: weights by class, multiplied into each batch's sample weights.
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
         epoch: the index of the first epoch, with which loaders are reseeded.
+        columns: the names of inputs, labels and sample weights in batches that are dicts or tables.
 
     Attributes:
         steps: the number of batches, `len(iterable)`; None if the iterable has no length.
@@ -52,7 +54,9 @@ class IterableSource:
         class_weight: Mapping[int, float] | None = None,
         what: str = "fit",
         epoch: int = 0,
+        columns: Columns | None = None,
     ):
+        self._columns = columns
         self._part: Callable[[Any], Any] | None = None
         if isinstance(iterable, Split):
             iterable, self._part = iterable.batches, iterable.part
@@ -250,6 +254,8 @@ class IterableSource:
 
     def _prepared(self, item: Any) -> Batch:
         where = f"batch {self._reader.seen - 1}: "
+        if self._columns is not None:
+            item = self._columns.pick(item, where.rstrip(": "), only_inputs=self._what == "predict")
         item = item if self._part is None else self._part(item)
         # A loader may write its next batch to the same buffers before this one is on the device.
         batch = copied(as_batch(item, where, listed=True))

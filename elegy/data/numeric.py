@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.names import type_name
-from elegy.types import Array
 
 _KINDS = "biufc"
 _WIDEST = {"f": np.dtype(np.float64), "c": np.dtype(np.complex128)}
@@ -33,7 +32,7 @@ def is_numeric(array: np.ndarray) -> bool:
     )
 
 
-def as_numeric(array: np.ndarray, name: str) -> Array:
+def as_numeric(array: np.ndarray, name: str) -> np.ndarray:
     """Converts an array to a dtype that JAX supports; values change in precision only.
 
     The byte order becomes the native one, long doubles become doubles (the widest type of JAX), arrays of Python

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves, pack, size_of, unpack
+from elegy.data.columns import Columns, names_of
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
 from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non_arrays
 from elegy.data.sparse import SparseRows
-from elegy.data.tables import is_table
+from elegy.data.tables import column_names, is_table, refuse_lazy_frame
 from elegy.data.weights import check_class_weight, weigh_all
 from elegy.names import type_name
 from elegy.types import Array, Batch, PyTree
@@ -148,6 +149,7 @@ def as_source(
     what: str = "fit",
     known: Any = None,
     epoch: int = 0,
+    columns: Columns | None = None,
 ) -> ArraySource | IterableSource:
     """Makes a source from a user's data.
 
@@ -165,6 +167,8 @@ def as_source(
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
         known: the tree structure of the module's inputs, if it is known from earlier batches.
         epoch: the index of the first epoch, with which loaders are reseeded.
+        columns: the names of inputs, labels and sample weights in dicts and tables; names among `labels` and
+            `sample_weight` are added to them.
 
     Raises:
         TypeError: if `inputs` are None, a string, a number or single examples, a leaf is not an array of numbers, or
@@ -180,6 +184,14 @@ def as_source(
     """
     weights = None if class_weight is None else check_class_weight(class_weight)
     refuse_examples(inputs, what)
+    refuse_lazy_frame(inputs, what)
+    if isinstance(inputs, Mapping) and is_leaf(inputs):  # not a container for JAX: an archive, an HDF5 file
+        inputs = dict(inputs)
+    if columns is not None and not _gives_batches(inputs) and not _is_list_of_named(inputs):
+        picked = columns.pick(inputs, f"the data of {what}", only_inputs=what == "predict")
+        inputs, own_labels, own_weight = unpack(picked)
+        labels = own_labels if labels is None else labels
+        sample_weight = own_weight if sample_weight is None else sample_weight
     for name, part in (("labels", labels), ("sample_weight", sample_weight)):
         if part is not None and _gives_batches(inputs):
             raise TypeError(
@@ -187,8 +199,9 @@ def as_source(
                 "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
             )
     alone = labels is None and sample_weight is None
-    if _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
-        return IterableSource(inputs, class_weight=weights, what=what, epoch=epoch)
+    named = columns is not None and _is_list_of_named(inputs)
+    if named or _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
+        return IterableSource(inputs, class_weight=weights, what=what, epoch=epoch, columns=columns)
     refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
     if alone:
         refuse_list_of_dicts(inputs, what, known)
@@ -198,19 +211,21 @@ def as_source(
         None if labels is None else as_arrays(labels, where + "labels", lazy=True),
         None if sample_weight is None else as_arrays(sample_weight, where + "sample_weight"),
     )
-    columns = {name: list(leaf.columns) for name, leaf in named_leaves((inputs, labels)) if is_table(leaf)}
+    tables = {name: column_names(leaf) for name, leaf in named_leaves((inputs, labels)) if is_table(leaf)}
     if weights is None:
-        return ArraySource.of(batch, columns=columns, where=where)
+        return ArraySource.of(batch, columns=tables, where=where)
     size_of(batch, where)
-    return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights, columns=columns)
+    return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights, columns=tables)
 
 
-def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
+def as_validation_source(validation_data: Any, columns: Columns | None = None) -> ArraySource | IterableSource:
     """Makes a source from a user's validation data.
 
     Args:
         validation_data: a tuple or list `(inputs, labels)` or `(inputs, labels, sample_weight)`, or anything that
             `as_source` accepts without labels. An iterator lasts for as many validations as it has batches for.
+        columns: the names of inputs, labels and sample weights in dicts and tables; data that is not of these kinds is
+            taken as it is.
 
     Raises:
         TypeError: as `as_source`.
@@ -220,11 +235,19 @@ def as_validation_source(validation_data: Any) -> ArraySource | IterableSource:
         >>> as_validation_source((np.zeros((8, 2)), np.zeros(8))).size
         8
     """
+    if columns is not None and _holds_names(validation_data):
+        columns = dataclasses.replace(columns, strict=False)
+        return as_source(validation_data, what="validation", columns=columns)
     if _is_list_of_parts(validation_data):
         validation_data = tuple(validation_data)
     if type(validation_data) is tuple:
         return as_source(*unpack(validation_data), what="validation")
     return as_source(validation_data, what="validation")
+
+
+def _holds_names(data: Any) -> bool:
+    """True if names may pick from data or from its batches."""
+    return names_of(data) is not None or _gives_batches(data) or _is_list_of_named(data)
 
 
 def _gives_batches(inputs: Any) -> bool:
@@ -248,6 +271,11 @@ def _is_list_of_tuples(inputs: Any) -> bool:
     return (
         type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
     )
+
+
+def _is_list_of_named(inputs: Any) -> bool:
+    """True for a list of dicts or tables, which are batches if names say where their labels are."""
+    return type(inputs) is list and len(inputs) > 0 and all(names_of(item) is not None for item in inputs)
 
 
 def _is_list_of(inputs: Any, known: Any) -> bool:

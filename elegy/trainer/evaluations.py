@@ -8,6 +8,7 @@ from typing import Any
 
 from elegy.callbacks.interval import interval_steps
 from elegy.data import ArraySource, IterableSource
+from elegy.data.columns import Columns
 from elegy.data.convert import is_array_like
 from elegy.data.sources import as_validation_source
 from elegy.integers import positive_int_or_none
@@ -128,8 +129,15 @@ class EvaluationPlan:
         return None if self.plan.names is None else frozenset(self.prefix + name for name in self.plan.names)
 
 
-def evaluation_sources(validation_data: Any, config: FitConfig) -> list[EvaluationSource]:
+def evaluation_sources(
+    validation_data: Any, config: FitConfig, columns: Columns | None = None
+) -> list[EvaluationSource]:
     """Reads `validation_data`: one data set, or a dict of them.
+
+    Args:
+        validation_data: the argument of `fit`.
+        config: what was asked for.
+        columns: the names of inputs, labels and sample weights in dicts and tables.
 
     Raises:
         TypeError: if a data set or its name cannot be used.
@@ -137,8 +145,8 @@ def evaluation_sources(validation_data: Any, config: FitConfig) -> list[Evaluati
     """
     if validation_data is None:
         return []
-    sets = validation_data if is_dict_of_sets(validation_data) else {None: validation_data}
-    return [_read(name, data, config) for name, data in sets.items()]
+    sets = validation_data if is_dict_of_sets(validation_data, columns) else {None: validation_data}
+    return [_read(name, data, config, columns) for name, data in sets.items()]
 
 
 def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> PhaseRequest:
@@ -151,12 +159,12 @@ def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> 
     return training if most == training.most else dataclasses.replace(training, most=max(2, int(most or 0)))
 
 
-def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
+def _read(name: Any, data: Any, config: FitConfig, columns: Columns | None) -> EvaluationSource:
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"validation_data has the name {name!r}: the names of data sets are strings.")
     given = data if isinstance(data, Evaluation) else Evaluation(data)
     try:
-        source = as_validation_source(given.data)
+        source = as_validation_source(given.data, columns)
     except (TypeError, ValueError) as error:
         if name is not None:
             error.add_note(f"It is the data set {name!r} of validation_data.")
@@ -172,11 +180,13 @@ def _read(name: Any, data: Any, config: FitConfig) -> EvaluationSource:
     )
 
 
-def is_dict_of_sets(data: Any) -> bool:
+def is_dict_of_sets(data: Any, columns: Columns | None = None) -> bool:
     """True for a dict of data sets; a dict with arrays is the inputs of one data set."""
     if not isinstance(data, Mapping) or not data:
         return False
     values = data.values()
     if any(isinstance(value, Evaluation) for value in values):
         return True
+    if columns is not None:
+        return not columns.has_names_of(data)
     return not any(is_array_like(value) or isinstance(value, Mapping) for value in values)

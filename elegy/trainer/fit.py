@@ -10,6 +10,7 @@ from typing import Any
 from elegy.callbacks import CallbackList, History, TimeMonitor
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, as_source, first_batches, split
+from elegy.data.columns import Given
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.module.averaging import check_weights
 from elegy.runs.folder import RunFolder
@@ -28,7 +29,7 @@ Source = ArraySource | IterableSource
 def sources(
     session: Session,
     config: FitConfig,
-    batch: tuple[Any, Any, Any],
+    given: Given,
     class_weight: Any,
     validation_data: Any,
     validation_split: float,
@@ -38,7 +39,7 @@ def sources(
     Args:
         session: the session; iterables with `set_epoch` receive its epoch.
         config: what was asked for.
-        batch: inputs, labels and sample weights.
+        given: the data, with labels and sample weights or their names.
         class_weight: weights by class.
         validation_data: a data set, or a dict of them.
         validation_split: the fraction of the arrays that is kept for the validation.
@@ -46,8 +47,15 @@ def sources(
     Raises:
         ValueError, TypeError: if the data cannot be used.
     """
-    source = as_source(*batch, class_weight=class_weight, epoch=session.epoch)
-    evaluations = evaluation_sources(validation_data, config)
+    source = as_source(
+        given.data,
+        given.labels,
+        given.sample_weight,
+        columns=given.columns,
+        class_weight=class_weight,
+        epoch=session.epoch,
+    )
+    evaluations = evaluation_sources(validation_data, config, given.columns)
     if validation_split != 0.0:
         if evaluations:
             raise ValueError("validation_data and validation_split were both given: use one of them.")

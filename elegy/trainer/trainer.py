@@ -10,6 +10,7 @@ from typing import Any, Literal
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.data import as_source
+from elegy.data.columns import Given
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
@@ -132,9 +133,10 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
 
     def fit(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         labels: PyTree = None,
         *,
+        inputs: PyTree = None,
         sample_weight: PyTree = None,
         class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
@@ -165,9 +167,13 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         """Trains for a number of epochs; a second call trains that many more.
 
         Args:
-            inputs: a tree of arrays of shape `(examples, ...)`, or an iterable of batches.
-            labels: a tree of arrays of shape `(examples, ...)`.
-            sample_weight: `float[examples]`, the weight of each example.
+            data: the inputs, a tree of arrays of shape `(examples, ...)`; an iterable of batches; or a dict, table or
+                data set that has the labels, too.
+            labels: a tree of arrays of shape `(examples, ...)`; or the name, or names, of the keys or columns that
+                are the labels.
+            inputs: the names of the keys or columns that are the inputs; by default all that are not labels or
+                weights. If the first argument is missing, the data itself: `fit(inputs=x, labels=y)`.
+            sample_weight: `float[examples]`, the weight of each example; or the name of a key or column.
             class_weight: weights by class, multiplied into the sample weights.
             batch_size: the number of examples in a step, over all devices; None for 32.
             epochs: how many epochs to train; None for 1, or, with `max_steps` or `max_time`, for as many as they allow.
@@ -180,7 +186,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             shuffle: whether arrays are shuffled each epoch, by a permutation of `(seed, epoch)`.
             drop_remaining: whether a short last batch is left out.
             validation_data: `(inputs, labels[, sample_weight])`, an iterable of batches, or a dict of names and such
-                data sets or `elegy.Evaluation`s, whose logs begin with `val_<name>_`.
+                data sets or `elegy.Evaluation`s, whose logs begin with `val_<name>_`. Names in `labels`, `inputs` and
+                `sample_weight` apply to its dicts and tables, too.
             validation_split: the fraction of the arrays, from their end, that is kept for validation.
             validation_batch_size: the number of examples in a validation step; None for `batch_size`.
             validation_steps: how many validation batches to see.
@@ -239,7 +246,12 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             sanity_check=sanity_check,
         )
         source, evaluations = fit_module.sources(
-            session, config, (inputs, labels, sample_weight), class_weight, validation_data, validation_split
+            session,
+            config,
+            Given.of("fit", data, inputs, labels, sample_weight),
+            class_weight,
+            validation_data,
+            validation_split,
         )
         history = History()
         listeners = Listeners(self, session, callbacks, verbose, history, config.fast_dev_run > 0)
@@ -248,9 +260,10 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
 
     def evaluate(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         labels: PyTree = None,
         *,
+        inputs: PyTree = None,
         sample_weight: PyTree = None,
         batch_size: int | None = None,
         steps: int | None = None,
@@ -261,8 +274,9 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         """Computes losses and metrics over all of the data; the state stays as it is.
 
         Args:
-            inputs: as for `fit`.
+            data: as for `fit`.
             labels: as for `fit`.
+            inputs: as for `fit`.
             sample_weight: as for `fit`.
             batch_size: examples a step; the result does not depend on it.
             steps: how many batches to see at most.
@@ -277,14 +291,18 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         Raises:
             ValueError: if there is no average, or a function returns something else.
         """
-        source = as_source(inputs, labels, sample_weight, what="evaluate")
+        given = Given.of("evaluate", data, inputs, labels, sample_weight)
+        source = as_source(given.data, given.labels, given.sample_weight, what="evaluate", columns=given.columns)
         plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
         return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
     def predict(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         *,
+        inputs: PyTree = None,
+        labels: str | Sequence[str] | None = None,
+        sample_weight: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         steps: int | None = None,
         callbacks: Sequence[Callback] | None = None,
@@ -294,7 +312,11 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         """Computes the outputs for all of the data; the state stays as it is.
 
         Args:
-            inputs: a tree of arrays of shape `(examples, ...)`, or an iterable of batches whose inputs count.
+            data: a tree of arrays of shape `(examples, ...)`; an iterable of batches whose inputs count; or a dict,
+                table or data set.
+            inputs: the names of the keys or columns that are the inputs. If the first argument is missing, the data.
+            labels: the names of labels in the data, which are left out; they may be missing.
+            sample_weight: the name of weights in the data, which are left out; it may be missing.
             batch_size: examples a step; the result does not depend on it.
             steps: how many batches to see at most.
             callbacks: callbacks of this call.
@@ -307,14 +329,18 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         Raises:
             ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
+        given = Given.of("predict", data, inputs, labels, sample_weight)
         return predictions.predict_all(
-            self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose, weights), weights
+            self._session, *self._predictor(given, batch_size, steps, callbacks, verbose, weights), weights
         )
 
     def predict_iter(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         *,
+        inputs: PyTree = None,
+        labels: str | Sequence[str] | None = None,
+        sample_weight: str | Sequence[str] | None = None,
         batch_size: int | None = None,
         steps: int | None = None,
         callbacks: Sequence[Callback] | None = None,
@@ -322,12 +348,14 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         weights: Weights = "trained",
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
+        given = Given.of("predict", data, inputs, labels, sample_weight)
         return predictions.predict(
-            self._session, *self._predictor(inputs, batch_size, steps, callbacks, verbose, weights), weights
+            self._session, *self._predictor(given, batch_size, steps, callbacks, verbose, weights), weights
         )
 
-    def _predictor(self, inputs: PyTree, *options: Any) -> tuple[ExecutionPlan, Listeners]:
-        return self._pass("pred", as_source(inputs, what="predict", known=self._session.input_tree), *options)
+    def _predictor(self, given: Given, *options: Any) -> tuple[ExecutionPlan, Listeners]:
+        known = self._session.input_tree
+        return self._pass("pred", as_source(given.data, what="predict", known=known, columns=given.columns), *options)
 
     def _pass(
         self,
