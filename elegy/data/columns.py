@@ -181,7 +181,7 @@ def names_of(data: Any) -> list[Any] | None:
         >>> names_of({"a": 1}), names_of(np.zeros(3))
         (['a'], None)
     """
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) and not is_array_like(data):  # a sparse matrix may be a mapping
         return list(data)
     if tables.is_table(data):
         return tables.column_names(data)

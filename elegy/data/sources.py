@@ -185,7 +185,7 @@ def as_source(
     weights = None if class_weight is None else check_class_weight(class_weight)
     refuse_examples(inputs, what)
     refuse_lazy_frame(inputs, what)
-    if isinstance(inputs, Mapping) and is_leaf(inputs):  # not a container for JAX: an archive, an HDF5 file
+    if isinstance(inputs, Mapping) and is_leaf(inputs) and not is_array_like(inputs):  # an archive, an HDF5 file
         inputs = dict(inputs)
     if columns is not None and not _gives_batches(inputs) and not _is_list_of_named(inputs):
         picked = columns.pick(inputs, f"the data of {what}", only_inputs=what == "predict")
