@@ -22,7 +22,7 @@ from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.names import array_name, path_name
 from elegy.trainer import Trainer
 
-_DATA = ("inputs", "labels", "sample_weight", "class_weight", "validation_data", "callbacks")
+_DATA = ("data", "inputs", "labels", "sample_weight", "class_weight", "validation_data", "callbacks")
 _KNOWN = {"weights": Literal["trained", "averaged"], "validation_weights": Literal["trained", "averaged"]}
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from elegy.cli.errors import CliError
 from elegy.cli.program import Data
-from elegy.data import ArraySource, as_source, unpack
+from elegy.data import ArraySource, unpack
+from elegy.data.columns import Given
+from elegy.data.sources import source_of
 from elegy.trainer.evaluations import Evaluation, is_dict_of_sets
 
 NAMES = ("test", "validation", "train")
@@ -48,7 +50,7 @@ def _arguments(part: Any) -> dict[str, Any]:
 
 def first_batch(data: Data, rows: int = 1) -> dict[str, Any]:
     """Returns the first rows of the training data, or the first batch of an iterable, as arguments of `evaluate`."""
-    source = as_source(**data.train, what="fit")
+    source = source_of(Given.of("fit", None, **data.train))
     if isinstance(source, ArraySource):
         batch = source.take(np.arange(min(rows, source.size)))
     else:

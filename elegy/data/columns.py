@@ -52,8 +52,8 @@ class Columns:
             >>> Columns.of(None, "label", np.zeros(3)), Columns.of(None, np.zeros(3), None)
             (Columns(inputs=None, labels='label', sample_weight=None, strict=True), None)
         """
-        found = cls(*(part if is_names(part) else None for part in (inputs, labels, sample_weight)))
-        return None if found == cls() else found
+        parts: list[Any] = [part if is_names(part) else None for part in (inputs, labels, sample_weight)]
+        return None if parts == [None] * 3 else cls(*parts)
 
     def pick(self, data: Any, where: str = "the data", *, only_inputs: bool = False) -> Batch:
         """Picks the parts of a batch, or of all data.

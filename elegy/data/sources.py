@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves, pack, size_of, unpack
-from elegy.data.columns import Columns, names_of
+from elegy.data.columns import Columns, Given, names_of
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.iterables import IterableSource
 from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non_arrays
@@ -216,6 +216,11 @@ def as_source(
         return ArraySource.of(batch, columns=tables, where=where)
     size_of(batch, where)
     return ArraySource.of(weigh_all(batch, weights), unweighted=batch, class_weight=weights, columns=tables)
+
+
+def source_of(given: Given, **options: Any) -> ArraySource | IterableSource:
+    """Makes a source of the data that a method was given. Options and errors as for `as_source`."""
+    return as_source(given.data, given.labels, given.sample_weight, columns=given.columns, **options)
 
 
 def as_validation_source(validation_data: Any, columns: Columns | None = None) -> ArraySource | IterableSource:

@@ -9,9 +9,10 @@ from typing import Any
 
 from elegy.callbacks import CallbackList, History, TimeMonitor
 from elegy.checkpoint import store
-from elegy.data import ArraySource, IterableSource, as_source, first_batches, split
+from elegy.data import ArraySource, IterableSource, first_batches, split
 from elegy.data.columns import Given
 from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
+from elegy.data.sources import source_of
 from elegy.module.averaging import check_weights
 from elegy.runs.folder import RunFolder
 from elegy.trainer import check_evaluations, checks, loop, resume, rollback
@@ -47,14 +48,7 @@ def sources(
     Raises:
         ValueError, TypeError: if the data cannot be used.
     """
-    source = as_source(
-        given.data,
-        given.labels,
-        given.sample_weight,
-        columns=given.columns,
-        class_weight=class_weight,
-        epoch=session.epoch,
-    )
+    source = source_of(given, class_weight=class_weight, epoch=session.epoch)
     evaluations = evaluation_sources(validation_data, config, given.columns)
     if validation_split != 0.0:
         if evaluations:

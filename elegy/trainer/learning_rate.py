@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elegy.data import ArraySource, as_source, epoch_permutation
+from elegy.data import ArraySource, epoch_permutation
+from elegy.data.columns import Given
 from elegy.data.plan import DEFAULT_BATCH_SIZE
+from elegy.data.sources import source_of
 from elegy.flat import make_jaxpr
 from elegy.integers import positive_int_or_none
 from elegy.lazy import require
@@ -131,7 +133,7 @@ def find_learning_rate(
             f"find_learning_rate(lowest={lowest}, highest={highest}, steps={steps}): the rate grows from the lowest to "
             "the highest in at least 2 steps."
         )
-    source = as_source(*data, what="find_learning_rate")
+    source = source_of(Given.of("find_learning_rate", data[0], None, *data[1:]), what="find_learning_rate")
     if not isinstance(source, ArraySource):
         raise TypeError(
             "find_learning_rate takes arrays: reading an iterable would change the order in which fit reads it. Give "

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
-from elegy.data import as_source
 from elegy.data.columns import Given
+from elegy.data.sources import source_of
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int, positive_int_or_none
 from elegy.metrics import LossesAndMetrics
@@ -291,8 +291,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         Raises:
             ValueError: if there is no average, or a function returns something else.
         """
-        given = Given.of("evaluate", data, inputs, labels, sample_weight)
-        source = as_source(given.data, given.labels, given.sample_weight, what="evaluate", columns=given.columns)
+        source = source_of(Given.of("evaluate", data, inputs, labels, sample_weight), what="evaluate")
         plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
         return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
@@ -354,8 +353,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         )
 
     def _predictor(self, given: Given, *options: Any) -> tuple[ExecutionPlan, Listeners]:
-        known = self._session.input_tree
-        return self._pass("pred", as_source(given.data, what="predict", known=known, columns=given.columns), *options)
+        source = source_of(given, what="predict", known=self._session.input_tree)
+        return self._pass("pred", source, *options)
 
     def _pass(
         self,
