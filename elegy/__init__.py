@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         metrics,
         regularizers,
         strategies,
+        weights,
     )
     from elegy.adapters import LoRA
     from elegy.callbacks import Callback, Event, History
@@ -70,6 +71,7 @@ __all__ = [
     "static_field",
     "strategies",
     "toplevel_mutable",
+    "weights",
 ]
 
 _HOMES = {

@@ -17,6 +17,7 @@ EXTRAS = {name: name for name in _OF_THEIR_NAME} | {
     "fsspec": "remote",
     "docstring_parser": "cli",
     "jsonargparse": "cli",
+    "huggingface_hub": "hub",
     "psutil": "monitors",
     "starlette": "serve",
     "uvicorn": "serve",

@@ -20,6 +20,7 @@ FLOORS = {
     "__init__": 9,
     "cli": 9,
     "trainer": 8,
+    "weights": 8,
     "adapters": 7,
     "runs": 7,
     "engine": 6,
@@ -79,6 +80,8 @@ HEAVY = (
     "sklearn",
     "matplotlib",
     "clu",
+    "safetensors",
+    "huggingface_hub",
 )
 
 

@@ -62,6 +62,11 @@ class FunctionalModule(ElegyModule):
         self._origin = Static(Origin(variables))
 
     @property
+    def variables(self) -> PyTree:
+        """The parameters, or `(params, state)`, as `init` returns them."""
+        return (self.params, join_floats(self.batch_stats, self.counters)) if self._stateful else self.params
+
+    @property
     def _stateful(self) -> bool:
         return takes(self._apply.value, "state")
 

@@ -80,14 +80,18 @@ class NNXModule(ElegyModule):
         return self.to_module() if module is None else module
 
     def init(self, key: jax.Array, inputs: PyTree) -> Self:
-        """Starts from the values of your object or of `variables`, and adds Variables that the call makes."""
+        """Starts from the values of your object or of `variables`, and adds Variables that the call makes.
+
+        Without inputs, `None`, no call is traced.
+        """
         graphs = self._graphs.value.before_first_call
         own, given = self._start(graphs)
         own = match_variables(own, self._grouped(own, given), graphs.name)
         state = self.replace(_graphs=Static(graphs), _initial=None)
         state = state._with(own)
         # An overridden `apply` may call the module with other arguments, so no call is traced then.
-        return state._with_first_call(key, inputs) if type(self).apply is NNXModule.apply else state
+        calls = inputs is not None and type(self).apply is NNXModule.apply
+        return state._with_first_call(key, inputs) if calls else state
 
     def _start(self, graphs: Graphs) -> tuple[dict[str, PyTree], PyTree]:
         """Returns the values of the module and of `variables`, without Variables that later calls have made."""
