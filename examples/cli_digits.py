@@ -21,7 +21,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, training: bool) -> jax.Array:
-        x = nn.Dense(self.width, use_bias=False)(images.reshape(len(images), -1))
+        x = nn.Dense(self.width, use_bias=False)(images.reshape(images.shape[0], -1))
         x = nn.relu(nn.BatchNorm(use_running_average=not training, momentum=0.9)(x))
         x = nn.Dropout(self.dropout, deterministic=not training)(x)
         return nn.Dense(10)(x)

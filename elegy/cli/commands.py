@@ -12,13 +12,16 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from elegy.checkpoint import find_checkpoints
+from elegy.checkpoint.naming import CHECKPOINTS
 from elegy.cli.errors import CliError
 from elegy.cli.options import REQUIRED, Option, options_of
 from elegy.cli.parser import PROGRAM, Values
 from elegy.cli.program import Program
-from elegy.cli.saved import checkpoint_of
+from elegy.cli.saved import checkpoint_of, folder_asked_for
 from elegy.cli.sets import chosen, first_batch
 from elegy.data.plan import DEFAULT_BATCH_SIZE
+from elegy.distributed import is_first
 from elegy.names import array_name, path_name
 from elegy.trainer import Trainer
 
@@ -68,13 +71,25 @@ class Command:
 def fit(call: Call) -> None:
     """Trains."""
     values = call.values
-    trainer = call.program.trainer(values, {PROGRAM: call.program.record(), **_saved(values)})
+    config = {PROGRAM: call.program.record(), **_saved(values)}
+    folder = None if call.run is None else folder_asked_for(call.run)
+    more = {} if folder is None else {"run_dir": folder}
+    trainer = call.program.trainer(values, config, **more)
     data = call.program.read_data(values)
-    trainer.fit(
-        **data.train, class_weight=data.class_weight, validation_data=data.validation_data, **values.group("fit")
-    )
+    sets = {"class_weight": data.class_weight, "validation_data": data.validation_data}
+    trainer.fit(**data.train, **sets, **values.group("fit"), resume=_resumes(values["resume"], folder))
+    if trainer.run_dir is not None and is_first() and values.group("fit")["verbose"]:
+        print(f"run folder: {trainer.run_dir}")
     if trainer.interrupted is not None:
         sys.exit(128 + trainer.interrupted)
+
+
+def _resumes(resume: str | None, folder: Path | None) -> str | None:
+    """The `resume` of `Trainer.fit`; None for a run that ended before its first checkpoint."""
+    if folder is not None and resume is not None and not find_checkpoints(Path(resume) / CHECKPOINTS):
+        print(f"{resume} has no checkpoint yet: its configuration is trained from the beginning.", file=sys.stderr)
+        return None
+    return resume
 
 
 def _saved(values: Values) -> dict[str, Any]:
@@ -166,6 +181,13 @@ _ON = Option(
     None,
     "the data set: by default the first of these",
 )
+_RESUME = Option(
+    "resume",
+    str | None,
+    None,
+    "the folder of a run, or a checkpoint, to go on with, with its program and configuration; auto: the newest run of "
+    "--trainer.run_dir, or a new one",
+)
 _PROGRAM = Option("program", str | None, None, "FILE_OR_MODULE:FUNCTION, in place of the program that the run names")
 
 
@@ -179,7 +201,7 @@ def _output(text: str, default: Any = REQUIRED) -> Option:
 
 
 COMMANDS = {
-    "fit": Command("Trains a program.", fit, lambda: _of(Trainer.fit, "fit", "resume")),
+    "fit": Command("Trains a program.", fit, lambda: [_RESUME, *_of(Trainer.fit, "fit", "resume")]),
     "evaluate": Command(
         "Prints the losses and metrics of a checkpoint, as JSON.",
         evaluate,

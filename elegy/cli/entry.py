@@ -10,11 +10,12 @@ from typing import Any
 
 from elegy.cli import program as program_module
 from elegy.cli import saved
-from elegy.cli.commands import COMMANDS, Call, Command
+from elegy.cli.commands import COMMANDS, Call
 from elegy.cli.errors import CliError, nearest
 from elegy.cli.options import Option
 from elegy.cli.parser import parse
 from elegy.cli.program import RUN_DIR, Program, trainer_options
+from elegy.errors import CheckpointError
 from elegy.lazy import require
 
 
@@ -39,8 +40,8 @@ def main(
         argv: the arguments; None for those of the process.
 
     Raises:
-        SystemExit: with code 2 and a message if the command line is wrong; after `--help`; and with code 128 + signal
-            if a signal ended the training.
+        SystemExit: with code 2 and a message if the command line is wrong, with code 1 if a checkpoint cannot be read or
+            written, after `--help`, and with code 128 + signal if a signal ended the training.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -58,9 +59,9 @@ def main(
     try:
         own = None if build is None else program_module.in_memory(build, data, optimizer)
         _run(prog, name, arguments[1:], own)
-    except CliError as error:
+    except (CliError, CheckpointError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, CliError) else 1) from None
 
 
 def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
@@ -78,18 +79,15 @@ def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
     except ImportError as error:
         raise CliError(str(error)) from error
     target, argv = _target(argv)
-    helps = target is None and any(token in ("-h", "--help") for token in argv)
-    if helps and own is None:
+    if target is None and own is None and any(token in ("-h", "--help") for token in argv):
         parse(prog, f"{command.about} {_HELP.format(prog=prog)}", [*trainer_options(), *command.options()], argv, {})
-    config: dict[str, Any] = {}
-    run = None
-    if command.reads or (target is not None and saved.is_run(target)):
-        run = _required(target, command, prog, own)
-        named = own is not None or _given(argv, "--program")
-        config = saved.read_config(run) if not named or _has_config(run) else {}
-    program = own or _program(prog, command, target, run, argv, config)
-    if own is not None and target is not None and run is None:
-        raise CliError(f"unexpected argument {target!r}: options begin with --.")
+    run, named = _run_and_program(prog, name, target, argv, own)
+    program = own or (None if named is None else program_module.found(named))
+    config: dict[str, Any] = {} if run is None else saved.read_config(run, needed=program is None)
+    if program is None and run is not None:
+        program = program_module.from_record(saved.program_of(config, run))
+    if program is None:
+        raise CliError(f"give a program: `{prog} FILE_OR_MODULE:FUNCTION [options]`.")
     options = [*program.options, *command.options()]
     others: list[Option] = [option for other in COMMANDS.values() for option in other.options()]
     if name != "fit":  # only a training has a folder
@@ -115,32 +113,29 @@ def _given(argv: list[str], option: str) -> str | None:
     return None
 
 
-def _required(target: str | None, command: Command, prog: str, own: Program | None) -> str:
-    if target is None:
-        raise CliError(f"give a run or a checkpoint: `{prog} RUN [options]`.")
-    if command.reads and not saved.is_run(target):
-        more = "" if own is not None else " A program is given by --program FILE:FUNCTION."
-        raise CliError(f"there is no run and no checkpoint at {target!r}.{more}")
-    return target
+def _run_and_program(
+    prog: str, name: str, target: str | None, argv: list[str], own: Program | None
+) -> tuple[str | None, str | None]:
+    """Returns the run that the command reads, and the program that it names; None for each that is not given.
 
-
-def _has_config(run: str) -> bool:
-    try:
-        saved.read_config(run)
-    except CliError:
-        return False
-    return True
-
-
-def _program(
-    prog: str, command: Command, target: str | None, run: str | None, argv: list[str], config: dict[str, Any]
-) -> Program:
-    if run is None:
+    Raises:
+        CliError: if the command takes the other of the two.
+    """
+    if COMMANDS[name].reads:
         if target is None:
-            raise CliError(f"give a program: `{prog} FILE_OR_MODULE:FUNCTION [options]`.")
-        return program_module.found(target)
-    given = _given(argv, "--program")
-    return program_module.found(given) if given else program_module.from_record(saved.program_of(config, run))
+            raise CliError(f"give a run or a checkpoint: `{prog} RUN [options]`.")
+        if not saved.is_run(target):
+            more = "" if own is not None else " A program is given by --program FILE:FUNCTION."
+            raise CliError(f"there is no run and no checkpoint at {target!r}.{more}")
+        return target, _given(argv, "--program")
+    if target is not None and saved.is_run(target):
+        if name == "fit":
+            raise CliError(f"{target} is not a program: `{prog} --resume {target}` goes on with a run.")
+        return target, None
+    if target is not None and own is not None:
+        raise CliError(f"unexpected argument {target!r}: options begin with --.")
+    resume = _given(argv, "--resume") if name == "fit" else None
+    return (None if resume == "auto" else resume), target
 
 
 def _usage(prog: str, own: bool) -> str:

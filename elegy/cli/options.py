@@ -122,12 +122,10 @@ def plain_type(hint: Any) -> Any:
         return functools.reduce(operator.or_, kept) if set(kept) - {type(None)} else None
     if origin is not None:
         container: Any = _ABSTRACT.get(origin, origin)
-        if isinstance(container, type) and issubclass(container, _PATHS):
-            return pathlib.Path
-        if container not in _CONTAINERS:
-            return None
-        inner = [one if one is Ellipsis else plain_type(one) for one in arguments]
-        return None if None in inner else operator.getitem(container, tuple(inner))
+        if container in _CONTAINERS:
+            inner = [one if one is Ellipsis else plain_type(one) for one in arguments]
+            return None if None in inner else container[tuple(inner)]
+        return pathlib.Path if isinstance(container, type) and issubclass(container, _PATHS) else None
     return _plain_class(_ABSTRACT.get(hint, hint)) if isinstance(hint, type) else None
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from elegy.checkpoint.address import Address, path_of
-from elegy.checkpoint.directory import find_checkpoints, newest_opened, opened
+from elegy.checkpoint.directory import find_checkpoints, opened
+from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.checkpoint.store import read_metadata
 from elegy.cli.errors import CliError
 from elegy.cli.parser import PROGRAM
 from elegy.errors import CheckpointError
+from elegy.runs.files import read_json
 
-CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 
 
@@ -24,48 +24,58 @@ def is_run(target: str) -> bool:
 
 
 def checkpoint_of(target: str) -> str:
-    """Returns the checkpoint, or the directory of checkpoints, of a run.
+    """Returns the checkpoint, the directory of checkpoints or the run, for `Trainer.restore`.
 
     Raises:
-        CliError: if there is none.
+        CliError: if there is no checkpoint.
     """
     where = path_of(target)
-    if isinstance(where, Address):
+    if isinstance(where, Address) or (where / "manifest.json").exists() or find_checkpoints(where):
         return target
     if not where.is_dir():
         raise CliError(f"there is no run and no checkpoint at {target}.")
-    if (where / "manifest.json").exists() or find_checkpoints(where):
-        return target
-    if find_checkpoints(where / CHECKPOINTS):
-        return str(where / CHECKPOINTS)
-    raise CliError(f"{target} has no checkpoint: it is neither a run, nor a directory of checkpoints, nor one of them.")
+    if not find_checkpoints(where / CHECKPOINTS):
+        raise CliError(
+            f"{target} has no checkpoint: it is neither a run, nor a directory of checkpoints, nor one of them."
+        )
+    return str(where / CHECKPOINTS)
 
 
-def read_config(target: str) -> dict[str, Any]:
+def read_config(target: str, *, needed: bool = True) -> dict[str, Any]:
     """Returns the configuration of a run or a checkpoint.
 
+    Args:
+        target: the run, the checkpoint, or a directory of checkpoints.
+        needed: whether there must be one.
+
     Raises:
-        CliError: if there is none.
+        CliError: if there is none, or the checkpoint is damaged.
     """
     where = path_of(target)
     try:
         if not isinstance(where, Address) and (where / CONFIG).exists():
-            config = _of_file(where / CONFIG)
+            config = read_json(where / CONFIG).get("config")
         else:
             with opened(checkpoint_of(target)) as found:
                 config = read_metadata(found).get("config")
     except CheckpointError as error:
         raise CliError(str(error)) from error
-    if not isinstance(config, dict):
+    if isinstance(config, dict):
+        return config
+    if needed:
         raise CliError(f"{target} has no configuration of the command line: pass --program FILE:FUNCTION.")
-    return config
+    return {}
 
 
-def _of_file(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("config")
-    except (ValueError, AttributeError) as error:
-        raise CliError(f"{path} is damaged: {error}") from error
+def folder_asked_for(run: str) -> Path | None:
+    """Returns the `run_dir` of the trainer whose run has a folder; None if it is not the folder of a run.
+
+    The folder itself may have a number: `runs/first_2`, where `runs/first` was asked for.
+    """
+    where = path_of(run)
+    if isinstance(where, Address) or not (where / RUN_FILE).exists():
+        return None
+    return where.absolute().with_name(read_json(where / RUN_FILE).get("name", where.name))
 
 
 def program_of(config: dict[str, Any], target: str) -> dict[str, Any]:
@@ -78,9 +88,3 @@ def program_of(config: dict[str, Any], target: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("source", "build")):
         raise CliError(f"the configuration of {target} names no program: pass --program FILE:FUNCTION.")
     return record
-
-
-def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-    """True if a directory has an intact checkpoint."""
-    with newest_opened(directory) as found:
-        return found is not None

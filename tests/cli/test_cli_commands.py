@@ -115,22 +115,22 @@ def test_a_checkpoint_without_a_configuration_needs_a_program(program, capsys):
     assert json.loads(capsys.readouterr().out) == expected.evaluate(*regression(9, seed=5), verbose=0)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("evaluate saved --on test", "data\\(\\) returned no test_data"),
-        ("predict saved --output out.txt", "must end in .npy or .npz"),
-        ("predict saved --output gone/out.npy", "there is no directory .*gone"),
-        ("predict saved --output out.npy --inputs gone.npy", "gone.npy cannot be read"),
-        ("predict saved", "required: output"),
-        ("evaluate saved --fit.epochs 3", "unknown option --fit.epochs"),
-        ("evaluate moved", "there is no file .*gone.py.* pass --program FILE:FUNCTION"),
-    ],
-)
-def test_bad_input_of_commands_that_read(program, line, message, capsys):
+BAD = {
+    "evaluate saved --on test": "data\\(\\) returned no test_data",
+    "predict saved --output out.txt": "must end in .npy or .npz",
+    "predict saved --output gone/out.npy": "there is no directory .*gone",
+    "predict saved --output out.npy --inputs gone.npy": "gone.npy cannot be read",
+    "predict saved": "required: output",
+    "evaluate saved --fit.epochs 3": "unknown option --fit.epochs",
+    "evaluate moved": "there is no file .*gone.py.* pass --program FILE:FUNCTION",
+}
+
+
+def test_bad_input_of_commands_that_read(program, capsys):
     checkpoint("saved")
     checkpoint("moved", program={"source": "/gone.py", "build": "build"})
-    with pytest.raises(SystemExit) as ended:
-        call(*line.split())
-    assert ended.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
+    for line, message in BAD.items():
+        with pytest.raises(SystemExit) as ended:
+            call(*line.split())
+        assert ended.value.code == 2
+        assert re.search(message, capsys.readouterr().err), line
