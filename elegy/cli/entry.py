@@ -40,7 +40,7 @@ def main(
         argv: the arguments; None for those of the process.
 
     Raises:
-        SystemExit: with code 2 and a message if the command line is wrong, with code 1 if a checkpoint cannot be read or
+        SystemExit: with code 2 and a message if the command line is wrong, with 1 if a checkpoint cannot be read or
             written, after `--help`, and with code 128 + signal if a signal ended the training.
 
     Example:
