@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         losses,
         metrics,
         regularizers,
+        runs,
         strategies,
         weights,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "mutable",
     "register_strategy",
     "regularizers",
+    "runs",
     "static_field",
     "strategies",
     "toplevel_mutable",

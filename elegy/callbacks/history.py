@@ -7,6 +7,7 @@ from typing import Any
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
+from elegy.callbacks.history_plot import plot_history
 
 
 class History(Callback):
@@ -19,6 +20,7 @@ class History(Callback):
 
     Attributes:
         epoch: the index of the epoch of each entry.
+        step: the completed training steps at each entry.
 
     Example:
         >>> history = History()
@@ -35,6 +37,7 @@ class History(Callback):
 
     def _clear(self) -> None:
         self.epoch: list[int] = []
+        self.step: list[int] = []
         self._history: dict[str, list[float]] = {}
         self._evaluations: dict[str, list[dict[str, float]]] = {}
         self._within: dict[str, float] = {}  # the last values of evaluations inside of the running epoch
@@ -116,9 +119,11 @@ class History(Callback):
         self._read()
         if self.epoch and self.epoch[-1] == event.epoch:
             self.epoch.pop()
+            self.step.pop()
             for name in self._last:
                 self._history[name].pop()
         self.epoch.append(event.epoch)
+        self.step.append(event.step)
         self._unread.append(event)
 
     def on_train_end(self, event: Event) -> None:
@@ -134,6 +139,7 @@ class History(Callback):
         return {
             "history": history,
             "epoch": list(self.epoch),
+            "step": list(self.step),
             "last": list(self._last),
             "evaluations": {name: [dict(one) for one in records] for name, records in self._evaluations.items()},
             "within": dict(self._within),
@@ -146,6 +152,31 @@ class History(Callback):
         self._within = dict(state.get("within", {}))
         self._unread.clear()
         self.epoch, self._last = list(state["epoch"]), list(state["last"])
+        self.step = list(state.get("step", [0] * len(self.epoch)))  # of a checkpoint that has none: not known
+
+    def plot(self, *names: str, axes: Any = None) -> Any:
+        """Draws values over the training steps with matplotlib, `val_` names beside those of the training.
+
+        Args:
+            *names: the names of logs; none for all but seconds. A `val_` name is drawn with the name that follows.
+            axes: a list with an axes for each group of names; None for a new figure.
+
+        Returns:
+            The list of axes.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+            ValueError: if a name is not logged (the message lists the logs), or nothing is.
+
+        Example:
+            >>> history = History()
+            >>> history.on_train_begin(Event(None, "train", step=0, epoch=0))
+            >>> history.on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
+            >>> (axes,) = history.plot("loss")  # needs matplotlib
+            >>> axes.get_title()
+            'loss'
+        """
+        return plot_history(self, names, axes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Reads all entries: their events have the trainer."""

@@ -39,6 +39,7 @@ class RunFolder(Callback):
 
     Attributes:
         path: the folder of the running or last run; None before the first one.
+        parameters: path, shape and dtype of each parameter of the run.
     """
 
     writes_files = True
@@ -46,6 +47,7 @@ class RunFolder(Callback):
     def __init__(self, wanted: Path):
         self.wanted = wanted
         self.path: Path | None = None
+        self.parameters: list[dict[str, Any]] = []
         self._continued: Path | None = None  # the folder of the run that is resumed
         self._step = 0  # the last step of the last run
         self._checkpoints: list[ModelCheckpoint] = []
@@ -155,6 +157,7 @@ class RunFolder(Callback):
         versions = configuration.pop("versions")
         write_kept(self.path / "config.json", configuration)
         write_kept(self.path / "environment.json", {"versions": versions, **environment()})
+        write_kept(self.path / "model.json", {"parameters": self.parameters})
         known = read_json(self.path / RUN_FILE)
         self._record = {
             "format": 1,

@@ -10,8 +10,10 @@ from pathlib import Path
 from elegy.checkpoint import AsyncSaver
 from elegy.distributed import is_first, together
 from elegy.module.averaging import Weights, with_weights
+from elegy.runs.report import report as write_report
 from elegy.trainer import persistence
 from elegy.trainer import weights as weights_module
+from elegy.trainer.run_record import run_record
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 from elegy.walltime import measured
@@ -21,12 +23,37 @@ class FileMethods:
     """Saves, restores and exports; the base of `Trainer`."""
 
     _session: Session
+    _module_name: str
 
     @property
     def run_dir(self) -> Path | None:
         """The folder of the running or last `fit`; None before the first one, and without `Trainer(run_dir=...)`."""
         folder = self._session.run_folder
         return None if folder is None else folder.path
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a page about the run: one HTML file that loads nothing from elsewhere; see `elegy.runs.report`.
+
+        With a run folder the page has everything that is in it. Without one it has the values of the last `fit` at
+        epochs and evaluations, and the configuration.
+
+        Args:
+            path: the file to write; missing directories are made.
+
+        Returns:
+            The path.
+
+        Example:
+            >>> import tempfile, numpy as np, optax, flax.linen as nn
+            >>> import elegy as eg
+            >>> x = np.ones((8, 1), np.float32)
+            >>> trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.5))
+            >>> history = trainer.fit(x, x, epochs=2, verbose=0)
+            >>> trainer.report(Path(tempfile.mkdtemp()) / "report.html").name
+            'report.html'
+        """
+        record = run_record(self._session, self._module_name)
+        return together(lambda: write_report(record, path) if is_first() else Path(path), f"writing {path}")
 
     def save(
         self, path: str | os.PathLike[str], *, saver: AsyncSaver | None = None, then: Callable[[], object] | None = None

@@ -21,6 +21,7 @@ from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded,
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run
+from elegy.trainer.run_record import parameters
 from elegy.trainer.sanity import sanity_check
 from elegy.trainer.session import Session, UndoOnFailure
 
@@ -153,6 +154,8 @@ def fit(
         if found is not None and saved is not None:
             resume.resume(run, found, saved)
         reading.close()
+        if folder is not None:
+            folder.parameters = parameters(session)
         try:
             check_evaluations.check(run, training, ready)
             loop.fit(run)

@@ -1,0 +1,63 @@
+"""Draws the values of a history with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from elegy.lazy import require
+
+if TYPE_CHECKING:
+    from elegy.callbacks.history import History
+
+_COLUMNS = 3
+
+
+def curves_of(history: History) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Groups the values of a history: `{"loss": {"train": (steps, values), "val": (steps, values)}}`.
+
+    The values of an evaluation are at the steps at which it ran.
+    """
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    evaluated = {name for records in history.evaluations.values() for record in records for name in record}
+    for name, values in history.history.items():
+        if name in evaluated or len(values) != len(history.step):
+            continue
+        found.setdefault(name, {})["train"] = (list(history.step), list(values))
+    for key, records in history.evaluations.items():
+        prefix = "val_" if key == "val" else f"val_{key}_"
+        for name in dict.fromkeys(name for record in records for name in record):
+            if name in ("epoch", "step", "examples"):
+                continue
+            points = [(record["step"], record[name]) for record in records if name in record]
+            lines = found.setdefault(name.removeprefix(prefix), {})
+            lines[prefix.removesuffix("_")] = ([int(step) for step, _ in points], [value for _, value in points])
+    return found
+
+
+def plot_history(history: History, names: Sequence[str], axes: Any) -> Any:
+    """Draws; see `History.plot`."""
+    groups = curves_of(history)
+    known = {(name if line == "train" else f"{line}_{name}"): name for name, lines in groups.items() for line in lines}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is not logged. Logged are: {', '.join(known) or 'nothing'}.")
+    chosen = list(dict.fromkeys(known[name] for name in names)) or [n for n in groups if not n.startswith("seconds_")]
+    if not chosen:
+        raise ValueError("the history is empty: there is nothing to draw before an epoch has ended.")
+    if axes is None:
+        pyplot = require("matplotlib.pyplot", "History.plot")
+        columns = min(len(chosen), _COLUMNS)
+        rows = math.ceil(len(chosen) / columns)
+        figure, grid = pyplot.subplots(rows, columns, squeeze=False, figsize=(4.5 * columns, 3.2 * rows))
+        axes = list(grid.flat)
+        for unused in axes[len(chosen) :]:
+            unused.remove()
+        axes = axes[: len(chosen)]
+        figure.set_layout_engine("constrained")
+    for ax, group in zip(axes, chosen, strict=True):
+        for line, (steps, values) in groups[group].items():
+            ax.plot(steps, values, label=line, marker="." if len(values) < 30 else None)
+        ax.set(title=group, xlabel="step")
+        ax.legend()
+    return axes

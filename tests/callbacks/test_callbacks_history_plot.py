@@ -1,0 +1,50 @@
+"""`History.plot`: the lines that matplotlib gets."""
+
+from __future__ import annotations
+
+import sys
+
+import matplotlib
+import numpy as np
+import optax
+import pytest
+from boring_modules import High, regression
+
+import elegy as eg
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def history():
+    trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
+    x, y = regression()
+    return trainer.fit(x, y, batch_size=8, epochs=4, validation_split=0.2, validation_freq=2, verbose=0)
+
+
+def test_every_value_is_drawn_at_its_step(history):
+    from matplotlib import pyplot
+
+    loss, other = history.plot()
+    drawn = {line.get_label(): line.get_xydata() for line in loss.get_lines()}
+    np.testing.assert_array_equal(drawn["train"], np.column_stack([[3, 6, 9, 12], history.history["loss"]]))
+    np.testing.assert_array_equal(drawn["val"], np.column_stack([[6, 12], history.history["val_loss"]]))
+    assert other.get_title() == "mean_squared_error"
+    assert history.plot("val_loss", axes=[loss]) == [loss]
+    pyplot.close("all")
+
+
+def test_what_cannot_be_drawn_is_said(history, monkeypatch):
+    with pytest.raises(ValueError, match=r"'acc' is not logged\. Logged are: loss, val_loss, mean_squared_error"):
+        history.plot("acc")
+    with pytest.raises(ValueError, match="the history is empty"):
+        eg.History().plot()
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="needs the library 'matplotlib': install it with `pip install matplotlib`"):
+        history.plot()
+
+
+def test_steps_survive_a_checkpoint(history):
+    other = eg.History()
+    other.load_state_dict(history.state_dict())
+    assert other.step == history.step == [3, 6, 9, 12]
