@@ -28,6 +28,10 @@ class MissingMethodError(NotImplementedError, ElegyError):
     """A module has no method for a phase; the message lists what to implement."""
 
 
+class ExampleError(RuntimeError, ElegyError):
+    """An example of a data set could not be read; the message names it, and the cause is the data set's own error."""
+
+
 class CheckpointError(ValueError, ElegyError):
     """A checkpoint cannot be written, read, or matched with the state."""
 

@@ -3,6 +3,7 @@
 from elegy.data.batch import pack, unpack
 from elegy.data.buckets import BucketedBatches
 from elegy.data.check import check_finite
+from elegy.data.examples import Examples
 from elegy.data.first_batches import first_batches
 from elegy.data.iterables import IterableSource
 from elegy.data.packing import PackedSequences, pack_sequences
@@ -15,6 +16,7 @@ from elegy.data.split import split
 __all__ = [
     "ArraySource",
     "BucketedBatches",
+    "Examples",
     "IterableSource",
     "PackedSequences",
     "as_source",

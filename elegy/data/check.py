@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves
+from elegy.data.examples import ExampleRows
 from elegy.data.sparse import SparseRows
 from elegy.types import Batch
 
@@ -35,6 +36,10 @@ def check_finite(batch: Batch, what: str = "the data", columns: Mapping[str, Seq
     for name, leaf in named_leaves(batch):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, np.inexact):
+            continue
+        if isinstance(leaf, ExampleRows):
+            if bad_values := sum(int(np.count_nonzero(~np.isfinite(block))) for block in leaf.blocks()):
+                found.append(f"{name} has {bad_values} of {leaf.size}")
             continue
         values = leaf.values if isinstance(leaf, SparseRows) else leaf
         xp: Any = jnp if isinstance(leaf, jax.Array) else np

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from elegy.data.batch import PARTS, join_name
+from elegy.data.examples import ExampleRows
 from elegy.data.numeric import as_numeric, is_numeric
 from elegy.data.sparse import SparseRows, is_sparse
 from elegy.data.tables import is_column, is_series, is_table, series_as_array, table_as_array
@@ -118,7 +119,7 @@ def is_array_like(value: Any) -> bool:
 def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not _lies_explicitly(leaf)
-    return isinstance(leaf, np.ndarray) and is_numeric(leaf)
+    return isinstance(leaf, ExampleRows) or (isinstance(leaf, np.ndarray) and is_numeric(leaf))
 
 
 def _lies_explicitly(array: jax.Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -72,6 +73,11 @@ class IterableSource:
 
     def __repr__(self) -> str:
         return f"IterableSource({self._reader.kind}, steps={self.steps}, one_shot={self.one_shot})"
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block in which the data is read; an iterable has its own workers."""
+        yield
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
         """Yields the batches of one pass.

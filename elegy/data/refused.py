@@ -35,8 +35,9 @@ def refuse_examples(inputs: Any, what: str) -> None:
     dataset = is_instance_of(inputs, "torch.utils.data", "Dataset")
     if dataset and not is_instance_of(inputs, "torch.utils.data", "IterableDataset"):
         raise TypeError(
-            f"the inputs of {what} are {type_name(inputs)}, a PyTorch Dataset, whose items are single examples. Give a "
-            "loader of batches: `torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)`, with "
+            f"the inputs of {what} are {type_name(inputs)}, a PyTorch Dataset, whose items are single examples. Give "
+            f"batch_size, `{what}(dataset, batch_size=32)`, or a loader of batches: "
+            "`torch.utils.data.DataLoader(dataset, batch_size=32, shuffle=True)`, with "
             "`batch_size=None` if each item is a batch."
         )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from elegy.data.batch import named_leaves, pack, size_of, unpack
 from elegy.data.columns import Columns, Given, names_of
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
+from elegy.data.examples import ExampleRows, Examples, as_examples, take_together
 from elegy.data.iterables import IterableSource
 from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non_arrays
 from elegy.data.sparse import SparseRows
@@ -85,6 +87,24 @@ class ArraySource:
         """True if an array is sparse; the data must not be made dense as a whole then."""
         return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
 
+    @functools.cached_property
+    def examples(self) -> tuple[ExampleRows, ...]:
+        """The arrays that are read from a data set example by example."""
+        return tuple(leaf for leaf in jax.tree.leaves(self.batch) if isinstance(leaf, ExampleRows))
+
+    @property
+    def workers(self) -> int:
+        """The number of workers that read the examples of data sets."""
+        return max((leaf.reader.workers for leaf in self.examples), default=0)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block in which the workers of data sets keep running."""
+        with contextlib.ExitStack() as stack:
+            for reader in {id(leaf.reader): leaf.reader for leaf in self.examples}.values():
+                stack.enter_context(reader.reading())
+            yield
+
     def take(self, indices: np.ndarray) -> Batch:
         """Gathers rows as dense arrays.
 
@@ -100,7 +120,9 @@ class ArraySource:
             array([12, 10])
         """
         leaves, treedef = self._flat
-        return jax.tree.unflatten(treedef, [_gather(leaf, indices) for leaf in leaves])
+        read = take_together(leaves, indices) if self.examples else [None] * len(leaves)
+        rows = [_gather(leaf, indices) if one is None else one for leaf, one in zip(leaves, read, strict=True)]
+        return jax.tree.unflatten(treedef, rows)
 
     @functools.cached_property
     def _flat(self) -> tuple[list[Array], Any]:
@@ -116,7 +138,8 @@ class ArraySource:
         """
         batch = self.batch if weighted or self.unweighted is None else self.unweighted
         rows = jax.tree.map(
-            lambda leaf: leaf.part(start, stop) if isinstance(leaf, SparseRows) else leaf[start:stop], batch
+            lambda leaf: leaf.part(start, stop) if isinstance(leaf, SparseRows | ExampleRows) else leaf[start:stop],
+            batch,
         )
         return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
 
@@ -131,6 +154,8 @@ class ArraySource:
             >>> ArraySource.of(np.array([10, 11, 12])).slice(1, 3)
             array([11, 12])
         """
+        if self.examples:
+            return self.take(np.arange(start, min(stop, self.size)))
         return jax.tree.map(lambda leaf: leaf[start:stop], self.batch)
 
 
@@ -150,6 +175,7 @@ def as_source(
     known: Any = None,
     epoch: int = 0,
     columns: Columns | None = None,
+    batch_size: int | None = None,
 ) -> ArraySource | IterableSource:
     """Makes a source from a user's data.
 
@@ -157,7 +183,7 @@ def as_source(
     (a list of numbers is an array, a list of arrays a tree, a tuple of arrays several inputs). Otherwise `inputs` yield
     batches: an iterable (a data loader, a dataset, a list of tuples), an iterator (read once), a sequence with
     `__len__` and `__getitem__`, or a function without arguments that returns an iterator. A list whose items all have
-    the structure `known` also yields batches.
+    the structure `known` also yields batches. `Examples` are single examples, with their own labels and weights.
 
     Args:
         inputs: a tree of arrays of shape (rows, ...), or an iterable of batches.
@@ -169,6 +195,7 @@ def as_source(
         epoch: the index of the first epoch, with which loaders are reseeded.
         columns: the names of inputs, labels and sample weights in dicts and tables; names among `labels` and
             `sample_weight` are added to them.
+        batch_size: the batch size that the user gave, so that the items of a map-style data set are single examples.
 
     Raises:
         TypeError: if `inputs` are None, a string, a number or single examples, a leaf is not an array of numbers, or
@@ -183,6 +210,9 @@ def as_source(
         True
     """
     weights = None if class_weight is None else check_class_weight(class_weight)
+    inputs = as_examples(inputs, batch_size)
+    if isinstance(inputs, Examples):
+        inputs, labels, sample_weight = _with_own_parts(inputs, labels, sample_weight, what)
     refuse_examples(inputs, what)
     refuse_lazy_frame(inputs, what)
     if isinstance(inputs, Mapping) and is_leaf(inputs) and not is_array_like(inputs):  # an archive, an HDF5 file
@@ -223,7 +253,9 @@ def source_of(given: Given, **options: Any) -> ArraySource | IterableSource:
     return as_source(given.data, given.labels, given.sample_weight, columns=given.columns, **options)
 
 
-def as_validation_source(validation_data: Any, columns: Columns | None = None) -> ArraySource | IterableSource:
+def as_validation_source(
+    validation_data: Any, columns: Columns | None = None, batch_size: int | None = None
+) -> ArraySource | IterableSource:
     """Makes a source from a user's validation data.
 
     Args:
@@ -231,6 +263,7 @@ def as_validation_source(validation_data: Any, columns: Columns | None = None) -
             `as_source` accepts without labels. An iterator lasts for as many validations as it has batches for.
         columns: the names of inputs, labels and sample weights in dicts and tables; data that is not of these kinds is
             taken as it is.
+        batch_size: as for `as_source`.
 
     Raises:
         TypeError: as `as_source`.
@@ -242,17 +275,30 @@ def as_validation_source(validation_data: Any, columns: Columns | None = None) -
     """
     if columns is not None and _holds_names(validation_data):
         columns = dataclasses.replace(columns, strict=False)
-        return as_source(validation_data, what="validation", columns=columns)
+        return as_source(validation_data, what="validation", columns=columns, batch_size=batch_size)
     if _is_list_of_parts(validation_data):
         validation_data = tuple(validation_data)
     if type(validation_data) is tuple:
-        return as_source(*unpack(validation_data), what="validation")
-    return as_source(validation_data, what="validation")
+        return as_source(*unpack(validation_data), what="validation", batch_size=batch_size)
+    return as_source(validation_data, what="validation", batch_size=batch_size)
 
 
 def _holds_names(data: Any) -> bool:
     """True if names may pick from data or from its batches."""
-    return names_of(data) is not None or _gives_batches(data) or _is_list_of_named(data)
+    return names_of(data) is not None or isinstance(data, Examples) or _gives_batches(data) or _is_list_of_named(data)
+
+
+def _with_own_parts(examples: Examples, labels: Any, sample_weight: Any, what: str) -> tuple[Any, Any, Any]:
+    """Returns the inputs, labels and weights of examples, or the ones that were given beside them.
+
+    Raises:
+        TypeError: if labels or weights come from both.
+    """
+    inputs, own_labels, own_weight = unpack(examples.rows())
+    for name, part, own in (("labels", labels, own_labels), ("sample_weight", sample_weight, own_weight)):
+        if part is not None and own is not None:
+            raise TypeError(f"{name} were given to {what} with examples that contain them: {examples!r}.")
+    return inputs, own_labels if labels is None else labels, own_weight if sample_weight is None else sample_weight
 
 
 def _gives_batches(inputs: Any) -> bool:

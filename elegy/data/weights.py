@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import unpack
+from elegy.data.examples import ExampleRows
 from elegy.data.sparse import SparseRows
 from elegy.names import type_name
 from elegy.types import Array, Batch
@@ -77,6 +78,11 @@ def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = 
     if len(leaves) > 1:
         raise ValueError(
             f"{where}class_weight needs one array of labels, but there are {len(leaves)}. Give sample_weight instead."
+        )
+    if isinstance(leaves[0], ExampleRows):
+        raise TypeError(
+            f"{where}class_weight needs labels in memory, but they are read example by example: return a weight from "
+            "the data set, `(inputs, labels, sample_weight)`."
         )
     if isinstance(leaves[0], SparseRows):
         raise TypeError(f"{where}class_weight needs dense labels, but they are sparse: give `labels.toarray()`.")

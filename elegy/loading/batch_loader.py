@@ -180,6 +180,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
         self.source, self._copies = source, DeviceCopies(0) if copies is None else copies
         self.plan = EpochPlan(source.size, batch_size, drop_remaining, self.limit, self.what)  # type: ignore[arg-type]
         self._on_device: PyTree = None
+        self._first: Batch | None = None
 
     @property
     def steps(self) -> int:
@@ -196,8 +197,12 @@ class ArrayLoader(BatchLoader[ArraySource]):
         return self._copies.has(self.view(self.source.batch))
 
     def first_batch(self) -> Batch:
-        """Returns the first rows of the arrays."""
-        return self.source.slice(*self.plan.batch_rows(0))
+        """Returns the first rows of the arrays; examples of a data set are read once for all calls."""
+        if not self.source.examples:
+            return self.source.slice(*self.plan.batch_rows(0))
+        if self._first is None:
+            self._first = self.source.slice(*self.plan.batch_rows(0))
+        return self._first
 
     def chunks(
         self,

@@ -173,9 +173,11 @@ def array_chunks(
 
     large = source.nbytes // source.size * plan.batch_size * layout.steps >= PREFETCH_BYTES
     gathers = source.on_host and not layout.resident and order is not None
-    ahead = PREFETCH if large and gathers and jax.default_backend() != "cpu" else 0
-    yield from prefetch(chunks(), ahead)
-    if full < limit:
+    ahead = PREFETCH if source.workers or (large and gathers and jax.default_backend() != "cpu") else 0
+    with source.reading():
+        yield from prefetch(chunks(), ahead)
+        if full == limit:
+            return
         start, stop = plan.batch_rows(full)
         batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
         yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full + offset)

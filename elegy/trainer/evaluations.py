@@ -10,6 +10,7 @@ from elegy.callbacks.interval import interval_steps
 from elegy.data import ArraySource, IterableSource
 from elegy.data.columns import Columns
 from elegy.data.convert import is_array_like
+from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.data.sources import as_validation_source
 from elegy.integers import positive_int_or_none
 from elegy.metrics import LossesAndMetrics
@@ -130,7 +131,7 @@ class EvaluationPlan:
 
 
 def evaluation_sources(
-    validation_data: Any, config: FitConfig, columns: Columns | None = None
+    validation_data: Any, config: FitConfig, columns: Columns | None = None, examples: bool = False
 ) -> list[EvaluationSource]:
     """Reads `validation_data`: one data set, or a dict of them.
 
@@ -138,6 +139,7 @@ def evaluation_sources(
         validation_data: the argument of `fit`.
         config: what was asked for.
         columns: the names of inputs, labels and sample weights in dicts and tables.
+        examples: True if the training data are single examples, so that map-style validation data is, too.
 
     Raises:
         TypeError: if a data set or its name cannot be used.
@@ -146,7 +148,7 @@ def evaluation_sources(
     if validation_data is None:
         return []
     sets = validation_data if is_dict_of_sets(validation_data, columns) else {None: validation_data}
-    return [_read(name, data, config, columns) for name, data in sets.items()]
+    return [_read(name, data, config, columns, examples) for name, data in sets.items()]
 
 
 def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> PhaseRequest:
@@ -159,12 +161,15 @@ def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> 
     return training if most == training.most else dataclasses.replace(training, most=max(2, int(most or 0)))
 
 
-def _read(name: Any, data: Any, config: FitConfig, columns: Columns | None) -> EvaluationSource:
+def _read(name: Any, data: Any, config: FitConfig, columns: Columns | None, examples: bool) -> EvaluationSource:
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"validation_data has the name {name!r}: the names of data sets are strings.")
     given = data if isinstance(data, Evaluation) else Evaluation(data)
+    batch_size = config.validation_batch_size if given.batch_size is None else given.batch_size
     try:
-        source = as_validation_source(given.data, columns)
+        # With a batch size, a map-style data set has single examples.
+        size = config.batch_size or DEFAULT_BATCH_SIZE if examples and batch_size is None else batch_size
+        source = as_validation_source(given.data, columns, size)
     except (TypeError, ValueError) as error:
         if name is not None:
             error.add_note(f"It is the data set {name!r} of validation_data.")
@@ -173,7 +178,7 @@ def _read(name: Any, data: Any, config: FitConfig, columns: Columns | None) -> E
         "val_" if name is None else f"val_{name}_",
         source,
         config.validation_freq if given.every is None or config.fast_dev_run else given.every,
-        config.validation_batch_size if given.batch_size is None else given.batch_size,
+        batch_size,
         config.validation_steps if given.steps is None else given.steps,
         config.validation_weights if given.weights is None else given.weights,
         given.measures,

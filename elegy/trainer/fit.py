@@ -49,8 +49,9 @@ def sources(
     Raises:
         ValueError, TypeError: if the data cannot be used.
     """
-    source = source_of(given, class_weight=class_weight, epoch=session.epoch)
-    evaluations = evaluation_sources(validation_data, config, given.columns)
+    source = source_of(given, class_weight=class_weight, epoch=session.epoch, batch_size=config.batch_size)
+    examples = isinstance(source, ArraySource) and bool(source.examples)
+    evaluations = evaluation_sources(validation_data, config, given.columns, examples)
     if validation_split != 0.0:
         if evaluations:
             raise ValueError("validation_data and validation_split were both given: use one of them.")
@@ -97,10 +98,13 @@ def fit(
         _measured(callbacks),
         session.executor.asked_for(values),
         UndoOnFailure(session) as undo,
+        contextlib.ExitStack() as data,
         contextlib.ExitStack() as reading,
     ):
         if (folder := run_folder(callbacks)) is not None:
             folder.begin(config.resume)
+        for each in (source, *(one.source for one in evaluations)):
+            data.enter_context(each.reading())
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         if saved is not None and saved["run"] is not None and fuse == "auto":

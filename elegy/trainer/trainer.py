@@ -291,9 +291,11 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         Raises:
             ValueError: if there is no average, or a function returns something else.
         """
-        source = source_of(Given.of("evaluate", data, inputs, labels, sample_weight), what="evaluate")
-        plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
-        return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
+        given = Given.of("evaluate", data, inputs, labels, sample_weight)
+        source = source_of(given, what="evaluate", batch_size=batch_size)
+        with source.reading():
+            plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
+            return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
     def predict(
         self,
@@ -352,9 +354,9 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             self._session, *self._predictor(given, batch_size, steps, callbacks, verbose, weights), weights
         )
 
-    def _predictor(self, given: Given, *options: Any) -> tuple[ExecutionPlan, Listeners]:
-        source = source_of(given, what="predict", known=self._session.input_tree)
-        return self._pass("pred", source, *options)
+    def _predictor(self, given: Given, batch_size: Any, *options: Any) -> tuple[ExecutionPlan, Listeners]:
+        source = source_of(given, what="predict", known=self._session.input_tree, batch_size=batch_size)
+        return self._pass("pred", source, batch_size, *options)
 
     def _pass(
         self,
