@@ -15,6 +15,7 @@ from elegy.cli.errors import CliError, nearest
 from elegy.cli.options import Option
 from elegy.cli.parser import parse
 from elegy.cli.program import RUN_DIR, Program, trainer_options
+from elegy.cli.runs import READERS
 from elegy.errors import CheckpointError
 from elegy.lazy import require
 
@@ -71,9 +72,13 @@ def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
     if name == "--version":
         print(importlib.metadata.version("elegy"))
         return
+    if name in READERS:
+        READERS[name].run(prog, argv)
+        return
     command = COMMANDS.get(name)
     if command is None:
-        raise CliError(f"there is no command {name!r}.{nearest(name, COMMANDS)} Commands: {', '.join(COMMANDS)}.")
+        known = [*COMMANDS, *READERS]
+        raise CliError(f"there is no command {name!r}.{nearest(name, known)} Commands: {', '.join(known)}.")
     try:
         require("jsonargparse", "the command line")
     except ImportError as error:
@@ -143,6 +148,7 @@ def _usage(prog: str, own: bool) -> str:
     for name, command in COMMANDS.items():
         where = "RUN" if command.reads else "" if own else "PROGRAM"
         lines.append(f"  {f'{name} {where}':<18}{command.about}")
+    lines += [f"  {f'{name} {one.where}':<18}{one.about}" for name, one in READERS.items()]
     lines += ["", f"`{prog} COMMAND --help` lists the options."]
     if not own:
         lines.append("PROGRAM is FILE_OR_MODULE:FUNCTION; RUN is the folder of a run, or a checkpoint.")
