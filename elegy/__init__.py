@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from elegy.optimizer import Optimizer
     from elegy.pytree import Pytree, Static, field, mutable, static_field, toplevel_mutable
     from elegy.strategies import Strategy, register_strategy
-    from elegy.trainer import Evaluation, Model, Trainer
+    from elegy.trainer import Evaluation, Model, Population, Trainer
     from elegy.types import Every
 
 __version__ = "0.9.0"
@@ -49,6 +49,7 @@ __all__ = [
     "LoRA",
     "Model",
     "Optimizer",
+    "Population",
     "Precision",
     "Pytree",
     "Static",
@@ -84,7 +85,7 @@ _HOMES = {
     "optimizer": ("Optimizer",),
     "pytree": ("Pytree", "Static", "field", "mutable", "static_field", "toplevel_mutable"),
     "strategies": ("Strategy", "register_strategy"),
-    "trainer": ("Evaluation", "Model", "Trainer"),
+    "trainer": ("Evaluation", "Model", "Population", "Trainer"),
     "types": ("Every",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

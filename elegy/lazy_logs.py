@@ -13,6 +13,32 @@ from jax.typing import ArrayLike
 from elegy.walltime import measured
 
 
+class MemberValues(float):
+    """The values of a log for the members of a population: a float, which is their mean.
+
+    Args:
+        members: `float[members]`.
+
+    Example:
+        >>> value = MemberValues(np.array([1.0, 2.0]))
+        >>> value, value.members
+        (1.5, array([1., 2.]))
+    """
+
+    members: np.ndarray
+
+    def __new__(cls, members: ArrayLike | list[float]) -> MemberValues:
+        """Makes the mean and keeps the values."""
+        values = np.asarray(members, np.float64)
+        value = super().__new__(cls, values.mean())
+        value.members = values
+        return value
+
+    def __getnewargs__(self) -> tuple[np.ndarray]:  # type: ignore[override]  # float's returns its own value
+        """What copies and pickles are made of."""
+        return (self.members,)
+
+
 class LazyLogs(Mapping[str, float]):
     """Log values that stay on the device until they are read.
 
@@ -157,7 +183,24 @@ def _taken(name: str) -> ValueError:
     return ValueError(f"the step logs {name!r} itself: add the value under another name.")
 
 
+def as_value(value: Any) -> float:
+    """Returns a value of a log as a float, which keeps the values of members."""
+    return value if isinstance(value, MemberValues) else float(value)
+
+
+def to_json(value: Any) -> Any:
+    """Returns the values of members as a list; any other value as it is."""
+    return value.members.tolist() if isinstance(value, MemberValues) else value
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    return MemberValues(value) if isinstance(value, list) else value
+
+
 def _scalar(name: str, value: Any) -> float:
+    if isinstance(value, MemberValues):
+        return value
     array = np.asarray(value)
     if array.size != 1:
         raise TypeError(

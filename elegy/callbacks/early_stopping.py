@@ -184,7 +184,7 @@ class EarlyStopping(Callback):
                 stacklevel=2,
             )
             return
-        event.trainer.state = _going_on(best, current)
+        event.trainer.state = going_on(best, current)
         self._best_step = event.step
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
@@ -218,7 +218,7 @@ class EarlyStopping(Callback):
             self._trainer.stop_training = True
 
 
-def _going_on(best: Any, current: Any) -> Any:
+def going_on(best: Any, current: Any) -> Any:
     """Returns the best state with the keys and the optimizer's counters of the current one.
 
     With the old keys, further training would draw the same random numbers again; with the old counters, schedules

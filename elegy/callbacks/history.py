@@ -8,6 +8,7 @@ from typing import Any
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.history_plot import plot_history
+from elegy.lazy_logs import as_value, from_json, to_json
 
 
 class History(Callback):
@@ -84,7 +85,7 @@ class History(Callback):
                     self._within = {}
                 self._last = list(values)
                 for name, value in values.items():
-                    self._history.setdefault(name, []).append(float(value))
+                    self._history.setdefault(name, []).append(as_value(value))
             else:
                 self._within |= event.evaluation_logs
 
@@ -135,21 +136,22 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the record of the run."""
-        history = {name: list(values) for name, values in self.history.items()}
+        history = {name: [*map(to_json, values)] for name, values in self.history.items()}
         return {
             "history": history,
             "epoch": list(self.epoch),
             "step": list(self.step),
             "last": list(self._last),
-            "evaluations": {name: [dict(one) for one in records] for name, records in self._evaluations.items()},
-            "within": dict(self._within),
+            "evaluations": {name: [*map(_saved, records)] for name, records in self._evaluations.items()},
+            "within": _saved(self._within),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the record of the interrupted run."""
-        self._history = {name: list(values) for name, values in state["history"].items()}
-        self._evaluations = {name: [*records] for name, records in state.get("evaluations", {}).items()}
-        self._within = dict(state.get("within", {}))
+        self._history = {name: [*map(from_json, values)] for name, values in state["history"].items()}
+        saved = state.get("evaluations", {})
+        self._evaluations = {name: [*map(_loaded, records)] for name, records in saved.items()}
+        self._within = _loaded(state.get("within", {}))
         self._unread.clear()
         self.epoch, self._last = list(state["epoch"]), list(state["last"])
         self.step = list(state.get("step", [0] * len(self.epoch)))  # of a checkpoint that has none: not known
@@ -185,3 +187,11 @@ class History(Callback):
 
     def __repr__(self) -> str:
         return f"History(epochs={len(self.epoch)}, names={list(self.history)})"
+
+
+def _saved(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: to_json(value) for name, value in record.items()}
+
+
+def _loaded(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: from_json(value) for name, value in record.items()}

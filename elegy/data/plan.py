@@ -119,7 +119,7 @@ class EpochPlan:
         """Returns the indices of the examples of `count` consecutive batches.
 
         Args:
-            order: the epoch's order, of shape (size,); None for the data's own.
+            order: the epoch's order, of shape (size,), or (size, members); None for the data's own.
             first: the number of the first batch.
             count: the number of batches.
 
@@ -136,7 +136,7 @@ class EpochPlan:
             >>> indices.tolist(), sizes.tolist()
             ([[0, 1, 2], [3, 4, 4]], [3, 2])
         """
-        if order is not None and order.shape != (self.size,):
+        if order is not None and order.shape[:1] != (self.size,):
             raise ValueError(f"the order has the shape {order.shape}, but the data has {self.size} examples.")
         dtype = index_dtype(self.size)
         if count == 0:
@@ -146,4 +146,5 @@ class EpochPlan:
         starts = np.arange(start, stop, self.batch_size)
         sizes = np.minimum(stop - starts, self.batch_size)
         indices = places if order is None else order[places]
-        return indices.reshape(count, self.batch_size).astype(dtype, copy=False), sizes.astype(np.int32)
+        indices = indices.reshape(count, self.batch_size, *indices.shape[1:])
+        return indices.astype(dtype, copy=False), sizes.astype(np.int32)

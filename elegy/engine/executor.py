@@ -249,6 +249,7 @@ class Executor:
         if getattr(buffer.struct._logs, program.phase) is not None:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
+        fresh = self.strategy.for_members(fresh)
         buffer.extend(
             lambda state: self.strategy.place_state(state.replace(_logs=state._logs.replace(**{program.phase: fresh})))
         )

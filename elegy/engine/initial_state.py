@@ -9,7 +9,7 @@ import numpy as np
 
 from elegy.engine.state_buffer import StateBuffer, strong
 from elegy.flat import eval_shape
-from elegy.module import managed
+from elegy.module import managed, recipe
 from elegy.module.levels import level_of
 from elegy.strategies import Strategy
 from elegy.types import Batch
@@ -37,7 +37,7 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
 
 
 class _Init:
-    """`managed.init` of one module, as a function of its initial values, a key and a batch."""
+    """The init of one module, as a function of its initial values, a key and a batch."""
 
     def __init__(self, module: Any):
         leaves, self._treedef = jax.tree.flatten(module._initial)
@@ -48,7 +48,8 @@ class _Init:
     def __call__(self, initial: list[Any], key: jax.Array, batch: Batch) -> Any:
         leaves = [b if a is None else a for a, b in zip(initial, self._constants, strict=True)]
         module = self._module.replace(_initial=jax.tree.unflatten(self._treedef, leaves))
-        return strong(managed.init(module, key, batch))
+        make = managed.init if module._recipe is None else recipe.init
+        return strong(make(module, key, batch))
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -31,7 +31,7 @@ def with_measures(buffer: StateBuffer, measures: LossesAndMetrics | None) -> Sta
         return state.replace(losses_and_metrics=both, _logs=state._logs.replace(test=None))
 
     def make() -> Any:
-        return buffer.strategy.place_state(strong(changed(buffer.get(), measures)))
+        return buffer.strategy.place_state(strong(changed(buffer.get(), buffer.strategy.for_members(measures))))
 
     struct = changed(buffer.struct, jax.tree.map(struct_of, measures))
     return StateBuffer.planned(buffer.strategy, struct, struct, make)

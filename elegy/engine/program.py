@@ -19,7 +19,7 @@ from elegy.errors import StepError
 from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
 from elegy.metrics import CompensatedSum
-from elegy.module import managed
+from elegy.module import managed, recipe
 from elegy.module.logs import LogBook, prepare
 from elegy.module.step_values import PLAIN, StepOptions
 from elegy.names import OTHER_CONTAINERS, differences, path_name, type_name
@@ -97,21 +97,27 @@ class Program:
         self.state = state
         run, out_tree = jaxpr_as_fun(closed), jax.tree.structure(out)
 
+        def forward_again(state: Any, *rest: Any) -> tuple[Any, Any]:
+            state = state.replace(_logs=LogBook())
+            if state._recipe is not None:  # the results of the first trace have the functions of that trace
+                return forward(state, *rest)
+            return jax.tree.unflatten(out_tree, run(*jax.tree.leaves((state, *rest))))
+
         def step(state: Any, batch: PyTree, mask: Any, batch_idx: Any, epoch_idx: Any) -> tuple[Any, Any]:
             self._impls = key_impls(jax.tree.leaves(state))
-            args = jax.tree.leaves((state.replace(_logs=LogBook()), batch, mask, batch_idx, epoch_idx))
-            extra, after = jax.tree.unflatten(out_tree, run(*args))
+            extra, after = forward_again(state, batch, mask, batch_idx, epoch_idx)
             after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
             if phase == "pred":
-                return extra, jax.tree.map(_strong_like, after, state)
+                return extra, jax.tree.map(_strong_like, recipe.unbound(after, state), state)
             out = managed.finish(after, phase, extra, strategy, options)
-            check_unchanged(state, out.module, f"{type(state).__name__}'s {phase} step")
+            module = recipe.unbound(out.module, state)
+            check_unchanged(state, module, f"{type(state).__name__}'s {phase} step")
             packed: dict[str, Any] = {**_pack(out.logs, self.log_names)}
             if out.check is not None:
                 packed[FINITE_CHECK] = out.check
             if options.values:
                 packed[VALUES] = _pack(out.values, self.value_names)
-            return packed, jax.tree.map(_strong_like, out.module, state)
+            return packed, jax.tree.map(_strong_like, module, state)
 
         self.log_names: list[tuple[str, str, int]] = []
         self.value_names: list[tuple[str, str, int]] = []
@@ -128,7 +134,7 @@ class Program:
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
 
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
-        outputs, after = managed.pred(state, batch, b, self.strategy)
+        outputs, after = managed.pred(recipe.bound(state), batch, b, self.strategy)
         found, self.output_tree = jax.tree_util.tree_flatten_with_path(outputs)
         for path, leaf in found:
             if not is_array(leaf):
@@ -254,8 +260,10 @@ def is_array(leaf: Any) -> bool:
 
 def _forward(phase: CompiledPhase, strategy: Strategy, options: StepOptions) -> Callable:
     if phase == "train":
-        return lambda state, batch, mask, b, e: managed.forward_train(state, batch, b, e, mask, strategy, options)
-    return lambda state, batch, mask, b, e: managed.forward_test(state, batch, b, mask, strategy)
+        return lambda state, batch, mask, b, e: managed.forward_train(
+            recipe.bound(state), batch, b, e, mask, strategy, options
+        )
+    return lambda state, batch, mask, b, e: managed.forward_test(recipe.bound(state), batch, b, mask, strategy)
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -125,6 +125,10 @@ class StateBuffer:
         leaves = self.peek()
         return jax.tree.unflatten(self._treedef, wrap_keys(leaves, self._impls))
 
+    def one_replica(self) -> Any:
+        """Returns the placed state of one member; of a state without members, the placed state."""
+        return self.strategy.one_member(self.placed())
+
     def pick(self, positions: Sequence[int]) -> list[Any]:
         """Returns the placed leaves at `positions`; the caller must not donate them."""
         if not positions:

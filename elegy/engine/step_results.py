@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from elegy.engine.program import FINITE_CHECK, VALUES, Program
-from elegy.lazy_logs import LazyLogs
+from elegy.lazy_logs import LazyLogs, MemberValues
 from elegy.module.finite import FiniteCheck
 from elegy.types import PyTree
 
@@ -55,8 +55,13 @@ class StepResults:
     def _row(self, packed: dict[str, Any], names: list[tuple[str, str, int]], k: int) -> dict[str, Any]:
         """Returns the scalars of one step by name, from the host copy of the executable's results."""
         if self.count is None:
-            return {name: packed[dtype][place] for name, dtype, place in names}
-        return {name: packed[dtype][k, place] for name, dtype, place in names}
+            return {name: _value(packed[dtype][place]) for name, dtype, place in names}
+        return {name: _value(packed[dtype][k, place]) for name, dtype, place in names}
+
+
+def _value(scalar: Any) -> Any:
+    """A scalar as it is; an array of one scalar for each member as `MemberValues`."""
+    return scalar if scalar.ndim == 0 else MemberValues(scalar)
 
 
 class PlainStepResults:

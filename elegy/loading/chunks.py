@@ -12,6 +12,7 @@ import numpy as np
 
 from elegy.data import ArraySource, prefetch
 from elegy.data.batch import pad_rows, rows
+from elegy.data.members import PerMember, of_members
 from elegy.data.plan import EpochPlan
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
@@ -45,7 +46,8 @@ class Chunk:
         batch: the structure of one batch.
         sizes: the number of real examples of each batch.
         first: the index of the first batch in the epoch.
-        index: for resident data, the rows of each batch, `int32[capacity, rows]`.
+        index: for resident data, the rows of each batch, `int32[capacity, rows]`; a `PerMember` if they differ between
+            the members of a population.
         mask: False for rows of padding: `bool[rows]`, or `bool[capacity, rows]` for several batches.
     """
 
@@ -54,7 +56,7 @@ class Chunk:
     batch: PyTree
     sizes: tuple[int, ...]
     first: int
-    index: np.ndarray | None = None
+    index: np.ndarray | PerMember | None = None
     mask: np.ndarray | None = None
 
     @property
@@ -86,8 +88,7 @@ class BatchLayout:
 
 def capacity(chunk: Chunk) -> int:
     """Returns the number of batches for which the arrays of a chunk have room."""
-    leaves = jax.tree.leaves(chunk.data) if chunk.index is None else [chunk.index]
-    return leaves[0].shape[0]
+    return jax.tree.leaves(chunk.data if chunk.index is None else chunk.index)[0].shape[0]
 
 
 def structure(batch: Batch) -> PyTree:
@@ -121,7 +122,7 @@ def array_chunks(
     Args:
         source: the arrays.
         plan: the batches of the epoch.
-        order: the epoch's permutation; `None` for the data's own order.
+        order: the epoch's permutation, `int[size]`, or `int[size, members]`; `None` for the data's own order.
         layout: how batches are grouped and padded.
         strategy: how data is placed.
         placed: the arrays on the device, for resident data.
@@ -142,16 +143,16 @@ def array_chunks(
             return Chunk(data, "single", one, (int(sizes[0]),), first + offset, mask=mask)
         if layout.steps == 1 and not layout.resident:
             start, stop = plan.batch_rows(first)
-            batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
+            batch = _taken(source, order, start, stop)
             if stop - start < count_rows:
                 batch = pad_rows(batch, count_rows)
             mask = _mask(stop - start, count_rows) if layout.masked else None
             return Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), first + offset, mask=mask)
         index, sizes = plan.index_matrix(order, first, count)
         mask = np.arange(count_rows) < _filled(sizes, layout.steps)[:, None] if layout.masked else None
-        index = _filled(_filled(index.T, count_rows).T, layout.steps)
+        index = _filled(_filled(index.swapaxes(0, 1), count_rows).swapaxes(0, 1), layout.steps)
         if layout.resident:
-            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, index, mask)
+            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, of_members(index, 2), mask)
         whole = count == layout.steps and sizes[-1] == count_rows and strategy.processes == 1
         if order is None and whole:  # rows are contiguous
             start, shape = plan.batch_rows(first)[0], (count, count_rows)
@@ -179,8 +180,9 @@ def array_chunks(
         if full == limit:
             return
         start, stop = plan.batch_rows(full)
-        batch = source.slice(start, stop) if order is None else source.take(order[start:stop])
-        yield Chunk(strategy.place(batch, "batch"), "single", structure(batch), (stop - start,), full + offset)
+        batch = _taken(source, order, start, stop)
+        one = resized(one, stop - start)
+        yield Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), full + offset)
 
 
 def iterable_chunks(
@@ -265,8 +267,18 @@ def _stack(
 
 def _gathered(source: ArraySource, index: np.ndarray, kind: Literal["batch", "chunk"], strategy: Strategy) -> PyTree:
     """Gathers the rows that this process provides and places them."""
+    dimensions = 2 if kind == "chunk" else 1
+    if index.ndim > dimensions:
+        return strategy.place(of_members(source.take(index), dimensions, index.ndim), kind)
     count = index.shape[-1]
     return strategy.place_part(source.take(index[..., strategy.rows_here(count)]), kind, count)
+
+
+def _taken(source: ArraySource, order: np.ndarray | None, start: int, stop: int) -> Batch:
+    """The rows of one batch in an order of all members, or of each."""
+    if order is None:
+        return source.slice(start, stop)
+    return of_members(source.take(order[start:stop]), 1, order.ndim)
 
 
 def _mask(size: int, count: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.lookup import Indexing, Renaming
+from elegy.losses.numbers import TracedWeight, as_weight
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.losses.shapes import array_shape
 from elegy.losses.target_check import check_inner
@@ -50,14 +51,14 @@ class Loss(Pytree):
     """
 
     reduction: Reduction = static_field(default=Reduction.MEAN, kw_only=True)
-    weight: float = static_field(default=1.0, kw_only=True)
+    weight: float | TracedWeight = static_field(default=1.0, kw_only=True)
     name: str | None = static_field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Normalizes the options: None means the default, a reduction may be given by its value."""
         vars(self).update(
             reduction=Reduction.MEAN if self.reduction is None else Reduction(self.reduction),
-            weight=1.0 if self.weight is None else float(self.weight),
+            weight=1.0 if self.weight is None else as_weight(self.weight),
             name=name_of(self),
         )
 

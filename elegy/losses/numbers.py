@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 
 
 def at_least_float32(*dtypes: DTypeLike) -> np.dtype:
@@ -82,3 +85,28 @@ def squared_magnitude(array: jax.Array) -> jax.Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         return jnp.square(array.real) + jnp.square(array.imag)
     return jnp.square(array)
+
+
+class TracedWeight:
+    """A traced weight of a loss, as that of a member of a population: equal only to itself.
+
+    A static field refuses arrays, because they would become constants of compiled steps. The loss of a member is built
+    wherever its step is traced.
+
+    Args:
+        value: a scalar tracer.
+    """
+
+    def __init__(self, value: jax.Array):
+        self.value = value
+
+    def __rmul__(self, other: ArrayLike) -> jax.Array:
+        """Weights a value."""
+        return jnp.multiply(other, self.value)
+
+
+def as_weight(weight: Any) -> float | TracedWeight:
+    """Returns a weight as a float, or as a `TracedWeight` while it is traced."""
+    if isinstance(weight, TracedWeight):
+        return weight
+    return TracedWeight(weight) if isinstance(weight, Tracer) else float(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import jax
@@ -17,7 +18,7 @@ from elegy.module.levels import default_step
 from elegy.module.logs import REDUCTIONS, Entry, LogBook, Reduce
 from elegy.module.precision import LossScale, Precision
 from elegy.optimizer import Optimizer
-from elegy.pytree import Pytree, field, static_field
+from elegy.pytree import Pytree, Static, field, static_field
 from elegy.types import Batch, Logs, PyTree
 
 
@@ -69,6 +70,8 @@ class ElegyModule(Pytree):
     _freezing: tuple[FreezeRule, ...] = static_field(default=(), kw_only=True, repr=False)
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
     _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes
+    _hyperparameters: PyTree = field(default=None, kw_only=True, repr=False)  # of a member of a population
+    _recipe: Static[Callable[..., Any]] | None = static_field(default=None, kw_only=True, repr=False)
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)
 
     # Core level

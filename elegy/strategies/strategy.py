@@ -59,6 +59,27 @@ class Strategy:
         """Wraps `init(key, batch) -> state` so that the state it returns is placed."""
         return init
 
+    def first_key(self, seed: int) -> jax.Array:
+        """Returns the key with which the first state is made.
+
+        Args:
+            seed: the trainer's.
+        """
+        return jax.random.key(seed)
+
+    @property
+    def data_seeds(self) -> tuple[int, ...] | None:
+        """The seeds of the members, if each has its own order of the examples; None for one order."""
+        return None
+
+    def for_members(self, tree: PyTree) -> PyTree:
+        """Repeats arrays for every member of a population; returns the tree as it is without members."""
+        return tree
+
+    def one_member(self, state: PyTree) -> PyTree:
+        """Returns the placed state of the first member; the state itself without members."""
+        return state
+
     # 2. batches
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:

@@ -93,7 +93,7 @@ class ExecutionPlan:
         def layout_of(batch: Batch) -> BatchLayout:
             if not self.layout.masked or self.row_probe is None:
                 return self.layout
-            masked = self.row_probe(buffer, batch).rows_are_independent(buffer.placed)
+            masked = self.row_probe(buffer, batch).rows_are_independent(buffer.one_replica)
             return dataclasses.replace(self.layout, masked=masked)
 
         return self.loader.chunks(layout_of, self.strategy, order, limit, start, chunk_size)
@@ -179,7 +179,8 @@ def plan_phases(
     likely = [probe is not None and probe.independent is not False for probe in probes]
     plans = _plan_all(executor, buffer, requests, likely, once)
     masked = [
-        probe is not None and probe.rows_are_independent(own.placed) for probe, own in zip(probes, buffers, strict=True)
+        probe is not None and probe.rows_are_independent(own.one_replica)
+        for probe, own in zip(probes, buffers, strict=True)
     ]
     return plans if masked == likely else _plan_all(executor, buffer, requests, masked, once)
 

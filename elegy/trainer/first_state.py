@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from elegy.data import unpack
 from elegy.engine.executor import Executor
 from elegy.engine.initial_state import initial_state
@@ -26,7 +24,7 @@ def first_state(executor: Executor, module: Any, seed: int, batch: Batch) -> Sta
     """
     if executor.strategy.processes > 1:
         batch = multihost.agreed(batch)
-    return initial_state(executor.strategy, module, jax.random.key(seed), batch)
+    return initial_state(executor.strategy, module, executor.strategy.first_key(seed), batch)
 
 
 def planned_state(executor: Executor, buffer: StateBuffer, initialized: bool, seed: int, batch: Batch) -> StateBuffer:

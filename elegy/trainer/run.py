@@ -297,13 +297,16 @@ class Run:
     # data
 
     def order(self) -> np.ndarray | None:
-        """The order in which the epoch sees the examples, `int[examples]`; None for the data's own."""
+        """The order in which the epoch sees the examples, `int[examples]`, or `int[examples, members]`; None for the
+        data's own."""
         source, seed, epoch = self.loader.source, self.session.seed, self.session.epoch
         if not isinstance(source, ArraySource):
             return None
         if not self.config.shuffle:
             # Rows are gathered, which copies them: steps may still read the user's arrays when callbacks hear of them.
             return np.arange(source.size) if source.on_host else None
+        if (seeds := self.session.strategy.data_seeds) is not None:
+            return np.stack([epoch_permutation(one, epoch, source.size) for one in seeds], axis=1)
         # A later epoch also gets a new order: its plain order may contain the batch that was not finite.
         earlier = sum(which < epoch for which, _ in self.reorders)
         order = epoch_permutation(seed, epoch, source.size, earlier)

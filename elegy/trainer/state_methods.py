@@ -210,6 +210,11 @@ class StateMethods(Generic[M]):
         return None
 
 
+def session_of(trainer: StateMethods[Any]) -> Session:
+    """Returns the session of a trainer, for the parts of this package that make trainers."""
+    return trainer._session
+
+
 def module_name(module: Any, state: Any) -> str:
     """What messages call a module: its class, within that of its adapter.
 

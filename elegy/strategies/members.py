@@ -1,0 +1,174 @@
+"""The members of a population: their states are stacked, and one compiled step updates all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import shard_map
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from elegy.data.members import PerMember
+from elegy.strategies.device_ref import reduced
+from elegy.strategies.init import InitKernel, copied_to
+from elegy.strategies.local import Jit
+from elegy.strategies.strategy import Kind, Strategy, struct_of, to_host
+from elegy.strategies.tuning import compiler_options
+from elegy.types import Device, PyTree
+
+_AXIS = "members"
+
+_MEMBER_AXIS: dict[str, int] = {"batch": 1, "chunk": 2}
+"""The axis of members in a batch, and in a stack of batches, that differ between members, and in their outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Members(Strategy):
+    """Runs the step of every member of a population in one compiled step, by `jax.vmap`.
+
+    The leaves of the state have a leading axis of members, which is divided over the devices. Members never exchange
+    anything. `elegy.Population` uses it.
+
+    Args:
+        seeds: the seed of each member.
+        own_order: True if each member sees the examples in the order of its own seed.
+        mesh: the devices; their number divides that of the members.
+
+    Example:
+        >>> Members((0, 1), True, members_mesh(2, jax.devices()[:1])).count
+        2
+    """
+
+    seeds: tuple[int, ...]
+    own_order: bool
+    mesh: Mesh
+
+    def __reduce__(self) -> tuple:
+        return reduced(self, Jit)
+
+    @property
+    def count(self) -> int:
+        """The number of members."""
+        return len(self.seeds)
+
+    # state
+
+    def _state(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(_AXIS))
+
+    def place_state(self, state: PyTree) -> PyTree:
+        """Divides the members over the devices."""
+        return jax.device_put(state, self._state())
+
+    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """Compiles `init(initial, key, batch)` for all members: initial values and keys are stacked."""
+        return InitKernel(
+            jax.vmap(init, in_axes=(0, 0, None), axis_size=self.count),
+            lambda state: jax.tree.map(lambda leaf: self._state(), state),
+            put=copied_to,
+            place=lambda arguments: arguments,
+            options=self._options(once=True),
+        )
+
+    def first_key(self, seed: int) -> jax.Array:
+        """Returns the keys of all members, stacked, each as a Trainer with that seed makes it."""
+        return jnp.stack([jax.random.key(one) for one in self.seeds])
+
+    @property
+    def data_seeds(self) -> tuple[int, ...] | None:
+        """The seeds, if each member has its own order of the examples."""
+        return self.seeds if self.own_order and len(set(self.seeds)) > 1 else None
+
+    def for_members(self, tree: PyTree) -> PyTree:
+        """Repeats every leaf along a leading axis of members."""
+        return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], self.count, 0), tree)
+
+    def one_member(self, state: PyTree) -> PyTree:
+        """Returns the state of the first member."""
+        return jax.tree.map(lambda leaf: leaf[0], state)
+
+    # batches
+
+    def local_struct(self, value: PyTree, kind: Kind) -> PyTree:
+        """Returns the shapes for one member: every member has the whole batch."""
+        structs = jax.tree.map(struct_of, value)
+        if kind not in ("state", "small"):
+            return structs
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), structs)
+
+    def place(self, value: PyTree, kind: Kind) -> PyTree:
+        """Starts the transfer to the devices; NumPy arrays of one batch are transferred by the step."""
+        left = kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu")
+        if left and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
+            return value
+        return jax.device_put(value, NamedSharding(self.mesh, self._spec(value, kind)))
+
+    def _spec(self, value: PyTree, kind: Kind) -> PartitionSpec:
+        if kind in ("state", "small"):
+            return PartitionSpec(_AXIS)
+        if isinstance(value, PerMember):
+            return PartitionSpec(*[None] * _MEMBER_AXIS[kind], _AXIS)
+        return PartitionSpec()
+
+    def collect_outputs(self, outputs: PyTree) -> PyTree:
+        """Copies the outputs to NumPy: `(rows, members, ...)`."""
+        return to_host(outputs)
+
+    # compiling
+
+    @property
+    def compiles(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def donates(self) -> bool:
+        """True."""
+        return True
+
+    def _options(self, *, once: bool = False) -> dict[str, int]:
+        return compiler_options(self.mesh.devices.flat[0].platform, once=once)
+
+    def compile(
+        self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
+    ) -> Callable:
+        """Compiles a `vmap` of the step over the members, on several devices within a `shard_map`.
+
+        Outputs of every kind get an axis of members behind that of the rows; what is equal for all rows gets it last.
+        """
+        kinds = tuple(args)
+
+        def all_members(*given: Any) -> tuple[Any, Any]:
+            specs = tuple(self._spec(value, kind) for value, kind in zip(given, kinds, strict=True))
+            axes = tuple(list(spec).index(_AXIS) if _AXIS in spec else None for spec in specs)
+            values = [value.values if isinstance(value, PerMember) else value for value in given]
+            mapped = jax.vmap(step, in_axes=axes, axis_size=self.count // self.mesh.size)
+            if self.mesh.size > 1:
+                every = PartitionSpec(_AXIS)
+                mapped = shard_map(mapped, mesh=self.mesh, in_specs=specs, out_specs=(every, every), check_vma=False)
+            out, state = mapped(*values)
+            axis = _MEMBER_AXIS.get(outputs, -1)
+            return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, min(axis, leaf.ndim - 1)), out), state
+
+        all_members.__name__ = getattr(step, "__name__", "step")
+        return jax.jit(
+            all_members,
+            donate_argnums=(0,) if donate else (),
+            out_shardings=(None, self._state()),
+            compiler_options=self._options(),
+        )
+
+
+def members_mesh(count: int, devices: Sequence[Device]) -> Mesh:
+    """Returns a mesh of as many devices as divide a number of members.
+
+    Args:
+        count: the number of members.
+        devices: the devices; the first ones are used.
+    """
+    size = max(n for n in range(1, len(devices) + 1) if count % n == 0)
+    return Mesh(np.array(devices[:size]), (_AXIS,))

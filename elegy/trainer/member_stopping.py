@@ -1,0 +1,151 @@
+"""Early stopping of the members of a population, each by its own values."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elegy.callbacks import Callback, EarlyStopping, Event
+from elegy.callbacks.early_stopping import going_on
+from elegy.lazy_logs import MemberValues
+
+
+class End(NamedTuple):
+    """Where a member stopped.
+
+    Args:
+        step: the completed steps.
+        epoch: the completed epochs.
+        counts: by log, the number of epochs that had a value.
+    """
+
+    step: int
+    epoch: int
+    counts: dict[str, int]
+
+
+class MemberStopping(Callback):
+    """Applies an `EarlyStopping` to every member.
+
+    A member that stops keeps the state that it has then, or its best one. The others train on, and so does the stopped
+    one's part of the compiled step, whose results are dropped: nothing is compiled again. The run ends when all members
+    have stopped.
+
+    Args:
+        rule: the callback for one run.
+        count: the number of members.
+
+    Attributes:
+        ends: for each member where it stopped, or None.
+        kept_epoch: for each member, the index of the epoch whose state it has; None for that of the last epoch.
+    """
+
+    reads_logs = True
+
+    def __init__(self, rule: EarlyStopping, count: int):
+        self.rule, self.count = rule, count
+        self.ends: list[End | None] = [None] * count
+        self.kept_epoch: list[int | None] = [None] * count
+        self._members: list[EarlyStopping] = []
+        self._best: Any = None
+        self._final: Any = None
+        self._counts: dict[str, int] = {}
+
+    def on_train_begin(self, event: Event) -> None:
+        """Forgets the last run."""
+        self._members = [copy.deepcopy(self.rule) for _ in range(self.count)]
+        for member in self._members:
+            member.restore_best_weights = False
+            member.on_train_begin(event)
+        self.ends, self.kept_epoch = [None] * self.count, [None] * self.count
+        self._best = self._final = None
+        self._counts = {}
+
+    def on_evaluation_end(self, event: Event) -> None:
+        """Compares the values of an evaluation inside of the epoch."""
+        self._compare(event, "on_evaluation_end")
+
+    def on_epoch_end(self, event: Event) -> None:
+        """Compares the values of an epoch."""
+        for name in event.logs:
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._compare(event, "on_epoch_end")
+
+    def _compare(self, event: Event, hook: str) -> None:
+        better, stops = np.zeros(self.count, bool), np.zeros(self.count, bool)
+        logs = dict(event.logs)
+        for i, member in enumerate(self._members):
+            if self.ends[i] is not None:
+                continue
+            trainer: Any = SimpleNamespace(stop_training=False)
+            own = dataclasses.replace(event, trainer=trainer, logs=_of_member(logs, i))
+            before = member.best_step
+            getattr(member, hook)(own)
+            better[i] = member.best_step == event.step != before
+            stops[i] = trainer.stop_training
+            if stops[i]:
+                self.ends[i] = End(event.step, event.epoch + (event.batch is None), dict(self._counts))
+                self.kept_epoch[i] = event.epoch
+        state = event.trainer.state if stops.any() or (better.any() and self.rule.restore_best_weights) else None
+        if self.rule.restore_best_weights and better.any():
+            self._best = state if self._best is None else select(better, state, self._best)
+        if stops.any():
+            final = state
+            if self.rule.restore_best_weights:
+                final = self._restored(state, stops)
+            self._final = final if self._final is None else select(stops, final, self._final)
+        if all(end is not None for end in self.ends):
+            event.trainer.stop_training = True
+
+    def _restored(self, state: Any, which: np.ndarray) -> Any:
+        """The best states of members, which go on with the keys and counters of the given ones."""
+        has_best = np.array([member.best is not None for member in self._members])
+        for i in np.flatnonzero(which & has_best):
+            self.kept_epoch[i] = self._members[i].best_epoch
+        return state if self._best is None else select(which & has_best, going_on(self._best, state), state)
+
+    def on_train_end(self, event: Event) -> None:
+        """Gives the members their final states."""
+        best, final = self._best, self._final
+        if event.ended != "failed":
+            state = event.trainer.state
+            stopped = np.array([end is not None for end in self.ends])
+            if self.rule.restore_best_weights and best is not None and event.ended != "interrupted":
+                state = self._restored(state, ~stopped)
+            if final is not None:
+                state = select(stopped, final, state)
+            if state is not event.trainer.state:
+                event.trainer.state = state
+        self._best = self._final = None
+
+
+def _of_member(logs: dict[str, float], index: int) -> dict[str, float]:
+    return {
+        name: float(value.members[index]) if isinstance(value, MemberValues) else value for name, value in logs.items()
+    }
+
+
+@jax.jit
+def _select(which: jax.Array, some: list[Any], others: list[Any]) -> list[Any]:
+    def choose(one: Any, other: Any) -> Any:
+        return jnp.where(which.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+    return [choose(one, other) for one, other in zip(some, others, strict=True)]
+
+
+def select(which: np.ndarray, some: Any, others: Any) -> Any:
+    """Returns the stacked states of some members, and of the others.
+
+    Args:
+        which: `bool[members]`, True for a member whose state is that of `some`.
+        some: stacked states.
+        others: stacked states.
+    """
+    treedef = jax.tree.structure(some)
+    return jax.tree.unflatten(treedef, _select(which, jax.tree.leaves(some), jax.tree.leaves(others)))

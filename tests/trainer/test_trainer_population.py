@@ -1,0 +1,214 @@
+"""`elegy.Population`: every member equals the run of a Trainer of its own."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+import elegy as eg
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(22, 5)).astype(np.float32)
+Y = RNG.integers(0, 3, 22)
+FIT = {"epochs": 2, "batch_size": 8, "validation_data": (X[:9], Y[:9]), "verbose": 0}
+
+
+class Dropout(nn.Module):
+    """A dense layer behind dropout of a rate that may be traced, and batch statistics."""
+
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, training):
+        x = nn.BatchNorm(use_running_average=not training)(x)
+        if training:
+            x = x * jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape) / (1 - self.rate)
+        return nn.Dense(3)(x)
+
+
+def build(learning_rate, rate=0.2, weight=1.0, decay=1e-4):
+    loss = [eg.losses.CrossEntropy(weight=weight), eg.regularizers.L2(0.01)]
+    optimizer = optax.adamw(learning_rate, weight_decay=decay)
+    return eg.Trainer(Dropout(rate), loss, eg.metrics.Accuracy(), optimizer, seed=3)
+
+
+def plain(learning_rate=0.1, **options):
+    return eg.Trainer(nn.Dense(3), eg.losses.CrossEntropy(), optimizer=optax.sgd(learning_rate), seed=3, **options)
+
+
+def own_run(population, i, make=build, **options):
+    """A Trainer of its own with the seed and the hyperparameters of a member."""
+    hyperparameters = {name: values[i].item() for name, values in population.hyperparameters.items()}
+    trainer = make(**hyperparameters)
+    own = eg.Trainer(
+        trainer.state,
+        seed=population.seeds[i],
+        accumulate=trainer._session.accumulate,
+        callbacks=options.pop("callbacks", ()),
+    )
+    return own, own.fit(X, Y, **FIT | options)
+
+
+def assert_same(tree, other):
+    for one, two in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+def assert_equals_own_runs(population, make=build, **options):
+    history = population.fit(X, Y, **FIT | options)
+    for i in range(len(population)):
+        own, theirs = own_run(population, i, make, **options)
+        for name, values in theirs.history.items():
+            np.testing.assert_allclose(history[name][:, i], values, rtol=1e-5, atol=1e-6, err_msg=f"{name} of {i}")
+        member = population[i]
+        assert_same((member.state.params, member.state.batch_stats), (own.state.params, own.state.batch_stats))
+        assert_same(member.state.optimizer.state, own.state.optimizer.state)
+        assert (member.step, member.epoch, member.seed) == (own.step, own.epoch, own.seed)
+        assert np.array_equal(jax.random.key_data(member.state.key), jax.random.key_data(own.state.key))
+    return history
+
+
+OVER = {"learning_rate": [0.01, 0.1], "rate": [0.0, 0.5], "weight": [1.0, 3.0], "decay": [0.0, 0.3]}
+
+
+def test_each_member_equals_its_own_run():
+    population = eg.Population(build, over=OVER, seeds=[5, 9], devices=jax.devices()[:3])
+    assert_equals_own_runs(population)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(population.state)} == {2}
+
+
+@pytest.mark.parametrize("options", [{"steps_per_execution": 1}, {"shuffle": False}, {"drop_remaining": True}])
+def test_every_way_of_batches_gives_members_their_own_order(options):
+    population = eg.Population(plain(accumulate=2), seeds=2, devices=jax.devices()[:1])
+    assert_equals_own_runs(population, lambda: plain(accumulate=2), **options)
+
+
+def test_arrays_that_are_stacked_on_the_host(monkeypatch):
+    monkeypatch.setattr("elegy.trainer.execution.RESIDENT_BYTES_ON_CPU", 0)
+    assert_equals_own_runs(eg.Population(plain(), seeds=2, devices=jax.devices()[:1]), plain, steps_per_execution=2)
+
+
+def test_one_shared_order_is_that_of_the_first_seed():
+    seen = eg.Population(plain(), seeds=[4, 6], order="shared")
+    seen.fit(X, Y, **FIT)
+    own, _ = own_run(seen, 0, plain)
+    assert_same(seen[0].state.params, own.state.params)
+    other, _ = own_run(seen, 1, plain)
+    assert not np.allclose(seen[1].state.params["kernel"], other.state.params["kernel"], atol=1e-6)
+
+
+def test_early_stopping_acts_on_each_member():
+    rates = {"learning_rate": [1e-7, 30.0, 0.3]}
+    rule = {"monitor": "val_loss", "patience": 1, "min_delta": 0.01, "restore_best_weights": True}
+    population = eg.Population(plain, over=rates, devices=jax.devices()[:1])
+    history = population.fit(X, Y, **FIT | {"epochs": 6}, callbacks=[eg.callbacks.EarlyStopping(**rule)])
+    ends = []
+    for i in range(3):
+        own, theirs = own_run(population, i, plain, epochs=6, callbacks=[eg.callbacks.EarlyStopping(**rule)])
+        member = population[i]
+        assert (member.step, member.epoch) == (own.step, own.epoch)
+        assert_same(member.state.params, own.state.params)
+        assert_same(member.state.optimizer.state, own.state.optimizer.state)
+        assert member.history.epoch == theirs.epoch
+        assert_same(member.history.history, theirs.history)
+        assert np.isnan(history["loss"][len(theirs.epoch) :, i]).all()
+        ends.append(own.epoch)
+    assert len(set(ends)) > 1  # they did stop at different epochs
+    values = [population[i].evaluate(X[:9], Y[:9], verbose=0)["loss"] for i in range(3)]
+    assert population.best("val_loss") == np.argmin(values)
+
+
+def test_evaluate_and_predict_by_member():
+    population = eg.Population(plain(), seeds=3, devices=jax.devices()[:1])
+    population.fit(X, Y, **FIT)
+    values, outputs = population.evaluate(X, Y, verbose=0, batch_size=8), population.predict(X, batch_size=8)
+    assert outputs.shape == (3, 22, 3)
+    for i in range(3):
+        np.testing.assert_allclose(values["loss"][i], population[i].evaluate(X, Y, verbose=0)["loss"], rtol=1e-6)
+        np.testing.assert_allclose(outputs[i], population[i].predict(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(population.predict(X, combine="mean"), outputs.mean(0), rtol=1e-6)
+
+
+def test_a_member_trains_on_as_its_own_run_would():
+    population = eg.Population(plain(), seeds=2, devices=jax.devices()[:1])
+    population.fit(X, Y, **FIT)
+    own, _ = own_run(population, 1, plain)
+    member = population[1]
+    before = population.state.params["kernel"].copy()
+    for trainer in (member, own):
+        trainer.fit(X, Y, **FIT)
+    assert_same(member.state.params, own.state.params)
+    np.testing.assert_array_equal(population.state.params["kernel"], before)
+
+
+def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
+    made = [eg.Population(plain, over={"learning_rate": [0.01, 0.1]}, seeds=2) for _ in range(2)]
+    first = made[0].fit(X, Y, **FIT)
+    made[0].save(tmp_path / "members")
+    made[1].restore(tmp_path / "members")
+    made[1].evaluate(X, Y, verbose=0)
+    np.testing.assert_array_equal(made[1].history["val_loss"], first["val_loss"])
+    both = [one.fit(X, Y, **FIT)["loss"] for one in made]
+    np.testing.assert_array_equal(*both)
+    other = eg.Population(plain, over={"learning_rate": [0.01, 0.2]}, seeds=2)
+    with pytest.raises(eg.errors.CheckpointError, match="members with other hyperparameters"):
+        other.restore(tmp_path / "members")
+
+
+def test_a_member_that_diverges_leaves_the_others_alone():
+    population = eg.Population(plain, over={"learning_rate": [0.01, float("nan")]}, devices=jax.devices()[:1])
+    with pytest.warns(RuntimeWarning, match="the loss is nan"):
+        population.fit(X, Y, **FIT)
+    own, _ = own_run(population, 0, plain)
+    assert_same(population[0].state.params, own.state.params)
+    assert population.best("loss") == 0
+
+
+def test_a_grid_combines_values_and_seeds():
+    population = eg.Population(build, grid={"learning_rate": [0.5, 0.25], "rate": [0.0, 0.125]}, seeds=[7, 8])
+    rows = list(zip(*population.hyperparameters.values(), population.seeds, strict=True))
+    assert rows == [(a, b, c) for a in (0.5, 0.25) for b in (0.0, 0.125) for c in (7, 8)]
+
+
+def wide(width):
+    return eg.Trainer(nn.Dense(width), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1))
+
+
+def deep(layers):
+    return eg.Trainer(nn.Sequential([nn.Dense(3) for _ in range(layers)]), eg.losses.CrossEntropy())
+
+
+REFUSED = [
+    (lambda: eg.Population(build, over={"learning_rate": [0.1, 0.2]}, seeds=3), ValueError, "learning_rate has 2"),
+    (lambda: eg.Population(build, over={"learning": [0.1]}), TypeError, "Its parameters are: learning_rate"),
+    (lambda: eg.Population(build, over={"learning_rate": [[0.1]]}), ValueError, r"its shape is \(1, 1\)"),
+    (lambda: eg.Population(deep, over={"layers": [1, 2]}), TypeError, "'layers' cannot be that of a population"),
+    (lambda: eg.Population(wide, over={"width": ["a", "b"]}), TypeError, "are numbers"),
+    (lambda: eg.Population(build, over={"learning_rate": [0.1]}, grid={"rate": [0]}), ValueError, "both given"),
+    (lambda: eg.Population(plain()), ValueError, "how many members"),
+    (lambda: eg.Population(plain(), seeds=0), ValueError, "positive integer"),
+    (lambda: eg.Population(plain(), seeds=[0.5]), TypeError, "seed must be an integer"),
+    (lambda: eg.Population(plain(), over={"rate": [0.1]}), TypeError, r"def build\(rate\)"),
+    (lambda: eg.Population(plain(strategy="eager"), seeds=2), ValueError, "strategy"),
+    (lambda: eg.Population(plain(nonfinite="skip"), seeds=2), ValueError, "acts on one run"),
+    (lambda: eg.Population(lambda: 3, seeds=2), TypeError, "must return an elegy.Trainer"),
+    (lambda: eg.Population(plain(), seeds=2, order="all"), ValueError, "'own' or 'shared'"),
+    (lambda: eg.Population(plain(), seeds=2).predict(X, combine="sum"), ValueError, "'mean' or None"),
+    (lambda: eg.Population(plain(), seeds=2)[2], IndexError, "the population has 2"),
+    (lambda: eg.Population(plain(), seeds=2).best(), KeyError, "in the history"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_width_is_refused_before_anything_runs():
+    population = eg.Population(wide, over={"width": [3, 4]})
+    with pytest.raises(TypeError, match="Shapes must be 1D") as raised:
+        population.fit(X, Y, verbose=0)
+    assert "one population for each value" in "\n".join(raised.value.__notes__)
+    assert population.step == 0
