@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     from elegy.adapters.equinox import EquinoxModule
     from elegy.adapters.functional import FunctionalModule
     from elegy.adapters.haiku import HaikuModule
+    from elegy.adapters.keras import KerasModule
     from elegy.adapters.linen import LinenModule
     from elegy.adapters.lora import LoRA, LoRAModule
     from elegy.adapters.nnx import NNXModule
+    from elegy.adapters.penzai import PenzaiModule
     from elegy.adapters.treex import TreexModule, load_treex
 
 _LAZY = {
     "EquinoxModule": "equinox",
     "FunctionalModule": "functional",
     "HaikuModule": "haiku",
+    "KerasModule": "keras",
     "LinenModule": "linen",
     "LoRA": "lora",
     "LoRAModule": "lora",
     "NNXModule": "nnx",
+    "PenzaiModule": "penzai",
     "TreexModule": "treex",
     "load_treex": "treex",
 }
@@ -32,10 +36,12 @@ __all__ = [
     "EquinoxModule",
     "FunctionalModule",
     "HaikuModule",
+    "KerasModule",
     "LinenModule",
     "LoRA",
     "LoRAModule",
     "NNXModule",
+    "PenzaiModule",
     "TreexModule",
     "load_treex",
     "register_adapter",

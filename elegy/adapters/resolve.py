@@ -17,6 +17,8 @@ _ACCEPTED = (
     "a flax.nnx.Module",
     "an equinox.Module, or the pair (module, state) of equinox.nn.make_with_state",
     "the result of haiku.transform or haiku.transform_with_state",
+    "a penzai.pz.nn.Layer",
+    "a keras.Model or keras.Layer (Keras 3 on JAX)",
     "a treex.Module",
     "an elegy.LoRA of one of these",
     "a pair of functions (init, apply): init(key, inputs) -> params, apply(params, inputs) -> outputs",
@@ -54,6 +56,18 @@ def _treex(module: Any, variables: Any) -> ElegyModule:
     return TreexModule(module, variables=variables)
 
 
+def _penzai(module: Any, variables: Any) -> ElegyModule:
+    from elegy.adapters.penzai import PenzaiModule
+
+    return PenzaiModule(module, variables=variables)
+
+
+def _keras(module: Any, variables: Any) -> ElegyModule:
+    from elegy.adapters.keras import KerasModule
+
+    return KerasModule(module, variables=variables)
+
+
 def _functional(module: Any, variables: Any) -> ElegyModule:
     from elegy.adapters.functional import FunctionalModule
 
@@ -89,6 +103,8 @@ _ADAPTERS: list[tuple[Recognise, Adapt]] = [
     (_is_equinox, _equinox),
     (lambda module: is_instance_of(module, "haiku", "Transformed", "TransformedWithState"), _haiku),
     (lambda module: is_instance_of(module, "treex", "Module"), _treex),
+    (lambda module: is_instance_of(module, "penzai.pz.nn", "Layer"), _penzai),
+    (lambda module: is_instance_of(module, "keras", "Layer"), _keras),
     (_is_pair, _functional),
 ]
 
