@@ -34,6 +34,7 @@ os.environ |= {
     "TRACKIO_DIR": os.path.join(os.environ["JAX_COMPILATION_CACHE_DIR"], "trackio"),
     "WANDB_ERROR_REPORTING": "false",
 }
+os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax

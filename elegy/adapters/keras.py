@@ -91,7 +91,7 @@ class KerasModule(ElegyModule):
         held = paths((self.params, self.batch_stats, self.variables))
         held = {name.partition("/")[2]: leaf for name, leaf in held.items()}
         train, rest = self._names()
-        seeds = {n: jax.random.bits(jax.random.fold_in(key, i), 2) for i, n in enumerate(rest) if n.endswith(_SEED)}
+        seeds = {n: jax.random.bits(jax.random.fold_in(key, i), (2,)) for i, n in enumerate(rest) if n.endswith(_SEED)}
         values = ([held[name] for name in train], [(held | seeds)[name] for name in rest])
         args, kwargs = self._arguments(inputs, training)
         outputs, after, losses = self.module.stateless_call(*values, *args, return_losses=True, **kwargs)
