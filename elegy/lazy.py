@@ -18,6 +18,8 @@ EXTRAS = {name: name for name in _OF_THEIR_NAME} | {
     "docstring_parser": "cli",
     "jsonargparse": "cli",
     "huggingface_hub": "hub",
+    "jax2onnx": "onnx",
+    "onnxruntime": "onnx",
     "psutil": "monitors",
     "starlette": "serve",
     "uvicorn": "serve",

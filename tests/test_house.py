@@ -86,6 +86,8 @@ HEAVY = (
     "clu",
     "safetensors",
     "huggingface_hub",
+    "jax2onnx",
+    "onnxruntime",
 )
 
 

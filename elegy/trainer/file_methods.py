@@ -226,3 +226,24 @@ class FileMethods:
 
         state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export_saved_model(state, path, inputs) if is_first() else None, f"writing {path}")
+
+    def export_onnx(self, path: str | Path, inputs: PyTree, *, weights: Weights = "trained") -> None:
+        """Writes the prediction step as an ONNX model, for batches of any size.
+
+        Its tensors are named by the paths of the inputs and outputs, `inputs` and `outputs` if they are single arrays.
+        The model is run with onnxruntime on one and on three rows, and is only written if its outputs are those of the
+        step, up to rounding.
+
+        Args:
+            path: the file, such as `model.onnx`.
+            inputs: as for `export`. Give real examples: they are used for the comparison.
+            weights: as for `export`.
+
+        Raises:
+            CheckpointError: if jax2onnx cannot convert the step, or its model computes something else.
+            ImportError: if jax2onnx or onnxruntime is not installed (`pip install "elegy[onnx]"`).
+        """
+        from elegy.trainer.export_onnx import export_onnx
+
+        state = with_weights(self._session.state_for(inputs), weights)
+        together(lambda: export_onnx(state, path, inputs) if is_first() else None, f"writing {path}")
