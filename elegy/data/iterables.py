@@ -40,6 +40,7 @@ class IterableSource:
         steps: the number of batches, `len(iterable)`; None if the iterable has no length.
         one_shot: True for an iterator.
         class_weight: the class weights.
+        may_end: True to let a pass over an iterator have fewer batches than its limit, or none.
         taken: how many batches of the running pass have been read; 0 after its end.
 
     Example:
@@ -66,6 +67,7 @@ class IterableSource:
         self.steps = _length(iterable)
         self.class_weight = class_weight
         self._what = what
+        self.may_end = False
         self.taken = 0
         self._passed = 0  # the number of batches of the last complete pass
         self._goes_on = self.one_shot
@@ -117,6 +119,8 @@ class IterableSource:
             yield self._prepared(item)
         taken = self.taken
         self.end()
+        if self.may_end and (taken or self._reader.seen):
+            return
         if not taken:
             raise ValueError(self._no_batch())
         if limit is not None and taken < limit and not over:

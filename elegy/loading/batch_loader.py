@@ -153,6 +153,14 @@ class BatchLoader(abc.ABC, Generic[S]):
     def end(self) -> None:
         """Ends the running pass."""
 
+    def may_end(self) -> bool:
+        """Lets the last pass over an iterator have fewer batches than the limit; returns True if it is an iterator."""
+        return False
+
+    def is_over(self) -> bool:
+        """True if `may_end` was called, and no batch is left; may read the first batch of the next pass."""
+        return False
+
 
 class ArrayLoader(BatchLoader[ArraySource]):
     """Cuts arrays into batches.
@@ -336,3 +344,23 @@ class IterableLoader(BatchLoader[IterableSource]):
     def end(self) -> None:
         """Ends the running pass."""
         self.source.end()
+
+    def may_end(self) -> bool:
+        """Lets the last pass over an iterator be short; see `BatchLoader.may_end`."""
+        self.source.may_end = self.source.one_shot
+        return self.source.may_end
+
+    def is_over(self) -> bool:
+        """True if no batch is left; see `BatchLoader.is_over`."""
+        if self._pass is not None and not self._resumed:
+            return False  # its first batch was read
+        batches = self._pass if self._pass is not None else self.source.batches(self.limit)
+        first = next(batches, None)
+        if first is None:
+            return True
+        self._check_values(first, 0)
+        if self._resumed:
+            self._pass = itertools.chain([first], batches)
+        else:
+            self._first, self._pass = first, batches
+        return False

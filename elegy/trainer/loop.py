@@ -144,8 +144,8 @@ def _evaluated_and_over(run: Run) -> bool:
 
     Those that are due at the last step of an epoch run with those that follow the epoch.
     """
-    due = [] if run.interrupts.interrupted or run.loader.exhausted(run.cursor) else run.schedule.due()
-    if due:
+    due = run.schedule.due()
+    if due and not run.interrupts.interrupted and not run.loader.exhausted(run.cursor):
         values = _evaluations(run, due)
         logs = _joined(run.logs, dict(run.added), values)
         run.clock.note_when_computed(logs)

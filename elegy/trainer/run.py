@@ -81,6 +81,8 @@ class Run:
         self.epochs = config.epochs
         if self.epochs is None and getattr(self.loader.source, "one_shot", False) and self.loader.limit is None:
             self.epochs = 1  # an iterator has one pass
+        # The end of an iterator ends a run that has no number of epochs.
+        self._until_end = self.epochs is None and self._processes == 1 and self.loader.may_end()
         begin = 0 if config.initial_epoch else session.epoch
         self.end_epoch = None if self.epochs is None else begin + self.epochs
         self.epoch_ended = False
@@ -190,7 +192,7 @@ class Run:
         if self.end_epoch is not None and self.session.epoch >= self.end_epoch:
             return False
         waits = self.cursor.batches > 0 and (self.loader.exhausted(self.cursor) or bool(self.schedule.due()))
-        return waits or not self.over()
+        return waits or not (self.over() or (self._until_end and not self.cursor.batches and self.loader.is_over()))
 
     def over(self) -> bool:
         """True if the run ends before the next step."""

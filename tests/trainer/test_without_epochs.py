@@ -116,3 +116,26 @@ def test_a_time_alone_ends_a_run(monkeypatch):
     made = trainer()
     made.fit(X, Y, batch_size=4, max_time=20.0, verbose=0)
     assert made.epoch >= 1
+
+
+@pytest.mark.parametrize(("batches", "epochs"), [(7, 3), (6, 2), (1, 1)])
+def test_the_end_of_an_iterator_ends_a_run_without_epochs(batches, epochs):
+    one = trainer()
+    history = one.fit(iter(BATCHES[:batches]), steps_per_epoch=3, max_steps=50, validation_data=(X, Y), verbose=0)
+    assert (one.step, one.epoch, history.epoch) == (batches, epochs, list(range(epochs)))
+    ends = [*range(2, batches, 3), batches - 1][:epochs]
+    expected = by_hand(batches)
+    np.testing.assert_allclose(history.history["val_loss"], [expected[i] for i in ends], rtol=1e-4)
+
+
+def test_a_number_of_epochs_still_needs_its_batches():
+    with pytest.raises(ValueError, match="steps_per_epoch=3 is beyond the data"):
+        trainer().fit(iter(BATCHES[:4]), epochs=2, steps_per_epoch=3, max_steps=50, verbose=0)
+    with pytest.raises(ValueError, match="is empty"):
+        trainer().fit(iter([]), steps_per_epoch=3, max_steps=50, verbose=0)
+
+
+def test_max_steps_leaves_the_next_batch_to_the_next_run():
+    data = iter(BATCHES[:8])
+    trainer().fit(data, steps_per_epoch=3, max_steps=6, verbose=0)
+    assert len(list(data)) == 2
