@@ -22,7 +22,11 @@ from elegy.cli.saved import checkpoint_of, folder_asked_for
 from elegy.cli.sets import chosen, first_batch
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.distributed import is_first
+from elegy.lazy import require
 from elegy.names import array_name, path_name
+from elegy.serving import server
+from elegy.serving.model import Served, of_export
+from elegy.strategies.strategy import struct_of
 from elegy.trainer import Trainer
 
 _DATA = ("data", "inputs", "labels", "sample_weight", "class_weight", "validation_data", "callbacks")
@@ -171,6 +175,32 @@ def find_lr(call: Call) -> None:
     print(f"{test.suggestion:.3g}")
 
 
+def serve(call: Call) -> None:
+    """Serves a checkpoint over HTTP."""
+    how = _how(call.values)
+    batch = first_batch(call.program.read_data(call.values))
+    trainer = call.trainer()
+    trainer.predict_on_batch(batch["inputs"])  # makes the state, and loads the checkpoint
+    about = {"checkpoint": str(call.run), "module": trainer.configuration()["trainer"]["module"], "step": trainer.step}
+    server.serve(Served(trainer.predict_on_batch, jax.tree.map(struct_of, batch["inputs"]), about), **how)
+
+
+def serve_export(path: str, values: Values) -> None:
+    """Serves what `elegy export` wrote, without the program."""
+    how = _how(values)
+    server.serve(of_export(path), **how)
+
+
+def _how(values: Values) -> dict[str, Any]:
+    """The options of the server, whose libraries are there."""
+    try:
+        require("starlette", "elegy serve")
+        require("uvicorn", "elegy serve")
+    except ImportError as error:
+        raise CliError(str(error)) from error
+    return values.group("serve")
+
+
 def _of(method: Callable[..., Any], group: str, *skip: str) -> list[Option]:
     return options_of(method, group, skip=(*_DATA, *skip), known=_KNOWN)
 
@@ -224,6 +254,12 @@ COMMANDS = {
         "Writes the prediction step of a checkpoint for use without Elegy, by jax.export.",
         export,
         lambda: [_PROGRAM, _output("the directory to write"), *_of(Trainer.export, "export", "path")],
+        reads=True,
+    ),
+    "serve": Command(
+        "Answers predictions of a checkpoint or an export over HTTP, for a quick try.",
+        serve,
+        lambda: [_PROGRAM, *options_of(server.serve, "serve", skip=("served",))],
         reads=True,
     ),
     "summary": Command(

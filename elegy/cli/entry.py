@@ -10,7 +10,7 @@ from typing import Any
 
 from elegy.cli import program as program_module
 from elegy.cli import saved
-from elegy.cli.commands import COMMANDS, Call
+from elegy.cli.commands import COMMANDS, Call, serve_export
 from elegy.cli.errors import CliError, nearest
 from elegy.cli.options import Option
 from elegy.cli.parser import parse
@@ -18,6 +18,7 @@ from elegy.cli.program import RUN_DIR, Program, trainer_options
 from elegy.cli.runs import READERS
 from elegy.errors import CheckpointError
 from elegy.lazy import require
+from elegy.serving.model import is_export
 
 
 def main(
@@ -86,6 +87,9 @@ def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
     target, argv = _target(argv)
     if target is None and own is None and any(token in ("-h", "--help") for token in argv):
         parse(prog, f"{command.about} {_HELP.format(prog=prog)}", [*trainer_options(), *command.options()], argv, {})
+    if name == "serve" and target is not None and is_export(target):
+        serve_export(target, parse(prog, command.about, command.options(), argv, {}))
+        return
     run, named = _run_and_program(prog, name, target, argv, own)
     program = own or (None if named is None else program_module.found(named))
     config: dict[str, Any] = {} if run is None else saved.read_config(run, needed=program is None)

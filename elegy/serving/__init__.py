@@ -1,0 +1,1 @@
+"""Answers predictions over HTTP, for a quick try: `elegy serve`."""

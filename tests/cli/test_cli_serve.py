@@ -1,0 +1,82 @@
+"""`elegy serve` answers what the checkpoint or the export predicts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import optax
+import pytest
+from boring_modules import High, regression
+from processes import ROOT, environment
+from programs import call
+from programs import program as program
+
+import elegy as eg
+from elegy.serving import server
+
+FIT = "fit prog.py --fit.max_steps 3 --fit.batch_size 4 --fit.verbose 0"
+X = regression(5, seed=9)[0]
+
+
+def trained():
+    trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05))
+    trainer.fit(*regression(22), batch_size=4, max_steps=3, verbose=0)
+    return trainer
+
+
+def test_a_checkpoint_and_an_export_reach_the_server(program, monkeypatch):
+    calls = []
+
+    @functools.wraps(server.serve)  # its parameters are the options
+    def serve(served, **how):
+        calls.append((served, how))
+
+    monkeypatch.setattr(server, "serve", serve)
+    call(*FIT.split())
+    call("serve", "runs/High", "--serve.port", "0", "--serve.max_wait_ms", "1")
+    call("export", "runs/High", "--output", "exported")
+    call("serve", "exported", "--serve.max_batch_size", "4")
+    (of_run, how), (of_export, how_export) = calls
+    assert how == {"host": "127.0.0.1", "port": 0, "max_batch_size": 64, "max_wait_ms": 1.0, "max_bytes": 64_000_000}
+    assert how_export["max_batch_size"] == 4
+    expected = trained().predict(X)
+    np.testing.assert_array_equal(of_run.predict(X), expected)
+    np.testing.assert_allclose(of_export.predict(X), expected, rtol=1e-6)
+    assert of_run.described() == of_export.described() == {"inputs": "float32[rows,3]"}
+    assert of_run.about["step"] == 3
+
+
+def test_without_its_library_the_server_says_what_to_install(program, monkeypatch, capsys):
+    call(*FIT.split())
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit) as ended:
+        call("serve", "runs/High")
+    assert ended.value.code == 2
+    assert "needs the library 'uvicorn': install it with `pip install \"elegy[serve]\"`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_process_serves_until_it_is_interrupted(program):
+    call(*FIT.split())
+    command = [sys.executable, "-m", "elegy.cli", "serve", "runs/High", "--serve.port", "0"]
+    env = environment()
+    env["PYTHONPATH"] += os.pathsep + os.fspath(ROOT / "tests")  # for the modules of the program
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    port = None
+    for line in process.stderr:
+        if found := re.search(r"running on http://127\.0\.0\.1:(\d+)", line):
+            port = found[1]
+            break
+    assert port is not None
+    answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": X.tolist()}, timeout=60)
+    np.testing.assert_allclose(answer.json()["outputs"], trained().predict(X), rtol=1e-6)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
