@@ -10,7 +10,7 @@ import operator
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -135,7 +135,13 @@ class _PytreeMeta(abc.ABCMeta):
         """Builds an instance: fields are free inside `__init__`, filled from defaults, checked, frozen."""
         tree: Any = object.__new__(cls)  # type: ignore[arg-type]  # a metaclass: cls is a class
         tree.__dict__[_UNLOCKED] = True
-        tree.__init__(*args, **kwargs)
+        try:
+            tree.__init__(*args, **kwargs)
+        except TypeError as error:
+            instead = [hint for name, hint in tree._removed_arguments.items() if name in kwargs]
+            if not instead:
+                raise
+            raise TypeError(f"{error}. {' '.join(instead)}") from error
         tree.__dict__.pop(_UNLOCKED, None)
         tree._complete()
         return tree
@@ -183,6 +189,7 @@ class Pytree(metaclass=_PytreeMeta):
 
     _static_names: tuple[str, ...] = ()
     _own_init = False
+    _removed_arguments: ClassVar[dict[str, str]] = {}  # of earlier versions, with what to write instead
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

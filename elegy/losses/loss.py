@@ -6,7 +6,7 @@ import abc
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,9 @@ class Loss(Pytree):
         'distance'
     """
 
+    _removed_arguments: ClassVar[dict[str, str]] = {
+        "on": "Instead of `on=key`, call `.index_into(target=key, preds=key)`."
+    }
     reduction: Reduction = static_field(default=Reduction.MEAN, kw_only=True)
     weight: float | TracedWeight = static_field(default=1.0, kw_only=True)
     name: str | None = static_field(default=None, kw_only=True)

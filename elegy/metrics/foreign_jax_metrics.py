@@ -26,13 +26,11 @@ class JaxMetricsMetric(ForeignMetric):
 
     def __init__(self, metric: Any, name: str | None = None):
         is_set = is_instance_of(metric, "jax_metrics", "Metrics", "Losses", "AuxMetrics")
-        vars(self).update(
-            state=strong(metric.reset()), name=name or name_of(metric), collection=name is None and is_set
-        )
+        vars(self).update(state=_reset(metric), name=name or name_of(metric), collection=name is None and is_set)
 
     def empty(self) -> Any:
         """Returns the state without data."""
-        return strong(self.state.reset())
+        return _reset(self.state)
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added.
@@ -71,3 +69,10 @@ class JaxMetricsMetric(ForeignMetric):
             **kwargs: the arguments of `update`.
         """
         return names_argument(self.state.update, "sample_weight")
+
+
+def _reset(metric: Any) -> Any:
+    """Returns a metric without data. The losses of the library use `jax.tree_map` for it, which JAX has removed."""
+    if is_instance_of(metric, "jax_metrics", "Losses"):
+        return strong(jax.tree.map(jnp.zeros_like, metric))
+    return strong(metric.reset())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,9 @@ class Metric(Pytree):
         6
     """
 
+    _removed_arguments: ClassVar[dict[str, str]] = {
+        "on": "Instead of `on=key`, call `.index_into(target=key, preds=key)`."
+    }
     name: str | None = static_field(default=None, kw_only=True)
     dtype: DTypeLike | None = static_field(default=None, kw_only=True)
 

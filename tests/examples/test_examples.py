@@ -19,6 +19,7 @@ SHORT = {
     "gan": (1, {"generator_loss": (0.0, 10.0), "discriminator_loss": (0.0, 10.0)}),
     "haiku_rows": (2, {"accuracy": (0.5, 1.0), "f1": (0.3, 1.0)}),
     "managed_digits": (2, {"accuracy": (0.5, 1.0)}),
+    "multi_task": (4, {"digit_accuracy": (0.5, 1.0), "lower_mean_absolute_error": (0.0, 0.2)}),
     "nnx_digits": (2, {"accuracy": (0.5, 1.0)}),
     "packed_language_model": (1, {"loss": (0.0, 3.0)}),  # uniform characters: 4.6
     "vae": (1, {"loss": (0.0, 200.0), "kl": (0.0, 100.0)}),

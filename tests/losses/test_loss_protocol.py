@@ -9,6 +9,7 @@ import pytest
 from elegy.errors import FrozenError
 from elegy.losses import CrossEntropy, FunctionLoss, Loss, MeanSquaredError, Reduction
 from elegy.losses.function import as_loss
+from elegy.metrics import Accuracy
 from elegy.pytree import static_field
 
 
@@ -426,3 +427,11 @@ def test_objects_that_are_not_losses(thing, message):
 def test_several_outputs_must_be_chosen_from(loss, preds, found):
     with pytest.raises(TypeError, match=f"{loss.__name__}: preds is {found}"):
         loss()(target=np.zeros(4, np.int32), preds=preds)
+
+
+@pytest.mark.parametrize("cls", [MeanSquaredError, Accuracy])
+def test_the_argument_on_of_earlier_versions_is_explained(cls):
+    with pytest.raises(TypeError, match=r"'on'\. Instead of `on=key`, call `\.index_into\(target=key, preds=key\)`"):
+        cls(on="labels")
+    with pytest.raises(TypeError, match=r"'off'$"):
+        cls(off="labels")

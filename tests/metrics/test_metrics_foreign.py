@@ -14,6 +14,7 @@ import pytest
 from clu import metrics as clu
 from flax import nnx
 
+import elegy as eg
 from elegy.losses.function import as_loss
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.foreign import adapt
@@ -174,3 +175,37 @@ found = [m for m in ("clu", "flax", "metrax", "jax_metrics") if m in sys.modules
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_jax_metrics_losses():
+    """`jax_metrics.Losses` resets by `jax.tree_map`, which JAX has removed; the adapter does it."""
+    losses = jm.Losses({"a": jm.losses.MeanSquaredError(), "b": jm.losses.MeanAbsoluteError()})
+    logs = over_batches(losses, target=TARGET, preds=PREDS)
+    assert list(logs) == ["a", "b"]
+    # Its losses are means of the batches' values, each batch with weight 1.
+    cuts = [slice(*pair) for pair in itertools.pairwise(CUTS)]
+    np.testing.assert_allclose(logs["a"], np.mean([np.square(PREDS[c] - TARGET[c]).mean() for c in cuts]), rtol=1e-5)
+    np.testing.assert_allclose(logs["b"], np.mean([np.abs(PREDS[c] - TARGET[c]).mean() for c in cuts]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "data_parallel"])
+def test_metrics_of_four_libraries_in_a_trainer(strategy):
+    """Over 8 devices and a short batch: each equals the library's own value for all of the data at once."""
+    x, y = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    accuracies = [clu.Accuracy, nnx.metrics.Accuracy(), jm.metrics.Accuracy(num_classes=C)]
+    trainer = eg.Trainer(
+        (lambda key, x: {}, lambda params, x: {"scores": x, "classes": x.argmax(-1)}),
+        metrics={"scores": accuracies, "classes": metrax.Accuracy},
+        strategy=strategy,
+    )
+    found = trainer.evaluate(LOGITS, LABELS, batch_size=8, verbose=0)
+    theirs = nnx.metrics.Accuracy()
+    theirs.update(logits=x, labels=y)
+    expected = {
+        "scores_accuracy": clu.Accuracy.from_model_output(logits=x, labels=y).compute(),
+        "scores_accuracy_1": theirs.compute(),
+        "scores_accuracy_2": jm.metrics.Accuracy(num_classes=C).reset().update(target=y, preds=x).compute(),
+        "classes_accuracy": metrax.Accuracy.from_model_output(predictions=x.argmax(-1), labels=y).compute(),
+    }
+    assert list(found) == list(expected)
+    np.testing.assert_allclose(list(found.values()), [float(value) for value in expected.values()], rtol=1e-6)
