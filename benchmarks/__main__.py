@@ -27,6 +27,7 @@ NAMES = (
     "imports",
     "frameworks",
     "persistence",
+    "population",
 )
 _COLUMNS = ("what", "against", "ratio", "min", "max", "goal", "", "Elegy", "other", "unit")
 

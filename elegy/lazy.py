@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 _OF_THEIR_NAME = (
-    *("flax", "haiku", "equinox", "keras", "mlflow", "penzai", "safetensors", "trackio", "wandb"),
+    *("flax", "haiku", "equinox", "keras", "mlflow", "optuna", "penzai", "safetensors", "trackio", "wandb"),
     *("datasets", "h5py", "pandas", "polars", "pyarrow", "zarr"),
 )
 

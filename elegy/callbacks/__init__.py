@@ -19,6 +19,7 @@ from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
 from elegy.callbacks.monitors import DeviceMonitor, GradientMonitor, LearningRateMonitor, ThroughputMonitor
 from elegy.callbacks.nan import TerminateOnNaN
+from elegy.callbacks.optuna import OptunaPruning
 from elegy.callbacks.profiler import Profiler
 from elegy.callbacks.timers import TimeMonitor, Timer
 from elegy.lazy_logs import LazyLogs
@@ -42,6 +43,7 @@ __all__ = [
     "MFUMonitor",
     "ModelCheckpoint",
     "Monitor",
+    "OptunaPruning",
     "PeriodicCallback",
     "Profiler",
     "TensorBoard",
