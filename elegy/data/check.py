@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves
-from elegy.data.examples import ExampleRows
-from elegy.data.sparse import SparseRows
+from elegy.data.lazy_rows import LazyRows
 from elegy.types import Batch
 
 
@@ -37,13 +36,12 @@ def check_finite(batch: Batch, what: str = "the data", columns: Mapping[str, Seq
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, np.inexact):
             continue
-        if isinstance(leaf, ExampleRows):
-            if bad_values := sum(int(np.count_nonzero(~np.isfinite(block))) for block in leaf.blocks()):
-                found.append(f"{name} has {bad_values} of {leaf.size}")
+        if isinstance(leaf, LazyRows):
+            if count := sum(int(np.count_nonzero(~np.isfinite(values))) for values in leaf.values):
+                found.append(f"{name} has {count} of {leaf.size}")
             continue
-        values = leaf.values if isinstance(leaf, SparseRows) else leaf
         xp: Any = jnp if isinstance(leaf, jax.Array) else np
-        bad = ~xp.isfinite(values)
+        bad = ~xp.isfinite(leaf)
         if count := int(xp.count_nonzero(bad)):
             names = (columns or {}).get(name, ())
             where = [column for column, one in zip(names, np.asarray(bad).T, strict=False) if one.any()]

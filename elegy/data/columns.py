@@ -11,6 +11,7 @@ import numpy as np
 from elegy.data import tables
 from elegy.data.batch import PARTS, pack
 from elegy.data.convert import is_array_like, is_leaf
+from elegy.data.hugging_face import dataset_columns, dataset_names, is_dataset
 from elegy.names import type_name
 from elegy.types import Batch, PyTree
 
@@ -83,6 +84,9 @@ class Columns:
             self._check(("labels", "sample_weight"), names, where)
         self._check(("inputs",), names, where)
         rest = self.inputs if self.inputs is not None else [name for name in names if name not in taken]
+        if is_dataset(data):
+            used = [*_listed(rest), *([] if only_inputs else taken)]
+            data = dataset_columns(data, [name for name in names if name in used])
         if not _listed(rest):
             raise ValueError(f"{where} has the names {names}, of which none is left for the inputs beside {self}.")
         inputs = _picked(data, rest)
@@ -149,7 +153,7 @@ class Given:
                 f"{what} was given the data and inputs={type_name(inputs)}: beside the data, `inputs` must be the "
                 "names of the keys or columns to use, such as ('image', 'mask')."
             )
-        if names_of(data) is None and (is_array_like(data) or not is_leaf(data)):
+        if not is_list_of_named(data) and names_of(data) is None and (is_array_like(data) or not is_leaf(data)):
             # Beside arrays, a list of strings is text, which an error of its own refuses.
             labels_are_text = isinstance(labels, (list, tuple)) and is_names(labels)
             columns = Columns.of(inputs, None if labels_are_text else labels, sample_weight)
@@ -185,9 +189,21 @@ def names_of(data: Any) -> list[Any] | None:
         return list(data)
     if tables.is_table(data):
         return tables.column_names(data)
+    if is_dataset(data):
+        return dataset_names(data)
     if isinstance(data, np.ndarray) and data.dtype.names:
         return list(data.dtype.names)
     return None
+
+
+def is_list_of_named(data: Any) -> bool:
+    """True for a list of dicts or tables, which are batches if names say where their labels are.
+
+    Example:
+        >>> is_list_of_named([{"x": 1}]), is_list_of_named([(1, 2)])
+        (True, False)
+    """
+    return type(data) is list and len(data) > 0 and all(names_of(item) is not None for item in data)
 
 
 def _listed(names: Names | None) -> list[str]:

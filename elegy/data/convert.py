@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from elegy.data.batch import PARTS, join_name
-from elegy.data.examples import ExampleRows
+from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric, is_numeric
 from elegy.data.sparse import SparseRows, is_sparse
+from elegy.data.stored import is_stored, stored_rows
 from elegy.data.tables import is_column, is_series, is_table, series_as_array, table_as_array
 from elegy.lazy import is_instance_of
 from elegy.names import type_name
@@ -35,7 +36,7 @@ def as_arrays(tree: PyTree, name: str = "inputs", *, lazy: bool = False) -> PyTr
     Args:
         tree: any nesting of dicts, lists, tuples and registered nodes.
         name: the name of the tree in messages.
-        lazy: True to convert sparse matrices to `SparseRows` instead, whose rows become dense batch by batch.
+        lazy: True to convert sparse matrices and arrays in files to `LazyRows`, which become arrays batch by batch.
 
     Raises:
         TypeError: if a leaf is not an array of numbers; the message names its path.
@@ -113,13 +114,17 @@ def is_array_like(value: Any) -> bool:
         or is_sparse(value)
         or is_column(value)
         or is_table(value)
+        or isinstance(value, LazyRows)
+        or is_stored(value)
     )
 
 
 def _is_ready(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not _lies_explicitly(leaf)
-    return isinstance(leaf, ExampleRows) or (isinstance(leaf, np.ndarray) and is_numeric(leaf))
+    if isinstance(leaf, LazyRows):
+        return True
+    return isinstance(leaf, np.ndarray) and not is_stored(leaf) and is_numeric(leaf)
 
 
 def _lies_explicitly(array: jax.Array) -> bool:
@@ -164,6 +169,8 @@ def _as_array(leaf: Any, name: str, lazy: bool) -> Any:
         return _automatic(leaf) if _lies_explicitly(leaf) else leaf
     if is_column(leaf):
         leaf = leaf[:]
+    if is_stored(leaf) or isinstance(leaf, LazyRows):
+        return _of_lazy(leaf, name, lazy)
     if isinstance(leaf, np.ndarray):
         return as_numeric(leaf, name)
     if isinstance(leaf, list):
@@ -210,6 +217,11 @@ def _of_sparse(matrix: Any, name: str, lazy: bool) -> Any:
     values = as_numeric(matrix.data, name)
     matrix = matrix if matrix.dtype == values.dtype else matrix.astype(values.dtype)
     return SparseRows(matrix) if lazy else matrix.toarray()
+
+
+def _of_lazy(leaf: Any, name: str, lazy: bool) -> Any:
+    rows = leaf if isinstance(leaf, LazyRows) else stored_rows(leaf, name)
+    return rows if lazy or not isinstance(rows, LazyRows) else np.asarray(rows)
 
 
 def _is_jax_sparse(value: Any) -> bool:

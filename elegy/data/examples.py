@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from elegy.data.batch import PARTS, join_name
 from elegy.data.example_worker import ReadError, Spec, empty, fill, is_numbers, leaves_of
+from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
 from elegy.data.workers import Kind, WorkerPool
 from elegy.errors import ExampleError
@@ -21,9 +21,6 @@ from elegy.lazy import is_instance_of
 from elegy.names import type_name
 from elegy.types import Batch
 from elegy.waiting import Wait
-
-_BLOCK_BYTES = 2**24
-"""Bytes of examples that are in memory at a time if all of them are read."""
 
 
 class Examples:
@@ -204,7 +201,7 @@ class ExampleReader:
         return ExampleError(f"{doing} of the {type(self._dataset).__name__} failed: {type(cause).__name__}: {cause}")
 
 
-class ExampleRows:
+class ExampleRows(LazyRows):
     """One array of all examples of a data set, with the interface of an array of shape (examples, ...).
 
     Args:
@@ -218,12 +215,7 @@ class ExampleRows:
         self.reader, self.position, self.start = reader, position, start
         self.stop = reader.size if stop is None else stop
         spec = reader.specs[position]
-        self.shape = (self.stop - start, *spec.shape)
-        self.dtype, self.ndim, self.size = spec.dtype, len(self.shape), math.prod(self.shape)
-        self.nbytes = self.size * self.dtype.itemsize
-
-    def __repr__(self) -> str:
-        return f"ExampleRows(shape={self.shape}, dtype={self.dtype})"
+        super().__init__((self.stop - start, *spec.shape), spec.dtype)
 
     def part(self, start: int, stop: int) -> ExampleRows:
         """Returns the examples from `start` to `stop`, without reading them."""
@@ -232,12 +224,6 @@ class ExampleRows:
     def __getitem__(self, rows: slice) -> np.ndarray:
         """Reads examples."""
         return self.take(np.arange(*rows.indices(self.shape[0])))
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Reads all examples, a few at a time."""
-        size = max(1, _BLOCK_BYTES * self.shape[0] // max(self.nbytes, 1))
-        for start in range(0, self.shape[0], size):
-            yield self[start : start + size]
 
     def take(self, indices: np.ndarray, axis: int = 0) -> np.ndarray:
         """Reads examples; see `ExampleReader.read`."""

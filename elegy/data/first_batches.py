@@ -17,7 +17,7 @@ def first_batches(
     Args:
         source: the data; of an iterator, these batches are read.
         count: the number of batches.
-        batch_size: the rows of a batch, for arrays.
+        batch_size: the rows of a batch, for arrays and for iterables of rows.
 
     Returns:
         `(train, validation)`: a source of these batches, and a function that returns another one, without the class
@@ -31,8 +31,13 @@ def first_batches(
     if isinstance(source, ArraySource):
         stop = min(count * batch_size, source.size)
         return source.part(0, stop), lambda: source.part(0, stop, weighted=False)
+    source = source.in_batches(batch_size, False)
     class_weight, source.class_weight = source.class_weight, None  # added again as the batches are read from the list
     batches = source.batches()
     kept = list(itertools.islice(batches, count))
     source.end()
-    return IterableSource(kept, class_weight=class_weight), lambda: IterableSource(kept, what="validation")
+    size = source.batch_size
+    return (
+        IterableSource(kept, class_weight=class_weight, batch_size=size),
+        lambda: IterableSource(kept, what="validation", batch_size=size),
+    )

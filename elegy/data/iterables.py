@@ -7,12 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
+
 from elegy.data.columns import Columns
 from elegy.data.convert import as_batch, copied
 from elegy.data.foreign_order import is_endless, warn_of_unknown_order
 from elegy.data.foreign_state import get_state, has_state, set_state
+from elegy.data.hugging_face import StreamBatches, has_scalars, is_stream
 from elegy.data.iteration import REMEDY, Reader, is_sequence
-from elegy.data.plan import LIMIT_NAMES
+from elegy.data.plan import DEFAULT_BATCH_SIZE, LIMIT_NAMES
 from elegy.data.weights import weigh_classes
 from elegy.distributed import Split
 from elegy.integers import positive_int
@@ -35,6 +38,7 @@ class IterableSource:
         what: the call, for messages: `"fit"`, `"validation"`, `"evaluate"` or `"predict"`.
         epoch: the index of the first epoch, with which loaders are reseeded.
         columns: the names of inputs, labels and sample weights in batches that are dicts or tables.
+        batch_size: the rows of a full batch over all processes, if the batches were made for one; otherwise None.
 
     Attributes:
         steps: the number of batches, `len(iterable)`; None if the iterable has no length.
@@ -57,8 +61,11 @@ class IterableSource:
         what: str = "fit",
         epoch: int = 0,
         columns: Columns | None = None,
+        batch_size: int | None = None,
     ):
-        self._columns = columns
+        self._given = iterable
+        self._options = {"class_weight": class_weight, "what": what, "epoch": epoch, "columns": columns}
+        self._columns, self.batch_size = columns, batch_size
         self._part: Callable[[Any], Any] | None = None
         if isinstance(iterable, Split):
             iterable, self._part = iterable.batches, iterable.part
@@ -80,6 +87,32 @@ class IterableSource:
     def reading(self) -> Iterator[None]:
         """A block in which the data is read; an iterable has its own workers."""
         yield
+
+    @property
+    def of_rows(self) -> bool:
+        """True if the data yields single examples, which can be batched: a streaming data set of Hugging Face."""
+        return is_stream(self._given)
+
+    def in_batches(self, batch_size: int | None, drop_remaining: bool, processes: int = 1) -> IterableSource:
+        """Returns a source of batches of rows.
+
+        Args:
+            batch_size: the rows of a batch over all processes; None for 32, or, if rows may be batches, for the rows as
+                they are.
+            drop_remaining: True to leave out a short last batch.
+            processes: the number of processes, each of which reads its own rows.
+
+        Raises:
+            ValueError: if there are more processes than rows in a batch.
+        """
+        if not self.of_rows or (batch_size is None and not has_scalars(self._given)):
+            return self
+        size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        if size < processes:
+            raise ValueError(f"batch_size={size} is smaller than the number of processes, {processes}.")
+        here = jax.process_index() if processes > 1 else 0
+        own = size * (here + 1) // processes - size * here // processes
+        return IterableSource(StreamBatches(self._given, own, drop_remaining), **self._options, batch_size=size)
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
         """Yields the batches of one pass.

@@ -23,11 +23,16 @@ def epoch_permutation(seed: int, epoch: int, size: int, attempt: int = 0) -> np.
         >>> sorted(epoch_permutation(42, epoch=0, size=5).tolist())
         [0, 1, 2, 3, 4]
     """
+    order = np.arange(size, dtype=index_dtype(size))
+    generator(seed, epoch, attempt).shuffle(order)
+    return order
+
+
+def generator(seed: int, epoch: int, attempt: int = 0) -> np.random.Generator:
+    """Returns the random generator of an epoch's order; arguments as for `epoch_permutation`."""
     # `np.random.SeedSequence` refuses negative numbers, which are valid seeds here.
     entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch, attempt) if attempt else (epoch,))
-    order = np.arange(size, dtype=index_dtype(size))
-    np.random.Generator(np.random.PCG64(entropy)).shuffle(order)
-    return order
+    return np.random.Generator(np.random.PCG64(entropy))
 
 
 def index_dtype(size: int) -> type[np.signedinteger]:

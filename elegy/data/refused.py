@@ -19,18 +19,12 @@ def refuse_examples(inputs: Any, what: str) -> None:
         what: the call, for the message.
 
     Raises:
-        TypeError: if the inputs are a map-style PyTorch `Dataset`, or a Hugging Face `Dataset` or `DatasetDict`.
+        TypeError: if the inputs are a map-style PyTorch `Dataset`, or a Hugging Face `DatasetDict`.
     """
-    if is_instance_of(inputs, "datasets", "DatasetDict"):
+    if is_instance_of(inputs, "datasets", "DatasetDict", "IterableDatasetDict"):
         raise TypeError(
-            f"the inputs of {what} are a DatasetDict with the splits {list(inputs)}: choose one, such as data['train']."
-        )
-    if is_instance_of(inputs, "datasets", "Dataset"):
-        raise TypeError(
-            f"the inputs of {what} are a Hugging Face Dataset, whose items are single examples, with the columns "
-            f"{inputs.column_names}. Give columns, `data = dataset.with_format('numpy')` and "
-            f"`{what}(data['image'], data['label'])`, or a function that returns batches, "
-            "`lambda: ((batch['image'], batch['label']) for batch in data.iter(batch_size=32))`."
+            f"the inputs of {what} are {type_name(inputs)} with the splits {list(inputs)}: choose one, such as "
+            "data['train']."
         )
     dataset = is_instance_of(inputs, "torch.utils.data", "Dataset")
     if dataset and not is_instance_of(inputs, "torch.utils.data", "IterableDataset"):

@@ -14,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.data.batch import named_leaves, pack, size_of, unpack
-from elegy.data.columns import Columns, Given, names_of
+from elegy.data.blocks import Blocks
+from elegy.data.columns import Columns, Given, is_list_of_named, names_of
 from elegy.data.convert import as_arrays, holds_arrays, is_array_like, is_leaf
 from elegy.data.examples import ExampleRows, Examples, as_examples, take_together
+from elegy.data.hugging_face import dataset_columns, dataset_names, is_dataset
 from elegy.data.iterables import IterableSource
+from elegy.data.lazy_rows import LazyRows
+from elegy.data.permutation import epoch_permutation
 from elegy.data.refused import refuse_examples, refuse_list_of_dicts, refuse_non_arrays
-from elegy.data.sparse import SparseRows
+from elegy.data.stored import StoredRows, stored_group
 from elegy.data.tables import column_names, is_table, refuse_lazy_frame
 from elegy.data.weights import check_class_weight, weigh_all
 from elegy.names import type_name
@@ -28,7 +32,7 @@ from elegy.types import Array, Batch, PyTree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Arrays in memory, from which any rows can be gathered as a batch.
+    """Arrays in memory or in files, from which any rows can be gathered as a batch.
 
     Args:
         batch: all of the data as one batch, its leaves arrays of shape (size, ...).
@@ -37,6 +41,7 @@ class ArraySource:
         unweighted: the data without class weights, for the validation split; None if there are no class weights.
         class_weight: the class weights that the sample weights include.
         columns: the column names of leaves that were tables, by the name of the leaf.
+        blocks: how rows of files are read and shuffled; None if no array is in a file.
 
     Example:
         >>> source = ArraySource.of((np.arange(4.0), np.arange(4)))
@@ -50,6 +55,7 @@ class ArraySource:
     unweighted: Batch | None = dataclasses.field(default=None, repr=False)
     class_weight: Mapping[int, float] | None = dataclasses.field(default=None, repr=False)
     columns: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict, repr=False)
+    blocks: Blocks | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -75,7 +81,12 @@ class ArraySource:
         """
         size = size_of(batch, where)
         nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
-        return cls(batch, size, nbytes, unweighted, class_weight, columns or {})
+        stored = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, StoredRows)]
+        blocks = None
+        if stored:
+            blocks = Blocks.of(size, sum(leaf.nbytes for leaf in stored), max(leaf.chunk for leaf in stored))
+            batch = jax.tree.map(lambda leaf: leaf.in_blocks(blocks) if isinstance(leaf, StoredRows) else leaf, batch)
+        return cls(batch, size, nbytes, unweighted, class_weight, columns or {}, blocks)
 
     @property
     def on_host(self) -> bool:
@@ -83,9 +94,21 @@ class ArraySource:
         return not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(self.batch))
 
     @property
-    def sparse(self) -> bool:
-        """True if an array is sparse; the data must not be made dense as a whole then."""
-        return any(isinstance(leaf, SparseRows) for leaf in jax.tree.leaves(self.batch))
+    def lazy(self) -> bool:
+        """True if an array is sparse or in a file; the data must not be read or made dense as a whole then."""
+        return any(isinstance(leaf, LazyRows) for leaf in jax.tree.leaves(self.batch))
+
+    def order(self, seed: int, epoch: int, attempt: int = 0) -> np.ndarray:
+        """Returns the order of the examples in an epoch; arguments as for `epoch_permutation`."""
+        if self.blocks is not None:
+            return self.blocks.permutation(seed, epoch, self.size, attempt)
+        return epoch_permutation(seed, epoch, self.size, attempt)
+
+    def reordered(self, rest: np.ndarray, seed: int, epoch: int, attempt: int) -> np.ndarray:
+        """Returns the rest of an order in another order."""
+        if self.blocks is not None:
+            return self.blocks.reshuffled(rest, seed, epoch, attempt)
+        return rest[epoch_permutation(seed, epoch, len(rest), attempt)]
 
     @functools.cached_property
     def examples(self) -> tuple[ExampleRows, ...]:
@@ -129,7 +152,7 @@ class ArraySource:
         return jax.tree.flatten(self.batch)
 
     def part(self, start: int, stop: int, *, weighted: bool = True) -> ArraySource:
-        """Returns a source of the rows from `start` to `stop`; sparse matrices stay sparse.
+        """Returns a source of the rows from `start` to `stop`; sparse matrices stay sparse, files are not read.
 
         Args:
             start: the first row.
@@ -138,8 +161,7 @@ class ArraySource:
         """
         batch = self.batch if weighted or self.unweighted is None else self.unweighted
         rows = jax.tree.map(
-            lambda leaf: leaf.part(start, stop) if isinstance(leaf, SparseRows | ExampleRows) else leaf[start:stop],
-            batch,
+            lambda leaf: leaf.part(start, stop) if isinstance(leaf, LazyRows) else leaf[start:stop], batch
         )
         return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
 
@@ -215,13 +237,16 @@ def as_source(
         inputs, labels, sample_weight = _with_own_parts(inputs, labels, sample_weight, what)
     refuse_examples(inputs, what)
     refuse_lazy_frame(inputs, what)
+    inputs = group if (group := stored_group(inputs)) is not None else inputs
     if isinstance(inputs, Mapping) and is_leaf(inputs) and not is_array_like(inputs):  # an archive, an HDF5 file
         inputs = dict(inputs)
-    if columns is not None and not _gives_batches(inputs) and not _is_list_of_named(inputs):
+    if columns is not None and not _gives_batches(inputs) and not is_list_of_named(inputs):
         picked = columns.pick(inputs, f"the data of {what}", only_inputs=what == "predict")
         inputs, own_labels, own_weight = unpack(picked)
         labels = own_labels if labels is None else labels
         sample_weight = own_weight if sample_weight is None else sample_weight
+    if is_dataset(inputs):
+        inputs = dataset_columns(inputs, dataset_names(inputs))
     for name, part in (("labels", labels), ("sample_weight", sample_weight)):
         if part is not None and _gives_batches(inputs):
             raise TypeError(
@@ -229,7 +254,7 @@ def as_source(
                 "it yield them: tuples of (inputs, labels) or (inputs, labels, sample_weight)."
             )
     alone = labels is None and sample_weight is None
-    named = columns is not None and _is_list_of_named(inputs)
+    named = columns is not None and is_list_of_named(inputs)
     if named or _gives_batches(inputs) or (alone and (_is_list_of_tuples(inputs) or _is_list_of(inputs, known))):
         return IterableSource(inputs, class_weight=weights, what=what, epoch=epoch, columns=columns)
     refuse_non_arrays(inputs, what, or_else=_OR_BATCHES)
@@ -285,7 +310,7 @@ def as_validation_source(
 
 def _holds_names(data: Any) -> bool:
     """True if names may pick from data or from its batches."""
-    return names_of(data) is not None or isinstance(data, Examples) or _gives_batches(data) or _is_list_of_named(data)
+    return names_of(data) is not None or isinstance(data, Examples) or _gives_batches(data) or is_list_of_named(data)
 
 
 def _with_own_parts(examples: Examples, labels: Any, sample_weight: Any, what: str) -> tuple[Any, Any, Any]:
@@ -302,7 +327,7 @@ def _with_own_parts(examples: Examples, labels: Any, sample_weight: Any, what: s
 
 
 def _gives_batches(inputs: Any) -> bool:
-    if isinstance(inputs, (str, bytes)) or not is_leaf(inputs) or is_array_like(inputs):
+    if isinstance(inputs, (str, bytes)) or not is_leaf(inputs) or is_array_like(inputs) or names_of(inputs) is not None:
         return False
     if hasattr(inputs, "__iter__") or (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
         return True
@@ -322,11 +347,6 @@ def _is_list_of_tuples(inputs: Any) -> bool:
     return (
         type(inputs) is list and len(inputs) > 0 and all(type(item) is tuple and holds_arrays(item) for item in inputs)
     )
-
-
-def _is_list_of_named(inputs: Any) -> bool:
-    """True for a list of dicts or tables, which are batches if names say where their labels are."""
-    return type(inputs) is list and len(inputs) > 0 and all(names_of(item) is not None for item in inputs)
 
 
 def _is_list_of(inputs: Any, known: Any) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from elegy.data.lazy_rows import LazyRows
 from elegy.lazy import is_instance_of
 
 
-class SparseRows:
+class SparseRows(LazyRows):
     """A sparse matrix with the interface of an array of shape (rows, columns).
 
     Slices and gathered rows are NumPy arrays; the whole matrix is never made dense.
@@ -27,19 +28,12 @@ class SparseRows:
 
     def __init__(self, matrix: Any):
         self.matrix = matrix.tocsr()
-        self.shape: tuple[int, int] = tuple(matrix.shape)  # type: ignore[assignment]  # two dimensions
-        self.dtype: np.dtype = matrix.dtype
-        self.ndim = 2
-        self.size = math.prod(self.shape)
-        self.nbytes = self.size * self.dtype.itemsize
-
-    def __repr__(self) -> str:
-        return f"SparseRows(shape={self.shape}, dtype={self.dtype})"
+        super().__init__(matrix.shape, matrix.dtype)
 
     @property
-    def values(self) -> np.ndarray:
+    def values(self) -> Iterator[np.ndarray]:
         """The stored values; all others are 0."""
-        return self.matrix.data
+        return iter([self.matrix.data])
 
     def part(self, start: int, stop: int) -> SparseRows:
         """Returns the rows from `start` to `stop` as a sparse matrix."""

@@ -28,9 +28,9 @@ def batch_loader(
     Args:
         source: arrays or an iterable of batches.
         processes: the number of processes over which a batch is divided.
-        batch_size: rows of a batch, for arrays.
+        batch_size: rows of a batch, for arrays and for iterables of rows.
         what: the call, for messages.
-        drop_remaining: True to leave out the short last batch of arrays.
+        drop_remaining: True to leave out the short last batch of them.
         finite: True to refuse batches of an iterable with NaN or infinity.
         copies: places resident data; shared by the loaders of one trainer.
         **options: as for `BatchLoader`.
@@ -46,6 +46,10 @@ def batch_loader(
     """
     if isinstance(source, ArraySource):
         return ArrayLoader(source, batch_size, drop_remaining, copies=copies, what=what, **options)
+    source = source.in_batches(batch_size, drop_remaining, processes)
+    loader = MultihostLoader if processes > 1 else IterableLoader
+    if source.batch_size is not None:
+        return loader(source, finite, what=what, **options)
     if batch_size is not None:
         raise ValueError(
             f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."
@@ -55,5 +59,4 @@ def batch_loader(
             f"drop_remaining was given to {what} with an iterable, which makes its own batches. Let the iterable leave "
             "the short one out."
         )
-    loader = MultihostLoader if processes > 1 else IterableLoader
     return loader(source, finite, what=what, **options)

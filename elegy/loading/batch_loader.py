@@ -253,6 +253,11 @@ class IterableLoader(BatchLoader[IterableSource]):
         self._steps = None if source.one_shot else source.steps
 
     @property
+    def batch_size(self) -> int | None:
+        """The rows of a full batch, if rows are batched here; None if unknown."""
+        return self.source.batch_size
+
+    @property
     def steps(self) -> int | None:
         """The number of batches in a pass; None if unknown."""
         return self.limit or self._steps

@@ -15,8 +15,7 @@ import numpy as np
 from elegy.callbacks import Callback, CallbackList
 from elegy.data import ArraySource, check_finite, unpack
 from elegy.data.batch import rows
-from elegy.data.examples import ExampleRows
-from elegy.data.sparse import SparseRows
+from elegy.data.lazy_rows import LazyRows
 from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
@@ -334,10 +333,8 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
         if phase != "pred" and rows(batch):
             outputs_of = functools.partial(executor.outputs, phase, buffer)
             whole = loader.source.batch if isinstance(loader.source, ArraySource) else None
-            if whole is not None and any(
-                isinstance(leaf, SparseRows | ExampleRows) for leaf in jax.tree.leaves(unpack(whole)[1])
-            ):
-                whole = None  # only the labels of the first batch are checked
+            if whole is not None and any(isinstance(leaf, LazyRows) for leaf in jax.tree.leaves(unpack(whole)[1])):
+                whole = None  # sparse or in a file: only those of the first batch are checked
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
 
     loader.together(check, f"the check of the labels of {loader.what}")

@@ -247,8 +247,7 @@ def plan_execution(
     resident = (
         steps > 1
         and isinstance(source, ArraySource)
-        and not source.sparse
-        and not source.examples
+        and not source.lazy
         and (not source.on_host or (source.nbytes <= resident_bytes() and (not once or loader.on_device)))
     )
     if fuse == "auto" and not resident:

@@ -129,7 +129,7 @@ def fit(
         requests[0] = bounded(requests[0], evaluations)
         for one in evaluations:
             size = one.batch_size
-            if size is None and isinstance(one.source, ArraySource):
+            if size is None and (isinstance(one.source, ArraySource) or one.source.of_rows):
                 size = requests[0].loader.batch_size
             requests.append(
                 PhaseRequest.of(

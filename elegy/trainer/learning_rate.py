@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from elegy.data import ArraySource, epoch_permutation
+from elegy.data import ArraySource
 from elegy.data.columns import Given
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.data.sources import source_of
@@ -169,7 +169,7 @@ def find_learning_rate(
 def _batches(session: Session, source: ArraySource, size: int) -> Iterator[Batch]:
     """Full batches of permuted rows, without end."""
     for epoch in itertools.count(session.epoch):
-        order = epoch_permutation(session.seed, epoch, source.size)
+        order = source.order(session.seed, epoch)
         for start in range(0, source.size - size + 1, size):
             yield source.take(order[start : start + size])
 

@@ -12,7 +12,7 @@ import numpy as np
 from elegy.callbacks import TerminateOnNaN
 from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
-from elegy.data import ArraySource, epoch_permutation
+from elegy.data import ArraySource
 from elegy.distributed import from_first
 from elegy.errors import CheckpointError
 from elegy.lazy_logs import LazyLogs
@@ -308,14 +308,14 @@ class Run:
             # Rows are gathered, which copies them: steps may still read the user's arrays when callbacks hear of them.
             return np.arange(source.size) if source.on_host else None
         if (seeds := self.session.strategy.data_seeds) is not None:
-            return np.stack([epoch_permutation(one, epoch, source.size) for one in seeds], axis=1)
+            return np.stack([source.order(one, epoch) for one in seeds], axis=1)
         # A later epoch also gets a new order: its plain order may contain the batch that was not finite.
         earlier = sum(which < epoch for which, _ in self.reorders)
-        order = epoch_permutation(seed, epoch, source.size, earlier)
+        order = source.order(seed, epoch, earlier)
         for attempt, (which, start) in enumerate(self.reorders, 1):
             if which == epoch:  # what was seen before stays seen
                 rest = order[start:]
-                order = np.concatenate([order[:start], rest[epoch_permutation(seed, epoch, len(rest), attempt)]])
+                order = np.concatenate([order[:start], source.reordered(rest, seed, epoch, attempt)])
         return order
 
 

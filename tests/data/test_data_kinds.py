@@ -25,7 +25,7 @@ LABELS = np.arange(7)
 def test_sparse_matrices_give_the_rows_of_the_dense_ones(make, kind):
     matrix = getattr(scipy.sparse, f"{make}_{kind}")(DENSE)
     source, dense = as_source(matrix, LABELS), as_source(DENSE, LABELS)
-    assert (source.size, source.sparse, source.on_host) == (7, True, True)
+    assert (source.size, source.lazy, source.on_host) == (7, True, True)
     indices = np.array([[6, 0], [3, 3]])
     for ours, theirs in ((source.take(indices), dense.take(indices)), (source.slice(2, 5), dense.slice(2, 5))):
         for a, b in zip(ours, theirs, strict=True):
@@ -34,8 +34,8 @@ def test_sparse_matrices_give_the_rows_of_the_dense_ones(make, kind):
 
 def test_a_split_keeps_the_matrix_sparse():
     train, rest = split(as_source(scipy.sparse.csr_array(DENSE), LABELS), 0.4)
-    assert train.sparse
-    assert rest.sparse
+    assert train.lazy
+    assert rest.lazy
     np.testing.assert_array_equal(rest.slice(0, rest.size)[0], DENSE[4:])
     np.testing.assert_array_equal(train.take(np.array([3, 1]))[0], DENSE[[3, 1]])
 
@@ -178,7 +178,6 @@ def test_columns_of_a_hugging_face_data_set_are_arrays(data):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (HF, r"Hugging Face Dataset, whose items are single examples, with the columns \['x', 'y'\].*with_format"),
         (datasets.DatasetDict({"train": HF}), r"a DatasetDict with the splits \['train'\]: choose one"),
         ([{"image": DENSE, "label": LABELS}], r"a list of 1 dict\(s\) with the keys \['image', 'label'\].*as tuples"),
         ([{"image": DENSE[0], "label": 3}] * 2, r"a list of 2 dict\(s\).*np.stack"),
