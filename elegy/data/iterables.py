@@ -64,7 +64,7 @@ class IterableSource:
         batch_size: int | None = None,
     ):
         self._given = iterable
-        self._options = {"class_weight": class_weight, "what": what, "epoch": epoch, "columns": columns}
+        self._options: dict[str, Any] = {"class_weight": class_weight, "what": what, "epoch": epoch, "columns": columns}
         self._columns, self.batch_size = columns, batch_size
         self._part: Callable[[Any], Any] | None = None
         if isinstance(iterable, Split):
