@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from some_cases import some
 
 import elegy as eg
 from elegy.adapters import NNXModule
@@ -239,7 +240,7 @@ class Lazy(nnx.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize("strategy", ["jit", "eager", "sharded"])
+@pytest.mark.parametrize("strategy", some(["jit", "eager", "sharded"], 1))
 def test_variables_that_a_call_makes_are_state(strategy):
     model = Autoencoder(nnx.Rngs(0, noise=1))
     trainer = eg.Trainer(model, eg.losses.MeanSquaredError(), optimizer=optax.adam(0.05), strategy=strategy)

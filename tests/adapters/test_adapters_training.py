@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from some_cases import some
 
 import elegy as eg
 
@@ -185,7 +186,7 @@ def test_training_is_the_bare_loops(make):
     assert_close(leaves((case.params, case.state)), before)
 
 
-@pytest.mark.parametrize("make", [nnx_module, functions])
+@pytest.mark.parametrize("make", some([nnx_module, functions], 1))
 def test_training_is_the_same_eagerly(make):
     ends = []
     for strategy in ("jit", "eager"):

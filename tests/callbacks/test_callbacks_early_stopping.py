@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import assert_same_bits, host
+from some_cases import some
 
 import elegy as eg
 from elegy.callbacks import Callback, EarlyStopping, LambdaCallback
@@ -66,7 +67,7 @@ def best_of(patience=4, **kwargs):
     return EarlyStopping("val_loss", patience=patience, restore_best_weights=True, **kwargs)
 
 
-@pytest.mark.parametrize("strategy", ["jit", "eager", "data_parallel"])
+@pytest.mark.parametrize("strategy", some(["jit", "eager", "data_parallel"], 1))
 @pytest.mark.parametrize(
     ("module", "optimizer"),
     [(Averaged(Net()), None), (ScheduleFree(nn.Dense(2)), optax.contrib.schedule_free_adamw(0.3, b1=0.9))],

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import assert_same_bits, host
+from some_cases import some
 
 import elegy as eg
 from elegy.callbacks import Callback, CSVLogger, EarlyStopping, ModelCheckpoint, TerminateOnNaN, model_checkpoint
@@ -63,7 +64,7 @@ ENDS = [{"epochs": 15}, {"epochs": 40, "max_steps": 50}, {"epochs": 12, "max_ste
 
 @pytest.mark.parametrize(
     ("every", "end", "replacing"),
-    [(EVERY[i % 4], ENDS[i % 3], (PutBack, best_is_first)[i // 2 % 2]) for i in range(6)],
+    some([(EVERY[i % 4], ENDS[i % 3], (PutBack, best_is_first)[i // 2 % 2]) for i in range(6)], 3),
 )
 @pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
 def test_a_complete_run_is_saved_with_its_last_weights(tmp_path, replacing, every, end):

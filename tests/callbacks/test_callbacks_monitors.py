@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import psutil
 import pytest
+from some_cases import some
 
 import elegy as eg
 from elegy.callbacks import DeviceMonitor, Event, GradientMonitor, LearningRateMonitor, ThroughputMonitor
@@ -68,7 +69,7 @@ def by_hand(params, tx, epochs=2):
     return rows, params
 
 
-@pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+@pytest.mark.parametrize(("strategy", "fuse"), some(RUNS, 2))
 def test_step_values_are_those_of_a_bare_loop(strategy, fuse):
     own = Own("logs", "grad_norm", "update_norm", "param_norm", "grad_norm/*")
     made = trainer(strategy=strategy)

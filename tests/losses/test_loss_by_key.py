@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import host
+from some_cases import some
 
 import elegy as eg
 from elegy.losses import CrossEntropy, MeanAbsoluteError, MeanSquaredError
@@ -67,7 +68,7 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "strategy", "weight", "weights"), RUNS)
+@pytest.mark.parametrize(("kind", "strategy", "weight", "weights"), some(RUNS, 3))
 def test_a_trainer_follows_the_bare_loop(kind, strategy, weight, weights):
     trainer = eg.Trainer(TwoHeads(kind=kind), LOSSES, {"b": eg.metrics.Accuracy()}, optax.sgd(0.1), strategy=strategy)
     labels = {"a": A, "b": B}

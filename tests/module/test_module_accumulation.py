@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import Core, High, Managed, network, regression, squares, weights
+from some_cases import some
 
 import elegy as eg
 from elegy.loading.chunks import structure
@@ -96,7 +97,7 @@ CASES += [(High, "data_parallel", 3), (Penalized, "data_parallel_4", 2), (High, 
 CASES += [(Nonlinear, "jit", 3), (Nonlinear, "data_parallel", 3), (Checkpointed, "sharded", 2), (High, "fsdp", 3)]
 
 
-@pytest.mark.parametrize(("cls", "strategy", "count"), CASES)
+@pytest.mark.parametrize(("cls", "strategy", "count"), some(CASES, 6))
 def test_microbatches_equal_the_whole_batch(cls, strategy, count):
     start, trainer, logs = train(cls(), MeanSquaredError(), strategy=STRATEGIES[strategy](), accumulate=count)
     params, values = bare(start, lambda p, x, y, w: OBJECTIVES[cls](mean(p, x, y, w), p))

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import High, assert_same_bits, regression, squares, weights
+from some_cases import some
 
 import elegy as eg
 from elegy.strategies import FSDP, DataParallel, Sharded
@@ -108,7 +109,7 @@ CASES = [(cls, name) for cls in (Adds, OnlyLogs, Scales) for name in STRATEGIES]
 CASES += [(AddsLoss, "data_parallel"), (AddsLoss, "jit"), (Nonlinear, "data_parallel"), (Nonlinear, "fsdp")]
 
 
-@pytest.mark.parametrize(("cls", "strategy"), CASES)
+@pytest.mark.parametrize(("cls", "strategy"), some(CASES, 8))
 def test_the_loss_of_super_is_the_loss_of_the_whole_batch(cls, strategy):
     start, state, history = train(cls, strategy)
     params, steps = bare(cls, start)

@@ -12,6 +12,7 @@ import optax
 import pytest
 from boring_modules import Core, assert_same_bits, regression
 from flax import nnx
+from some_cases import some
 
 import elegy as eg
 from elegy.errors import CheckpointError, NonFiniteError, StepError
@@ -95,7 +96,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(("cls", "options"), SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(("cls", "options"), some(SETTINGS.values(), 4), ids=SETTINGS)
 def test_only_the_others_are_trained(cls, options):
     """With weight decay, which leaves frozen parameters alone."""
     options = {name: value() if callable(value) else value for name, value in options.items()}
@@ -111,7 +112,7 @@ def test_only_the_others_are_trained(cls, options):
         assert_close(average["backbone"], make_params()["backbone"])
 
 
-@pytest.mark.parametrize("name", ["high", "replicas", "managed microbatches"])
+@pytest.mark.parametrize("name", some(["high", "replicas", "managed microbatches"], 2))
 def test_groups_train_as_a_partition(name):
     cls, options = SETTINGS[name]
     options = {name: value() if callable(value) else value for name, value in options.items()}
@@ -205,7 +206,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("name", some(WRAPPERS, 3))
 def test_wrappers_of_parameters_see_the_trained_ones(name):
     trainer = make(Managed, WRAPPERS[name]())
     tx = WRAPPERS[name]()

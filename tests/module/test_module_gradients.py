@@ -9,6 +9,7 @@ import optax
 import optax.contrib
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from some_cases import some
 
 import elegy as eg
 from elegy.module.finite import check_finite
@@ -97,7 +98,7 @@ CASES += [(Managed, "adam", "eager"), (Managed, "lbfgs", "jit"), (Managed, "back
 CASES += [(High, "adam", FSDP({"data": 2}, min_size=2)), (Managed, "opaque sam", DataParallel(2))]
 
 
-@pytest.mark.parametrize(("level", "optimizer", "strategy"), CASES)
+@pytest.mark.parametrize(("level", "optimizer", "strategy"), some(CASES, 4))
 def test_complex_parameters_train_as_in_a_bare_loop(level, optimizer, strategy):
     expected = bare(optimizer)
     for name, value in train(level(), optimizer, strategy).items():

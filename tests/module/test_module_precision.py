@@ -14,6 +14,7 @@ import pytest
 from boring_modules import Core, Managed, assert_same_bits, regression
 from flax import nnx
 from sklearn.datasets import load_digits
+from some_cases import some
 
 import elegy as eg
 from elegy.jaxprs import equations
@@ -98,7 +99,7 @@ def dtypes(tree):
     return {str(leaf.dtype) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)}
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", some(MODULES, 3))
 def test_products_run_in_the_dtype_of_the_policy_and_the_state_stays_in_float32(kind):
     trainer = make(kind, precision="mixed_bfloat16", accumulate=2 if kind == "managed" else 1)
     trainer.train_on_batch(X, Y)

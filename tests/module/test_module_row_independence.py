@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from clu import metrics as clu
+from some_cases import some
 
 import elegy as eg
 from elegy.losses import FunctionLoss
@@ -150,7 +151,7 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("function", TOGETHER.values(), ids=TOGETHER)
+@pytest.mark.parametrize("function", some(TOGETHER.values(), 12), ids=TOGETHER)
 def test_functions_whose_rows_depend_on_one_another(function):
     assert not probed(computing(function))
 
@@ -207,7 +208,7 @@ class Half(nn.Module):
 MODULES = [Convolutions(), Words(), Recurrent(), Mapped(), Half()]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("module", some(MODULES, 2), ids=lambda module: type(module).__name__)
 def test_modules_that_keep_the_padding_in_training(module):
     losses = [eg.losses.CrossEntropy(), eg.regularizers.L2(0.1)]
     assert probed(module, "train", losses, [eg.metrics.Accuracy(), eg.losses.CrossEntropy()])
@@ -328,7 +329,9 @@ def test_where_nothing_can_be_seen_batches_keep_their_shape(module, options, cap
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize("strategy", ["data_parallel", "sharded", eg.strategies.FSDP({"data": 8}, min_size=4)], ids=str)
+@pytest.mark.parametrize(
+    "strategy", some(["data_parallel", "sharded", eg.strategies.FSDP({"data": 8}, min_size=4)], 1), ids=str
+)
 @pytest.mark.parametrize(("loss", "padded"), [(squares, True), (contrastive, False)], ids=["apart", "together"])
 def test_batches_are_padded_on_a_mesh_where_rows_are_independent(strategy, loss, padded):
     trainer = eg.Trainer(DENSE, loss, optimizer=optax.sgd(0.1), strategy=strategy)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import regression
+from some_cases import some
 
 import elegy as eg
 from elegy.errors import StepError
@@ -74,7 +75,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", some(SETTINGS, 3))
 def test_each_part_gets_the_gradient_of_its_own_loss(name):
     trainer, history = train(**SETTINGS[name])
     params, means = bare(frozen=("judge",) if name == "frozen" else ())

@@ -136,6 +136,7 @@ def test_a_core_level_step_receives_global_arrays_on_the_mesh(strategy: Any) -> 
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["data_parallel", "fsdp"])
 def test_a_run_of_three_thousand_steps_on_eight_devices_finishes(strategy: str) -> None:
     trainer = eg.Trainer(

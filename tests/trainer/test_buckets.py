@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import TX, High, Managed, host, make_params, network, squares
+from some_cases import some
 
 import elegy as eg
 from elegy.strategies import DataParallel, Sharded
@@ -88,7 +89,7 @@ RUNS = [
 STRATEGIES = {"data_parallel": lambda: DataParallel(2), "sharded": lambda: Sharded({"data": 2})}
 
 
-@pytest.mark.parametrize(("level", "strategy"), RUNS)
+@pytest.mark.parametrize(("level", "strategy"), some(RUNS, 3))
 def test_buckets_follow_the_bare_loop(level, strategy):
     batches = buckets()
     trainer = trainer_of(level, STRATEGIES.get(strategy, lambda: strategy)())

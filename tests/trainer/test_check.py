@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import TX, Core, High, Managed, assert_same_bits, regression, squares, trainer_of
+from some_cases import some
 
 import elegy as eg
 
@@ -44,7 +45,7 @@ def test_a_right_step_passes():
     assert len(report.losses) == 11
 
 
-@pytest.mark.parametrize("strategy", ["jit", "eager", "data_parallel", "fsdp"])
+@pytest.mark.parametrize("strategy", some(["jit", "eager", "data_parallel", "fsdp"], 2))
 @pytest.mark.parametrize(
     ("fault", "found"),
     [

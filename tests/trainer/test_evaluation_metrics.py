@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import Managed
+from some_cases import some
 
 import elegy as eg
 from elegy.callbacks import EarlyStopping
@@ -38,7 +39,7 @@ def by_hand(made, data):
 
 @pytest.mark.parametrize(
     ("strategy", "batch_size"),
-    [("jit", 7), ("eager", 20), ("data_parallel", 7), ("sharded", 8), pytest.param("fsdp", 7, marks=pytest.mark.slow)],
+    some([("jit", 7), ("eager", 20), ("fsdp", 7), ("sharded", 8), ("data_parallel", 7)], 2),
 )
 def test_each_set_has_its_own_metrics(strategy, batch_size):
     sets = {
