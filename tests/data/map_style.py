@@ -19,6 +19,23 @@ class Pairs:
         return self.x[i], self.y[i]
 
 
+class Rows:
+    """Example `i` is row `i` of all arrays: a tuple, or a dict if there are names."""
+
+    def __init__(self, *arrays, names=None):
+        self.arrays, self.names = arrays, names
+
+    def __repr__(self):  # Grain compares it with that of the checkpoint
+        return "Rows()"
+
+    def __len__(self):
+        return len(self.arrays[0])
+
+    def __getitem__(self, i):
+        row = tuple(array[i] for array in self.arrays)
+        return row if self.names is None else dict(zip(self.names, row, strict=True))
+
+
 def broken():
     raise FileNotFoundError("image.png")
 

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import grain
 import h5py
 import numpy as np
 import pandas
 import polars
 import pyarrow
+import pytest
 import scipy.sparse
 import zarr
+from map_style import Rows
+
+from elegy.data import Examples
 
 ROWS, BATCH = 40, 16
 rng = np.random.default_rng(0)
@@ -35,11 +40,13 @@ class Kind:
         make: a function of a folder that returns the arguments of `fit` that are data.
         shuffled: True if `fit` shuffles it as it shuffles arrays; otherwise the examples come in order.
         batched: True if the data are batches of `BATCH` rows, so that there is no `batch_size`.
+        marks: what its tests need.
     """
 
     make: Callable[[Path], dict[str, Any]]
     shuffled: bool = True
     batched: bool = False
+    marks: tuple[pytest.MarkDecorator, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,6 +100,48 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{name: array[i : i + BATCH] for name, array in ARRAYS.items()} for i in range(0, ROWS, BATCH)]
 
 
+def tuples() -> list[tuple[np.ndarray, ...]]:
+    return [tuple(batch.values()) for batch in batches()]
+
+
+class Batches:
+    """A sequence of batches."""
+
+    def __len__(self) -> int:
+        return len(batches())
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
+        return tuples()[i]
+
+
+def grain_map() -> grain.MapDataset:
+    return grain.MapDataset.source(Rows(X, Y, W)).batch(BATCH)
+
+
+def grain_loader() -> grain.DataLoader:
+    sampler = grain.samplers.IndexSampler(ROWS, num_epochs=1, shuffle=False)
+    return grain.DataLoader(data_source=Rows(X, Y, W), sampler=sampler, operations=[grain.transforms.Batch(BATCH)])
+
+
+def torch_loader(**options: Any) -> Any:
+    from torch.utils import data
+
+    return data.DataLoader(Rows(X, Y, W), batch_size=BATCH, **options)
+
+
+def torch_dataset() -> Any:
+    import torch
+    from torch.utils import data
+
+    return data.TensorDataset(*map(torch.from_numpy, (X, Y, W)))
+
+
+def stateful_loader() -> Any:
+    from torchdata import stateful_dataloader
+
+    return stateful_dataloader.StatefulDataLoader(Rows(X, Y, W), batch_size=BATCH)
+
+
 TABLES = {
     "arrays": Kind(lambda folder: {"data": X, "labels": Y, "sample_weight": W}),
     "dict": Kind(lambda folder: {"data": dict(ARRAYS), **KEYS}),
@@ -119,4 +168,37 @@ TABLES = {
         lambda folder: {"data": pyarrow.table(COLUMNS).to_batches(BATCH), **NAMES}, shuffled=False, batched=True
     ),
 }
-"""Kinds that give the examples of `X`, `Y`, `W`, by name."""
+"""Tables and data sets that give the examples of `X`, `Y`, `W`, by name."""
+
+TORCH = pytest.mark.needs(library="torch")
+STATE = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # what torchdata calls in torch
+
+
+def loader(make: Callable[[], Any], *marks: pytest.MarkDecorator) -> Kind:
+    """Batches of tuples, in order."""
+    return Kind(lambda folder: {"data": make()}, shuffled=False, batched=True, marks=marks)
+
+
+LOADERS = {
+    "map-style": Kind(lambda folder: {"data": Rows(X, Y, W)}),
+    "map-style of dicts": Kind(lambda folder: {"data": Rows(X, Y, W, names="xyw"), **KEYS}),
+    "threads": Kind(lambda folder: {"data": Examples(Rows(X, Y, W), workers=2)}),
+    "processes": Kind(lambda folder: {"data": Examples(Rows(X, Y, W), workers=2, kind="processes")}),
+    "examples beside labels": Kind(lambda folder: {"data": Examples(X), "labels": Y, "sample_weight": W}),
+    "list of batches": loader(tuples),
+    "sequence of batches": loader(Batches),
+    "function": loader(lambda: lambda: iter(tuples())),
+    "grain map": loader(grain_map),
+    "grain iter": loader(lambda: grain_map().to_iter_dataset()),
+    "grain loader": loader(grain_loader),
+    "torch": loader(torch_loader, TORCH),
+    "torch workers": loader(
+        lambda: torch_loader(num_workers=1, multiprocessing_context="forkserver"), TORCH, pytest.mark.slow
+    ),
+    "torch stateful": loader(stateful_loader, TORCH, STATE),
+    "torch dataset": Kind(lambda folder: {"data": torch_dataset()}, marks=(TORCH,)),
+}
+"""Loaders and data sets of single examples that give the same."""
+
+SOURCES = TABLES | LOADERS
+KINDS = [pytest.param(name, marks=kind.marks) for name, kind in SOURCES.items()]

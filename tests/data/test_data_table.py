@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from sources import BATCH, KEYS, TABLES, W, X, Y, stream
+from sources import BATCH, KEYS, KINDS, SOURCES, W, X, Y, stream
 
 import elegy as eg
 
@@ -38,8 +38,10 @@ def named(data):
 
 
 def validation(data):
-    """Tables and data sets come as they are; arrays as a tuple."""
-    return data["data"] if named(data).keys() - {"data"} else (data["data"], data["labels"], data["sample_weight"])
+    """Tables, data sets and loaders come as they are; arrays as a tuple."""
+    if "labels" not in data or named(data).keys() - {"data"}:
+        return data["data"]
+    return data["data"], data["labels"], data["sample_weight"]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +57,9 @@ def whole(beginning):
     return {shuffle: run(shuffle) for shuffle in (True, False)}
 
 
-@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_equals_the_arrays_given_whole(kind, whole, beginning, tmp_path):
-    row, trainer = TABLES[kind], beginning()
+    row, trainer = SOURCES[kind], beginning()
     data = row.make(tmp_path)
     options = {**row.options, "verbose": 0}
     history = trainer.fit(**data, epochs=2, validation_data=validation(data), **options).history
@@ -68,9 +70,9 @@ def test_each_kind_equals_the_arrays_given_whole(kind, whole, beginning, tmp_pat
     np.testing.assert_array_equal(trainer.predict(**named(data), **options), outputs)
 
 
-@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_resumed_in_the_middle_to_the_same_bits(kind, whole, beginning, tmp_path):
-    row = TABLES[kind]
+    row = SOURCES[kind]
     for steps in (4, None):  # an epoch has 3
         saving = eg.callbacks.ModelCheckpoint(tmp_path / "saved", every=eg.Every(steps=4))
         options = {**row.options, "callbacks": [saving], "resume": "auto", "max_steps": steps, "verbose": 0}
