@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from elegy.callbacks import History
+from elegy.data.columns import Given
 from elegy.module import ElegyModule
+from elegy.module.averaging import Weights
 from elegy.module.freezing import frozen_paths, with_more
 from elegy.patterns import as_patterns
 from elegy.strategies import Strategy
@@ -192,6 +195,44 @@ class StateMethods(Generic[M]):
     def frozen(self) -> list[str]:
         """The paths of the frozen parameters; empty before the first state exists."""
         return frozen_paths(self._session.buffer.struct) if self._session.initialized else []
+
+    def update_batch_stats(
+        self,
+        data: PyTree = None,
+        *,
+        inputs: PyTree = None,
+        labels: str | Sequence[str] | None = None,
+        sample_weight: str | Sequence[str] | None = None,
+        batch_size: int | None = None,
+        steps: int | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        """Computes the batch statistics anew, with averaged parameters, as `torch.optim.swa_utils.update_bn`.
+
+        Each statistic becomes the mean of what its layer computes from the batches, each batch with the same weight:
+        the layer's momentum does not count. The module runs in training mode, so dropout is on. Parameters, optimizer,
+        step and key stay. The statistics are no longer those of the trained parameters then, so use the same `weights`
+        in `evaluate` and `predict`.
+
+        Args:
+            data: as for `predict`; batches are in the order of the data.
+            inputs: as for `predict`.
+            labels: as for `predict`.
+            sample_weight: as for `predict`.
+            batch_size: the rows of a batch. The variances are those within batches, so use the size of the training.
+            steps: the largest number of batches.
+            weights: as for `evaluate`; None for the average if the trainer has one, otherwise the trained parameters.
+
+        Raises:
+            RuntimeError: while `fit` runs, or with several processes.
+            StepError: if there is no state yet, or the module does not implement `apply`.
+            ValueError: if there are no batch statistics, or they are not running means with a momentum, as those of
+                Equinox modules; the state does not change.
+        """
+        from elegy.trainer.batch_statistics import update_batch_stats
+
+        given = Given.of("update_batch_stats", data, inputs, labels, sample_weight)
+        update_batch_stats(self._session, given, batch_size, steps, weights)
 
     def summary(self, inputs: PyTree, *, depth: int = 2, return_repr: bool = False) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.
