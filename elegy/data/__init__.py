@@ -12,6 +12,7 @@ from elegy.data.prefetch import prefetch
 from elegy.data.sequences import pad_sequences
 from elegy.data.sources import ArraySource, as_source
 from elegy.data.split import split
+from elegy.data.weights import balanced_class_weight
 
 __all__ = [
     "ArraySource",
@@ -20,6 +21,7 @@ __all__ = [
     "IterableSource",
     "PackedSequences",
     "as_source",
+    "balanced_class_weight",
     "check_finite",
     "epoch_permutation",
     "first_batches",

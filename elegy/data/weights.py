@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from elegy.data.batch import unpack
 from elegy.data.examples import ExampleRows
@@ -45,6 +46,43 @@ def check_class_weight(class_weight: Any) -> dict[int, float]:
             raise ValueError(f"class_weight[{key}] is {weight}, but must be finite and not negative.")
         checked[int(key)] = weight
     return checked
+
+
+def balanced_class_weight(labels: ArrayLike, *, beta: float | None = None) -> dict[int, float]:
+    """Returns weights for `fit(class_weight=...)` that give rare classes more weight.
+
+    Args:
+        labels: class indices, integers of any shape.
+        beta: None for weights `examples / (classes * count)`, with which all classes have the same sum of weights. A
+            number from 0 to below 1 for `(1 - beta) / (1 - beta ** count)` of Cui et al. ("Class-Balanced Loss Based on
+            Effective Number of Samples", 2019), scaled to a sum of the number of classes: 0 gives equal weights.
+
+    Returns:
+        A weight for each class that occurs.
+
+    Raises:
+        TypeError: if the labels are not integers.
+        ValueError: if there are no labels, or `beta` is out of range.
+
+    Example:
+        >>> balanced_class_weight([0, 0, 0, 1])
+        {0: 0.666..., 1: 2.0}
+    """
+    labels = np.asarray(labels)
+    if labels.size == 0:
+        raise ValueError("balanced_class_weight: there are no labels.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"balanced_class_weight: the labels are {labels.dtype}, but must be class indices (integers).")
+    if beta is not None and not 0 <= beta < 1:
+        raise ValueError(f"balanced_class_weight: beta={beta} must be at least 0 and below 1.")
+    classes, counts = np.unique(labels, return_counts=True)
+    if beta is None:
+        weights = labels.size / (len(classes) * counts)
+    else:
+        # 1 - beta ** count, without the loss of digits for beta near 1.
+        effective = -np.expm1(counts * np.log(beta)) if beta else np.ones(len(classes))
+        weights = len(classes) / effective / np.sum(1 / effective)
+    return {int(label): float(weight) for label, weight in zip(classes, weights, strict=True)}
 
 
 def weigh_classes(batch: Batch, class_weight: Mapping[int, float], where: str = "") -> Batch:

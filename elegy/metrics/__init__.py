@@ -10,6 +10,7 @@ from elegy.metrics.confusion_matrix import ConfusionMatrix
 from elegy.metrics.correlation import ExplainedVariance, PearsonCorrelation
 from elegy.metrics.decisions import DataType
 from elegy.metrics.edit_distance import WER, EditDistance, WordErrorRate
+from elegy.metrics.frechet_distance import FrechetDistance
 from elegy.metrics.function import LossMetric
 from elegy.metrics.images import PSNR, SSIM, PeakSignalNoiseRatio, StructuralSimilarity
 from elegy.metrics.losses import AuxLosses, Losses
@@ -83,6 +84,7 @@ __all__ = [
     "ExpectedCalibrationError",
     "ExplainedVariance",
     "FBeta",
+    "FrechetDistance",
     "JaccardIndex",
     "LossMetric",
     "Losses",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
-from elegy.data.weights import check_class_weight, weigh_classes
+from elegy.data.weights import balanced_class_weight, check_class_weight, weigh_classes
 
 X = np.zeros((4, 2))
 WEIGHTS = {0: 0.5, 2: 3.0}
@@ -104,3 +104,29 @@ def test_class_weights_that_are_none_are_refused(class_weight, error, message):
 
 def test_class_weights_of_numpy_are_taken():
     assert check_class_weight({np.int64(1): np.float32(0.5)}) == {1: 0.5}
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn_and_of_cui():
+    labels = np.array([0, 0, 0, 5, 5, 2])
+    expected = compute_class_weight("balanced", classes=np.array([0, 2, 5]), y=labels)
+    found = balanced_class_weight(labels)
+    assert list(found) == [0, 2, 5]
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-12)
+    effective = np.array([(1 - 0.9) / (1 - 0.9**count) for count in (3, 1, 2)])
+    np.testing.assert_allclose(
+        list(balanced_class_weight(labels, beta=0.9).values()), 3 * effective / effective.sum(), rtol=1e-12
+    )
+    assert set(balanced_class_weight(labels, beta=0).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "beta", "error", "says"),
+    [
+        ([], None, ValueError, "there are no labels"),
+        ([0.5], None, TypeError, "labels are float64"),
+        ([0, 1], 1.0, ValueError, r"beta=1.0 must be at least 0 and below 1"),
+    ],
+)
+def test_balanced_class_weights_refuse_what_has_none(labels, beta, error, says):
+    with pytest.raises(error, match=says):
+        balanced_class_weight(labels, beta=beta)

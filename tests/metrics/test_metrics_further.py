@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.ndimage
 import scipy.stats
 import sklearn.metrics as sk
@@ -128,6 +129,11 @@ def jaccard(average):
     return lambda t, p, w: sk.jaccard_score(t, p.argmax(-1), average=average, labels=labels, sample_weight=w)
 
 
+def frechet(t, p, w):
+    (m1, c1), (m2, c2) = ((np.average(x, axis=0, weights=w), np.cov(x.T, fweights=w.astype(int))) for x in (t, p))
+    return ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
+
+
 def squares(t, p, w):
     return np.average(((t - p) ** 2).mean((1, 2, 3)), weights=w)
 
@@ -214,6 +220,7 @@ CASES = {
         lambda t, p, w: calibration(p, t, w, 10),
     ),
     "ece_binary_logits": (em.ECE(10), (BINARY, LOGITS[:, 0]), lambda t, p, w: calibration(expit(p), t, w, 10)),
+    "frechet": (em.FrechetDistance(3), REAL, frechet),
     "psnr": (em.PSNR(2.0), PIXELS, lambda t, p, w: 10 * np.log10(4 / squares(t, p, w))),
     "ssim": (em.SSIM(), PIXELS, by_row(ssim)),
     "edit_distance": (
@@ -315,6 +322,7 @@ def test_undefined_values():
         (em.SpearmanCorrelation(num_bins=3), np.float32(ones), grid, np.nan),
         (em.SMAPE(), zeros, zeros, 0.0),
         (em.PSNR(), grid, grid, np.inf),
+        (em.FrechetDistance(1), grid[:1, None], grid[:1, None], np.nan),
     ]
     values = computed([(metric, {"target": target, "preds": preds}) for metric, target, preds, _ in expected])
     np.testing.assert_array_equal(values, [value for *_, value in expected])
@@ -411,3 +419,10 @@ def test_names():
         "psnr",
         "ssim",
     ]
+
+
+def test_features_of_another_shape_have_no_frechet_distance():
+    with pytest.raises(ValueError, match=r"features are float32\[30,3\], not of shape \(examples, num_features=2\)"):
+        em.FrechetDistance(2).update(target=TARGET, preds=PREDS)
+    with pytest.raises(ValueError, match="num_features=0 must be 1 or more"):
+        em.FrechetDistance(0)
