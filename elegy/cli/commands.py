@@ -106,7 +106,8 @@ def evaluate(call: Call) -> None:
     trainer = call.trainer()
     _, parts = chosen(call.program.read_data(call.values), call.values["on"])
     found = {name: trainer.evaluate(**part, **call.values.group("evaluate")) for name, part in parts.items()}
-    print(json.dumps(found.get("", found)))
+    if is_first():
+        print(json.dumps(found.get("", found)))
 
 
 def predict(call: Call) -> None:
@@ -125,6 +126,11 @@ def predict(call: Call) -> None:
             raise CliError(f"the {name} data are several data sets ({', '.join(parts)}): give --inputs FILE.")
         inputs = parts[""]["inputs"]
     outputs = trainer.predict(inputs, **call.values.group("predict"))
+    if is_first():
+        _write(outputs, output)
+
+
+def _write(outputs: Any, output: Path) -> None:
     named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(outputs)}
     if output.suffix == ".npy":
         if len(named) != 1:

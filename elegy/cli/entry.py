@@ -82,6 +82,7 @@ def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:
         raise CliError(f"there is no command {name!r}.{nearest(name, known)} Commands: {', '.join(known)}.")
     try:
         require("jsonargparse", "the command line")
+        require("docstring_parser", "the command line")
     except ImportError as error:
         raise CliError(str(error)) from error
     target, argv = _target(argv)

@@ -59,7 +59,7 @@ def options_of(
     A parameter whose type has no values that a file could hold, such as a function, is left out and keeps its default.
 
     Args:
-        function: a function or a method, whose parameter `self` is left out.
+        function: a function, a class, or a method, whose parameter `self` is left out.
         group: the group of the options.
         skip: parameters to leave out.
         known: the types of parameters by name, which replace those of the signature.
@@ -78,7 +78,9 @@ def options_of(
         [Option(name='build.width', type=<class 'int'>, default=64, help='the units of a layer.')]
     """
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        typed: Any = function
+        typed = typed.__init__ if isinstance(function, type) else typed
+        hints = typing.get_type_hints(typed, include_extras=True)
     except Exception as error:
         raise CliError(f"the types of the parameters of {_name(function)} cannot be read: {error}") from error
     texts = _descriptions(function)

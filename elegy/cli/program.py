@@ -103,7 +103,11 @@ class Program:
         self._check_parts(parts)
         if self.optimizer is not None:
             parts = {**parts, "optimizer": self.optimizer(**values.group("optimizer"))}
-        return Trainer(**{**parts, **values.group("trainer"), "config": config, **more})
+        arguments = {**parts, **values.group("trainer"), "config": config, **more}
+        try:
+            return Trainer(**arguments)
+        except (TypeError, ValueError) as error:
+            raise CliError(f"the trainer cannot be made: {error}") from error
 
     def _check_parts(self, parts: Mapping[str, Any]) -> None:
         where = _where(self.build)
@@ -172,7 +176,9 @@ def found(target: str, data: str = "data", optimizer: str = "optimizer") -> Prog
     Raises:
         CliError: if there is no such file, module or function.
     """
-    source, _, function = target.partition(":") if not os.path.exists(target) else (target, "", "")
+    source, _, function = target.rpartition(":")
+    if not source or not function.isidentifier():  # no function is named
+        source, function = target, ""
     module, source = _load(source, target)
     build = _function(module, function or "build", target)
     return Program(source, build, *(getattr(module, name, None) for name in (data, optimizer)))

@@ -20,7 +20,8 @@ CONFIG = "config.json"
 
 def is_run(target: str) -> bool:
     """True if a name is that of a run, a checkpoint or a directory of checkpoints, and not of a program."""
-    return "://" in target or os.path.isdir(target)
+    is_package = os.path.exists(os.path.join(target, "__init__.py"))
+    return "://" in target or (os.path.isdir(target) and not is_package)
 
 
 def checkpoint_of(target: str) -> str:
@@ -60,7 +61,7 @@ def read_config(target: str, *, needed: bool = True) -> dict[str, Any]:
                 config = read_metadata(found).get("config")
     except CheckpointError as error:
         raise CliError(str(error)) from error
-    if isinstance(config, dict):
+    if isinstance(config, dict) and PROGRAM in config:  # otherwise the user's own `Trainer(config=...)`
         return config
     if needed:
         raise CliError(f"{target} has no configuration of the command line: pass --program FILE:FUNCTION.")

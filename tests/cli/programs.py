@@ -97,7 +97,8 @@ def program(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "prog.py").write_text(textwrap.dedent(PROGRAM))
     yield "prog.py"
-    sys.modules.pop("elegy_program_prog", None)
+    for name in ("elegy_program_prog", "package"):
+        sys.modules.pop(name, None)
 
 
 def call(*argv: str) -> None:

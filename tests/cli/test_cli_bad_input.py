@@ -49,6 +49,10 @@ BAD = [
     ("fit prog.py:made", "made\\(\\) returned a Trainer"),
     ("fit prog.py:untyped", "required: build.width"),
     ("fit prog.py:of_functions", "'act' of of_functions\\(\\) has the type .*Callable"),
+    ("fit prog.py --trainer.nonfinite never", "--trainer.nonfinite takes 'ignore' or .*, but it is never"),
+    ("fit prog.py --trainer.seed 1.5", "--trainer.seed takes int, but it is 1.5"),
+    ("fit prog.py --trainer.strategy fast", "the trainer cannot be made: .*fast"),
+    ("fit package", "there is no function 'build'"),
     ("evaluate", "give a run or a checkpoint"),
     ("evaluate gone", "no run and no checkpoint at 'gone'"),
     ("evaluate .", "has no checkpoint"),
@@ -60,6 +64,8 @@ BAD = [
 def test_bad_input_ends_with_a_message(program, line, message, capsys, tmp_path):
     for name, text in CONFIGS.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
     with pytest.raises(SystemExit) as ended:
         call(*line.split())
     assert ended.value.code == 2

@@ -106,7 +106,7 @@ def test_cost_and_learning_rate_are_those_of_the_trainer(program, capsys):
 
 
 def test_a_checkpoint_without_a_configuration_needs_a_program(program, capsys):
-    expected = trained()
+    expected = trained(config={"width": 64})  # not of the command line
     expected.save("bare")
     with pytest.raises(SystemExit):
         call("evaluate", "bare")
