@@ -22,6 +22,7 @@ SHORT = {
     "multi_task": (4, {"digit_accuracy": (0.5, 1.0), "lower_mean_absolute_error": (0.0, 0.2)}),
     "nnx_digits": (2, {"accuracy": (0.5, 1.0)}),
     "packed_language_model": (1, {"loss": (0.0, 3.0)}),  # uniform characters: 4.6
+    "tabular_cross_validation": (20, {"r2": (0.3, 0.7), "worst_fold": (0.1, 0.7)}),
     "vae": (1, {"loss": (0.0, 200.0), "kl": (0.0, 100.0)}),
 }
 
