@@ -17,6 +17,7 @@ import numpy as np
 
 from elegy.errors import FrozenError
 from elegy.fields import field, is_static, static_field
+from elegy.html.tree import tree_html
 from elegy.names import array_name
 
 T = TypeVar("T")
@@ -242,6 +243,10 @@ class Pytree(metaclass=_PytreeMeta):
             if f.repr
         )
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str | None:
+        """Returns the tree for notebooks, as Treescope shows it if it is installed."""
+        return tree_html(self)
 
     def replace(self, **fields: Any) -> Self:
         """Returns a copy with some fields changed.

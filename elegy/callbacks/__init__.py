@@ -14,6 +14,7 @@ from elegy.callbacks.histograms import WeightHistogram
 from elegy.callbacks.history import History
 from elegy.callbacks.interrupt import handle_interrupts
 from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.live_curves import LiveCurves
 from elegy.callbacks.mfu import MFUMonitor
 from elegy.callbacks.model_checkpoint import ModelCheckpoint
 from elegy.callbacks.monitor import Monitor
@@ -40,6 +41,7 @@ __all__ = [
     "LambdaCallback",
     "LazyLogs",
     "LearningRateMonitor",
+    "LiveCurves",
     "MFUMonitor",
     "ModelCheckpoint",
     "Monitor",

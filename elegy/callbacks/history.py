@@ -7,7 +7,7 @@ from typing import Any
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
-from elegy.callbacks.history_plot import plot_history
+from elegy.callbacks.history_plot import history_html, plot_history
 from elegy.lazy_logs import as_value, from_json, to_json
 
 
@@ -179,6 +179,10 @@ class History(Callback):
             'loss'
         """
         return plot_history(self, names, axes)
+
+    def _repr_html_(self) -> str:
+        """Returns the curves for notebooks."""
+        return history_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Reads all entries: their events have the trainer."""

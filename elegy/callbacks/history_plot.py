@@ -1,11 +1,14 @@
-"""Draws the values of a history with matplotlib."""
+"""Draws the values of a history: with matplotlib, and for notebooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from elegy.html.chart import Line, chart
+from elegy.html.page import embedded, grid
 from elegy.lazy import require
 
 if TYPE_CHECKING:
@@ -61,3 +64,16 @@ def plot_history(history: History, names: Sequence[str], axes: Any) -> Any:
         ax.set(title=group, xlabel="step")
         ax.legend()
     return axes
+
+
+def history_html(history: History) -> str:
+    """Returns the curves of a history as HTML; its text before an epoch has ended."""
+    groups = {name: lines for name, lines in curves_of(history).items() if not name.startswith("seconds_")}
+    if not groups:
+        return f"<pre>{escape(repr(history))}</pre>"
+    return embedded(grid(charts_of(groups)))
+
+
+def charts_of(groups: Mapping[str, Mapping[str, tuple[list[int], list[float]]]]) -> list[str]:
+    """Returns a chart as HTML for each group of `curves_of`."""
+    return [chart(name, [Line(line, *points) for line, points in lines.items()]) for name, lines in groups.items()]

@@ -1,4 +1,4 @@
-"""Pages about runs: one run in full, several together, and the short form that notebooks show."""
+"""Pages about runs: one run in full, and several together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from elegy.runs.chart import Line, chart
-from elegy.runs.page import STYLE, details, number, page, section, table
+from elegy.html.chart import Line, chart
+from elegy.html.page import details, grid, number, page, section, table
 from elegy.runs.record import RunRecord, read
 
 _ROWS = 200
@@ -71,7 +71,7 @@ def compare(runs: Iterable[RunRecord | str | os.PathLike[str]], path: str | os.P
             f"{' / '.join(labels)}: Elegy",
             f"<h1>{escape(' / '.join(labels))}</h1>",
             section("Best values", table(["run", "status", "epochs", "steps", *names], best)),
-            section("Curves", _charts(charts)),
+            section("Curves", grid(charts)),
             section("What differs", table(["setting", *labels], _differences(records))),
         ),
     )
@@ -93,12 +93,7 @@ def curves(record: RunRecord) -> str:
         if name not in series:
             groups.setdefault(name, []).append(Line("train (step)", at, values))
     hidden = [name for name in groups if name.startswith("seconds_")]
-    return _charts([chart(name, lines) for name, lines in groups.items() if name not in hidden])
-
-
-def embedded(record: RunRecord) -> str:
-    """Returns the head and the curves of a run as HTML for a notebook."""
-    return f'<div class="elegy"><style>{STYLE}</style>{_head(record)}{curves(record)}</div>'
+    return grid([chart(name, lines) for name, lines in groups.items() if name not in hidden])
 
 
 def _head(record: RunRecord) -> str:
@@ -191,7 +186,7 @@ def _throughput(record: RunRecord) -> str:
     if not rates:
         return ""
     title = "examples per second, of each epoch with its evaluation and saving"
-    return _charts([chart(title, [Line("epochs", at, rates)])])
+    return grid([chart(title, [Line("epochs", at, rates)])])
 
 
 def _times(record: RunRecord) -> str:
@@ -245,10 +240,6 @@ def _labels(records: Sequence[RunRecord]) -> list[str]:
 def _best(record: RunRecord, name: str) -> float | None:
     found = record.best.get(name)
     return None if found is None else found[0]
-
-
-def _charts(charts: Sequence[str]) -> str:
-    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from elegy.callbacks import Callback, Event
 from elegy.callbacks.deferred_logs import DeferredLogReader
+from elegy.html.notebook import Output, in_notebook
 from elegy.names import unique_names
 
 _REFRESH_SECONDS = 0.25
@@ -60,6 +64,7 @@ class ProgressBar(Callback):
         self._in_fit = False
         self._began = self._refreshed = time.perf_counter()
         self._bar: Any = None  # a tqdm
+        self._output = Output()  # of the running cell
         self._repeated: frozenset[str] = frozenset()  # names of logs that have the value of `loss`
         self._batches = 0
         self._first: int | None = None  # the step at which a bar of all steps of a run begins
@@ -75,7 +80,7 @@ class ProgressBar(Callback):
         return self.verbose > 0 and super().listens(hook) and (hook != "on_train_batch_end" or self._shows_bars())
 
     def _shows_bars(self) -> bool:
-        return self.verbose == 1 and (sys.stderr.isatty() or _in_notebook())
+        return self.verbose == 1 and (sys.stderr.isatty() or in_notebook())
 
     def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last of an execution: the bar moves as the device does."""
@@ -83,7 +88,7 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, event: Event) -> None:
         """Notes that evaluations are validations from now on, which are not shown."""
-        self._in_fit, self._finished = True, None
+        self._in_fit, self._finished, self._output = True, None, Output()
         self._repeated = _repeated(self._loss_names())
 
     def on_epoch_begin(self, event: Event) -> None:
@@ -168,9 +173,7 @@ class ProgressBar(Callback):
         if total is None and event.phase == "train" and event.epochs is None and event.last_step is not None:
             total, self._first = event.last_step - event.step, event.step  # a stream: its epoch ends with the run
         if self._shows_bars():
-            from tqdm.auto import tqdm  # here, because it looks for a notebook when it is imported
-
-            self._bar = tqdm(
+            self._bar = _bar_class(self._output)(
                 total=total,
                 desc=title,
                 bar_format=None if total is None else _FORMAT,
@@ -222,7 +225,7 @@ class ProgressBar(Callback):
 
     def _fitting(self, texts: dict[str, str]) -> dict[str, str]:
         """The first of the values, as many as the width of the terminal has room for: tqdm would cut them off."""
-        columns = None if _in_notebook() else self._bar.ncols
+        columns = None if in_notebook() else self._bar.ncols
         if columns is None:
             return texts
         total = self._bar.total
@@ -248,7 +251,7 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._wait_for_queue()
         line = "  ".join([title, *self._values(logs), _duration(seconds())])
-        in_terminal = self._bar is not None and not _in_notebook()
+        in_terminal = self._bar is not None and not in_notebook()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -256,7 +259,7 @@ class ProgressBar(Callback):
 
     def _tell(self, parts: Sequence[str]) -> None:
         """Prints a line; a bar stays below it."""
-        if self._bar is not None and not _in_notebook():
+        if self._bar is not None and not in_notebook():
             self._bar.write("  ".join(parts), file=sys.stderr)
         else:
             print("  ".join(parts), flush=True)
@@ -306,10 +309,34 @@ def _repeated(losses: Sequence[str]) -> frozenset[str]:
     return frozenset((name, f"val_{name}"))
 
 
-def _in_notebook() -> bool:
-    """True in the kernel of a notebook, which shows bars although its streams are not terminals."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return shell is not None and "IPKernelApp" in shell.config
+def _bar_class(output: Output) -> Any:
+    """A tqdm for a terminal or a notebook.
+
+    Args:
+        output: the place for bars in a notebook.
+    """
+    # A notebook without ipywidgets: tqdm.auto would warn, and write every frame of a text bar to the notebook's file.
+    if in_notebook() and importlib.util.find_spec("ipywidgets") is None:
+        return _display_bar(output)
+    from tqdm.auto import tqdm  # here, because it looks for a notebook when it is imported
+
+    return tqdm
+
+
+def _display_bar(output: Output) -> Any:
+    from tqdm import tqdm
+
+    class DisplayBar(tqdm):
+        """A bar as text in a place of the cell's output, which is empty when the bar is closed."""
+
+        def __init__(self, **options: Any):
+            super().__init__(**{**options, "file": io.StringIO(), "dynamic_ncols": False})
+
+        @staticmethod
+        def status_printer(file: Any) -> Callable[[str], None]:
+            return lambda text: output.show(f"<pre>{escape(text)}</pre>" if text else "")
+
+    return DisplayBar
 
 
 def bars(verbose: Any, loss_names: Callable[[], Sequence[str]]) -> tuple[ProgressBar, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from elegy.callbacks import History
 from elegy.data.columns import Given
+from elegy.html.notebook import Output, in_notebook
+from elegy.html.page import details, embedded, table
 from elegy.module import ElegyModule
 from elegy.module.averaging import Weights
 from elegy.module.freezing import frozen_paths, with_more
@@ -15,6 +19,7 @@ from elegy.strategies import Strategy
 from elegy.trainer import checks
 from elegy.trainer.configuration import configuration
 from elegy.trainer.nonfinite import Policy
+from elegy.trainer.run_record import parameters
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -38,6 +43,17 @@ class StateMethods(Generic[M]):
         session = self._session
         progress = f"step {session.step}, epoch {session.epoch}" if session.initialized else "not initialised"
         return f"<{type(self).__name__} of {self._module_name}, strategy {type(self.strategy).__name__}, {progress}>"
+
+    def _repr_html_(self) -> str:
+        """As `repr`, with the parameters and the curves of the last fit, for notebooks; nothing runs on a device."""
+        found = parameters(self._session)
+        shapes = [" x ".join(map(str, one["shape"])) for one in found]
+        counts = [math.prod(one["shape"]) for one in found]
+        rows = [[one["path"], one["dtype"], *size] for one, *size in zip(found, shapes, counts, strict=True)]
+        total = f"{sum(counts):,} parameters" if rows else "no parameters yet"
+        arrays = details(total, table(["path", "dtype", "shape", "count"], rows)) or f"<p>{total}</p>"
+        curves = self.history._repr_html_() if self.history.epoch else ""
+        return embedded(f"<p><b>{escape(repr(self)[1:-1])}</b></p>", arrays) + curves
 
     @property
     def state(self) -> M:
@@ -240,14 +256,17 @@ class StateMethods(Generic[M]):
         Args:
             inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
             depth: how deep nested layers are listed.
-            return_repr: whether to return the table instead of printing it.
+            return_repr: whether to return the table instead of printing it; a notebook shows it as HTML.
         """
         from elegy.trainer.summary import summarize
 
         text = summarize(self._session, inputs, depth=depth)
         if return_repr:
             return text
-        print(text)
+        if in_notebook():
+            Output().show(text._repr_html_())
+        else:
+            print(text)
         return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from elegy.html.page import embedded, table
 from elegy.module.layers import Row
 from elegy.names import array_name, path_name
 from elegy.trainer.session import Session
@@ -15,7 +16,20 @@ from elegy.trainer.tables import bytes_text, draw
 from elegy.types import PyTree
 
 
-def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
+class Summary(str):
+    """The table of a summary as text; notebooks show it as HTML.
+
+    Attributes:
+        html: the table as HTML.
+    """
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> Summary:
     """Describes the layers of a trainer's module; nothing is computed, and no state is made.
 
     Args:
@@ -24,7 +38,8 @@ def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> str:
         depth: how deep nested layers are listed; what lies deeper counts for the layer above it.
 
     Returns:
-        A table: for each layer its path, class, outputs, its own parameters and its other state.
+        A table as text, which notebooks show as HTML: for each layer its path, class, outputs, its own parameters and
+        its other state.
 
     Raises:
         ValueError: if `depth` is negative.
@@ -56,7 +71,7 @@ def merge_below(rows: list[Row], depth: int) -> list[Row]:
     return list(merged.values())
 
 
-def render(rows: list[Row]) -> str:
+def render(rows: list[Row]) -> Summary:
     """Draws the table of rows and their total."""
     total_params = _size([row.params for row in rows])
     total_state = _size([row.state for row in rows])
@@ -65,7 +80,10 @@ def render(rows: list[Row]) -> str:
         ("/".join(row.path) or path_name(()), row.type_name, show(row.outputs), _size(row.params), _size(row.state))
         for row in rows
     ]
-    return draw(columns, cells, ("Total", "", "", total_params or "0", total_state or "0"), right=2)
+    footer = ("Total", "", "", total_params or "0", total_state or "0")
+    text = Summary(draw(columns, cells, footer, right=2))
+    text.html = embedded(table(columns, [*cells, footer]))
+    return text
 
 
 def show(outputs: Any) -> str:

@@ -50,7 +50,14 @@ def draw(
     for row in rows:
         table.add_row(*map(_plain, row))
     out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(table)
+    Console(
+        file=out,
+        width=WIDTH,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # a notebook would show the table, and nothing would be in the file
+        legacy_windows=False,
+    ).print(table)
     return out.getvalue()
 
 

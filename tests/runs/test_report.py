@@ -14,7 +14,7 @@ import pytest
 from boring_modules import High, regression
 
 import elegy as eg
-from elegy.runs.chart import Line, chart
+from elegy.html.chart import Line, chart
 from elegy.runs.record import RunRecord
 
 EVIL = "<script>alert('x')</script>"

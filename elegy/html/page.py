@@ -65,6 +65,16 @@ def page(title: str, *parts: str) -> str:
     )
 
 
+def embedded(*parts: str) -> str:
+    """Puts parts that are HTML into the output of a notebook's cell, in its own style."""
+    return f'<div class="elegy"><style>{STYLE}</style>{"".join(parts)}</div>'
+
+
+def grid(charts: Sequence[str]) -> str:
+    """Puts charts side by side; nothing without charts."""
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
 def section(title: str, *parts: str) -> str:
     """Makes a section; nothing if its parts are empty."""
     body = "".join(parts)
