@@ -154,7 +154,8 @@ def test_a_bar_fits_the_terminal_and_the_line_has_all_values(monkeypatch, column
     assert line.split("  ")[2:-1] == [f"{name} {value:.4g}" for name, value in values.items()]
 
 
-def test_a_notebook_has_bars(monkeypatch, capsys):
+def test_a_notebook_with_ipywidgets_has_the_bars_of_tqdm(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ipywidgets" or None)
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     made = []
