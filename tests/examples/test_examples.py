@@ -18,6 +18,7 @@ SHORT = {
     "equinox_diabetes": (10, {"r2": (0.0, 1.0)}),
     "gan": (1, {"generator_loss": (0.0, 10.0), "discriminator_loss": (0.0, 10.0)}),
     "haiku_rows": (2, {"accuracy": (0.5, 1.0), "f1": (0.3, 1.0)}),
+    "lora_digits": (8, {"accuracy": (0.8, 1.0), "difference": (-1.0, 1e-4)}),  # five classes: 0.2
     "managed_digits": (2, {"accuracy": (0.5, 1.0)}),
     "multi_task": (4, {"digit_accuracy": (0.5, 1.0), "lower_mean_absolute_error": (0.0, 0.2)}),
     "nnx_digits": (2, {"accuracy": (0.5, 1.0)}),
