@@ -15,6 +15,7 @@ import numpy as np
 from elegy.data.batch import rows, unpack
 from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
 from elegy.engine.reset import Reset, checked_reset
+from elegy.engine.small_arrays import NEXT
 from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.flat import eval_shape, outline
@@ -317,9 +318,10 @@ class Executor:
         constant = buffer.pick(program.constant)
         changed = buffer.take(program.changed, program.donated) if donate else buffer.pick(program.changed)
         donated, sums = changed[: program.donated], changed[program.donated :]
-        mask = None if program.phase == "pred" else chunk.mask
-        control = np.array([epoch, chunk.first, chunk.count], np.int32)
-        if chunk.kind == "single":
+        first, count, single = chunk.first, chunk.count, chunk.kind == "single"
+        mask = None if program.phase == "pred" else program.small.mask(chunk.mask, "batch" if single else "chunk")
+        control = program.small.control(epoch, first, count)
+        if single:
             out, changed = program.single()(donated, sums, constant, chunk.data, mask, control)
             size = program.batch_bytes
         else:
@@ -327,6 +329,8 @@ class Executor:
             kernel = program.fused(room, resident=resident)
             out, changed = kernel(donated, sums, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
+        if program.returns_control:
+            program.small.returned(out.pop(NEXT), epoch, first + count, count)
         buffer.put(program.changed, changed)
         if program.phase != "pred":  # outputs of predictions may be large, and are read soon
             self._wait_for_room(out, size)

@@ -15,6 +15,7 @@ from elegy.data.batch import rows
 from elegy.engine import costs
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
+from elegy.engine.small_arrays import NEXT, SmallArrays
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
 from elegy.loading.chunks import bytes_of
@@ -67,6 +68,8 @@ class Program:
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
         closed: the traced step.
+        indexed: True if the step reads the index of the batch or of the epoch.
+        small: the control vectors and masks of the program, on the devices.
         batch_bytes: the size in bytes of a batch on one replica.
     """
 
@@ -132,6 +135,9 @@ class Program:
         self.changed = [*(i for i in changed if i not in sums), *(i for i in changed if i in sums)]
         self.donated = sum(i not in sums for i in changed)
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
+        read = [*(v for equation in self.closed.jaxpr.eqns for v in equation.invars), *self.closed.jaxpr.outvars]
+        self.indexed = any(v is index for v in read for index in inputs[-2:])
+        self.small = SmallArrays(strategy, self.indexed)
 
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
         outputs, after = managed.pred(recipe.bound(state), batch, b, self.strategy)
@@ -165,11 +171,13 @@ class Program:
 
         It is `(donated, sums, constant, batch, mask, control) -> (logs or outputs, changed)`: changed leaves of the
         state that may be donated, changed leaves that are not, constant leaves. Keys are passed as raw arrays.
-        `control` is `int32[3]`: epoch, index of the first batch, number of batches.
+        `control` is `int32[3]`: epoch, index of the first batch, number of batches. Training and evaluation steps that
+        read the indices return the next one with the logs, as `NEXT`.
         """
 
         def kernel(donated: Any, sums: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
-            return self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
+            out, changed = self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
+            return self._with_next(out, control, 1), changed
 
         return self._compiled(("single",), kernel, ("state", "small", "state", "batch", "batch", "whole"))
 
@@ -217,10 +225,18 @@ class Program:
                 return changed, jax.tree.map(lambda all, one: _put_row(all, k, one), logs, row)
 
             changed, logs = jax.lax.fori_loop(0, control[2], body, ([*donated, *sums], logs))
-            return logs, changed
+            return self._with_next(logs, control, control[2]), changed
 
         kinds = ("state", "small", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
         return self._compiled(("fused", capacity, resident), kernel, kinds)
+
+    @property
+    def returns_control(self) -> bool:
+        """True if executions return the control vector of the next one."""
+        return self.indexed and self.phase != "pred"
+
+    def _with_next(self, out: Any, control: Any, count: Any) -> Any:
+        return {**out, NEXT: control.at[1].add(count)} if self.returns_control else out
 
     def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:
         if key not in self._kernels:

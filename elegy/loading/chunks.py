@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
@@ -139,8 +140,9 @@ def array_chunks(
         if layout.steps == 1 and not layout.resident and strategy.processes > 1:
             index, sizes = plan.index_matrix(order, first, 1)
             data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
-            mask = _mask(sizes[0], count_rows) if layout.masked else None
-            return Chunk(data, "single", one, (int(sizes[0]),), first + offset, mask=mask)
+            size = int(sizes[0])
+            mask = _mask(size, count_rows) if layout.masked else None
+            return Chunk(data, "single", one, (size,), first + offset, mask=mask)
         if layout.steps == 1 and not layout.resident:
             start, stop = plan.batch_rows(first)
             batch = _taken(source, order, start, stop)
@@ -149,10 +151,11 @@ def array_chunks(
             mask = _mask(stop - start, count_rows) if layout.masked else None
             return Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), first + offset, mask=mask)
         index, sizes = plan.index_matrix(order, first, count)
-        mask = np.arange(count_rows) < _filled(sizes, layout.steps)[:, None] if layout.masked else None
+        sizes = tuple(sizes.tolist())
+        mask = _masks(sizes, layout.steps, count_rows) if layout.masked else None
         index = _filled(_filled(index.swapaxes(0, 1), count_rows).swapaxes(0, 1), layout.steps)
         if layout.resident:
-            return Chunk(placed, "resident", one, tuple(sizes.tolist()), first + offset, of_members(index, 2), mask)
+            return Chunk(placed, "resident", one, sizes, first + offset, of_members(index, 2), mask)
         whole = count == layout.steps and sizes[-1] == count_rows and strategy.processes == 1
         if order is None and whole:  # rows are contiguous
             start, shape = plan.batch_rows(first)[0], (count, count_rows)
@@ -160,7 +163,7 @@ def array_chunks(
             data = strategy.place(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), rows_), "chunk")
         else:
             data = _gathered(source, index, "chunk", strategy)
-        return Chunk(data, "stacked", one, tuple(sizes.tolist()), first + offset, mask=mask)
+        return Chunk(data, "stacked", one, sizes, first + offset, mask=mask)
 
     def chunks() -> Generator[Chunk, None, None]:
         first, steps, size, last_size = 0, plan.steps, plan.batch_size, plan.last_size
@@ -258,8 +261,7 @@ def _stack(
     if layout.steps == 1:
         mask = _mask(sizes[0], count) if layout.masked else None
         return Chunk(strategy.place(waiting[0][0], "batch"), "single", shape, sizes, first, mask=mask)
-    filled = _filled(np.asarray(sizes), layout.steps)
-    mask = np.arange(count) < filled[:, None] if layout.masked else None
+    mask = _masks(sizes, layout.steps, count) if layout.masked else None
     batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (layout.steps - len(waiting))
     data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
     return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, mask=mask)
@@ -281,8 +283,22 @@ def _taken(source: ArraySource, order: np.ndarray | None, start: int, stop: int)
     return of_members(source.take(order[start:stop]), 1, order.ndim)
 
 
+# The masks of equal batches are one object, by which the executor finds the one that is on the device.
+
+
+@functools.lru_cache(maxsize=64)
 def _mask(size: int, count: int) -> np.ndarray:
-    return np.arange(count) < size
+    return _fixed(np.arange(count) < size)
+
+
+@functools.lru_cache(maxsize=64)
+def _masks(sizes: tuple[int, ...], steps: int, count: int) -> np.ndarray:
+    return _fixed(np.arange(count) < _filled(np.asarray(sizes), steps)[:, None])
+
+
+def _fixed(mask: np.ndarray) -> np.ndarray:
+    mask.flags.writeable = False
+    return mask
 
 
 def _filled(rows: np.ndarray, to: int) -> np.ndarray:

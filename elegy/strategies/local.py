@@ -76,9 +76,12 @@ class Jit(Strategy):
 
         Stacks of batches are transferred ahead, except on the CPU.
         """
-        left = kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu")
-        if left and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value)):
-            return value
+        if kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu"):
+            for leaf in jax.tree.leaves(value):
+                if not isinstance(leaf, np.ndarray):
+                    break
+            else:
+                return value
         return jax.device_put(value, self._sharding())
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:

@@ -66,6 +66,11 @@ class RunClock:
         self.pace: Pace | None = None
 
     @property
+    def limited(self) -> bool:
+        """True if there is a time limit or a budget."""
+        return self._max_time is not None or self._budget_ends is not None
+
+    @property
     def seconds(self) -> float:
         """The time since the run's beginning."""
         return time.monotonic() - self._started

@@ -100,7 +100,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         chunk: the batches.
         held: holds a second Ctrl-C back while the state is consumed and its successor not yet in its place.
     """
-    session = run.session
+    session, count = run.session, chunk.count
     heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
     begins = run.callbacks.listens("on_train_batch_begin")  # then every batch has events
     added: dict[str, Any] = {}  # before the step
@@ -111,10 +111,10 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     try:
         with held, measured("steps", session.step):
             out = session.executor.run("train", session.buffer, chunk, session.epoch)
-            run.ahead = chunk.count
+            run.ahead = count
             run.undo.keep()
-            run.steps += chunk.count
-        run.clock.look_at_device(out, chunk.count)
+            run.steps += count
+        run.clock.look_at_device(out, count)
         if session.monitor.guards:
             session.monitor.record(out, session.step, session.epoch, session.buffer)
         for k in heard:
@@ -128,15 +128,15 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
                 "on_train_batch_end",
                 batch=chunk.first + k,
                 logs=run.logs,
-                is_current=k == chunk.count - 1,
+                is_current=k == count - 1,
                 added=run.added,
                 _step_logs=functools.partial(out.step_values, k) if session.executor.options.values else None,
             )
     finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps
         if out is not None:
             run.count(chunk.sizes[done:])
-            if done < chunk.count:
-                run.keep_logs(out.logs(chunk.count - 1), added)
+            if done < count:
+                run.keep_logs(out.logs(count - 1), added)
 
 
 def _evaluated_and_over(run: Run) -> bool:
@@ -144,7 +144,7 @@ def _evaluated_and_over(run: Run) -> bool:
 
     Those that are due at the last step of an epoch run with those that follow the epoch.
     """
-    due = run.schedule.due()
+    due = run.schedule.due() if run.schedule.acts_on_run else ()
     if due and not run.interrupts.interrupted and not run.loader.exhausted(run.cursor):
         values = _evaluations(run, due)
         logs = _joined(run.logs, dict(run.added), values)

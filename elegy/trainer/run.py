@@ -198,10 +198,12 @@ class Run:
         """True if the run ends before the next step."""
         if self._processes > 1:
             self.interrupts.agree()
-        if self.clock.budget_is_up():
+        limited, most = self.clock.limited, self.config.max_steps
+        if limited and self.clock.budget_is_up():
             self.interrupts.time_out()
-        most = self.config.max_steps
-        return self.session.stop_training or (most is not None and self.steps >= most) or self.clock.is_up()
+        if self.session.stop_training or (most is not None and self.steps >= most):
+            return True
+        return limited and self.clock.is_up()
 
     @property
     def last_step(self) -> int | None:
@@ -253,11 +255,11 @@ class Run:
         Args:
             sizes: the number of examples of each.
         """
-        examples = sum(sizes)
-        self.ahead -= len(sizes)
-        self.session.step += len(sizes)
+        steps, examples, cursor = len(sizes), sum(sizes), self.cursor
+        self.ahead -= steps
+        self.session.step += steps
         self.examples += examples
-        self.cursor = Cursor(self.cursor.batches + len(sizes), self.cursor.examples + examples)
+        self.cursor = Cursor(cursor.batches + steps, cursor.examples + examples)
 
     def end_epoch_now(self) -> int:
         """Counts an epoch that saw all of its data and was validated; returns its index."""
