@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -15,11 +16,15 @@ OUTPUT = Path(__file__).parent / "output"
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def arguments(description: str | None, epochs: int, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads `--epochs` and `--output`."""
+def arguments(
+    description: str | None, epochs: int, argv: Sequence[str] | None, **more: dict[str, Any]
+) -> argparse.Namespace:
+    """Reads `--epochs` and `--output`, and further arguments, given by the options of `add_argument`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=epochs, help="how long to train")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the directory for figures")
+    for name, options in more.items():
+        parser.add_argument(f"--{name}", **options)
     parsed = parser.parse_args(argv)
     parsed.output.mkdir(parents=True, exist_ok=True)
     return parsed

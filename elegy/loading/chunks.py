@@ -138,9 +138,9 @@ def array_chunks(
 
     def chunk(first: int, count: int) -> Chunk:
         if layout.steps == 1 and not layout.resident and strategy.processes > 1:
-            index, sizes = plan.index_matrix(order, first, 1)
+            index, counts = plan.index_matrix(order, first, 1)
             data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
-            size = int(sizes[0])
+            size = int(counts[0])
             mask = _mask(size, count_rows) if layout.masked else None
             return Chunk(data, "single", one, (size,), first + offset, mask=mask)
         if layout.steps == 1 and not layout.resident:
@@ -150,8 +150,8 @@ def array_chunks(
                 batch = pad_rows(batch, count_rows)
             mask = _mask(stop - start, count_rows) if layout.masked else None
             return Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), first + offset, mask=mask)
-        index, sizes = plan.index_matrix(order, first, count)
-        sizes = tuple(sizes.tolist())
+        index, counts = plan.index_matrix(order, first, count)
+        sizes = tuple(counts.tolist())
         mask = _masks(sizes, layout.steps, count_rows) if layout.masked else None
         index = _filled(_filled(index.swapaxes(0, 1), count_rows).swapaxes(0, 1), layout.steps)
         if layout.resident:

@@ -17,6 +17,7 @@ SHORT = {
     "core_digits": (2, {"accuracy": (0.5, 1.0)}),
     "equinox_diabetes": (10, {"r2": (0.0, 1.0)}),
     "gan": (1, {"generator_loss": (0.0, 10.0), "discriminator_loss": (0.0, 10.0)}),
+    "gpt": (1, {"loss": (0.0, 0.8 * math.log(256))}),
     "haiku_rows": (2, {"accuracy": (0.5, 1.0), "f1": (0.3, 1.0)}),
     "lora_digits": (8, {"accuracy": (0.8, 1.0), "difference": (-1.0, 1e-4)}),  # five classes: 0.2
     "managed_digits": (2, {"accuracy": (0.5, 1.0)}),
@@ -52,6 +53,15 @@ def test_example_runs_short(main, epochs, bounds, tmp_path):
         assert low < scores[name] <= high, name
     drawn = [path.name for path in tmp_path.iterdir() if path.read_bytes().startswith(b"\x89PNG")]
     assert drawn == FIGURES.get(main.__module__, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("main", ["gpt"], indirect=True)
+def test_gpt_takes_a_strategy_a_precision_and_a_prompt(main, tmp_path, capsys):
+    options = ["--strategy", "fsdp", "--precision", "mixed_bfloat16", "--remat", "--prompt", "import "]
+    scores = main(["--epochs", "1", "--output", str(tmp_path), *options])
+    assert scores["loss"] < 0.8 * math.log(256)
+    assert "\nimport " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("main", ["quickstart"], indirect=True)
