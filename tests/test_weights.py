@@ -153,7 +153,9 @@ LIBRARIES = {
 }
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=[pytest.mark.slow] if name in ("nnx", "haiku") else []) for name in LIBRARIES]
+)
 def test_a_state_dict_of_pytorch_predicts_the_same_in_every_library_and_goes_back(library, tmp_path):
     make, needs_inputs, table = LIBRARIES[library]
     save_file(TORCH, tmp_path / "torch.safetensors")

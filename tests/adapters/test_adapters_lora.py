@@ -102,7 +102,12 @@ def by_hand(trainer, x=X, y=Y, *, epochs=2, batch_size=8, w=None, frozen=()):
     return losses, adapters
 
 
-@pytest.mark.parametrize("library", MODULES)
+SLOW = ("nnx", "haiku", "equinox")
+
+
+@pytest.mark.parametrize(
+    "library", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODULES]
+)
 def test_every_library_begins_as_its_base_trains_adapters_alone_and_merges(library, tmp_path):
     make, pattern = MODULES[library]
     module = make()
@@ -129,11 +134,16 @@ def test_every_library_begins_as_its_base_trains_adapters_alone_and_merges(libra
 
 
 STRATEGIES = [
-    "eager",
-    "jit",
     "data_parallel",
-    eg.strategies.Sharded({"data": 4}),
-    eg.strategies.FSDP({"data": 2}, min_size=1),
+    *(
+        pytest.param(strategy, marks=pytest.mark.slow)
+        for strategy in (
+            "eager",
+            "jit",
+            eg.strategies.Sharded({"data": 4}),
+            eg.strategies.FSDP({"data": 2}, min_size=1),
+        )
+    ),
 ]
 
 

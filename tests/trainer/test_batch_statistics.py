@@ -87,7 +87,9 @@ def statistics(trainer):
 CLOSE = {"rtol": 2e-5, "atol": 1e-5}  # float32 sums, and a momentum of 0.99 that a difference of two of them gave
 
 
-@pytest.mark.parametrize("library", MODULES)
+@pytest.mark.parametrize(
+    "library", ["haiku", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linen", "nnx"))]
+)
 def test_they_are_the_means_over_the_batches_with_the_averaged_weights(library):
     trainer = trained(MODULES[library]())
     before = trainer.state
@@ -103,6 +105,7 @@ def test_they_are_the_means_over_the_batches_with_the_averaged_weights(library):
         np.testing.assert_allclose(got, wanted, **CLOSE)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_them_as_from_a_running_mean_of_haiku():
     """`hidden / (1 - decay ** count)` is the average: the next step's average is that of the formula."""
     trainer = trained(MODULES["haiku"]())
