@@ -82,6 +82,10 @@ class Executor:
         finally:
             self._use(before)
 
+    def accumulate(self, count: int) -> None:
+        """Cuts the batches of training steps into `count` microbatches from now on."""
+        self._use(dataclasses.replace(self.options, accumulate=count))
+
     def _use(self, options: StepOptions) -> None:
         if options != self.options:
             self.options = options
@@ -165,7 +169,7 @@ class Executor:
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """Returns the program for the state's and the batch's structure; traces it on first use."""
-        form = (batch_key(batch), mask is not None, self.options.values if phase == "train" else ())
+        form = (batch_key(batch), mask is not None, self.options if phase == "train" else None)
         key = (phase, _key(buffer.struct), form)
         program = self._programs.get(key)
         if program is None:

@@ -209,13 +209,13 @@ def initial_epoch(value: Any, epochs: int | None) -> int:
     return number
 
 
-def accumulation(count: int, buffer: StateBuffer, loader: BatchLoader | None = None) -> None:
+def accumulation(count: int, buffer: StateBuffer, size: int | None = None) -> None:
     """Checks that batches can be cut into microbatches.
 
     Args:
         count: how many microbatches a batch is cut into.
         buffer: holds the state, or the module that will make it.
-        loader: has the batches; the last one of an epoch may be shorter than its first. None for a single batch.
+        size: the rows of a full batch; the last one of an epoch may be shorter. None for a single batch.
 
     Raises:
         ValueError: if there are more than a full batch has rows, or the step is at the core level.
@@ -227,8 +227,7 @@ def accumulation(count: int, buffer: StateBuffer, loader: BatchLoader | None = N
             f"accumulate={count} sums gradients over microbatches, but {buffer.cls.__name__}.train_step computes its "
             "gradients itself. Sum them there (`optax.microbatching`), or write `managed_train_step`."
         )
-    size = count if loader is None else rows(loader.first_batch())
-    if count > size:
+    if size is not None and count > size:
         raise ValueError(
             f"accumulate={count} cuts each batch into {count} microbatches, but a batch has {size} rows. Pass "
             f"accumulate={size} or less, or a batch_size of at least {count}."

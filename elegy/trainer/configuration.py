@@ -77,7 +77,7 @@ def _trainer(session: Session, module_name: str) -> dict[str, Any]:
         "seed": session.seed,
         "strategy": repr(session.strategy),
         "nonfinite": session.monitor.policy,
-        "accumulate": _plain(session.accumulate),
+        "accumulate": _plain(session.microbatches.given),
         "precision": "float32" if state._precision is None else repr(state._precision),
         "averaging": None if state.averaged_params is None else repr(state.averaged_params.rule),
     }

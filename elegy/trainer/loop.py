@@ -110,6 +110,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
     done = 0
     try:
         with held, measured("steps", session.step):
+            session.follow_schedule(run.loader)
             out = session.executor.run("train", session.buffer, chunk, session.epoch)
             run.ahead = count
             run.undo.keep()

@@ -37,6 +37,7 @@ def train(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) 
     checks.can_run(session.buffer, "train")
     check_level(session.monitor.policy, session.buffer)
     checks.accumulation(session.accumulate, session.buffer)
+    session.follow_schedule()
     buffer, chunk = _ready(session, "train", batch), _chunk(session, batch)
     with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
         out = session.executor.run("train", buffer, chunk, session.epoch)

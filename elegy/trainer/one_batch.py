@@ -117,7 +117,9 @@ def own_executor(session: Session, values: tuple[str, ...] = ()) -> Executor:
         session: the session.
         values: step values that its training steps compute.
     """
-    return Executor(session.strategy, dataclasses.replace(session.executor.options, values=values))
+    return Executor(
+        session.strategy, dataclasses.replace(session.executor.options, values=values, accumulate=session.accumulate)
+    )
 
 
 def training_program(session: Session, executor: Executor, buffer: StateBuffer, batch: Batch) -> Program:

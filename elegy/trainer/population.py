@@ -111,7 +111,7 @@ class Population:
             strategy=self._strategy,
             seed=seeds[0],
             callbacks=template.callbacks,
-            accumulate=session.accumulate,
+            accumulate=session.microbatches.given,
             config={"seeds": list(seeds), "hyperparameters": shown, "member": session.config},
         )
         self._stopping: MemberStopping | None = None

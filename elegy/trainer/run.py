@@ -235,9 +235,11 @@ class Run:
         return None if self.config.max_steps is None else self.config.max_steps - self.steps
 
     def chunk_size(self) -> ChunkSize:
-        """Ends chunks where a callback acts on the run or an evaluation is due, and before the time is up."""
+        """Ends chunks where a callback acts on the run, an evaluation is due or the number of microbatches changes, and
+        before the time is up."""
         step, examples, pace = self.session.step, self.examples, self.clock.pace
-        bounds = [part.execution_size for part in (self.callbacks, self.schedule) if part.acts_on_run]
+        parts = (self.callbacks, self.schedule, self.session.microbatches)
+        bounds = [part.execution_size for part in parts if part.acts_on_run]
         if pace is None and not bounds:
             return as_many_as_fit
 

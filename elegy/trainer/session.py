@@ -11,11 +11,12 @@ import jax
 
 from elegy.callbacks import History
 from elegy.data import pack, unpack
+from elegy.data.batch import rows
 from elegy.distributed import collect
 from elegy.engine.executor import Executor
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import CheckpointError
-from elegy.loading import DeviceCopies
+from elegy.loading import BatchLoader, DeviceCopies
 from elegy.module import ElegyModule
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.step_values import StepOptions
@@ -24,6 +25,7 @@ from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
 from elegy.trainer.first_state import first_state, planned_state
+from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
 from elegy.trainer.pending import PendingLoads
 from elegy.types import Batch, PyTree
@@ -59,7 +61,7 @@ class Session:
         strategy: how steps run on devices.
         monitor: the policy for steps that are not finite.
         seed: where all randomness comes from.
-        accumulate: into how many microbatches a training step cuts its batch.
+        microbatches: into how many microbatches a training step cuts its batch; None for one.
         config: the values that the program was run with, as JSON values.
         run_folder: writes what belongs to a run to a folder; None without one.
 
@@ -84,18 +86,19 @@ class Session:
         strategy: Strategy,
         monitor: NonFiniteMonitor,
         seed: int,
-        accumulate: int = 1,
+        microbatches: MicrobatchSchedule | None = None,
         config: Mapping[str, Any] | None = None,
         run_folder: RunFolder | None = None,
     ):
-        self.seed, self.monitor, self.accumulate, self.config = seed, monitor, accumulate, config
+        self.seed, self.monitor, self.config = seed, monitor, config
+        self.microbatches = microbatches or MicrobatchSchedule(1)
+        self.step = self.epoch = 0
         self.run_folder = run_folder
         self.executor = self._executor(strategy)
         self._copies: DeviceCopies | None = None
         self.initialized = state.key is not None
         self.buffer = StateBuffer(strategy, state)
         self.pending = PendingLoads()
-        self.step = self.epoch = 0
         self.history = History()
         self.stop_training = False
         self.interrupted: int | None = None
@@ -106,6 +109,25 @@ class Session:
 
     def _executor(self, strategy: Strategy) -> Executor:
         return Executor(strategy, StepOptions(self.monitor.guards, self.accumulate))
+
+    @property
+    def accumulate(self) -> int:
+        """Into how many microbatches the next training step cuts its batch."""
+        return self.microbatches.at(self.step)
+
+    def follow_schedule(self, loader: BatchLoader | None = None) -> None:
+        """Makes the executor cut batches into as many microbatches as the next training step needs.
+
+        Args:
+            loader: has the batches; None for a single batch.
+
+        Raises:
+            ValueError, TypeError: if the batches cannot be cut into so many.
+        """
+        count = self.accumulate
+        if count != self.executor.options.accumulate:
+            checks.accumulation(count, self.buffer, None if loader is None else loader.batch_size)
+            self.executor.accumulate(count)
 
     @property
     def strategy(self) -> Strategy:
@@ -158,7 +180,8 @@ class Session:
             checks.can_run(self.buffer, request.phase)
             if request.phase == "train":
                 check_level(self.monitor.policy, self.buffer)
-                checks.accumulation(self.accumulate, self.buffer, request.loader)
+                checks.accumulation(self.accumulate, self.buffer, rows(request.loader.first_batch()))
+                self.executor.accumulate(self.accumulate)
         first = requests[0].loader.first_batch()
         buffer = self.planned(first)
         plans = plan_phases(self.executor, buffer, requests, once=once)

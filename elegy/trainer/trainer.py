@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from elegy.adapters.resolve import resolve
@@ -12,7 +12,7 @@ from elegy.callbacks import Callback, CallbackList, History
 from elegy.data.columns import Given
 from elegy.data.sources import source_of
 from elegy.engine.compilation import enable_compilation_cache
-from elegy.integers import positive_int, positive_int_or_none
+from elegy.integers import positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.averaging import EMA, SWA, Weights, check_weights, with_averaging
@@ -33,6 +33,7 @@ from elegy.trainer.diagnosis_methods import DiagnosisMethods
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with
 from elegy.trainer.file_methods import FileMethods
 from elegy.trainer.listeners import Listeners
+from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
@@ -57,8 +58,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             counts it in `skipped_steps`; `"raise"` ends the run soon after, with a finite state;
             `"rollback"` goes back to the last checkpoint and on with another order of the data.
         compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
-        accumulate: into how many microbatches a training step cuts its batch. The result is the whole batch's; the
-            activations take the memory of one microbatch.
+        accumulate: into how many microbatches a training step cuts its batch, or a function of the number of completed
+            steps. The result is the whole batch's; the activations take the memory of one microbatch.
         precision: the dtypes in which parameters are kept and the module computes: `"float32"` (nothing is cast),
             `"mixed_bfloat16"`, `"bfloat16"`, `"mixed_float16"`, a policy as `jmp` writes it, or a `Precision`.
         averaging: an `EMA` or `SWA` of the parameters, kept in the state beside them; `weights="averaged"` uses it.
@@ -102,7 +103,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         variables: PyTree = None,
         nonfinite: Policy = "ignore",
         compilation_cache: str | os.PathLike[str] | None = None,
-        accumulate: int = 1,
+        accumulate: int | Callable[[int], int] = 1,
         precision: str | Precision = "float32",
         averaging: EMA | SWA | None = None,
         freeze: str | Sequence[str] = (),
@@ -128,8 +129,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         run_folder = None if folder is None else RunFolder(folder)
-        accumulate = positive_int("accumulate", accumulate)
-        self._session = Session(state, strategy, monitor, seed, accumulate, values, run_folder)
+        microbatches = MicrobatchSchedule(accumulate)
+        self._session = Session(state, strategy, monitor, seed, microbatches, values, run_folder)
 
     def fit(
         self,
