@@ -87,9 +87,8 @@ class Executor:
         self._use(dataclasses.replace(self.options, accumulate=count))
 
     def _use(self, options: StepOptions) -> None:
-        if options != self.options:
-            self.options = options
-            self._recent.pop("train", None)
+        self.options = options
+        self._recent.pop("train", None)
 
     # the state
 
@@ -389,9 +388,7 @@ class Executor:
 
 
 def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
-    if chunk.mask is None:
-        return None
-    return jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
+    return None if chunk.mask is None else jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
 
 
 def batch_key(batch: PyTree) -> Any:
