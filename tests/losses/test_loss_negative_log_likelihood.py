@@ -1,5 +1,7 @@
 """Negative log-likelihood under distributions of NumPyro, Distrax and TensorFlow Probability, against SciPy."""
 
+import functools
+import importlib
 import warnings
 
 import jax
@@ -12,10 +14,19 @@ from scipy import stats
 
 import elegy as eg
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # TensorFlow Probability, which Distrax imports, uses jax.core
-    import distrax
-    from tensorflow_probability.substrates.jax import distributions as tfd
+
+@functools.cache
+def distrax():
+    """Imported when a test runs, because it takes seconds, and every worker collects this file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TensorFlow Probability, which it imports, uses jax.core
+        return importlib.import_module("distrax")
+
+
+def tfd():
+    distrax()
+    return importlib.import_module("tensorflow_probability.substrates.jax.distributions")
+
 
 RNG = np.random.default_rng(0)
 B, D = 6, 3
@@ -39,10 +50,10 @@ TABLE = {
         LABELS,
         np.log(stats.multinomial.pmf(np.eye(4)[LABELS], 1, np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True))),
     ),
-    "distrax event": (lambda: distrax.Independent(distrax.Normal(LOC, SCALE), 1), X, NORMAL.sum(1)),
-    "distrax vector": (lambda: distrax.MultivariateNormalDiag(LOC, SCALE), X, NORMAL.sum(1)),
-    "tfp batch": (lambda: tfd.Normal(LOC, SCALE), X, NORMAL),
-    "tfp event": (lambda: tfd.MultivariateNormalDiag(LOC, SCALE), X, NORMAL.sum(1)),
+    "distrax event": (lambda: distrax().Independent(distrax().Normal(LOC, SCALE), 1), X, NORMAL.sum(1)),
+    "distrax vector": (lambda: distrax().MultivariateNormalDiag(LOC, SCALE), X, NORMAL.sum(1)),
+    "tfp batch": (lambda: tfd().Normal(LOC, SCALE), X, NORMAL),
+    "tfp event": (lambda: tfd().MultivariateNormalDiag(LOC, SCALE), X, NORMAL.sum(1)),
 }
 
 
@@ -82,7 +93,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"target has shape \(6,\).*event shape \(3,\)"):
         LOSS(target=X[:, 0], preds=nd.Normal(LOC, 1.0).to_event(1))
     with pytest.raises(ValueError, match=r"target has shape \(5,\)"):
-        LOSS(target=X[:5, 0], preds=distrax.Normal(LOC[:, 0], SCALE[:, 0]))
+        LOSS(target=X[:5, 0], preds=distrax().Normal(LOC[:, 0], SCALE[:, 0]))
     with pytest.raises(TypeError, match=r"preds is float32\[6,3\], which has no method `log_prob`"):
         LOSS(target=X, preds=LOC)
 
@@ -124,11 +135,11 @@ JOINED = {
     "numpyro classes": lambda m: nd.Categorical(logits=m),
     "numpyro event": lambda m: nd.Normal(m, 1.0).to_event(1),
     "numpyro mixture": lambda m: nd.MixtureSameFamily(nd.Categorical(logits=m), nd.Normal(m, 2.0)),
-    "distrax event": lambda m: distrax.Independent(distrax.Normal(m, jnp.ones(D)), 1),
-    "distrax mixture": lambda m: distrax.MixtureSameFamily(
-        distrax.Categorical(logits=m), distrax.Normal(m, jnp.ones(D))
+    "distrax event": lambda m: distrax().Independent(distrax().Normal(m, jnp.ones(D)), 1),
+    "distrax mixture": lambda m: distrax().MixtureSameFamily(
+        distrax().Categorical(logits=m), distrax().Normal(m, jnp.ones(D))
     ),
-    "tfp event": lambda m: tfd.MultivariateNormalDiag(m, jnp.ones(D)),
+    "tfp event": lambda m: tfd().MultivariateNormalDiag(m, jnp.ones(D)),
 }
 
 
@@ -149,7 +160,7 @@ def test_predict_joins_and_summary_describes(row):
 
 def test_parts_of_outputs_are_attributes_or_results_of_methods():
     mse = eg.losses.MeanSquaredError()
-    for preds in (nd.Normal(LOC, SCALE), distrax.Normal(LOC, SCALE), {"mean": LOC}):
+    for preds in (nd.Normal(LOC, SCALE), distrax().Normal(LOC, SCALE), {"mean": LOC}):
         value = mse.index_into(preds="mean")(target=X, preds=preds)
         np.testing.assert_allclose(value, np.square(X - LOC).mean(), rtol=1e-6)
     inner = mse.index_into(preds=("base_dist", "loc"))(target=X, preds=nd.Normal(LOC, 1.0).to_event(1))
