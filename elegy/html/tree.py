@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib.util
+import warnings
 from html import escape
 from typing import Any
 
@@ -24,10 +25,12 @@ def tree_html(tree: Any) -> str | None:
         return None
     if importlib.util.find_spec("treescope") is None:
         return f"<pre>{escape(repr(tree))}</pre>"
-    import treescope
-
     token = _rendering.set(True)
     try:
-        return treescope.render_to_html(tree)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Treescope touches numpy.char, which is deprecated
+            import treescope
+
+            return treescope.render_to_html(tree)
     finally:
         _rendering.reset(token)
