@@ -123,6 +123,12 @@ def grain_loader() -> grain.DataLoader:
     return grain.DataLoader(data_source=Rows(X, Y, W), sampler=sampler, operations=[grain.transforms.Batch(BATCH)])
 
 
+def tensorflow_dataset() -> Any:
+    import tensorflow
+
+    return tensorflow.data.Dataset.from_tensor_slices((X, Y, W)).batch(BATCH)
+
+
 def torch_loader(**options: Any) -> Any:
     from torch.utils import data
 
@@ -170,6 +176,8 @@ TABLES = {
 }
 """Tables and data sets that give the examples of `X`, `Y`, `W`, by name."""
 
+TENSORFLOW = pytest.mark.needs(library="tensorflow")
+ORDER = pytest.mark.filterwarnings("ignore:the interrupted epoch goes on after as many batches")  # it is not shuffled
 TORCH = pytest.mark.needs(library="torch")
 STATE = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # what torchdata calls in torch
 
@@ -191,6 +199,7 @@ LOADERS = {
     "grain map": loader(grain_map),
     "grain iter": loader(lambda: grain_map().to_iter_dataset()),
     "grain loader": loader(grain_loader),
+    "tensorflow": loader(tensorflow_dataset, TENSORFLOW, ORDER),
     "torch": loader(torch_loader, TORCH),
     "torch workers": loader(
         lambda: torch_loader(num_workers=1, multiprocessing_context="forkserver"), TORCH, pytest.mark.slow
