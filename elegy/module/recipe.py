@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from elegy.module import managed
-from elegy.pytree import Pytree
-from elegy.types import Batch
+from elegy.pytree import Pytree, Static
+from elegy.types import Batch, PyTree
 
 STATIC_ADVICE = (
     "Within a population, hyperparameters are traced arrays: one compiled step computes all members, so they may scale "
@@ -34,6 +34,20 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
         error.add_note(STATIC_ADVICE)
         raise
     return with_functions_of(module, state).replace(_hyperparameters=hyperparameters, _initial=None)
+
+
+def for_outputs(state: Any, preds: PyTree) -> Any:
+    """Returns a state whose losses and metrics, and those of its recipe, have the names of the outputs they receive.
+
+    Args:
+        state: a state with losses and metrics.
+        preds: the outputs, as arrays or `jax.ShapeDtypeStruct`.
+    """
+    named = state.replace(losses_and_metrics=state.losses_and_metrics.for_outputs(preds))
+    if state._recipe is None:
+        return named
+    build = state._recipe.value
+    return named.replace(_recipe=Static(lambda hyperparameters: for_outputs(build(hyperparameters), preds)))
 
 
 def bound(state: Any) -> Any:

@@ -9,7 +9,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.initial_state import initial_state
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import multihost
-from elegy.module import high_level
+from elegy.module import high_level, recipe
 from elegy.types import Batch
 
 
@@ -48,7 +48,7 @@ def planned_state(executor: Executor, buffer: StateBuffer, initialized: bool, se
         return planned
 
     def renamed(state: Any) -> Any:
-        return state.replace(losses_and_metrics=state.losses_and_metrics.for_outputs(preds))
+        return recipe.for_outputs(state, preds)
 
     if not initialized:
         return first_state(executor, renamed(buffer.get()), seed, batch)

@@ -45,7 +45,7 @@ def test_steps_equal_those_of_whole_batches(options):
     made.init_on_batch((X[:8], Y[:8]))
     wanted = bare_loop(made.state.params, 8)
     made.fit(X, Y, batch_size=8, epochs=3, max_steps=8, verbose=0, **options)
-    for name in wanted:
+    for name in wanted:  # Adam divides small gradients, whose sums are taken in another order, by small roots
         np.testing.assert_allclose(made.state.params[name], wanted[name], rtol=1e-4, atol=1e-5)
     assert made.step == 8
 
@@ -73,7 +73,7 @@ def test_a_resumed_run_goes_on_in_the_schedule(tmp_path):
     again = trainer()
     again.fit(X, Y, batch_size=8, epochs=3, max_steps=8, verbose=0, resume=tmp_path / "half")
     for one, two in zip(jax.tree.leaves(again.state.params), jax.tree.leaves(whole.state.params), strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(one, two)
 
 
 def test_single_batches_follow_the_schedule():

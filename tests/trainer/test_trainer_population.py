@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from some_cases import some
 
 import elegy as eg
 
@@ -25,6 +26,12 @@ class Dropout(nn.Module):
         if training:
             x = x * jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape) / (1 - self.rate)
         return nn.Dense(3)(x)
+
+
+class Heads(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return {"a": nn.Dense(1)(x), "b": nn.Dense(1)(x)}
 
 
 def build(learning_rate, rate=0.2, weight=1.0, decay=1e-4):
@@ -78,12 +85,13 @@ def test_each_member_equals_its_own_run():
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(population.state)} == {2}
 
 
-@pytest.mark.parametrize("options", [{"steps_per_execution": 1}, {"shuffle": False}, {"drop_remaining": True}])
+@pytest.mark.parametrize("options", some([{"steps_per_execution": 1}, {"shuffle": False}, {"drop_remaining": True}], 1))
 def test_every_way_of_batches_gives_members_their_own_order(options):
     population = eg.Population(plain(accumulate=2), seeds=2, devices=jax.devices()[:1])
     assert_equals_own_runs(population, lambda: plain(accumulate=2), **options)
 
 
+@pytest.mark.slow
 def test_arrays_that_are_stacked_on_the_host(monkeypatch):
     monkeypatch.setattr("elegy.trainer.execution.RESIDENT_BYTES_ON_CPU", 0)
     assert_equals_own_runs(eg.Population(plain(), seeds=2, devices=jax.devices()[:1]), plain, steps_per_execution=2)
@@ -156,6 +164,22 @@ def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
         other.restore(tmp_path / "members")
 
 
+@pytest.mark.slow
+def test_losses_of_a_dict_have_the_names_and_values_of_a_trainer():
+    def heads(weight):
+        squared = {"a": eg.losses.MeanSquaredError(), "b": eg.losses.MeanSquaredError(weight=weight)}
+        return eg.Trainer(Heads(), squared, {"a": eg.metrics.MeanAbsoluteError()}, optax.sgd(0.05), seed=3)
+
+    population = eg.Population(heads, over={"weight": [1.0, 3.0]})
+    data = (X, {"a": X[:, :1], "b": X[:, 1:2]})
+    history = population.fit(*data, batch_size=8, epochs=2, verbose=0)
+    own = heads(3.0)
+    for name, values in own.fit(*data, batch_size=8, epochs=2, verbose=0).history.items():
+        np.testing.assert_allclose(history[name][:, 1], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert history.keys() == own.history.history.keys()
+
+
+@pytest.mark.slow
 def test_a_member_that_diverges_leaves_the_others_alone():
     population = eg.Population(plain, over={"learning_rate": [0.01, float("nan")]}, devices=jax.devices()[:1])
     with pytest.warns(RuntimeWarning, match="the loss is nan"):
