@@ -160,12 +160,16 @@ def test_require_returns_a_module_or_says_what_to_install(monkeypatch):
         require("no_such_library.sub", "this")
 
 
+def normalized(package):
+    return re.sub(r"[-_.]+", "-", package).lower()  # as in PEP 503
+
+
 def test_the_extras_that_messages_name_install_the_libraries():
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
     providers = importlib.metadata.packages_distributions()
     for module, extra in EXTRAS.items():
-        installs = {re.split(r"[<>=!~\[; ]", line)[0] for line in project["optional-dependencies"][extra]}
-        assert installs & set(providers[module]), (module, extra)
+        installs = {normalized(re.split(r"[<>=!~\[; ]", line)[0]) for line in project["optional-dependencies"][extra]}
+        assert installs & set(map(normalized, providers[module])), (module, extra)
 
 
 # errors
