@@ -22,6 +22,7 @@ from elegy.cli.saved import checkpoint_of, folder_asked_for
 from elegy.cli.sets import chosen, first_batch
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.distributed import is_first
+from elegy.integers import positive_int_or_none
 from elegy.lazy import require
 from elegy.names import array_name, path_name
 from elegy.serving import server
@@ -166,7 +167,7 @@ def cost(call: Call) -> None:
     """Prints the operations and the memory of a training step."""
     options = call.values.group("cost")
     data = call.program.read_data(call.values)
-    rows = options["batch_size"] or DEFAULT_BATCH_SIZE
+    rows = positive_int_or_none("batch_size", options["batch_size"]) or DEFAULT_BATCH_SIZE
     print(call.trainer().cost(**first_batch(data, rows), **options))
 
 

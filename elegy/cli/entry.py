@@ -11,7 +11,7 @@ from typing import Any
 from elegy.cli import program as program_module
 from elegy.cli import saved
 from elegy.cli.commands import COMMANDS, Call, serve_export
-from elegy.cli.errors import CliError, nearest
+from elegy.cli.errors import CliError, is_of_elegy, nearest
 from elegy.cli.options import Option
 from elegy.cli.parser import parse
 from elegy.cli.program import RUN_DIR, Program, trainer_options
@@ -42,8 +42,8 @@ def main(
         argv: the arguments; None for those of the process.
 
     Raises:
-        SystemExit: with code 2 and a message if the command line is wrong, with 1 if a checkpoint cannot be read or
-            written, after `--help`, and with code 128 + signal if a signal ended the training.
+        SystemExit: with code 2 and a message if the command line or an argument is wrong, with 1 if a checkpoint cannot
+            be read or written, after `--help`, and with code 128 + signal if a signal ended the training.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -61,9 +61,11 @@ def main(
     try:
         own = None if build is None else program_module.in_memory(build, data, optimizer)
         _run(prog, name, arguments[1:], own)
-    except (CliError, CheckpointError) as error:
+    except (CliError, CheckpointError, TypeError, ValueError, OSError) as error:
+        if not isinstance(error, (CliError, CheckpointError)) and not is_of_elegy(error):
+            raise
         print(f"{prog}: error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, CliError) else 1) from None
+        raise SystemExit(1 if isinstance(error, CheckpointError) else 2) from None
 
 
 def _run(prog: str, name: str, argv: list[str], own: Program | None) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
+
+_ELEGY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_BETWEEN = ("<string>", os.path.abspath(contextlib.__file__))  # code that dataclasses make, and `with` blocks
 
 
 class CliError(Exception):
@@ -27,3 +33,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
     found = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]][:3]
     found = found or difflib.get_close_matches(name, known, 1)
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def is_of_elegy(error: BaseException) -> bool:
+    """True if Elegy raised a TypeError, a ValueError or an OSError about what it was given, and no other code ran.
+
+    Its message is all that a user needs; of every other error the traceback counts, such as those of the user's own
+    functions, and those that have another one as their cause.
+    """
+    if not isinstance(error, (TypeError, ValueError, OSError)) or error.__cause__ is not None:
+        return False
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    inside = [os.path.abspath(file).startswith(_ELEGY + os.sep) for file in files]
+    own = all(one or file in _BETWEEN for one, file in zip(inside, files, strict=True))
+    return own and bool(inside) and inside[-1] and _raised_last(error)
+
+
+def _raised_last(error: BaseException) -> bool:
+    """True if the last line of the traceback is a `raise`: a bug of a call, such as a missing argument, has none."""
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return line.startswith("raise ")

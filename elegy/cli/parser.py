@@ -6,6 +6,7 @@ import argparse
 import copy
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def parse(
         except (TypeError, ValueError) as error:
             raise CliError(f"--{option.name} has a default value that is not of its type: {error}") from error
     try:
-        arguments = ["--config", json.dumps(config), *rest] if config else rest
+        arguments = ["--config", _yaml(config), *rest] if config else rest
         return Values(parser, parser.parse_args(arguments))
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise CliError(_explained(str(error), options)) from error
@@ -105,7 +106,21 @@ def _explained(message: str, options: Iterable[Option]) -> str:
     kinds = {option.name: option.type for option in options}
     if key is None or not value or key[1] not in kinds:
         return message
-    return f"--{key[1]} takes {type_text(kinds[key[1]])}, but it is {value[-1]}."
+    word = value[-1].strip("'").lower()
+    right = {"inf": ".inf", "+inf": ".inf", "infinity": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(word)
+    more = "" if right is None else f" In YAML, whose forms options have, this number is {right}."
+    return f"--{key[1]} takes {type_text(kinds[key[1]])}, but it is {value[-1]}.{more}"
+
+
+def _yaml(value: Any) -> str:
+    """Writes a value as YAML: as JSON, which has no infinity and no NaN."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_yaml(str(key))}: {_yaml(one)}' for key, one in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    return json.dumps(value)
 
 
 class _Keys:
@@ -139,10 +154,15 @@ class _Keys:
             full = f"{path}{key}"
             if full == PROGRAM:
                 continue
-            inside = any(name.startswith(f"{full}.") for name in self.names) and isinstance(value, Mapping)
+            group = any(name.startswith(f"{full}.") for name in self.names)
+            inside = group and isinstance(value, Mapping)
+            if group and full not in self and value is None:  # a group in a file, with nothing in it
+                continue
             if inside and full not in self:
                 if found := self.restricted(value, to, where, f"{full}."):
                     kept[key] = found
+            elif group and full not in self:
+                raise CliError(f"{where}: {full!r} is a group: it has values by name, not the value {value!r}.")
             elif full not in self:
                 raise CliError(f"{where}: unknown key {full!r}.{nearest(full, self.names)}")
             else:

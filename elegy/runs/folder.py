@@ -21,7 +21,7 @@ from elegy.loggers import CSVLogger, JSONLines
 from elegy.runs.console import Console
 from elegy.runs.environment import environment
 from elegy.runs.files import read_json, write_json, write_kept
-from elegy.runs.place import Lock, claim, is_of, newest_step, runs_of
+from elegy.runs.place import Lock, check_writable, claim, is_of, newest_step, runs_of
 
 logger = logging.getLogger("elegy")
 
@@ -83,7 +83,9 @@ class RunFolder(Callback):
 
         Raises:
             CheckpointError: if another trainer is training in the folder at the path.
+            OSError: if no folder can be made there.
         """
+        together(lambda: check_writable(self.wanted) if is_first() else None, "looking for the place of the run folder")
         self._continued = None
         if resume is None:
             return

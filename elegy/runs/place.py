@@ -62,6 +62,26 @@ def candidates(wanted: Path) -> Iterator[Path]:
         yield wanted.with_name(f"{wanted.name}_{number}")
 
 
+def check_writable(wanted: Path) -> None:
+    """Checks that a run folder can be made, before anything is computed.
+
+    Raises:
+        NotADirectoryError: if a part of its path is a file.
+        PermissionError: if this process may not write there.
+
+    Example:
+        >>> check_writable(Path("/dev/null/first"))
+        Traceback (most recent call last):
+        ...
+        NotADirectoryError: run_dir='/dev/null/first': /dev/null is a file, so no folder can be made in it.
+    """
+    there = wanted if wanted.is_dir() else next(path for path in wanted.absolute().parents if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"run_dir={str(wanted)!r}: {there} is a file, so no folder can be made in it.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"run_dir={str(wanted)!r}: this process may not write in {there}.")
+
+
 def claim(wanted: Path) -> Path:
     """Makes the first folder of the candidates that nothing is in, and claims it by creating its `run.json`.
 

@@ -18,6 +18,7 @@ CONFIGS = {
     "list.yaml": "- 1",
     "code.yaml": "build: {scale: !!python/object/apply:os.system ['touch hacked']}",
     "type.yaml": "fit: {epochs: many}",
+    "flat.yaml": "build: 3",
 }
 
 BAD = [
@@ -42,6 +43,14 @@ BAD = [
     ("fit prog.py --config list.yaml", "must be a mapping of groups"),
     ("fit prog.py --config code.yaml", "code.yaml cannot be read"),
     ("fit prog.py --config type.yaml", "--fit.epochs takes int or null, but it is many"),
+    ("fit prog.py --config flat.yaml", "flat.yaml: 'build' is a group: it has values by name, not the value 3"),
+    ("fit prog.py --build.scale=-inf", "--build.scale takes float, but it is -inf. In YAML, .* is -.inf"),
+    ("fit prog.py --fit.batch_size 0", "error: batch_size must be a positive integer, not 0"),
+    ("fit prog.py --fit.epochs -1", "error: epochs must be a positive integer, not -1"),
+    ("fit prog.py --trainer.run_dir prog.py/run", "error: run_dir='prog.py/run': .*prog.py is a file, so no folder"),
+    ("fit prog.py --fit.validation_split 0.5", "validation_data and validation_split were both given"),
+    ("summary prog.py --summary.depth -1", "error: depth"),
+    ("cost prog.py --cost.batch_size 0", "error: batch_size must be a positive integer, not 0"),
     ("fit prog.py:no_module", "without a 'module'"),
     ("fit prog.py:seeded", "'seed', which is the option --trainer.seed"),
     ("fit prog.py:tuples", "both tuples\\(\\) and optimizer\\(\\) return an optimizer"),
@@ -92,6 +101,35 @@ def test_an_error_of_the_program_keeps_its_traceback(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import nothing_of_that_name")
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         call("fit", str(tmp_path / "broken.py"))
+
+
+OWN = """
+import numpy as np
+import optax, elegy as eg
+from boring_modules import High
+
+
+class Stops(eg.callbacks.Callback):
+    def on_train_begin(self, event):
+        eg.Every(steps=0)
+
+
+def build():
+    return {"module": High(), "loss": eg.losses.MeanSquaredError(), "optimizer": optax.sgd(0.1), "callbacks": [Stops()]}
+
+
+def data(late: bool = False):
+    return (np.ones((4, 3)), np.ones((4, 2))) if late else np.zeros(3).reshape(2)
+"""
+
+
+@pytest.mark.parametrize(("options", "message"), [((), "cannot reshape"), (("--data.late", "true"), "interval")])
+def test_an_error_in_the_users_functions_keeps_its_traceback_whoever_raised_it(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(ValueError, match=message):
+        call("fit", "own.py", "--trainer.run_dir", "null", *options)
 
 
 @pytest.mark.slow

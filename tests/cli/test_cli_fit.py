@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 from boring_modules import High, regression
-from programs import call
+from programs import call, seen
 from programs import program as program
 
 import elegy as eg
@@ -75,6 +76,15 @@ def test_a_run_that_moved_goes_on_with_its_program_given(program):
     call("fit", "moved.py", "--resume", "elsewhere/High", "--fit.epochs", "3")
     check_same(pathlib.Path("elsewhere/High"), trained())
     sys.modules.pop("elegy_program_moved")
+
+
+def test_a_run_goes_on_with_values_that_json_lacks(program, tmp_path):
+    (tmp_path / "values.yaml").write_text("build:\noptimizer:\n  rates: {others: [.inf, -.inf, .nan, 1e-5]}\n")
+    call(*["fit", "prog.py", "--config", "values.yaml", "--build.scale", ".nan", "--fit.verbose", "0"])
+    sys.modules.pop("elegy_program_prog")
+    call("fit", "--resume", "runs/High", "--fit.epochs", "2")
+    assert math.isnan(seen()["build"]["scale"])
+    np.testing.assert_array_equal(seen()["optimizer"]["rates"].others, (math.inf, -math.inf, math.nan, 1e-5))
 
 
 def test_resume_auto_begins_or_goes_on(program):
