@@ -22,6 +22,7 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import StepError
 from elegy.integers import as_integer, positive_int, positive_int_or_none
 from elegy.loading import BatchLoader
+from elegy.losses.shapes import array_shape
 from elegy.module import averaging, high_level, precision
 from elegy.module.levels import level_of
 from elegy.module.step_values import OWN_LOGS, STEP_VALUES
@@ -306,11 +307,16 @@ def labels(
     preds = outputs_of(inputs)
     if preds is not None and class_weight is not None:
         _weighed_classes(class_weight, target, preds)
-    count, outputs = rows(batch), jax.tree.leaves(preds)
-    if whole is not None and all(leaf.shape[:1] == (count,) for leaf in outputs):
+    # Objects, such as distributions, may keep their number of rows beside their arrays: the batch is checked.
+    count, outputs = rows(batch), jax.tree.leaves(preds, is_leaf=lambda part: not _is_container(part))
+    if whole is not None and all((array_shape(leaf) or ())[:1] == (count,) for leaf in outputs):
         _, target, weight = unpack(whole)
         preds = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows(whole), *leaf.shape[1:]), leaf.dtype), preds)
     module.losses_and_metrics.check(jax.tree.map(np.asarray, target), preds, weight)
+
+
+def _is_container(part: Any) -> bool:
+    return part is None or isinstance(part, (Mapping, list, tuple))
 
 
 def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader, executor: Executor) -> None:

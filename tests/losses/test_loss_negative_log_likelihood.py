@@ -169,3 +169,17 @@ def test_parts_of_outputs_are_attributes_or_results_of_methods():
         mse.index_into(preds="median_")(target=X, preds=nd.Normal(LOC, SCALE))
     with pytest.raises(KeyError, match=r"'preds' has nothing at 'mean': it is float32\[6,3\]"):
         mse.index_into(preds="mean")(target=X, preds=LOC)
+
+
+def test_labels_of_all_data_beside_outputs_that_know_their_number_of_rows():
+    def init(key, x):
+        return {"w": jnp.zeros(())}
+
+    def apply(params, x):
+        return nd.Normal(x[:, 0] + params["w"], jnp.ones(len(x)))
+
+    metric = eg.metrics.MeanAbsoluteError().index_into(preds="mean")
+    trainer = eg.Trainer((init, apply), loss=LOSS, metrics=metric, optimizer=optax.sgd(0.0))
+    history = trainer.fit(X, X[:, 0] + 2, batch_size=4, verbose=0).history  # B examples, more than a batch
+    np.testing.assert_allclose(history["mean_absolute_error"], [2.0], rtol=1e-6)
+    np.testing.assert_allclose(history["loss"], [-stats.norm.logpdf(2.0)], rtol=1e-6)
