@@ -69,7 +69,7 @@ class Columns:
 
         Raises:
             TypeError: if the data has no names.
-            ValueError: if a name is missing, or no name is left for the inputs.
+            ValueError: if a name is missing, or several columns have it, or no name is left for the inputs.
         """
         if not self.strict and type(data) in (tuple, list):
             return data
@@ -84,8 +84,10 @@ class Columns:
             self._check(("labels", "sample_weight"), names, where)
         self._check(("inputs",), names, where)
         rest = self.inputs if self.inputs is not None else [name for name in names if name not in taken]
+        used = [*_listed(rest), *([] if only_inputs else taken)]
+        if len(set(names)) < len(names):
+            _check_once(used, names, where)
         if is_dataset(data):
-            used = [*_listed(rest), *([] if only_inputs else taken)]
             data = dataset_columns(data, [name for name in names if name in used])
         if not _listed(rest):
             raise ValueError(f"{where} has the names {names}, of which none is left for the inputs beside {self}.")
@@ -204,6 +206,15 @@ def is_list_of_named(data: Any) -> bool:
         (True, False)
     """
     return type(data) is list and len(data) > 0 and all(names_of(item) is not None for item in data)
+
+
+def _check_once(used: list[Any], names: list[Any], where: str) -> None:
+    for name in used:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{where} has {names.count(name)} columns {name!r}, so the name does not say which one is meant. "
+                f"Rename them, or choose others with `inputs=`. It has {names}."
+            )
 
 
 def _listed(names: Names | None) -> list[str]:

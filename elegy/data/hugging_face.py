@@ -9,6 +9,7 @@ import numpy as np
 
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
+from elegy.data.tables import missing_in
 from elegy.lazy import is_instance_of
 
 
@@ -44,14 +45,28 @@ def dataset_columns(dataset: Any, names: Sequence[str]) -> dict[str, ColumnRows]
 
     Raises:
         TypeError: if a column does not contain numbers; the message names it.
-        ValueError: if a column has cells of different shapes, or the data set has no rows.
+        ValueError: if a column has missing values or cells of different shapes, or the data set has no rows.
     """
     if not len(dataset):
         raise ValueError("the data set of Hugging Face has 0 rows, but there must be at least one example.")
     if dataset.format["type"] != "custom":
+        for name in names:
+            _refuse_missing(dataset, name)
         dataset = dataset.with_format("numpy", columns=list(names))
     reader = _Reader(dataset)
     return {name: ColumnRows(reader, name, 0, len(dataset)) for name in names}
+
+
+def _refuse_missing(dataset: Any, name: str) -> None:
+    """Refuses missing values, which the library would make NaN, of another dtype than the column's."""
+    if missing_in(dataset.data.column(name)):  # of all rows of the file, which the data set may be a selection of
+        count = missing_in(dataset.with_format("arrow", columns=[name])[:].column(name))
+        if count:
+            raise ValueError(
+                f"the column {name!r} has {count} missing values in {len(dataset)} rows, and nothing says what they "
+                "stand for. Drop these rows with `dataset.filter`, or replace the values with `dataset.map`; to ignore "
+                "rows whose label is missing, fill it and give them the sample_weight 0."
+            )
 
 
 class _Reader:
@@ -59,15 +74,16 @@ class _Reader:
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
-        self._asked: Any = None
-        self._rows: dict[str, Any] = {}
+        self._last: tuple[Any, dict[str, Any]] = None, {}
 
     def read(self, rows: slice | np.ndarray) -> dict[str, Any]:
         asked = (rows.start, rows.stop) if isinstance(rows, slice) else rows.tobytes()
-        if asked != self._asked:
-            self._rows = self.dataset[rows if isinstance(rows, slice) else rows.tolist()]
-            self._asked = asked
-        return self._rows
+        # Threads that read training and validation rows share this reader, so both are set at once.
+        last, found = self._last
+        if asked != last:
+            found = self.dataset[rows if isinstance(rows, slice) else rows.tolist()]
+            self._last = asked, found
+        return found
 
 
 class ColumnRows(LazyRows):
@@ -106,7 +122,17 @@ class ColumnRows(LazyRows):
                 f"the cells of the column {self.name!r} have different shapes, such as {self.shape[1:]} and "
                 f"{array.shape[1:]}. Pad them to one shape, for example in `dataset.map`."
             )
-        return array
+        if array.dtype != self.dtype and not self._takes(array.dtype):
+            raise ValueError(
+                f"the column {self.name!r} has the dtype {array.dtype} in some rows, but {self.dtype} in the first: "
+                "missing values become NaN, and a transformation must return one dtype."
+            )
+        return array.astype(self.dtype, copy=False)
+
+    def _takes(self, dtype: np.dtype) -> bool:
+        if self.dtype.kind in "fc":
+            return np.can_cast(dtype, self.dtype, "same_kind")
+        return np.can_cast(dtype, self.dtype, "safe")
 
     def _array(self, values: Any) -> np.ndarray:
         name = f"the column {self.name!r}"

@@ -66,7 +66,7 @@ def as_numeric(array: np.ndarray, name: str) -> np.ndarray:
                 "Switch 64 bits on, `jax.config.update('jax_enable_x64', True)`, rescale the values, or give floats."
             )
         return array
-    if jnp.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
+    if dtype.kind != "m" and jnp.issubdtype(dtype, np.number):  # bfloat16, float8, int4, ... which NumPy calls void
         return array
     _refuse(array, name)
 

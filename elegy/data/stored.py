@@ -10,6 +10,7 @@ from elegy.data.blocks import WINDOW_BYTES, Blocks
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
 from elegy.lazy import is_instance_of
+from elegy.names import type_name
 
 
 def is_stored(value: Any) -> bool:
@@ -74,6 +75,11 @@ class StoredRows(LazyRows):
 
     def __init__(self, array: Any, name: str, start: int = 0, stop: int | None = None, blocks: Blocks | None = None):
         end: int = array.shape[0] if stop is None else stop
+        if array.dtype.kind == "O":
+            raise TypeError(
+                f"{name} is {type_name(array)} of the dtype object: its cells are text, or arrays of different "
+                "lengths. Encode text as integers, pad arrays to one shape, or leave it out with `inputs=`."
+            )
         dtype = as_numeric(np.zeros(1, array.dtype), name).dtype
         super().__init__((end - start, *array.shape[1:]), dtype)
         self.array, self.name, self.start = array, name, start

@@ -75,7 +75,7 @@ def table_as_array(table: Any, name: str) -> np.ndarray:
     for i, column in enumerate(column_names(table)):
         where = f"{name}[{column!r}]"
         try:
-            array = series_as_array(table.iloc[:, i] if hasattr(table, "iloc") else table[column], where)
+            array = series_as_array(_column(table, i), where)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error} Or leave the column out: `inputs=` takes the names of those to use.") from error
         if array.ndim != 1:
@@ -87,6 +87,13 @@ def table_as_array(table: Any, name: str) -> np.ndarray:
     if not columns:
         raise ValueError(f"{name} is a table without columns.")
     return np.stack(columns, axis=1)
+
+
+def _column(table: Any, i: int) -> Any:
+    """Returns a column by its position, because names may occur several times."""
+    if _is_arrow_table(table):
+        return table.column(i)
+    return table.iloc[:, i] if hasattr(table, "iloc") else table.to_series(i)
 
 
 def series_as_array(series: Any, name: str) -> np.ndarray:
@@ -108,13 +115,16 @@ def series_as_array(series: Any, name: str) -> np.ndarray:
     if _is_arrow_array(series):
         return as_numeric(_of_arrow(series, name), name)
     if is_instance_of(series, "polars", "Series"):
-        _refuse_missing(series.null_count(), len(series), name, f"{_FILL}fill_null(0)`")
+        _refuse_missing(_missing_in_polars(series), len(series), name, f"{_FILL}fill_null(0)`")
         if is_instance_of(series.dtype, "polars", "Categorical", "Enum"):
             _refuse_categories(name, "series.to_physical()")
         return as_numeric(series.to_numpy(), name)
     dtype = series.dtype
     if not isinstance(dtype, np.dtype):
-        _refuse_missing(int(np.sum(series.isna())), len(series), name, f"{_FILL}fillna(0)`")
+        missing = int(np.sum(series.isna()))
+        if not missing and is_instance_of(dtype, "pandas", "ArrowDtype"):
+            missing = missing_in(getattr(series, "array", series).__arrow_array__())
+        _refuse_missing(missing, len(series), name, f"{_FILL}fillna(0)`")
         if hasattr(dtype, "categories") and dtype.categories.dtype.kind not in "biufc":
             _refuse_categories(name, "series.cat.codes")
     return as_numeric(np.asarray(series), name)
@@ -126,8 +136,8 @@ _FILL = "Drop these rows, or replace the values, for example with `."
 def _refuse_missing(count: int, size: int, name: str, remedy: str) -> None:
     if count:
         raise ValueError(
-            f"{name} has {count} missing values of {size}, and nothing says what they stand for. {remedy}; to ignore "
-            "rows whose label is missing, fill it and give them the sample_weight 0."
+            f"{name} has {count} missing values in {size} rows, and nothing says what they stand for. {remedy}; to "
+            "ignore rows whose label is missing, fill it and give them the sample_weight 0."
         )
 
 
@@ -138,8 +148,29 @@ def _refuse_categories(name: str, codes: str) -> NoReturn:
     )
 
 
+def missing_in(array: Any) -> int:
+    """Returns the number of missing values of an array of PyArrow, and of those in its cells if they are lists.
+
+    Args:
+        array: an `Array` or a `ChunkedArray`; its values are not read, only where they are missing.
+    """
+    if hasattr(array, "chunks"):
+        return sum(missing_in(chunk) for chunk in array.chunks)
+    if hasattr(array, "dictionary"):
+        array = array.dictionary_decode()
+    array = getattr(array, "storage", array)
+    return array.null_count + (missing_in(array.flatten()) if hasattr(array.type, "value_type") else 0)
+
+
+def _missing_in_polars(series: Any) -> int:
+    count = series.null_count()
+    if not count and is_instance_of(series.dtype, "polars", "List", "Array"):
+        return _missing_in_polars(series.explode())
+    return count
+
+
 def _of_arrow(array: Any, name: str) -> np.ndarray:
-    _refuse_missing(array.null_count, len(array), name, f"{_FILL}fill_null(0)`")
+    _refuse_missing(missing_in(array), len(array), name, f"{_FILL}fill_null(0)`")
     kind = str(array.type)
     if kind.startswith(("dictionary<values=string", "dictionary<values=large_string")):
         _refuse_categories(name, "array.combine_chunks().indices")

@@ -196,3 +196,30 @@ def test_cells_of_different_shapes_are_told():
         as_source(data).batch["x"].take(np.array([2]))
     with pytest.raises(ValueError, match="the column 'x' is an array of objects that have different shapes"):
         as_source(data).batch["x"].take(np.array([0, 2]))
+
+
+@pytest.mark.parametrize("cells", [[0, 1, None, 1], [0.0, 1.0, None, 1.0], [[1, 2], [1, 2], [1, None], [1, 2]]])
+def test_missing_values_of_a_data_set_are_refused_unless_their_rows_are_left_out(cells):
+    data = datasets.Dataset.from_dict({"x": [[1.0]] * 4, "y": cells})
+    with pytest.raises(ValueError, match="'y' has 1 missing values in 4 rows"):
+        as_source(data, columns=Columns(labels="y"))
+    _, labels = as_source(data.select([3, 1]), columns=Columns(labels="y")).take(np.array([1, 0]))
+    np.testing.assert_array_equal(labels, np.array([cells[1], cells[3]]))
+
+
+def test_a_transformation_that_changes_the_dtype_is_told():
+    data = datasets.Dataset.from_dict({"x": [0, 1, 2, 3]})
+    data = data.with_transform(lambda rows: {"x": [np.nan if one == 2 else one for one in rows["x"]]})
+    source = as_source(data)
+    np.testing.assert_array_equal(source.take(np.array([3, 1]))["x"], [3, 1])
+    with pytest.raises(ValueError, match="'x' has the dtype float64 in some rows, but int64 in the first"):
+        source.take(np.array([1, 2]))
+
+
+def test_cells_of_variable_length_are_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("ragged", (3,), dtype=h5py.vlen_dtype(np.float32))
+        file["text"] = ["a", "b", "c"]
+        for name in ("ragged", "text"):
+            with pytest.raises(TypeError, match=r"^inputs is a Dataset of the dtype object: its cells are text, or"):
+                as_source(file[name])

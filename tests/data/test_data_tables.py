@@ -7,6 +7,7 @@ import pyarrow
 import pytest
 
 from elegy.data import as_source
+from elegy.data.columns import Columns
 from elegy.data.convert import as_arrays
 
 COLUMNS = {"a": np.float32([1, 2, 3]), "b": np.int32([4, 5, 6]), "c": np.array([True, False, True])}
@@ -69,7 +70,7 @@ MISSING = {
 
 @pytest.mark.parametrize("series", MISSING.values(), ids=MISSING)
 def test_missing_values_are_refused(series):
-    with pytest.raises(ValueError, match=r"^labels has 1 missing values of 3.*sample_weight 0"):
+    with pytest.raises(ValueError, match=r"^labels has 1 missing values in 3 rows.*sample_weight 0"):
         as_source(COLUMNS["a"], series)
 
 
@@ -110,3 +111,45 @@ def test_a_column_of_arrays_is_chosen_alone():
 def test_lazy_frames_are_refused():
     with pytest.raises(TypeError, match=r"a LazyFrame of Polars: give `frame.collect\(\)`"):
         as_source(polars.LazyFrame(COLUMNS))
+
+
+INSIDE = {
+    "polars lists": polars.Series([[1, None], [3, 4]]),
+    "polars arrays": polars.Series([[[1, None]], [[3, 4]]], dtype=polars.Array(polars.Int64, (1, 2))),
+    "pyarrow lists": pyarrow.array([[1, None], [3, 4]]),
+    "chunks": pyarrow.chunked_array([[[1, None]], [[3, 4]]]),
+    "dictionary": pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, 1]), pyarrow.array([1, None])),
+    "arrow backed": pandas.Series([[1, None], [3, 4]], dtype=pandas.ArrowDtype(pyarrow.list_(pyarrow.int64(), 2))),
+}
+
+
+@pytest.mark.parametrize("series", INSIDE.values(), ids=INSIDE)
+def test_missing_values_inside_of_cells_are_refused(series):
+    with pytest.raises(ValueError, match=r"^inputs has 1 missing values in 2 rows"):
+        as_arrays(series)
+
+
+DURATIONS = {
+    "numpy": np.array([1, 2], "m8[s]"),
+    "pandas": pandas.Series(pandas.to_timedelta([1, 2])),
+    "polars": polars.Series([1, 2]).cast(polars.Duration),
+    "pyarrow": pyarrow.array([1, 2], pyarrow.duration("s")),
+}
+
+
+@pytest.mark.parametrize("values", DURATIONS.values(), ids=DURATIONS)
+def test_durations_are_times(values):  # NumPy counts them among the signed integers
+    with pytest.raises(TypeError, match="holds times"):
+        as_arrays(values)
+
+
+@pytest.mark.parametrize("make", [pandas.DataFrame, pyarrow.Table.from_arrays])
+def test_columns_of_one_name_are_read_by_position(make):
+    rows = np.arange(6.0).reshape(2, 3)
+    names = ["a", "a", "y"]
+    table = make(rows, columns=names) if make is pandas.DataFrame else make([*map(pyarrow.array, rows.T)], names)
+    np.testing.assert_array_equal(as_arrays(table), rows, strict=True)
+    for picked in (Columns(labels="y"), Columns(inputs="y", labels="a")):
+        with pytest.raises(ValueError, match=r"the data has 2 columns 'a'.*Rename them"):
+            picked.pick(table)
+    np.testing.assert_array_equal(as_arrays(Columns(inputs=["y"]).pick(table)), rows[:, 2:], strict=True)
