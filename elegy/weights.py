@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elegy.adapters.resolve import resolve
 from elegy.adapters.variables import nest, paths
@@ -50,9 +51,9 @@ def load(
     Args:
         source: a safetensors file, the `.safetensors.index.json` of a model in shards, a directory with either, a model
             on the Hugging Face Hub (`hf://organisation/name[@revision][/file]`), or a dict of arrays by name.
-        module: what a Trainer accepts, or a tree of arrays.
+        module: what a Trainer accepts, or nested dicts of arrays.
         inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`, from which the module makes its parameters. Not
-            needed for a module that has them: a state, NNX, Equinox, a tree.
+            needed for a module that has them: a state, NNX, Equinox, dicts of arrays.
         names: pattern of names in the source -> pattern of paths, such as `{"fc.*.weight": "params/Dense_*/kernel"}`;
             the first match is used. Each `*` stands for any characters, as few as possible, and those take the place of
             the `*` of the path; in names with dots, their dots become slashes. Or a function from a name to a path.
@@ -68,7 +69,8 @@ def load(
 
     Returns:
         The variables for `Trainer(module, variables=...)` and `LoRA(..., variables=...)`, in the form of the module's
-        library. For an ElegyModule its state, which is a module; for a tree, the tree.
+        library. For Equinox and Penzai a model; for Keras, a `LoRA` and an ElegyModule a state, `Trainer(state, ...)`;
+        for dicts of arrays, the same dicts.
 
     Raises:
         CheckpointError: listing everything that does not fit: names and paths that are left over, patterns that are
@@ -93,11 +95,16 @@ def load(
     values = table.load(given, weights, cast)
     leaves = named_leaves(target)
     for path in weights:
-        leaves[path] = jnp.asarray(values[path] if path in values else leaves[path])
+        value = values.get(path, leaves[path])
+        # JAX has no 64 bits by default, so arrays of a tree that NumPy made stay with NumPy.
+        leaves[path] = value if isinstance(leaves[path], np.ndarray) else jnp.asarray(value)
     loaded = jax.tree.unflatten(jax.tree.structure(target), leaves.values())
-    if isinstance(module, ElegyModule):
-        return loaded if loaded.key is not None else loaded.replace(key=jax.random.key(seed))
-    return _variables(loaded) if isinstance(loaded, ElegyModule) else loaded
+    if not isinstance(loaded, ElegyModule):
+        return loaded
+    result = loaded if isinstance(module, ElegyModule) else _variables(loaded)
+    if isinstance(result, ElegyModule) and result.key is None:  # with a key it is a state, which nothing initialises
+        return result.replace(key=jax.random.key(seed))
+    return result
 
 
 def save(
@@ -172,7 +179,7 @@ def _target(module: Any, inputs: PyTree, seed: int, real: bool) -> Any:
 
 
 def _variables(state: ElegyModule) -> Any:
-    """Returns a state in the form of the module's library; the state itself if it has none."""
+    """Returns a state in the form of the module's library; the state itself if that has no form with all weights."""
     own: Any = state
     if is_instance_of(state, "elegy.adapters.linen", "LinenModule"):
         return own.variables

@@ -255,6 +255,30 @@ def test_casts_are_made_on_request():
     assert loaded["n"] == 7
     with pytest.raises(CheckpointError, match="int64 for n cannot be converted to int32"):
         eg.weights.load({"w": np.ones(2), "n": np.array([2**40])}, tree, cast=True)
+    half = {"w": jnp.zeros(2, jnp.float16)}
+    with pytest.raises(CheckpointError, match="float32 for w has values that are not finite in float16"):
+        eg.weights.load({"w": np.array([1, 1e6], np.float32)}, half, cast=True)
+    loaded = eg.weights.load({"w": np.array([np.inf, 65504], np.float32)}, half, cast=True)
+    np.testing.assert_array_equal(loaded["w"], np.array([np.inf, 65504], np.float16))
+
+
+def test_arrays_of_numpy_keep_64_bits():
+    source = {"n": np.array([2**40]), "w": np.array([1 + 2**-40])}
+    loaded = eg.weights.load(source, {"n": np.zeros(1, np.int64), "w": np.zeros(1)})
+    assert all(loaded[name].dtype == source[name].dtype and loaded[name] == source[name] for name in source)
+
+
+def test_what_is_loaded_for_a_module_with_adapters_is_a_state():
+    """A Trainer with another seed does not initialise it again."""
+    source = {
+        "base/params/kernel": np.ones((3, 4)),
+        "params/kernel/a": np.ones((3, 1)),
+        "params/kernel/b": np.ones((1, 4)),
+    }
+    module = eg.LoRA(nn.Dense(4, use_bias=False), "kernel", rank=1)
+    state = eg.weights.load({k: np.float32(v) for k, v in source.items()}, module, X[:, 0, 0])
+    wanted = 2 * X[:, 0, 0].sum(1, keepdims=True) * np.ones(4)
+    np.testing.assert_allclose(eg.Trainer(state, seed=9).predict(X[:, 0, 0]), wanted, rtol=1e-5)
 
 
 def test_a_new_head_keeps_its_initial_values():

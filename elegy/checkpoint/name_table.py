@@ -178,9 +178,12 @@ class NameTable:
             return array, None
         if not cast:
             return array, f"{array.dtype} for {path}, which is {own.dtype}: `cast=True` converts it"
-        new = np.asarray(array).astype(own.dtype)
+        with np.errstate(over="ignore"):
+            new = np.asarray(array).astype(own.dtype)
         floats = all(jnp.issubdtype(dtype, jnp.floating) for dtype in (array.dtype, own.dtype))
         integers = all(jnp.issubdtype(dtype, jnp.integer) for dtype in (array.dtype, own.dtype))
+        if floats and np.any(np.isfinite(array) & ~np.isfinite(new)):
+            return array, f"{array.dtype} for {path} has values that are not finite in {own.dtype}"
         if floats or (integers and np.array_equal(new, array)):
             return new, None
         return array, f"{array.dtype} for {path} cannot be converted to {own.dtype}"

@@ -71,7 +71,8 @@ def take_member(trainer: Trainer[Any], population: Session, index: int, seed: in
     session.seed = seed
     if not population.initialized:
         return
-    member = jax.tree.map(lambda leaf: leaf[index], population.state)
+    # A leaf that is divided over several devices gives a member that is on all of them.
+    member = session.strategy.place_state(jax.tree.map(lambda leaf: leaf[index], population.state))
     trainer.state = with_functions_of(trainer.state, member.replace(_hyperparameters=None))
     end = values.end(index)
     trainer.step, trainer.epoch = (population.step, population.epoch) if end is None else (end.step, end.epoch)

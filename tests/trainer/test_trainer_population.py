@@ -150,6 +150,15 @@ def test_a_member_trains_on_as_its_own_run_would():
     np.testing.assert_array_equal(population.state.params["kernel"], before)
 
 
+def test_the_arrays_of_a_member_are_on_one_device():
+    """Those of a population of two are on two; what is computed of several members needs them on one."""
+    population = eg.Population(plain, over={"learning_rate": [0.0, 0.1]})
+    population.fit(X, Y, epochs=1, verbose=0)
+    assert len(population.state.params["kernel"].devices()) == 2
+    one, two = (population[i].state for i in range(2))
+    assert {leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves((one, two))} == {True}
+
+
 def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
     made = [eg.Population(plain, over={"learning_rate": [0.01, 0.1]}, seeds=2) for _ in range(2)]
     first = made[0].fit(X, Y, **FIT)
