@@ -41,7 +41,7 @@ class MemberHistory(NamedTuple):
         return own if end is None else np.where(np.arange(len(own)) < end.counts.get(name, 0), own, np.nan)
 
     def values(self, name: str) -> np.ndarray:
-        """The value of each member in the epoch whose state it has, `float[members]`.
+        """The value of each member for the state that it has, `float[members]`.
 
         Raises:
             KeyError: if there is no value of this name; the message lists the names.
@@ -52,10 +52,17 @@ class MemberHistory(NamedTuple):
         return np.array([self._value(name, column, i) for i, column in enumerate(table[name].T)])
 
     def _value(self, name: str, column: np.ndarray, member: int) -> float:
-        epochs, end = self.history.epoch, self.end(member)
-        kept = None if self.stopping is None else self.stopping.kept_epoch[member]
-        if kept is not None and len(column) == len(epochs):
-            return float(column[epochs.index(kept)])
+        end, kept = self.end(member), None if self.stopping is None else self.stopping.kept[member]
+        if kept is None:
+            return float(column[-1])
+        # Evaluations need not run in each epoch, and may run several times in one.
+        records = [one for found in self.history.evaluations.values() for one in found if name in one]
+        until = [one for one in records if one["step"] <= kept.step]
+        if until:
+            value = max(until, key=lambda one: one["step"])[name]
+            return float(value.members[member] if isinstance(value, MemberValues) else value)
+        if not records and kept.epoch in self.history.epoch and len(column) == len(self.history.epoch):
+            return float(column[self.history.epoch.index(kept.epoch)])
         return float(column[-1 if end is None else max(end.counts.get(name, 0) - 1, 0)])
 
     def of(self, member: int) -> History:

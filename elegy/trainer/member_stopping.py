@@ -30,6 +30,18 @@ class End(NamedTuple):
     counts: dict[str, int]
 
 
+class Kept(NamedTuple):
+    """Where a member had the state that it has now.
+
+    Args:
+        epoch: the index of the epoch.
+        step: the completed steps.
+    """
+
+    epoch: int
+    step: int
+
+
 class MemberStopping(Callback):
     """Applies an `EarlyStopping` to every member.
 
@@ -43,7 +55,7 @@ class MemberStopping(Callback):
 
     Attributes:
         ends: for each member where it stopped, or None.
-        kept_epoch: for each member, the index of the epoch whose state it has; None for that of the last epoch.
+        kept: for each member, where it had the state that it has now; None for the end of the run.
     """
 
     reads_logs = True
@@ -51,11 +63,12 @@ class MemberStopping(Callback):
     def __init__(self, rule: EarlyStopping, count: int):
         self.rule, self.count = rule, count
         self.ends: list[End | None] = [None] * count
-        self.kept_epoch: list[int | None] = [None] * count
+        self.kept: list[Kept | None] = [None] * count
         self._members: list[EarlyStopping] = []
         self._best: Any = None
         self._final: Any = None
         self._counts: dict[str, int] = {}
+        self._within: set[str] = set()  # the names of evaluations inside of the running epoch
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
@@ -63,18 +76,20 @@ class MemberStopping(Callback):
         for member in self._members:
             member.restore_best_weights = False
             member.on_train_begin(event)
-        self.ends, self.kept_epoch = [None] * self.count, [None] * self.count
+        self.ends, self.kept = [None] * self.count, [None] * self.count
         self._best = self._final = None
-        self._counts = {}
+        self._counts, self._within = {}, set()
 
     def on_evaluation_end(self, event: Event) -> None:
         """Compares the values of an evaluation inside of the epoch."""
+        self._within |= event.evaluation_logs.keys()
         self._compare(event, "on_evaluation_end")
 
     def on_epoch_end(self, event: Event) -> None:
         """Compares the values of an epoch."""
-        for name in event.logs:
+        for name in self._within | event.logs.keys():
             self._counts[name] = self._counts.get(name, 0) + 1
+        self._within = set()
         self._compare(event, "on_epoch_end")
 
     def _compare(self, event: Event, hook: str) -> None:
@@ -91,7 +106,7 @@ class MemberStopping(Callback):
             stops[i] = trainer.stop_training
             if stops[i]:
                 self.ends[i] = End(event.step, event.epoch + (event.batch is None), dict(self._counts))
-                self.kept_epoch[i] = event.epoch
+                self.kept[i] = Kept(event.epoch, event.step)
         state = event.trainer.state if stops.any() or (better.any() and self.rule.restore_best_weights) else None
         if self.rule.restore_best_weights and better.any():
             self._best = state if self._best is None else select(better, state, self._best)
@@ -107,7 +122,9 @@ class MemberStopping(Callback):
         """The best states of members, which go on with the keys and counters of the given ones."""
         has_best = np.array([member.best is not None for member in self._members])
         for i in np.flatnonzero(which & has_best):
-            self.kept_epoch[i] = self._members[i].best_epoch
+            best = self._members[i]
+            if best.best_epoch is not None and best.best_step is not None:
+                self.kept[i] = Kept(best.best_epoch, best.best_step)
         return state if self._best is None else select(which & has_best, going_on(self._best, state), state)
 
     def on_train_end(self, event: Event) -> None:

@@ -127,6 +127,19 @@ def test_early_stopping_acts_on_each_member():
     assert population.best("val_loss") == np.argmin(values)
 
 
+@pytest.mark.parametrize("freq", some([2, eg.Every(steps=2)], 1))
+def test_best_is_of_the_state_that_a_member_has(freq):
+    """Also if evaluations do not run in each epoch, or several times in one."""
+    rule = eg.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    population = eg.Population(plain, over={"learning_rate": [5.0, 0.3]}, devices=jax.devices()[:1])
+    options = {"epochs": 12, "validation_data": (X[:9], (Y[:9] + 1) % 3), "validation_freq": freq}
+    history = population.fit(X, Y, **FIT | options, callbacks=[rule])
+    values = population.evaluate(*options["validation_data"], verbose=0)["loss"]
+    assert not np.allclose(history["val_loss"][-1], values)  # it is not the state of the end
+    assert not np.isnan(history["val_loss"][0]).any()
+    np.testing.assert_allclose(population._values.values("val_loss"), values, rtol=1e-5)
+
+
 def test_evaluate_and_predict_by_member():
     population = eg.Population(plain(), seeds=3, devices=jax.devices()[:1])
     population.fit(X, Y, **FIT)
