@@ -23,11 +23,12 @@ _SECONDS = 0.5
 
 
 class Spec(NamedTuple):
-    """The shape and the dtype of one array of an example, and its name in messages."""
+    """The shape and the dtype of one array of an example, its name in messages, and the keys of the dicts around it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    keys: tuple[Any, ...] = ()
 
 
 class ReadError(Exception):
@@ -60,6 +61,22 @@ def leaves_of(example: Any) -> list[Any]:
     return [example]
 
 
+def keys_of(example: Any, keys: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Returns the keys of the dicts around each array of an example, in the order of `leaves_of`.
+
+    Example:
+        >>> keys_of(({"b": 1, "a": {"c": [2, 3]}}, 0))
+        [('a', 'c'), ('b',), ()]
+    """
+    if example is None:
+        return []
+    if isinstance(example, dict):
+        return [one for key in sorted(example, key=str) for one in keys_of(example[key], (*keys, key))]
+    if isinstance(example, (tuple, list)) and not is_numbers(example):
+        return [one for part in example for one in keys_of(part, keys)]
+    return [keys]
+
+
 def is_numbers(example: Any) -> bool:
     """True for a list of numbers, or of such lists.
 
@@ -84,11 +101,15 @@ def fill(dataset: Any, indices: Iterable[int], specs: list[Spec], out: list[np.n
     Raises:
         ReadError: with the index of an example that could not be read, or differs from `specs`.
     """
+    expected = [spec.keys for spec in specs]
     for row, index in enumerate(indices):
         try:
-            leaves = leaves_of(dataset[index])
+            example = dataset[index]
+            leaves = leaves_of(example)
             if len(leaves) != len(specs):
                 raise ValueError(f"it has {len(leaves)} arrays, but example 0 has {len(specs)}.")
+            if any(expected) and (keys := keys_of(example)) != expected:
+                raise ValueError(f"its arrays have the keys {keys}, but those of example 0 have {expected}.")
             for leaf, spec, array in zip(leaves, specs, out, strict=True):
                 value = np.asarray(leaf)
                 if value.shape != spec.shape:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from elegy.data.batch import PARTS, join_name
-from elegy.data.example_worker import ReadError, Spec, empty, fill, is_numbers, leaves_of
+from elegy.data.example_worker import ReadError, Spec, empty, fill, is_numbers, keys_of, leaves_of
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
 from elegy.data.workers import Kind, WorkerPool
@@ -137,7 +137,8 @@ class ExampleReader:
         if type(first) is list and not is_numbers(first):
             first = tuple(first)
         self.first = first
-        self.specs = [_spec(leaf, name) for leaf, name in zip(leaves_of(first), _names(first), strict=True)]
+        found = zip(leaves_of(first), _names(first), keys_of(first), strict=True)
+        self.specs = [_spec(leaf, name, keys) for leaf, name, keys in found]
         self._lock = threading.Lock()
         self._users = 0
         self._pool: WorkerPool | None = None
@@ -245,9 +246,9 @@ def take_together(leaves: Sequence[Any], indices: np.ndarray) -> list[Any]:
     return out
 
 
-def _spec(leaf: Any, name: str) -> Spec:
+def _spec(leaf: Any, name: str, keys: tuple[Any, ...]) -> Spec:
     array = np.asarray(as_numeric(np.asarray(leaf), f"example 0: {name}"))
-    return Spec(name, array.shape, array.dtype)
+    return Spec(name, array.shape, array.dtype, keys)
 
 
 def _names(example: Any) -> list[str]:

@@ -238,3 +238,21 @@ def test_a_signal_ends_a_run_that_waits_for_an_example_and_leaves_no_process(sta
     assert process.returncode == (0 if number != signal.SIGKILL else -number), (out, err)
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+def test_an_example_with_other_keys_is_told():
+    class Other:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return {"a": np.float32([i]), ("b" if i < 2 else "A"): np.float32([-i])}
+
+    for workers in (0, 1):
+        examples = Examples(Other(), workers=workers)
+        with examples.reader.reading():
+            np.testing.assert_array_equal(examples.rows()["b"].take(np.array([1, 0])), [[-1], [0]])
+            with pytest.raises(
+                eg.errors.ExampleError, match=r"example 2 .*its arrays have the keys \[\('A',\), \('a',\)\]"
+            ):
+                examples.rows()["a"].take(np.array([0, 2]))
