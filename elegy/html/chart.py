@@ -12,6 +12,7 @@ from html import escape
 WIDTH, HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 12, 34
 _COLORS = 8
+_SMALLEST, _LARGEST = 1e-300, 1e300
 _MOST = 400
 """Lines with more points are thinned to the extremes of this many parts."""
 
@@ -111,17 +112,23 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return sorted(found, key=lambda p: p[0])
 
 
+def _drawable(value: float) -> float:
+    """The nearest value whose distance from every other one is a float."""
+    return min(max(value, -_LARGEST), _LARGEST)
+
+
 class _Axis:
     """A linear scale from values to pixels, with round marks."""
 
     def __init__(self, values: Sequence[float], begin: float, end: float):
-        low, high = min(values), max(values)
-        if low == high:
-            low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+        low, high = _drawable(min(values)), _drawable(max(values))
+        if high - low < _SMALLEST:
+            pad = 0.5 * (abs(low) if abs(low) > _SMALLEST else 1.0)
+            low, high = low - pad, high + pad
         self.low, self.high, self.begin, self.end = low, high, begin, end
 
     def at(self, value: float) -> float:
-        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+        return self.begin + (_drawable(value) - self.low) / (self.high - self.low) * (self.end - self.begin)
 
     def marks(self, count: int) -> list[float]:
         raw = (self.high - self.low) / count

@@ -176,7 +176,7 @@ def _folders(top: Path) -> Iterable[Path]:
 
 
 def _records(folder: Path) -> Iterable[dict[str, Any]]:
-    """The values in the logs of a folder; a line that a crash has cut is left out."""
+    """The values in the logs of a folder; a line that a crash has cut, or that is not a record, is left out."""
 
     def number(path: Path) -> int:
         match = re.fullmatch(r"log_(\d+)", path.stem)
@@ -189,7 +189,9 @@ def _records(folder: Path) -> Iterable[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(record, dict) and record.get("type") in ("step", "epoch", "evaluation"):
-                yield record
+                values, places = record.get("values"), (record.get("step"), record.get("epoch"))
+                if isinstance(values, dict) and all(isinstance(place, int) for place in places):
+                    yield {**record, "values": {k: v for k, v in values.items() if isinstance(v, (int, float))}}
 
 
 def _time(text: Any) -> datetime.datetime | None:

@@ -136,6 +136,15 @@ def test_values_that_are_not_finite_are_gaps_and_a_problem(tmp_path):
     assert record.best == {"loss": (0.25, 4)}
 
 
+def test_lines_of_a_log_that_are_not_records_are_left_out(tmp_path):
+    (tmp_path / "run.json").write_text("[1]")
+    right = '{"type": "epoch", "step": 3, "epoch": 0, "values": {"loss": 1.0, "note": "high", "missing": null}}'
+    (tmp_path / "log.jsonl").write_text('{"type": "epoch", "step": 1}\n{"type": "epoch", "values": {}}\n' + right)
+    record = eg.runs.read(tmp_path)
+    assert record.series() == {"loss": ([3], [1.0])}
+    assert Page(eg.runs.report(record, tmp_path / "r.html").read_text()).lines["loss"] == {"train (epoch)": [[3, 1.0]]}
+
+
 def test_a_trainer_without_a_folder_reports_its_history(tmp_path):
     trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
     x, y = regression()
@@ -161,7 +170,9 @@ def test_the_axis_is_logarithmic_over_two_decades(values, expected):
     assert ("(log scale)" in chart("x", [Line("a", [1, 2], values)])) is expected
 
 
-@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [0.0, 0.0], [1e30, -1e30], []])
+@pytest.mark.parametrize(
+    "values", [[0.5], [0.5, 0.5], [0.0, 0.0], [1e30, -1e30], [1.7e308, -1.7e308, 1.0], [5e-324, 1e-323], []]
+)
 def test_a_chart_of_any_values_has_numbers_for_coordinates(values):
     text = chart("x", [Line("a", list(range(len(values))), values)])
     assert not re.search(r"\b(nan|inf)\b", text)
