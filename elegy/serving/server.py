@@ -48,6 +48,8 @@ def serve(
         ImportError: if starlette or uvicorn is not installed.
         ValueError: if a number is out of its range.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port={port!r}: it must be a number from 0 to 65535.")
     uvicorn = require("uvicorn", "elegy serve")
     application = app(served, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
     uvicorn.run(application, host=host, port=port, log_level="info")

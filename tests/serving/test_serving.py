@@ -20,7 +20,7 @@ import uvicorn
 import elegy as eg
 from elegy.errors import CheckpointError
 from elegy.serving.model import Served, of_export
-from elegy.serving.server import app
+from elegy.serving.server import app, serve
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 
@@ -203,3 +203,10 @@ def test_an_export_for_other_platforms_is_refused(trainer, tmp_path):
     trainer.export(tmp_path, X[:1], platforms=("tpu",))
     with pytest.raises(CheckpointError, match=r"was exported for tpu, but this process runs on c"):
         of_export(str(tmp_path))
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+def test_a_port_that_does_not_exist_is_refused(port, monkeypatch):
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **__: pytest.fail("it was served"))
+    with pytest.raises(ValueError, match=f"port={port}: it must be a number from 0 to 65535"):
+        serve(Served(lambda x: x, struct(1, 3), {}), port=port)
