@@ -112,6 +112,7 @@ class Population:
             seed=seeds[0],
             callbacks=template.callbacks,
             accumulate=session.microbatches.given,
+            run_dir=None if session.run_folder is None else session.run_folder.wanted,
             config={"seeds": list(seeds), "hyperparameters": shown, "member": session.config},
         )
         self._stopping: MemberStopping | None = None

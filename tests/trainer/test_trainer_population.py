@@ -172,6 +172,17 @@ def test_the_arrays_of_a_member_are_on_one_device():
     assert {leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves((one, two))} == {True}
 
 
+def test_the_run_folder_of_a_member_is_that_of_the_population(tmp_path):
+    def make(learning_rate):
+        return plain(learning_rate, run_dir=tmp_path / "run")
+
+    population = eg.Population(make, over={"learning_rate": [0.1, 0.2]}, devices=jax.devices()[:1])
+    history = population.fit(X, Y, epochs=1, verbose=0)
+    names, row = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    losses = dict(zip(names.split(","), map(float, row.split(",")), strict=True))
+    np.testing.assert_allclose(losses["loss"], history["loss"].mean(), rtol=1e-5)
+
+
 def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
     made = [eg.Population(plain, over={"learning_rate": [0.01, 0.1]}, seeds=2) for _ in range(2)]
     first = made[0].fit(X, Y, **FIT)
