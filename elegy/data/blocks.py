@@ -55,8 +55,9 @@ class Blocks:
         the order is that of arrays in memory.
 
         Example:
-            >>> Blocks(rows=2, window=2).permutation(0, 0, size=8).tolist()
-            [4, 1, 5, 0, 6, 7, 2, 3]
+            >>> order = Blocks(rows=2, window=2).permutation(0, 0, size=8)
+            >>> sorted(order[:4].tolist()), sorted(order[4:].tolist())  # two blocks, then the other two
+            ([0, 1, 2, 3], [4, 5, 6, 7])
         """
         count = -(-size // self.rows)
         if count <= self.window:

@@ -66,7 +66,7 @@ class Population:
         >>> history = population.fit(x, 3 * x, epochs=5, verbose=0)
         >>> history["loss"].shape, population.best("loss")
         ((5, 3), 2)
-        >>> population[2].evaluate(x, 3 * x, verbose=0)["loss"] < history["loss"][-1, 2]
+        >>> bool(population[2].evaluate(x, 3 * x, verbose=0)["loss"] < history["loss"][-1, 2])
         True
     """
 

@@ -88,6 +88,7 @@ FURTHER = {
     "edit_distance": (em.EditDistance(ignore_index=0), TOKENS),
     "bleu": (em.BLEU(2, smooth=True), TOKENS),
     "rouge": (em.RougeL(ignore_index=0), TOKENS),
+    "frechet": (em.FrechetDistance(2), REAL),
 }
 """Metrics whose cuts and merges test_metrics_further.py tests; here for the tests over devices."""
 
