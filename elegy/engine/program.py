@@ -232,8 +232,8 @@ class Program:
 
     @property
     def returns_control(self) -> bool:
-        """True if executions return the control vector of the next one."""
-        return self.indexed and self.phase != "pred"
+        """True if executions return the control vector of the next one, which all members of a population share."""
+        return self.indexed and self.phase != "pred" and not self.strategy.maps_members
 
     def _with_next(self, out: Any, control: Any, count: Any) -> Any:
         return {**out, NEXT: control.at[1].add(count)} if self.returns_control else out

@@ -22,7 +22,7 @@ class SmallArrays:
 
     A control vector is `int32[3]`: epoch, index of the first batch, number of batches. A step that reads the indices
     returns the control vector of the next execution, so that only the first one of a pass is sent. For other steps the
-    vector depends on the number of batches alone.
+    vector depends on the number of batches alone. A step of a population does not return it, so each one is sent.
 
     In programs of several processes the arrays stay on the host.
 

@@ -83,6 +83,11 @@ class Members(Strategy):
         """The seeds, if each member has its own order of the examples."""
         return self.seeds if self.own_order and len(set(self.seeds)) > 1 else None
 
+    @property
+    def maps_members(self) -> bool:
+        """True."""
+        return True
+
     def for_members(self, tree: PyTree) -> PyTree:
         """Repeats every leaf along a leading axis of members."""
         return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], self.count, 0), tree)

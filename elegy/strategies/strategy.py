@@ -72,6 +72,11 @@ class Strategy:
         """The seeds of the members, if each has its own order of the examples; None for one order."""
         return None
 
+    @property
+    def maps_members(self) -> bool:
+        """True if every output of a step has an axis of members."""
+        return False
+
     def for_members(self, tree: PyTree) -> PyTree:
         """Repeats arrays for every member of a population; returns the tree as it is without members."""
         return tree

@@ -197,6 +197,28 @@ def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
         other.restore(tmp_path / "members")
 
 
+class Indexed(eg.ElegyModule):
+    """A managed module whose steps read the indices of the batch and the epoch."""
+
+    def managed_init_step(self, key, batch):
+        return self.replace(params=jax.random.normal(key, (5,)))
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        loss = ((batch[0] @ self.params - batch[1]) ** 2).mean() * (1 + batch_idx + epoch_idx)
+        return loss, self.log("batch", batch_idx * 1.0, reduce="last")
+
+    def managed_test_step(self, key, batch, batch_idx):
+        return self.log("loss", ((batch[0] @ self.params - batch[1]) ** 2).mean() + batch_idx)
+
+
+@pytest.mark.parametrize("steps", some([1, 2], 1))
+def test_members_of_the_managed_level_know_their_indices(steps):
+    def make():
+        return eg.Trainer(Indexed(), optimizer=optax.sgd(0.01), seed=3)
+
+    assert_equals_own_runs(eg.Population(make(), seeds=2), make, steps_per_execution=steps)
+
+
 @pytest.mark.slow
 def test_losses_of_a_dict_have_the_names_and_values_of_a_trainer():
     def heads(weight):
