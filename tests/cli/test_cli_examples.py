@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from processes import ROOT, environment
 
 import elegy as eg
-from elegy.checkpoint import find_checkpoints, newest_intact
+from elegy.checkpoint import newest_intact
 
 EXAMPLES = ROOT / "examples"
 
@@ -35,6 +34,29 @@ inputs, labels = {evaluated}
 np.save("inputs.npy", inputs)
 np.save("expected.npy", trainer.predict(inputs))
 print(json.dumps(trainer.evaluate(inputs, labels, verbose=0)))
+"""
+
+# A program (`-m MODULE` or a file) that dies when its second checkpoint has its name.
+KILLED = """
+import os, runpy, signal, sys
+from elegy.checkpoint import find_checkpoints
+
+rename = os.rename
+
+def rename_and_die(source, target):
+    rename(source, target)
+    folder = os.path.dirname(os.fspath(target))
+    if os.path.basename(folder) == "checkpoints" and len(find_checkpoints(folder)) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.rename = rename_and_die
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "-m":
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 DIGITS = {
@@ -58,33 +80,29 @@ def run(folder, *command):
     return done.stdout
 
 
-def kill_after_a_checkpoint(folder, *command):
-    """Starts a training and kills it, as a machine that fails would, when there is a second checkpoint."""
-    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(find_checkpoints(path)[1:] for path in folder.glob("runs/*/checkpoints")):
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+def kill_after_a_checkpoint(folder, program, *arguments):
+    """Runs a program that is killed, as by a machine that fails, as soon as there is a second checkpoint."""
+    command = [sys.executable, "-c", KILLED, *program, *arguments]
+    killed = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "how", "command"),
+    ("name", "how", "program"),
     [
-        ("cli_digits", DIGITS, [sys.executable, "-m", "elegy.cli"]),
-        ("cli_diabetes", DIABETES, [sys.executable, os.fspath(EXAMPLES / "cli_diabetes.py")]),
+        ("cli_digits", DIGITS, ["-m", "elegy.cli"]),
+        ("cli_diabetes", DIABETES, [os.fspath(EXAMPLES / "cli_diabetes.py")]),
     ],
     ids=["digits", "diabetes"],
 )
-def test_an_example_from_the_command_line(name, how, command, tmp_path):
+def test_an_example_from_the_command_line(name, how, program, tmp_path):
+    command = [sys.executable, *program]
     code = IN_PYTHON.format(name=name, examples=os.fspath(EXAMPLES), epochs=EPOCHS, **how)
     expected = json.loads(run(tmp_path, sys.executable, "-c", code))
-    program = [] if command[-1].endswith(".py") else [os.fspath(EXAMPLES / f"{name}.py")]
-    fit = [*command, "fit", *program, *how["options"], "--fit.batch_size", "16", "--fit.epochs", str(EPOCHS)]
-    kill_after_a_checkpoint(tmp_path, *fit)
+    file = [] if program[-1].endswith(".py") else [os.fspath(EXAMPLES / f"{name}.py")]
+    fit = ["fit", *file, *how["options"], "--fit.batch_size", "16", "--fit.epochs", str(EPOCHS)]
+    kill_after_a_checkpoint(tmp_path, program, *fit)
     (folder,) = (tmp_path / "runs").iterdir()
     run(tmp_path, *command, "fit", "--resume", os.fspath(folder))
     state, metadata = eg.checkpoint.restore(newest_intact(folder / "checkpoints"))
