@@ -2,10 +2,11 @@
 
 `--only "an evaluation"` kills while the validation data is evaluated, inside of an epoch or at its end.
 
-Every run saves checkpoints and is relaunched with `resume="auto"` after each SIGKILL, until it ends. It must end with
-the bits of an undisturbed run, and lose at most the documented number of steps: one interval with synchronous saves (as
-those of several processes always are); with asynchronous saves, one interval and the steps that ran while a checkpoint
-was written, which are at most one interval, because the next save waits for it.
+Every run keeps an average of its parameters, which it evaluates, and saves checkpoints; it is relaunched with
+`resume="auto"` after each SIGKILL, until it ends. It must end with the bits of an undisturbed run, and lose at most the
+documented number of steps: one interval with synchronous saves (as those of several processes always are); with
+asynchronous saves, one interval and the steps that ran while a checkpoint was written, which are at most one interval,
+because the next save waits for it.
 """
 
 from __future__ import annotations
@@ -293,6 +294,7 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
         metrics=eg.metrics.Accuracy(),
         optimizer=optax.adam(1e-3),
         strategy="data_parallel" if processes > 1 else "jit",
+        averaging=eg.EMA(0.9),
     )
     saver = eg.callbacks.ModelCheckpoint(
         folder / "checkpoints", monitor="val_loss", save_top_k=2, every=eg.Every(steps=EVERY), async_save=bool(beside)
@@ -305,6 +307,7 @@ def train(folder: Path, processes: int, beside: int, rank: int, port: int) -> No
         validation_split=0.1,
         validation_batch_size=2,
         validation_freq=eg.Every(steps=4),
+        validation_weights="averaged",
         callbacks=[saver, eg.callbacks.EarlyStopping("val_loss", patience=100), Diary()],
         steps_per_execution=1,
         resume="auto",
