@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from elegy.data.batch import rows, unpack
+from elegy.engine.batch_shapes import MANY_SHAPES, BatchShapes, batch_key
 from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
 from elegy.engine.reset import Reset, checked_reset
 from elegy.engine.small_arrays import NEXT
@@ -25,7 +25,6 @@ from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
 from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions
-from elegy.names import differences
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
@@ -34,9 +33,6 @@ IN_FLIGHT_BYTES = 64 * 2**20
 
 _MANY = 32
 """The number of executions in flight below which sizes are not checked."""
-
-MANY_SHAPES = 8
-"""The number of shapes of a user's batches (buckets, short last batches) before a warning."""
 
 
 class Executor:
@@ -57,10 +53,7 @@ class Executor:
         self._probes: dict[Any, RowProbe] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
-        self.takes_batches: dict[str, bool] = {}  # by phase, True if an iterable of the user makes the batches
-        self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
-        self._trained: PyTree = None  # the structure of the inputs of the training
-        self._warned: set[str] = set()
+        self.shapes = BatchShapes()
         self._logged: dict[str, list[str]] = {}
         self.ran: dict[str, Program] = {}  # the last program that ran, by phase
 
@@ -105,7 +98,7 @@ class Executor:
         version, recent = self._last_reset
         if version == buffer.version and recent is not None:  # the usual case
             return recent
-        key = _key(buffer.struct)
+        key = batch_key(buffer.struct)
         if key not in self._resets:
             self._resets[key] = Reset.of(buffer.struct, self.strategy)
         self._last_reset = buffer.version, self._resets[key]
@@ -121,9 +114,9 @@ class Executor:
             buffer: contains the state, or its structure.
             batch: a batch for the step, the same in every process.
         """
-        key = (phase, _key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
+        key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
         if key not in self._probes:
-            with self._about_inputs(phase, batch if phase == "pred" else unpack(batch)[0]):
+            with self.shapes.noting_inputs(phase, batch if phase == "pred" else unpack(batch)[0]):
                 self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, self._probes.values())
         return self._probes[key]
 
@@ -133,7 +126,7 @@ class Executor:
         Returns None if the outputs are not a tree of arrays, or their class cannot contain `jax.ShapeDtypeStruct`.
         Losses and metrics of such outputs cannot be checked before the step is traced.
         """
-        key = (phase, _key(buffer.struct), batch_key(inputs))
+        key = (phase, batch_key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
             trees: list[Any] = []
 
@@ -143,7 +136,7 @@ class Executor:
                 trees.append(treedef)
                 return leaves if all(map(is_array, leaves)) else None
 
-            with self._about_inputs(phase, inputs):
+            with self.shapes.noting_inputs(phase, inputs):
                 structs = eval_shape(leaves_of, buffer.struct, inputs)
             self._outputs[key] = None
             if structs is not None:
@@ -158,9 +151,9 @@ class Executor:
             `(structs, treedef)`: a `jax.ShapeDtypeStruct` for each leaf, and the tree definition.
         """
         inputs = resized(inputs, rows)
-        key = ("pred", _key(buffer.struct), batch_key(inputs))
+        key = ("pred", batch_key(buffer.struct), batch_key(inputs))
         if key not in self._outputs:
-            with self._about_inputs("pred", inputs):
+            with self.shapes.noting_inputs("pred", inputs):
                 self._outputs[key] = outline(
                     lambda module, given: managed.pred(module, given, 0)[0], buffer.struct, inputs
                 )
@@ -169,21 +162,22 @@ class Executor:
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """Returns the program for the state's and the batch's structure; traces it on first use."""
         form = (batch_key(batch), mask is not None, self.options if phase == "train" else None)
-        key = (phase, _key(buffer.struct), form)
+        key = (phase, batch_key(buffer.struct), form)
         program = self._programs.get(key)
         if program is None:
             strategy = self.strategy
             if rows(batch) % strategy.replicas:
                 strategy = strategy.replicated
             inputs = batch if phase == "pred" else unpack(batch)[0]
-            with self._about_inputs(phase, inputs), self._about_shapes(phase, batch):
+            with self.shapes.noting_inputs(phase, inputs), self.shapes.noting_batch(phase, batch):
                 program = self._trace(phase, strategy, buffer, batch, mask)
-            self._count_trace(phase, batch)
+            self.traces[phase] += 1
+            self.shapes.traced(phase, batch)
             if phase == "pred" and not (program.rowwise and self._rows_follow(buffer, batch, strategy.replicas)):
                 # Outputs without one row for each example must be computed from the whole batch.
                 program = self._trace(phase, strategy.replicated, buffer, batch, mask)
             self._programs[key] = program
-            self._programs[(phase, _key(program.state), form)] = program
+            self._programs[(phase, batch_key(program.state), form)] = program
         version, recent = self._recent.get(phase, (None, {}))
         if version != buffer.version or len(recent) > MANY_SHAPES:
             recent = {}
@@ -220,34 +214,6 @@ class Executor:
     ) -> Program:
         return Program(phase, strategy, buffer.struct, batch, mask, self.options)
 
-    @contextlib.contextmanager
-    def _about_shapes(self, phase: str, batch: PyTree) -> Iterator[None]:
-        """Adds a note to an error of a step about how this batch differs from the first."""
-        seen = self._seen[phase]
-        try:
-            yield
-            if not seen and self.takes_batches.get(phase):
-                seen.append(batch)
-        except Exception as error:
-            if seen and (changes := "; ".join(differences(seen[0], batch))):
-                error.add_note(f"This batch differs from the first: {changes}.")
-            raise
-
-    @contextlib.contextmanager
-    def _about_inputs(self, phase: str, inputs: PyTree) -> Iterator[None]:
-        """Adds a note to an error of a trace about how the inputs differ from those of the training."""
-        try:
-            yield
-            if phase == "train" and self._trained is None:
-                self._trained = structure(inputs)
-        except Exception as error:
-            told = any("differs from the first" in note for note in getattr(error, "__notes__", ()))
-            if self._trained is not None and not told:
-                before = resized(self._trained, rows(inputs))
-                if changes := "; ".join(differences({"inputs": before}, {"inputs": structure(inputs)})):
-                    error.add_note(f"The inputs differ from those of the training: {changes}.")
-            raise
-
     def _accumulate(self, program: Program, buffer: StateBuffer) -> None:
         """Adds the log accumulators that tracing the first step of a phase has found."""
         if getattr(buffer.struct._logs, program.phase) is not None:
@@ -258,27 +224,6 @@ class Executor:
             lambda state: self.strategy.place_state(state.replace(_logs=state._logs.replace(**{program.phase: fresh})))
         )
 
-    def _count_trace(self, phase: str, batch: PyTree) -> None:
-        """Counts a trace, and warns once for each phase if a user's batches have many shapes.
-
-        Batches that the trainer cuts from arrays are not counted.
-        """
-        self.traces[phase] += 1
-        if not self.takes_batches.get(phase):
-            return
-        seen = self._seen[phase]
-        if any(batch_key(batch) == batch_key(other) for other in seen):
-            return  # the same shape with another state, or with a mask
-        if len(seen) == MANY_SHAPES and phase not in self._warned:
-            self._warned.add(phase)
-            changes = "; ".join(differences(seen[0], batch))
-            warnings.warn(
-                f"the {phase} step is compiled for the {len(seen) + 1}th shape of batch: {changes}. Every new shape or "
-                "dtype costs a compilation. Pad the examples to a few lengths (buckets), and keep one number of rows.",
-                stacklevel=2,
-            )
-        seen.append(batch)
-
     # steps
 
     def run(
@@ -288,7 +233,7 @@ class Executor:
         program = self._same(phase, buffer, chunk)
         if program is None:
             if not self.compiles(buffer.cls, phase):
-                with self._about_shapes(phase, chunk.batch):
+                with self.shapes.noting_batch(phase, chunk.batch):
                     return self._run_plain(phase, buffer, chunk, epoch)
             program = self.program(phase, buffer, chunk.batch, _one_mask(chunk))
             self._accumulate(program, buffer)
@@ -309,7 +254,7 @@ class Executor:
         if program is not None:
             return self._execute(program, buffer, chunk, 0), program.output_tree
         state = buffer.get()
-        with self._about_shapes("pred", chunk.batch):
+        with self.shapes.noting_batch("pred", chunk.batch):
             out = state.pred_step(chunk.data, chunk.first)
         outputs, state = managed.check_pair(state, out, "pred_step", "(outputs, module)")
         buffer.set(state)
@@ -389,12 +334,3 @@ class Executor:
 
 def _one_mask(chunk: Chunk) -> jax.ShapeDtypeStruct | None:
     return None if chunk.mask is None else jax.ShapeDtypeStruct(chunk.mask.shape[-1:], np.dtype(bool))
-
-
-def batch_key(batch: PyTree) -> Any:
-    """Returns a hashable key for the structure of a batch."""
-    leaves, treedef = jax.tree.flatten(batch)
-    return treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-_key = batch_key

@@ -72,7 +72,7 @@ def predict(session: Session, inputs: Any) -> PyTree:
 def _ready(session: Session, phase: Any, batch: Batch) -> StateBuffer:
     """The state for a step on one batch."""
     executor = session.executor
-    executor.takes_batches[phase] = True
+    executor.shapes.takes_batches[phase] = True
     buffer = session.planned(batch)
     if phase != "pred":
         checks.labels(buffer, phase, batch, functools.partial(executor.outputs, phase, buffer))

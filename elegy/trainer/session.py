@@ -176,7 +176,7 @@ class Session:
             once: as for `plan_phases`.
         """
         for request in requests:
-            self.executor.takes_batches[request.phase] = request.loader.plan is None
+            self.executor.shapes.takes_batches[request.phase] = request.loader.plan is None
             checks.can_run(self.buffer, request.phase)
             if request.phase == "train":
                 check_level(self.monitor.policy, self.buffer)
