@@ -34,10 +34,13 @@ _WINDOW = 4
 after it.
 """
 
+_SHOWN = 6
+"""The steps that `repr` shows."""
+
 _SCALE = "state/1/hyperparams/step_size"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LearningRateTest:
     """The result of a learning-rate range test.
 
@@ -52,12 +55,22 @@ class LearningRateTest:
         >>> test = LearningRateTest.of(np.geomspace(1e-3, 1, 31), 1 / (1 + np.exp(np.arange(31) - 15.0)))
         >>> round(test.suggestion, 4)
         0.0316
+        >>> test
+        LearningRateTest: the suggested learning rate is 0.0316, where the loss falls fastest.
+        31 steps; the smoothed loss is lowest, 3.06e-07, at 1.
+          learning rate  smoothed loss
+                  0.001              1
+                0.00398          0.999
+                 0.0158          0.812
+                 0.0631          0.188
+                  0.251        0.00118
+                      1       3.06e-07
     """
 
     suggestion: float | None
-    rates: tuple[float, ...] = dataclasses.field(repr=False)
-    losses: tuple[float, ...] = dataclasses.field(repr=False)
-    smoothed: tuple[float, ...] = dataclasses.field(repr=False)
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
 
     @classmethod
     def of(cls, rates: Any, losses: Any) -> LearningRateTest:
@@ -81,6 +94,23 @@ class LearningRateTest:
             if np.max(falls) > 0:
                 suggestion = float(rates[near + int(np.argmax(falls))])
         return cls(suggestion, *(tuple(map(float, values)) for values in (rates[:count], losses, smoothed)))
+
+    def __repr__(self) -> str:
+        """Returns the suggestion, the lowest smoothed loss, and a few steps of the curve."""
+        if self.suggestion is None:
+            first = "LearningRateTest: no learning rate is suggested, because the loss does not fall."
+        else:
+            first = (
+                f"LearningRateTest: the suggested learning rate is {self.suggestion:.3g}, where the loss falls fastest."
+            )
+        lowest = int(np.argmin(self.smoothed))
+        count = len(self.rates)
+        second = (
+            f"{count} steps; the smoothed loss is lowest, {self.smoothed[lowest]:.3g}, at {self.rates[lowest]:.3g}."
+        )
+        shown = np.unique(np.linspace(0, count - 1, _SHOWN).astype(int))
+        rows = [f"  {self.rates[k]:>13.3g}  {self.smoothed[k]:>13.3g}" for k in shown]
+        return "\n".join([first, second, "  learning rate  smoothed loss", *rows])
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the losses over the rates with matplotlib.

@@ -190,3 +190,15 @@ def test_batch_statistics_and_random_keys_stay_too():
     assert one.find_learning_rate(X, Y, steps=30).suggestion is not None
     assert one.state is before
     assert_same_bits(copies, jax.tree.leaves((before.params, before.batch_stats)))
+
+
+def test_the_repr_names_the_suggestion_the_lowest_loss_and_both_ends_of_the_curve():
+    rates = np.geomspace(1e-3, 1, 31)
+    losses = np.r_[np.linspace(3, 1, 20), np.linspace(1, 2, 11)]
+    test = LearningRateTest.of(rates, losses)
+    lowest = test.rates[int(np.argmin(test.smoothed))]
+    first, second, _, *rows = repr(test).splitlines()
+    assert f"{test.suggestion:.3g}" in first
+    assert f"at {lowest:.3g}." in second
+    assert [rows[k].split() for k in (0, -1)] == [["0.001", "3"], ["1", "2"]]
+    assert "does not fall" in repr(LearningRateTest.of(rates, np.linspace(1, 2, 31)))
