@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from elegy.data import tables
-from elegy.data.batch import PARTS, pack
+from elegy.data.batch import PARTS, pack, unpack
 from elegy.data.convert import is_array_like, is_leaf
 from elegy.data.hugging_face import dataset_columns, dataset_names, is_dataset
 from elegy.names import type_name
@@ -162,6 +162,38 @@ class Given:
             return cls(data, None if isinstance(labels, str) else labels, _unnamed(sample_weight), columns)
         columns = Columns.of(inputs, labels, sample_weight)
         return cls(data, _unnamed(labels), _unnamed(sample_weight), columns)
+
+    def batch(self, what: str, *, only_inputs: bool = False) -> Batch:
+        """Returns the data as one batch, whose leaves are not converted yet.
+
+        Args:
+            what: the method, for messages.
+            only_inputs: True for the inputs alone, where a tuple is several inputs; otherwise a tuple that is given
+                alone is `(inputs, labels[, sample_weight])`.
+
+        Raises:
+            TypeError: as `Columns.pick`.
+            ValueError: as `Columns.pick`.
+
+        Example:
+            >>> Given.of("check", {"x": 1, "y": 2}, None, "y").batch("check"), Given((1, 2)).batch("check")
+            (({'x': 1}, 2), (1, 2))
+        """
+        data = self.data
+        if self.columns is not None:
+            data = self.columns.pick(data, f"the batch of {what}", only_inputs=only_inputs)
+        elif is_dataset(data):
+            data = dataset_columns(data, dataset_names(data))
+        elif only_inputs or self.labels is not None or self.sample_weight is not None:
+            data = pack(data)
+        inputs, labels, sample_weight = unpack(data)
+        if only_inputs:
+            return pack(inputs)
+        labels, sample_weight = (
+            own if given is None else given
+            for own, given in ((labels, self.labels), (sample_weight, self.sample_weight))
+        )
+        return pack(inputs, labels, sample_weight)
 
 
 def _unnamed(part: Any) -> Any:

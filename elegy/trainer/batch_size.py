@@ -10,13 +10,22 @@ import jax
 import numpy as np
 
 from elegy.data.batch import rows
+from elegy.data.columns import Given
 from elegy.engine import costs
 from elegy.engine.executor import Executor
 from elegy.engine.program import Program
 from elegy.integers import as_integer, positive_int, positive_int_or_none
 from elegy.loading.chunks import resized
 from elegy.trainer.cost import cost_of
-from elegy.trainer.one_batch import arrays_of, check_trains, chunk_of, copied_state, own_executor, structure_of
+from elegy.trainer.one_batch import (
+    arrays_of,
+    check_trains,
+    chunk_of,
+    copied_state,
+    has_structs,
+    own_executor,
+    structure_of,
+)
 from elegy.trainer.session import Session
 from elegy.trainer.tables import bytes_text
 from elegy.types import Batch
@@ -25,21 +34,19 @@ _SHARE_OF_HOST = 0.5
 """The part of the host's memory that steps on the CPU may take: data and other programs take the rest."""
 
 
-def find_batch_size(
-    session: Session, data: tuple[Any, Any, Any], budget: Any, multiple: Any, largest: Any, trial: bool
-) -> int:
+def find_batch_size(session: Session, given: Given, budget: Any, multiple: Any, largest: Any, trial: bool) -> int:
     """Finds the size; see `Trainer.find_batch_size`.
 
     Args:
         session: the session.
-        data: inputs, labels and sample weights.
+        given: the arguments of the method.
         budget: bytes on each device; None for the memory of the device.
         multiple: the size is a multiple of this; None for the number of replicas.
         largest: the largest size to consider.
         trial: True to run one step with the size.
     """
     check_trains(session, "find_batch_size", compiled=True)
-    struct = structure_of("find_batch_size", *data)
+    struct = structure_of("find_batch_size", given)
     unit = positive_int_or_none("multiple", multiple) or session.strategy.replicas
     most = positive_int("largest", largest) // unit
     least = -(-session.accumulate // unit)
@@ -70,7 +77,7 @@ def find_batch_size(
             return float("inf")
 
     size = largest_below(peak, limit, least, most)
-    while trial and size is not None and not _runs(session, executor, _repeated(data, struct, size * unit)):
+    while trial and size is not None and not _runs(session, executor, _repeated(given, struct, size * unit)):
         size = largest_below(peak, limit, least, size - 1) if size > least else None
     if size is None:
         smallest = peak(least)
@@ -147,11 +154,11 @@ def memory_of(program: Program) -> int:
     return int(host * _SHARE_OF_HOST / len(devices))
 
 
-def _repeated(data: tuple[Any, Any, Any], struct: Batch, count: int) -> Batch:
+def _repeated(given: Given, struct: Batch, count: int) -> Batch:
     """A batch of so many rows: those of the data, again and again; zeros if only shapes are given."""
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(data)):
+    if has_structs(given):
         return jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape[1:]), leaf.dtype), struct)
-    batch = arrays_of("find_batch_size", *data)
+    batch = arrays_of("find_batch_size", given)
     index = np.arange(count) % rows(batch)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[index], batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elegy.data.columns import Given
 from elegy.integers import positive_int
 from elegy.trainer import batch_size as batch_size_module
 from elegy.trainer import check as check_module
@@ -39,7 +40,13 @@ class DiagnosisMethods:
         return program.flops
 
     def cost(
-        self, inputs: PyTree, labels: PyTree = None, *, sample_weight: PyTree = None, batch_size: int | None = None
+        self,
+        data: PyTree = None,
+        labels: PyTree = None,
+        *,
+        inputs: PyTree = None,
+        sample_weight: PyTree = None,
+        batch_size: int | None = None,
     ) -> Cost:
         """Counts the operations and the memory of a training step, by compiling it; nothing is computed.
 
@@ -48,9 +55,10 @@ class DiagnosisMethods:
         working memory that the compiler does not plan.
 
         Args:
-            inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`: their shapes and dtypes count.
-            labels: the labels.
-            sample_weight: the weights.
+            data: one batch as for `init_on_batch`, of arrays or `jax.ShapeDtypeStruct`: shapes and dtypes count.
+            labels: as for `init_on_batch`.
+            inputs: as for `init_on_batch`.
+            sample_weight: as for `init_on_batch`.
             batch_size: the number of rows, over all devices; None for those of the inputs.
 
         Raises:
@@ -66,14 +74,15 @@ class DiagnosisMethods:
             >>> cost.parameters, cost.bytes["parameters"], cost.bytes["batch"]
             (7850, 31400, 12861440)
         """
-        batch = one_batch.structure_of("cost", inputs, labels, sample_weight, batch_size)
+        batch = one_batch.structure_of("cost", Given.of("cost", data, inputs, labels, sample_weight), batch_size)
         return cost_module.cost(self._session, batch)
 
     def check(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         labels: PyTree = None,
         *,
+        inputs: PyTree = None,
         sample_weight: PyTree = None,
         batch_size: int | None = None,
         steps: int = 10,
@@ -85,9 +94,10 @@ class DiagnosisMethods:
         the order of the data stay as they are. The copy takes the memory of another state.
 
         Args:
-            inputs: one batch of inputs.
-            labels: the labels.
-            sample_weight: the weights.
+            data: one batch as for `init_on_batch`.
+            labels: as for `init_on_batch`.
+            inputs: as for `init_on_batch`.
+            sample_weight: as for `init_on_batch`.
             batch_size: uses the first rows only; None for all.
             steps: the number of training steps.
 
@@ -113,14 +123,15 @@ class DiagnosisMethods:
             ┌─────────────────────────────────┬────────┬─...
             ...
         """
-        batch = one_batch.batch_of("check", inputs, labels, sample_weight, batch_size)
+        batch = one_batch.batch_of("check", Given.of("check", data, inputs, labels, sample_weight), batch_size)
         return check_module.check(self._session, batch, positive_int("steps", steps))
 
     def find_learning_rate(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         labels: PyTree = None,
         *,
+        inputs: PyTree = None,
         sample_weight: PyTree = None,
         batch_size: int | None = None,
         lowest: float = 1e-7,
@@ -138,9 +149,10 @@ class DiagnosisMethods:
         Elsewhere the updates are scaled, relative to the constant that the optimizer multiplies its updates by at last.
 
         Args:
-            inputs: a tree of arrays of shape `(examples, ...)`.
-            labels: the labels.
-            sample_weight: the weights.
+            data: as for `fit`, but no iterable.
+            labels: as for `fit`.
+            inputs: as for `fit`.
+            sample_weight: as for `fit`.
             batch_size: the number of examples of a step; None for 32.
             lowest: the first learning rate.
             highest: the last learning rate.
@@ -167,7 +179,7 @@ class DiagnosisMethods:
         """
         return learning_rate_module.find_learning_rate(
             self._session,
-            (inputs, labels, sample_weight),
+            Given.of("find_learning_rate", data, inputs, labels, sample_weight),
             batch_size,
             lowest,
             highest,
@@ -177,9 +189,10 @@ class DiagnosisMethods:
 
     def find_batch_size(
         self,
-        inputs: PyTree,
+        data: PyTree = None,
         labels: PyTree = None,
         *,
+        inputs: PyTree = None,
         sample_weight: PyTree = None,
         budget: int | None = None,
         multiple: int | None = None,
@@ -193,9 +206,11 @@ class DiagnosisMethods:
         enough. The state, the counters, the history and the order of the data stay as they are.
 
         Args:
-            inputs: some inputs, arrays or `jax.ShapeDtypeStruct`: the number of rows does not matter.
-            labels: the labels.
-            sample_weight: the weights.
+            data: some examples as for `init_on_batch`, of arrays or `jax.ShapeDtypeStruct`: the number of rows does
+                not matter.
+            labels: as for `init_on_batch`.
+            inputs: as for `init_on_batch`.
+            sample_weight: as for `init_on_batch`.
             budget: the bytes on each device; None for the memory that JAX may take there, or, on the CPU, half of the
                 host's memory.
             multiple: the size is a multiple of this; None for the number of replicas.
@@ -220,5 +235,5 @@ class DiagnosisMethods:
             (True, True)
         """
         checks.not_in_fit(self._session, "find_batch_size")
-        data = inputs, labels, sample_weight
-        return batch_size_module.find_batch_size(self._session, data, budget, multiple, largest, trial)
+        given = Given.of("find_batch_size", data, inputs, labels, sample_weight)
+        return batch_size_module.find_batch_size(self._session, given, budget, multiple, largest, trial)

@@ -137,7 +137,7 @@ class LearningRateTest:
 
 def find_learning_rate(
     session: Session,
-    data: tuple[Any, Any, Any],
+    given: Given,
     batch_size: int | None,
     lowest: float,
     highest: float,
@@ -148,7 +148,7 @@ def find_learning_rate(
 
     Args:
         session: the session.
-        data: inputs, labels and sample weights.
+        given: the arguments of the method.
         batch_size: the rows of a batch; None for the default of `fit`.
         lowest: the learning rate of the first step.
         highest: that of the last step.
@@ -163,7 +163,7 @@ def find_learning_rate(
             f"find_learning_rate(lowest={lowest}, highest={highest}, steps={steps}): the rate grows from the lowest to "
             "the highest in at least 2 steps."
         )
-    source = source_of(Given.of("find_learning_rate", data[0], None, *data[1:]), what="find_learning_rate")
+    source = source_of(given, what="find_learning_rate")
     if not isinstance(source, ArraySource):
         raise TypeError(
             "find_learning_rate takes arrays: reading an iterable would change the order in which fit reads it. Give "

@@ -7,33 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from elegy.data import pack, unpack
-from elegy.data.batch import rows, size_of
-from elegy.data.convert import as_batch, copied
-from elegy.data.refused import refuse_non_arrays
+from elegy.data.batch import rows
+from elegy.data.columns import Given
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks, predictions
 from elegy.trainer.nonfinite import check_level
+from elegy.trainer.one_batch import batch_of, inputs_of
 from elegy.trainer.outputs import BatchOutputs
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 from elegy.waiting import no_wait
 
 
-def init(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> None:
+def init(session: Session, given: Given) -> None:
     """Makes the first state; see `Trainer.init_on_batch`."""
     if session.run is not None:
         raise RuntimeError(
             "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
             "another state, `trainer.state = trainer.state.replace(...)`."
         )
-    session.begin_anew(_batch("init_on_batch", inputs, labels, sample_weight))
+    session.begin_anew(batch_of("init_on_batch", given))
 
 
-def train(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Mapping[str, float]:
+def train(session: Session, given: Given) -> Mapping[str, float]:
     """Takes a training step; see `Trainer.train_on_batch`."""
     checks.not_in_fit(session, "train_on_batch")
-    batch = _batch("train_on_batch", inputs, labels, sample_weight)
+    batch = batch_of("train_on_batch", given)
     checks.can_run(session.buffer, "train")
     check_level(session.monitor.policy, session.buffer)
     checks.accumulation(session.accumulate, session.buffer)
@@ -49,19 +49,17 @@ def train(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) 
     return out.logs(0)
 
 
-def test(session: Session, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Mapping[str, float]:
+def test(session: Session, given: Given) -> Mapping[str, float]:
     """Evaluates a batch; see `Trainer.test_on_batch`."""
-    batch = _batch("test_on_batch", inputs, labels, sample_weight)
+    batch = batch_of("test_on_batch", given)
     buffer = _ready(session, "test", batch).fork()
     session.executor.reset(buffer, "test")
     return session.executor.run("test", buffer, _chunk(session, batch), session.epoch).logs(0)
 
 
-def predict(session: Session, inputs: Any) -> PyTree:
+def predict(session: Session, given: Given) -> PyTree:
     """Computes the outputs for a batch; see `Trainer.predict_on_batch`."""
-    refuse_non_arrays(inputs, "predict_on_batch")
-    inputs = as_batch(inputs) if not isinstance(inputs, tuple) else as_batch((inputs,))[0]
-    size_of(inputs)
+    inputs = inputs_of("predict_on_batch", given)
     buffer = _ready(session, "pred", pack(inputs)).fork()
     chunk = _chunk(session, inputs)
     leaves, treedef = session.executor.predict(buffer, chunk)
@@ -86,13 +84,3 @@ def _ready(session: Session, phase: Any, batch: Batch) -> StateBuffer:
 
 def _chunk(session: Session, batch: Batch) -> Chunk:
     return Chunk(session.strategy.place(batch, "batch"), "single", structure(batch), (1,), 0)
-
-
-def _batch(what: str, inputs: Any, labels: PyTree, sample_weight: PyTree) -> Batch:
-    """What the method `what` was given, as one batch; a tuple given alone is a batch already."""
-    alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
-    given = inputs if alone else pack(inputs, labels, sample_weight)
-    refuse_non_arrays(unpack(given)[0], what)
-    batch = as_batch(given)
-    size_of(batch)
-    return copied(batch)  # the caller may fill the next batch into the same arrays, while this one waits for the device

@@ -12,7 +12,8 @@ import jax
 
 from elegy.data import pack, unpack
 from elegy.data.batch import rows, size_of, take_rows
-from elegy.data.convert import as_batch, copied
+from elegy.data.columns import Given
+from elegy.data.convert import as_arrays, as_batch, copied
 from elegy.data.refused import refuse_non_arrays
 from elegy.engine.executor import Executor
 from elegy.engine.program import Program
@@ -26,60 +27,72 @@ from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 
 
-def batch_of(
-    what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None, batch_size: Any = None
-) -> Batch:
-    """Reads one batch of arrays.
+def batch_of(what: str, given: Given, batch_size: Any = None) -> Batch:
+    """Reads one batch of arrays, and copies them: the caller may fill the next batch into them.
 
     Args:
         what: the method, for messages.
-        inputs: the inputs; or, given alone, a tuple `(inputs, labels[, sample_weight])`.
-        labels: the labels.
-        sample_weight: the weights.
+        given: the arguments of the method.
         batch_size: takes the first rows only; None for all.
 
     Raises:
-        TypeError: if a leaf is not an array of numbers.
-        ValueError: if there are fewer rows than `batch_size`, or none, or the arrays differ in length.
+        TypeError: if a leaf is not an array of numbers, or the data has no names although some are given.
+        ValueError: if there are fewer rows than `batch_size`, or none, or the arrays differ in length; if a name is
+            missing.
     """
-    batch = arrays_of(what, inputs, labels, sample_weight)
+    batch = arrays_of(what, given)
     have, count = rows(batch), positive_int_or_none("batch_size", batch_size)
     if count is not None and count > have:
         raise ValueError(f"{what}(batch_size={count}): the arrays have only {have} rows.")
     return copied(batch if count is None else take_rows(batch, count))
 
 
-def arrays_of(what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None) -> Batch:
+def arrays_of(what: str, given: Given) -> Batch:
     """Reads arrays as one batch, without a copy. Arguments and errors as for `batch_of`."""
-    alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
-    given = inputs if alone else pack(inputs, labels, sample_weight)
-    refuse_non_arrays(unpack(given)[0], what)
-    batch = as_batch(given)
+    batch = given.batch(what)
+    refuse_non_arrays(unpack(batch)[0], what)
+    batch = as_batch(batch)
     size_of(batch)
     return batch
 
 
-def structure_of(
-    what: str, inputs: Any, labels: PyTree = None, sample_weight: PyTree = None, batch_size: Any = None
-) -> Batch:
+def inputs_of(what: str, given: Given, *, structs: bool = False) -> PyTree:
+    """Reads one batch of inputs, without a copy. Arguments and errors as for `batch_of`.
+
+    Args:
+        what: the method, for messages.
+        given: the arguments of the method.
+        structs: True to accept `jax.ShapeDtypeStruct` in place of arrays.
+    """
+    inputs = unpack(given.batch(what, only_inputs=True))[0]
+    refuse_non_arrays(inputs, what)
+    if not (structs and has_structs(given)):
+        inputs = as_arrays(inputs)
+    size_of(pack(inputs))
+    return inputs
+
+
+def structure_of(what: str, given: Given, batch_size: Any = None) -> Batch:
     """Reads the shapes and dtypes of one batch, of arrays or `jax.ShapeDtypeStruct`.
 
     Args:
         what: the method, for messages.
-        inputs: as for `batch_of`.
-        labels: the labels.
-        sample_weight: the weights.
+        given: the arguments of the method.
         batch_size: the number of rows; None for that of the arrays.
     """
-    given = (inputs, labels, sample_weight)
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
-        alone = labels is None and sample_weight is None and isinstance(inputs, tuple)
-        struct = structure(inputs if alone else pack(*given))
+    if has_structs(given):
+        struct = structure(given.batch(what))
         size_of(struct)
     else:
-        struct = structure(arrays_of(what, *given))
+        struct = structure(arrays_of(what, given))
     count = positive_int_or_none("batch_size", batch_size)
     return struct if count is None else resized(struct, count)
+
+
+def has_structs(given: Given) -> bool:
+    """True if a method was given shapes and dtypes without values, `jax.ShapeDtypeStruct`."""
+    leaves = jax.tree.leaves((given.data, given.labels, given.sample_weight))
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 
 def check_trains(session: Session, what: str, *, compiled: bool = False) -> None:

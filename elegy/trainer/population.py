@@ -175,7 +175,7 @@ class Population:
         return MemberHistory(self._trainer.history, self._stopping, len(self))
 
     def fit(
-        self, inputs: PyTree, labels: PyTree = None, *, callbacks: Sequence[Callback] | None = None, **options: Any
+        self, data: PyTree = None, labels: PyTree = None, *, callbacks: Sequence[Callback] | None = None, **options: Any
     ) -> dict[str, np.ndarray]:
         """Trains all members; a second call goes on.
 
@@ -185,7 +185,7 @@ class Population:
         that did not stop.
 
         Args:
-            inputs: as for `Trainer.fit`.
+            data: as for `Trainer.fit`.
             labels: as for `Trainer.fit`.
             callbacks: callbacks of this call.
             **options: all other arguments of `Trainer.fit`, except for `validation_weights`.
@@ -209,7 +209,7 @@ class Population:
         own, self._trainer.callbacks = self._trainer.callbacks, ()
         history = self._trainer.history
         try:
-            self._trainer.fit(inputs, labels, callbacks=[*others, *([stopping] if stopping else [])], **options)
+            self._trainer.fit(data, labels, callbacks=[*others, *([stopping] if stopping else [])], **options)
         finally:
             self._trainer.callbacks = own
             if self._trainer.history is not history:  # otherwise the call was refused
@@ -217,12 +217,12 @@ class Population:
         return self.history
 
     def evaluate(
-        self, inputs: PyTree, labels: PyTree = None, *, verbose: Literal[0, 1, 2] = 1, **options: Any
+        self, data: PyTree = None, labels: PyTree = None, *, verbose: Literal[0, 1, 2] = 1, **options: Any
     ) -> dict[str, np.ndarray]:
         """Computes losses and metrics of every member over all of the data.
 
         Args:
-            inputs: as for `Trainer.evaluate`.
+            data: as for `Trainer.evaluate`.
             labels: as for `Trainer.evaluate`.
             verbose: as for `Trainer.evaluate`.
             **options: all other arguments of `Trainer.evaluate`, except for `weights`.
@@ -231,17 +231,17 @@ class Population:
             By name, the value of each member, `float[members]`.
         """
         _refuse_weights(options)
-        values = self._trainer.evaluate(inputs, labels, verbose=verbose, **options)
+        values = self._trainer.evaluate(data, labels, verbose=verbose, **options)
         return {
             name: value.members if isinstance(value, MemberValues) else np.full(len(self), value)
             for name, value in values.items()
         }
 
-    def predict(self, inputs: PyTree, *, combine: Literal["mean"] | None = None, **options: Any) -> PyTree:
+    def predict(self, data: PyTree = None, *, combine: Literal["mean"] | None = None, **options: Any) -> PyTree:
         """Computes the outputs of every member, or their mean: the prediction of the ensemble.
 
         Args:
-            inputs: as for `Trainer.predict`.
+            data: as for `Trainer.predict`.
             combine: `"mean"` for the mean of the members' outputs; None for all of them.
             **options: all other arguments of `Trainer.predict`, except for `weights`.
 
@@ -254,7 +254,7 @@ class Population:
         _refuse_weights(options)
         if combine not in ("mean", None):
             raise ValueError(f"combine={combine!r}: it must be 'mean' or None.")
-        outputs = self._trainer.predict(inputs, **options)
+        outputs = self._trainer.predict(data, **options)
         if combine == "mean":
             return jax.tree.map(lambda leaf: leaf.mean(axis=1), outputs)
         return jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, 0), outputs)

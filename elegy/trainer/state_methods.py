@@ -250,17 +250,30 @@ class StateMethods(Generic[M]):
         given = Given.of("update_batch_stats", data, inputs, labels, sample_weight)
         update_batch_stats(self._session, given, batch_size, steps, weights)
 
-    def summary(self, inputs: PyTree, *, depth: int = 2, return_repr: bool = False) -> str | None:
+    def summary(
+        self,
+        data: PyTree = None,
+        *,
+        inputs: PyTree = None,
+        labels: str | Sequence[str] | None = None,
+        sample_weight: str | Sequence[str] | None = None,
+        depth: int = 2,
+        return_repr: bool = False,
+    ) -> str | None:
         """Prints a table of layers with their output shapes, parameters and bytes, without running them.
 
         Args:
-            inputs: one batch of inputs (arrays or `jax.ShapeDtypeStruct`).
+            data: one batch as for `predict_on_batch`, of arrays or `jax.ShapeDtypeStruct`.
+            inputs: as for `predict_on_batch`.
+            labels: as for `predict_on_batch`.
+            sample_weight: as for `predict_on_batch`.
             depth: how deep nested layers are listed.
             return_repr: whether to return the table instead of printing it; a notebook shows it as HTML.
         """
         from elegy.trainer.summary import summarize
 
-        text = summarize(self._session, inputs, depth=depth)
+        given = Given.of("summary", data, inputs, labels, sample_weight)
+        text = summarize(self._session, given, depth=depth)
         if return_repr:
             return text
         if in_notebook():

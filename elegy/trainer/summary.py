@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 
+from elegy.data.columns import Given
 from elegy.html.page import embedded, table
 from elegy.module.layers import Row
 from elegy.names import array_name, path_name
+from elegy.trainer.one_batch import inputs_of
 from elegy.trainer.session import Session
 from elegy.trainer.tables import bytes_text, draw
 from elegy.types import PyTree
@@ -29,12 +31,12 @@ class Summary(str):
         return self.html
 
 
-def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> Summary:
+def summarize(session: Session, given: Given, *, depth: int = 2) -> Summary:
     """Describes the layers of a trainer's module; nothing is computed, and no state is made.
 
     Args:
         session: the session of the trainer.
-        inputs: one batch of inputs, arrays or `jax.ShapeDtypeStruct`.
+        given: the arguments of `Trainer.summary`.
         depth: how deep nested layers are listed; what lies deeper counts for the layer above it.
 
     Returns:
@@ -48,6 +50,7 @@ def summarize(session: Session, inputs: PyTree, *, depth: int = 2) -> Summary:
         raise ValueError(f"depth must be a whole number of at least 0, not {depth!r}.")
     # The state's structure is enough: handing out the state itself would cost the next step a copy.
     module = session.buffer.struct if session.initialized else session.buffer.get()
+    inputs = inputs_of("summary", given, structs=True)
     return render(merge_below(module.summary_rows(inputs), depth))
 
 

@@ -116,3 +116,43 @@ def test_inputs_is_the_data_where_nothing_comes_first():
     np.testing.assert_array_equal(trainer.predict(inputs=X), trainer.predict(X))
     with pytest.raises(TypeError, match="the inputs of fit are None"):
         trainer.fit(labels=Y)
+
+
+ONE_BATCH = {
+    "table": (FRAME, {"labels": ["y"], "sample_weight": "w"}),
+    "dict": (
+        {"x": X, "y": Y[:, None], "w": W, "text": ["a"] * 20},
+        {"inputs": "x", "labels": "y", "sample_weight": "w"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "names"), ONE_BATCH.values(), ids=ONE_BATCH)
+def test_methods_that_take_one_batch_take_names(data, names):
+    loss = eg.losses.MeanSquaredError()
+    named, arrays = (eg.Trainer(nn.Dense(1), loss=loss, optimizer=optax.sgd(0.1)) for _ in range(2))
+    calls = {
+        "train_on_batch": {},
+        "test_on_batch": {},
+        "cost": {"batch_size": 8},
+        "check": {"batch_size": 6, "steps": 1},
+        "find_learning_rate": {"steps": 4, "batch_size": 16},
+        "find_batch_size": {"budget": 100_000, "trial": False},
+    }
+    named.init_on_batch(data, **names)
+    arrays.init_on_batch(X, Y[:, None], sample_weight=W)
+    for method, options in calls.items():
+        expected = getattr(arrays, method)(X, Y[:, None], sample_weight=W, **options)
+        assert getattr(named, method)(data, **names, **options) == expected, method
+    np.testing.assert_array_equal(named.predict_on_batch(data, **names), arrays.predict_on_batch(X))
+    assert named.summary(data, **names, return_repr=True) == arrays.summary(X, return_repr=True)
+
+
+def test_one_batch_without_the_name_is_told_and_changes_nothing():
+    trainer = eg.Trainer(nn.Dense(1), loss=eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    for method in ("init_on_batch", "train_on_batch", "test_on_batch", "check", "cost", "find_batch_size"):
+        with pytest.raises(ValueError, match=rf"labels='z': the batch of {method} has no key or column 'z'"):
+            getattr(trainer, method)(FRAME, labels="z")
+    with pytest.raises(TypeError, match="the batch of predict_on_batch is a ndarray, which has no names"):
+        trainer.predict_on_batch(X, labels="y")
+    assert "not initialised" in repr(trainer)
