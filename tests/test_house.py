@@ -51,6 +51,7 @@ FLOORS = {
     "jaxprs": 1,
     "lazy_logs": 1,
     "waiting": 1,
+    "strict_json": 1,
     "walltime": 1,
 }
 

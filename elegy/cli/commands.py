@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from elegy import strict_json
 from elegy.checkpoint import find_checkpoints
 from elegy.checkpoint.naming import CHECKPOINTS
 from elegy.cli.errors import CliError
@@ -19,7 +19,7 @@ from elegy.cli.options import REQUIRED, Option, options_of
 from elegy.cli.parser import PROGRAM, Values
 from elegy.cli.program import Program
 from elegy.cli.saved import checkpoint_of, folder_asked_for
-from elegy.cli.sets import chosen, first_batch
+from elegy.cli.sets import chosen, first_batch, told_by_data
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.distributed import is_first
 from elegy.integers import positive_int_or_none
@@ -108,7 +108,7 @@ def evaluate(call: Call) -> None:
     _, parts = chosen(call.program.read_data(call.values), call.values["on"])
     found = {name: trainer.evaluate(**part, **call.values.group("evaluate")) for name, part in parts.items()}
     if is_first():
-        print(json.dumps(found.get("", found)))
+        print(strict_json.dumps(found.get("", found)))
 
 
 def predict(call: Call) -> None:
@@ -120,13 +120,15 @@ def predict(call: Call) -> None:
         raise CliError(f"--output {output}: there is no directory {output.absolute().parent}.")
     trainer = call.trainer()
     if call.values["inputs"] is not None:
+        where = f"--inputs {call.values['inputs']}"
         inputs = _arrays(Path(call.values["inputs"]))
     else:
         name, parts = chosen(call.program.read_data(call.values), call.values["on"])
         if list(parts) != [""]:
             raise CliError(f"the {name} data are several data sets ({', '.join(parts)}): give --inputs FILE.")
-        inputs = parts[""]["inputs"]
-    outputs = trainer.predict(inputs, **call.values.group("predict"))
+        inputs, where = parts[""]["inputs"], f"the {name} data"
+    with told_by_data(lambda: call.program.read_data(call.values), inputs, where):
+        outputs = trainer.predict(inputs, **call.values.group("predict"))
     if is_first():
         _write(outputs, output)
 
@@ -199,12 +201,16 @@ def serve_export(path: str, values: Values) -> None:
 
 
 def _how(values: Values) -> dict[str, Any]:
-    """The options of the server, whose libraries are there."""
+    """The options of the server, checked before anything is loaded."""
     try:
         require("starlette", "elegy serve")
         require("uvicorn", "elegy serve")
     except ImportError as error:
         raise CliError(str(error)) from error
+    try:
+        server.check_options(**values.group("serve"))
+    except ValueError as error:
+        raise CliError(f"--serve.{error}") from error
     return values.group("serve")
 
 

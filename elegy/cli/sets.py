@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from elegy.cli.errors import CliError
 from elegy.cli.program import Data
 from elegy.data import ArraySource, unpack
+from elegy.data.batch import PARTS, join_name
 from elegy.data.columns import Given
 from elegy.data.sources import source_of
+from elegy.names import array_name
 from elegy.trainer.evaluations import Evaluation, is_dict_of_sets
+from elegy.types import PyTree
 
 NAMES = ("test", "validation", "train")
 
@@ -58,3 +64,44 @@ def first_batch(data: Data, rows: int = 1) -> dict[str, Any]:
         source.end()
     inputs, labels, sample_weight = unpack(batch)
     return {"inputs": inputs, "labels": labels, "sample_weight": sample_weight}
+
+
+@contextlib.contextmanager
+def told_by_data(data: Callable[[], Data], inputs: PyTree, where: str) -> Iterator[None]:
+    """A block in which an error of inputs that are not like those of the program's data says how they differ.
+
+    The data is only read after an error, because it may be missing where a model is used.
+
+    Args:
+        data: reads the program's data.
+        inputs: the arrays of inputs.
+        where: what the inputs came from, for the message.
+
+    Raises:
+        CliError: in place of an error of such inputs.
+    """
+    try:
+        yield
+    except Exception as error:
+        try:
+            known = first_batch(data())["inputs"]
+        except Exception:
+            raise error from None
+        given, wanted = _described(inputs), _described(known)
+        if given == wanted:
+            raise
+        raise CliError(
+            f"{where} has {_listed(given)}, but the inputs of the program's data are {_listed(wanted)}."
+        ) from error
+
+
+def _described(inputs: PyTree) -> dict[str, str]:
+    """The dtype and the shape of each array by path, but for the number of rows."""
+    return {
+        join_name(PARTS[0], path).removeprefix(f"{PARTS[0]}/"): array_name(leaf, ("rows", *np.shape(leaf)[1:]))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(inputs)
+    }
+
+
+def _listed(described: dict[str, str]) -> str:
+    return ", ".join(f"{name}: {text}" for name, text in described.items()) or "no array"

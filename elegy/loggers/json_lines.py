@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from elegy import strict_json
 from elegy.callbacks.items import Item
 from elegy.loggers.logger import OFTEN, Logger, Position, Record
 from elegy.loggers.places import numbered, release, reserve, take
@@ -22,8 +23,8 @@ class JSONLines(Logger):
 
     `{"type": "step", "step": 50, "epoch": 0, "examples": 3200, "seconds": 1.2, "values": {"loss": 0.5}}`; the type of
     an epoch is `"epoch"`, that of evaluations inside of an epoch `"evaluation"`; other lines are of the type
-    `"config"`, `"text"`, `"histogram"` (counts and edges) or `"checkpoint"`. Numbers that are not finite are `NaN`,
-    `Infinity` and `-Infinity`, as Python's `json` reads them.
+    `"config"`, `"text"`, `"histogram"` (counts and edges) or `"checkpoint"`. Numbers that are not finite are the
+    strings `"NaN"`, `"Infinity"` and `"-Infinity"`, because JSON has no such numbers; `float` reads them.
 
     A run never changes the lines of another run: if the file has some, a new run writes to `log_1.jsonl`, and a warning
     says so. A second `fit` with the same logger and trainer continues the file, and so does a run that resumes from a
@@ -116,7 +117,7 @@ class JSONLines(Logger):
 
     def _write(self, kind: str, **fields: Any) -> None:
         assert self._file is not None
-        self._file.write(json.dumps({"type": kind, **fields}) + "\n")
+        self._file.write(strict_json.dumps({"type": kind, **fields}) + "\n")
         self._file.flush()
 
 

@@ -17,6 +17,7 @@ from elegy.callbacks.monitor import Monitor
 from elegy.checkpoint.naming import RUN_FILE
 from elegy.runs.files import read_json
 from elegy.runs.place import is_locked
+from elegy.strict_json import as_number
 
 Series = tuple[list[int], list[float]]
 """Steps, and values at these steps."""
@@ -191,7 +192,8 @@ def _records(folder: Path) -> Iterable[dict[str, Any]]:
             if isinstance(record, dict) and record.get("type") in ("step", "epoch", "evaluation"):
                 values, places = record.get("values"), (record.get("step"), record.get("epoch"))
                 if isinstance(values, dict) and all(isinstance(place, int) for place in places):
-                    yield {**record, "values": {k: v for k, v in values.items() if isinstance(v, (int, float))}}
+                    numbers = {name: as_number(value) for name, value in values.items()}
+                    yield {**record, "values": {name: v for name, v in numbers.items() if v is not None}}
 
 
 def _time(text: Any) -> datetime.datetime | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import math
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -48,28 +50,61 @@ def serve(
         ImportError: if starlette or uvicorn is not installed.
         ValueError: if a number is out of its range.
     """
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port={port!r}: it must be a number from 0 to 65535.")
+    check_options(host, port, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
     uvicorn = require("uvicorn", "elegy serve")
     application = app(served, max_batch_size=max_batch_size, max_wait_ms=max_wait_ms, max_bytes=max_bytes)
     uvicorn.run(application, host=host, port=port, log_level="info")
+
+
+def check_options(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    max_batch_size: int = 64,
+    max_wait_ms: float = 2.0,
+    max_bytes: int = 64_000_000,
+) -> None:
+    """Checks the arguments of `serve`, before a model is loaded.
+
+    Raises:
+        ValueError: if a number is out of its range, or nothing can listen at the address.
+
+    Example:
+        >>> check_options(max_batch_size=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: max_batch_size must be a positive integer, not 0.
+    """
+    _check_numbers(max_batch_size, max_wait_ms, max_bytes)
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port={port!r}: it must be a number from 0 to 65535.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ValueError(f"host={host!r}, port={port}: nothing can listen there: {error.strerror}.") from None
+
+
+def _check_numbers(max_batch_size: int, max_wait_ms: float, max_bytes: int) -> None:
+    positive_int("max_batch_size", max_batch_size)
+    positive_int("max_bytes", max_bytes)
+    if not 0 <= max_wait_ms < math.inf:
+        raise ValueError(f"max_wait_ms={max_wait_ms!r}: it must be finite and not negative.")
 
 
 def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, max_bytes: int = 64_000_000) -> Any:
     """Returns the ASGI application, whose arguments are those of `serve`."""
     applications, responses = require("starlette.applications", "elegy serve"), require("starlette.responses", "")
     route = require("starlette.routing", "").Route
-    most, limit = positive_int("max_batch_size", max_batch_size), positive_int("max_bytes", max_bytes)
-    if not max_wait_ms >= 0:
-        raise ValueError(f"max_wait_ms={max_wait_ms!r}: it must not be negative.")
-    batcher = Batcher(served, most, max_wait_ms / 1000)
+    _check_numbers(max_batch_size, max_wait_ms, max_bytes)
+    batcher = Batcher(served, max_batch_size, max_wait_ms / 1000)
 
     def state() -> dict[str, Any]:
         return {
             "status": "ok",
             **served.about,
             "inputs": served.described(),
-            "max_batch_size": most,
+            "max_batch_size": max_batch_size,
             "joins_requests": batcher.joins,
             "requests": batcher.requests,
             "batches": batcher.batches,
@@ -82,8 +117,8 @@ def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, m
         body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > limit:
-                return failed(413, f"the body has more than {limit} bytes.")
+            if len(body) > max_bytes:
+                return failed(413, f"the body has more than {max_bytes} bytes.")
         try:
             inputs, is_json = await asyncio.to_thread(read, bytes(body), served.inputs)
         except BadRequest as error:

@@ -121,6 +121,12 @@ BAD = {
     "predict saved --output gone/out.npy": "there is no directory .*gone",
     "predict saved --output out.npy --inputs gone.npy": "gone.npy cannot be read",
     "predict saved": "required: output",
+    "predict saved --output out.npy --inputs wide.npy": (
+        r"wide.npy has inputs: float32\[rows,4\], but the inputs of the program's data are inputs: float32\[rows,3\]"
+    ),
+    "predict saved --output out.npy --inputs named.npz": (
+        r"named.npz has a: float32\[rows,3\], b: int32\[rows\], but the inputs of the program's data are inputs: "
+    ),
     "evaluate saved --fit.epochs 3": "unknown option --fit.epochs",
     "evaluate moved": "there is no file .*gone.py.* pass --program FILE:FUNCTION",
 }
@@ -128,6 +134,8 @@ BAD = {
 
 def test_bad_input_of_commands_that_read(program, capsys):
     checkpoint("saved")
+    np.save("wide.npy", np.ones((5, 4), np.float32))
+    np.savez("named.npz", a=np.ones((5, 3), np.float32), b=np.ones(5, np.int32))
     checkpoint("moved", program={"source": "/gone.py", "build": "build"})
     for line, message in BAD.items():
         with pytest.raises(SystemExit) as ended:

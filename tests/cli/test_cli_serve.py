@@ -19,6 +19,7 @@ from programs import call
 from programs import program as program
 
 import elegy as eg
+from elegy.cli import commands
 from elegy.serving import server
 
 FIT = "fit prog.py --fit.max_steps 3 --fit.batch_size 4 --fit.verbose 0"
@@ -51,6 +52,26 @@ def test_a_checkpoint_and_an_export_reach_the_server(program, monkeypatch):
     np.testing.assert_allclose(of_export.predict(X), expected, rtol=1e-6)
     assert of_run.described() == of_export.described() == {"inputs": "float32[rows,3]"}
     assert of_run.about["step"] == 3
+
+
+WRONG = {
+    "port 70000": "port=70000: it must be a number from 0 to 65535",
+    "max_batch_size 0": "max_batch_size must be a positive integer, not 0",
+    "max_bytes -1": "max_bytes must be a positive integer, not -1",
+    "max_wait_ms .inf": "max_wait_ms=inf: it must be finite and not negative",
+    "host 256.0.0.1": "host='256.0.0.1', port=8000: nothing can listen there",
+}
+
+
+@pytest.mark.parametrize(("option", "message"), WRONG.items(), ids=WRONG)
+def test_wrong_options_are_told_before_the_model_is_loaded(program, option, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    monkeypatch.setattr(commands, "first_batch", lambda data: pytest.fail("the data was read"))
+    with pytest.raises(SystemExit) as ended:
+        call("serve", "run", "--program", program, *f"--serve.{option}".split())
+    assert ended.value.code == 2
+    assert f"error: --serve.{message}" in capsys.readouterr().err
 
 
 def test_without_its_library_the_server_says_what_to_install(program, monkeypatch, capsys):

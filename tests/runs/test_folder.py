@@ -48,6 +48,27 @@ def same_state(one, other):
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
+def test_logs_are_json_that_strict_readers_accept_and_keep_nan_and_infinity():
+    one = trainer()
+    values = iter([float("nan"), float("inf"), float("-inf"), 0.5])
+    strange = eg.callbacks.LambdaCallback(on_epoch_end=lambda event: event.log("strange", next(values)))
+    fit(one, epochs=4, callbacks=[strange], validation_data=regression(9, seed=5))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    lines = (one.run_dir / "log.jsonl").read_text().splitlines()
+    logged = [json.loads(line, parse_constant=refuse) for line in lines]
+    epochs = [entry["values"]["strange"] for entry in logged if entry["type"] == "epoch"]
+    assert epochs == ["NaN", "Infinity", "-Infinity", 0.5]
+    expected = [np.nan, np.inf, -np.inf, 0.5]
+    np.testing.assert_array_equal(eg.runs.read(one.run_dir).series("epoch")["strange"][1], expected)
+    of_epochs = [entry for entry in logged if entry["type"] == "epoch"]
+    older = [json.dumps({**entry, "values": {"strange": v}}) for entry, v in zip(of_epochs, expected, strict=True)]
+    (one.run_dir / "log.jsonl").write_text("\n".join(older))  # with the bare words NaN and Infinity
+    np.testing.assert_array_equal(eg.runs.read(one.run_dir).series("epoch")["strange"][1], expected)
+
+
 def test_the_folder_has_everything_of_the_run(capsys):
     one = trainer(config={"width": 3})
     history = fit(one, verbose=2)
