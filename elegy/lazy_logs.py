@@ -176,7 +176,9 @@ class LazyLogs(Mapping[str, float]):
 def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
     """Reads all values from the device at once."""
     values = [value() if callable(value) else value for value in logs.values()]
-    return {name: _scalar(name, value) for name, value in zip(logs, jax.device_get(values), strict=True)}
+    if any(isinstance(value, jax.Array) for value in values):
+        values = jax.device_get(values)
+    return {name: _scalar(name, value) for name, value in zip(logs, values, strict=True)}
 
 
 def _taken(name: str) -> ValueError:

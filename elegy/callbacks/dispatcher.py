@@ -30,6 +30,9 @@ class CallbackList:
     Args:
         callbacks: instances of `Callback`.
 
+    Attributes:
+        hears_batches: by phase (`"train"`, `"test"`, `"predict"`), True if a callback has a batch hook.
+
     Raises:
         TypeError: if an entry is not a callback instance, or a hook cannot be called with one event.
         ValueError: if a callback is listed twice, or declares an unknown `batch_hooks_read`.
@@ -62,6 +65,10 @@ class CallbackList:
         for hook, listeners in self._listeners.items():
             for callback, method in listeners:
                 _check_signature(callback, hook, method)
+        self.hears_batches = {
+            phase: self.listens(f"on_{phase}_batch_begin") or self.listens(f"on_{phase}_batch_end")
+            for phase in ("train", "test", "predict")
+        }
         # Of all callbacks, also those that run in the first process only: executions are the same in all processes.
         self._acting = [
             c
@@ -97,13 +104,12 @@ class CallbackList:
             examples: training examples seen by the run before it.
             sizes: the examples of each of its batches.
         """
+        if not self.hears_batches[phase]:
+            return ()
         if self.listens(f"on_{phase}_batch_begin"):
             return range(len(sizes))
-        listeners = self._listeners[f"on_{phase}_batch_end"]
-        if not listeners:
-            return ()
         heard: set[int] = set()
-        for callback, _ in listeners:
+        for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
             heard.update(callback.batches_heard(step, examples, sizes))
         return sorted(heard)
 

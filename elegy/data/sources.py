@@ -142,14 +142,19 @@ class ArraySource:
             >>> ArraySource.of(np.array([10, 11, 12])).take(np.array([2, 0]))
             array([12, 10])
         """
-        leaves, treedef = self._flat
-        read = take_together(leaves, indices) if self.examples else [None] * len(leaves)
-        rows = [_gather(leaf, indices) if one is None else one for leaf, one in zip(leaves, read, strict=True)]
-        return jax.tree.unflatten(treedef, rows)
+        leaves, treedef, gathers = self._flat
+        if not self.examples:
+            return treedef.unflatten([gather(indices) for gather in gathers])
+        read = take_together(leaves, indices)
+        return treedef.unflatten(
+            [gather(indices) if one is None else one for gather, one in zip(gathers, read, strict=True)]
+        )
 
     @functools.cached_property
-    def _flat(self) -> tuple[list[Array], Any]:
-        return jax.tree.flatten(self.batch)
+    def _flat(self) -> tuple[list[Array], Any, list[Callable[[np.ndarray], Array]]]:
+        """The arrays, their tree, and for each array a function that gathers its rows."""
+        leaves, treedef = jax.tree.flatten(self.batch)
+        return leaves, treedef, [_gatherer(leaf) for leaf in leaves]
 
     def part(self, start: int, stop: int, *, weighted: bool = True) -> ArraySource:
         """Returns a source of the rows from `start` to `stop`; sparse matrices stay sparse, files are not read.
@@ -181,10 +186,10 @@ class ArraySource:
         return jax.tree.map(lambda leaf: leaf[start:stop], self.batch)
 
 
-def _gather(leaf: Array, indices: np.ndarray) -> Array:
-    if isinstance(leaf, jax.Array):
-        return jnp.take(leaf, indices, axis=0, mode="clip")  # 10 times as fast as `leaf[indices]` outside of jit
-    return leaf.take(indices, axis=0)
+def _gatherer(leaf: Array) -> Callable[[np.ndarray], Array]:
+    if isinstance(leaf, jax.Array):  # 10 times as fast as `leaf[indices]` outside of jit
+        return functools.partial(jnp.take, leaf, axis=0, mode="clip")
+    return functools.partial(leaf.take, axis=0)
 
 
 def as_source(

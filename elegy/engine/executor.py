@@ -34,6 +34,9 @@ IN_FLIGHT_BYTES = 64 * 2**20
 _MANY = 32
 """The number of executions in flight below which sizes are not checked."""
 
+_Recent = tuple[int | None, dict[tuple[int, bool], tuple[PyTree, Program]]]
+_NONE: _Recent = (None, {})
+
 
 class Executor:
     """Caches the compiled steps of one strategy, and runs them on states.
@@ -47,9 +50,10 @@ class Executor:
         self.strategy, self.options = strategy, options
         self.traces: dict[str, int] = {"train": 0, "test": 0, "pred": 0}
         self._programs: dict[Any, Program] = {}
-        self._recent: dict[str, tuple[int, dict[int, tuple[PyTree, bool, Program]]]] = {}
+        self._recent: dict[str, _Recent] = {}
         self._resets: dict[Any, Reset] = {}
         self._last_reset: tuple[int | None, Reset | None] = (None, None)
+        self._last_key: tuple[int | None, Any] = (None, None)
         self._probes: dict[Any, RowProbe] = {}
         self._outputs: dict[Any, PyTree] = {}
         self._in_flight: deque[Any] = deque()
@@ -88,6 +92,7 @@ class Executor:
     def reset(self, buffer: StateBuffer, phase: CompiledPhase) -> None:
         """Runs the module's `reset_step` at the beginning of an epoch."""
         self._logged.pop(phase, None)
+        self._recent.pop(phase, None)  # the first step of an epoch checks the names of its logs
         if not self.compiles(buffer.cls, phase):
             buffer.set(checked_reset(buffer.get()))
             return
@@ -98,7 +103,7 @@ class Executor:
         version, recent = self._last_reset
         if version == buffer.version and recent is not None:  # the usual case
             return recent
-        key = batch_key(buffer.struct)
+        key = self._state_key(buffer)
         if key not in self._resets:
             self._resets[key] = Reset.of(buffer.struct, self.strategy)
         self._last_reset = buffer.version, self._resets[key]
@@ -126,7 +131,7 @@ class Executor:
         Returns None if the outputs are not a tree of arrays, or their class cannot contain `jax.ShapeDtypeStruct`.
         Losses and metrics of such outputs cannot be checked before the step is traced.
         """
-        key = (phase, batch_key(buffer.struct), batch_key(inputs))
+        key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(inputs))
         if key not in self._outputs:
             trees: list[Any] = []
 
@@ -162,7 +167,7 @@ class Executor:
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """Returns the program for the state's and the batch's structure; traces it on first use."""
         form = (batch_key(batch), mask is not None, self.options if phase == "train" else None)
-        key = (phase, batch_key(buffer.struct), form)
+        key = (phase, self._state_key(buffer), form)
         program = self._programs.get(key)
         if program is None:
             strategy = self.strategy
@@ -178,12 +183,13 @@ class Executor:
                 program = self._trace(phase, strategy.replicated, buffer, batch, mask)
             self._programs[key] = program
             self._programs[(phase, batch_key(program.state), form)] = program
-        version, recent = self._recent.get(phase, (None, {}))
-        if version != buffer.version or len(recent) > MANY_SHAPES:
-            recent = {}
-        recent[id(batch)] = (batch, mask is not None, program)
-        self._recent[phase] = (buffer.version, recent)
         return program
+
+    def _state_key(self, buffer: StateBuffer) -> Any:
+        """The key of a state's structure; every epoch of a run has the same one."""
+        if self._last_key[0] != buffer.version:
+            self._last_key = buffer.version, batch_key(buffer.struct)
+        return self._last_key[1]
 
     def _rows_follow(self, buffer: StateBuffer, inputs: PyTree, replicas: int) -> bool:
         """True if every output has a row for each row of a replica's inputs, whatever their number is.
@@ -200,14 +206,17 @@ class Executor:
         return all(leaf.shape[:1] == (count,) for leaf in structs)
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
-        """Looks up the program of an earlier batch structure by identity, which is fast enough for every step."""
-        version, recent = self._recent.get(phase, (None, {}))
-        batch, masked, program = recent.get(id(chunk.batch), (None, None, None))
-        if version != buffer.version or batch is not chunk.batch:
-            return None
-        if phase == "pred":
-            return program
-        return program if masked == (chunk.mask is not None) and phase in self._logged else None
+        """Looks up the program of an earlier chunk by the identity of its structure, fast enough for every step."""
+        version, recent = self._recent.get(phase, _NONE)
+        found = recent.get((id(chunk.batch), chunk.mask is None)) if version == buffer.version else None
+        return found[1] if found is not None and found[0] is chunk.batch else None
+
+    def _remember(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk, program: Program) -> None:
+        version, recent = self._recent.get(phase, _NONE)
+        if version != buffer.version or len(recent) > MANY_SHAPES:
+            recent = {}
+        recent[id(chunk.batch), chunk.mask is None] = chunk.batch, program
+        self._recent[phase] = buffer.version, recent
 
     def _trace(
         self, phase: CompiledPhase, strategy: Strategy, buffer: StateBuffer, batch: PyTree, mask: PyTree | None
@@ -238,6 +247,7 @@ class Executor:
             program = self.program(phase, buffer, chunk.batch, _one_mask(chunk))
             self._accumulate(program, buffer)
             self._check_logs(phase, [name for name, _, _ in program.log_names])
+            self._remember(phase, buffer, chunk, program)
         out = self._execute(program, buffer, chunk, epoch)
         return StepResults(program, out, None if chunk.kind == "single" else chunk.count)
 
@@ -251,6 +261,7 @@ class Executor:
         program = self._same("pred", buffer, chunk)
         if program is None and self.compiles(buffer.cls, "pred"):
             program = self.program("pred", buffer, chunk.batch, None)
+            self._remember("pred", buffer, chunk, program)
         if program is not None:
             return self._execute(program, buffer, chunk, 0), program.output_tree
         state = buffer.get()
@@ -261,13 +272,14 @@ class Executor:
         return jax.tree.flatten(outputs)
 
     def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
-        donate = program.phase == "train" and self.strategy.donates
         self.ran[program.phase] = program
         constant = buffer.pick(program.constant)
-        changed = buffer.take(program.changed, program.donated) if donate else buffer.pick(program.changed)
+        changed = buffer.take(program.changed, program.donated) if program.donates else buffer.pick(program.changed)
         donated, sums = changed[: program.donated], changed[program.donated :]
         first, count, single = chunk.first, chunk.count, chunk.kind == "single"
-        mask = None if program.phase == "pred" else program.small.mask(chunk.mask, "batch" if single else "chunk")
+        mask = chunk.mask if program.phase != "pred" else None
+        if mask is not None:
+            mask = program.small.mask(mask, "batch" if single else "chunk")
         control = program.small.control(epoch, first, count)
         if single:
             out, changed = program.single()(donated, sums, constant, chunk.data, mask, control)

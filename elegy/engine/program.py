@@ -70,6 +70,9 @@ class Program:
         closed: the traced step.
         indexed: True if the step reads the index of the batch or of the epoch.
         small: the control vectors and masks of the program, on the devices.
+        returns_control: True if executions return the control vector of the next one, which all members of a population
+            share.
+        donates: True if executions donate the leaves of the state that they change.
         batch_bytes: the size in bytes of a batch on one replica.
     """
 
@@ -84,6 +87,7 @@ class Program:
     ):
         self.phase = phase
         self.strategy = strategy
+        self.donates = phase == "train" and strategy.donates
         self.batch, self.mask = batch, mask
         batch, mask = (strategy.local_struct(given, "batch") for given in (batch, mask))
         self._rows = rows(batch)
@@ -138,6 +142,7 @@ class Program:
         read = [*(v for equation in self.closed.jaxpr.eqns for v in equation.invars), *self.closed.jaxpr.outvars]
         self.indexed = any(v is index for v in read for index in inputs[-2:])
         self.small = SmallArrays(strategy, self.indexed)
+        self.returns_control = self.indexed and phase != "pred" and not strategy.maps_members
 
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
         outputs, after = managed.pred(recipe.bound(state), batch, b, self.strategy)
@@ -174,6 +179,8 @@ class Program:
         `control` is `int32[3]`: epoch, index of the first batch, number of batches. Training and evaluation steps that
         read the indices return the next one with the logs, as `NEXT`.
         """
+        if (found := self._kernels.get(("single",))) is not None:
+            return found
 
         def kernel(donated: Any, sums: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
             out, changed = self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
@@ -230,22 +237,16 @@ class Program:
         kinds = ("state", "small", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
         return self._compiled(("fused", capacity, resident), kernel, kinds)
 
-    @property
-    def returns_control(self) -> bool:
-        """True if executions return the control vector of the next one, which all members of a population share."""
-        return self.indexed and self.phase != "pred" and not self.strategy.maps_members
-
     def _with_next(self, out: Any, control: Any, count: Any) -> Any:
         return {**out, NEXT: control.at[1].add(count)} if self.returns_control else out
 
     def _compiled(self, key: tuple, kernel: Callable, kinds: tuple) -> Callable:
         if key not in self._kernels:
             kernel.__name__ = f"{self.phase}_step" + ("s" if key[0] == "fused" else "")  # in profiles and messages
-            donate = self.phase == "train" and self.strategy.donates
             outputs: Kind = "whole"
             if self.phase == "pred":
                 outputs = "batch" if key[0] == "single" else "chunk"
-            self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=donate)
+            self._kernels[key] = self.strategy.compile(kernel, kinds, outputs=outputs, donate=self.donates)
         return self._kernels[key]
 
 

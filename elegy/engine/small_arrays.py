@@ -64,15 +64,13 @@ class SmallArrays:
         """
         self._keep((epoch, first, count), None, control)
 
-    def mask(self, mask: np.ndarray | None, kind: Kind) -> Any:
+    def mask(self, mask: np.ndarray, kind: Kind) -> Any:
         """Returns a mask on the devices.
 
         Args:
-            mask: the mask, which never changes; None for None.
+            mask: the mask, which never changes.
             kind: `"batch"` or `"chunk"`.
         """
-        if mask is None:
-            return None
         found = self._placed.get(id(mask))
         if found is None:
             found = self._keep(id(mask), mask, self._place(mask, kind))

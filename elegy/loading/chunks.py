@@ -135,21 +135,23 @@ def array_chunks(
     full = limit - 1 if short and not layout.masked else limit
     count_rows = layout.rows(plan.batch_size)
     one = resized(structure(source.batch), count_rows)
+    taken = _taker(source, order)
+
+    def singles() -> Generator[Chunk, None, None]:
+        masked, several = layout.masked, strategy.processes > 1
+        for first in range(full):
+            start = plan.done + first * plan.batch_size
+            size = min(plan.batch_size, plan.size - start)
+            if several:
+                index = np.arange(start, start + size) if order is None else order[start : start + size]
+                data = _gathered(source, _filled(index, count_rows), "batch", strategy)
+            else:
+                batch = taken(start, start + size)
+                data = strategy.place(batch if size == count_rows else pad_rows(batch, count_rows), "batch")
+            mask = _mask(size, count_rows) if masked else None
+            yield Chunk(data, "single", one, (size,), first + offset, None, mask)
 
     def chunk(first: int, count: int) -> Chunk:
-        if layout.steps == 1 and not layout.resident and strategy.processes > 1:
-            index, counts = plan.index_matrix(order, first, 1)
-            data = _gathered(source, _filled(index[0], count_rows), "batch", strategy)
-            size = int(counts[0])
-            mask = _mask(size, count_rows) if layout.masked else None
-            return Chunk(data, "single", one, (size,), first + offset, mask=mask)
-        if layout.steps == 1 and not layout.resident:
-            start, stop = plan.batch_rows(first)
-            batch = _taken(source, order, start, stop)
-            if stop - start < count_rows:
-                batch = pad_rows(batch, count_rows)
-            mask = _mask(stop - start, count_rows) if layout.masked else None
-            return Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), first + offset, mask=mask)
         index, counts = plan.index_matrix(order, first, count)
         sizes = tuple(counts.tolist())
         mask = _masks(sizes, layout.steps, count_rows) if layout.masked else None
@@ -175,15 +177,16 @@ def array_chunks(
             yield chunk(first, count)
             first += count
 
+    every = singles() if layout.steps == 1 and not layout.resident else chunks()
     large = source.nbytes // source.size * plan.batch_size * layout.steps >= PREFETCH_BYTES
     gathers = source.on_host and not layout.resident and order is not None
     ahead = PREFETCH if source.workers or (large and gathers and jax.default_backend() != "cpu") else 0
     with source.reading():
-        yield from prefetch(chunks(), ahead)
+        yield from prefetch(every, ahead) if ahead else every
         if full == limit:
             return
         start, stop = plan.batch_rows(full)
-        batch = _taken(source, order, start, stop)
+        batch = taken(start, stop)
         one = resized(one, stop - start)
         yield Chunk(strategy.place(batch, "batch"), "single", one, (stop - start,), full + offset)
 
@@ -276,11 +279,13 @@ def _gathered(source: ArraySource, index: np.ndarray, kind: Literal["batch", "ch
     return strategy.place_part(source.take(index[..., strategy.rows_here(count)]), kind, count)
 
 
-def _taken(source: ArraySource, order: np.ndarray | None, start: int, stop: int) -> Batch:
-    """The rows of one batch in an order of all members, or of each."""
+def _taker(source: ArraySource, order: np.ndarray | None) -> Callable[[int, int], Batch]:
+    """Returns a function that takes the rows of one batch in an order of all members, or of each."""
     if order is None:
-        return source.slice(start, stop)
-    return of_members(source.take(order[start:stop]), 1, order.ndim)
+        return source.slice
+    if order.ndim == 1:
+        return lambda start, stop: source.take(order[start:stop])
+    return lambda start, stop: of_members(source.take(order[start:stop]), 1, order.ndim)
 
 
 # The masks of equal batches are one object, by which the executor finds the one that is on the device.

@@ -77,7 +77,7 @@ class Jit(Strategy):
         Stacks of batches are transferred ahead, except on the CPU.
         """
         if kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu"):
-            for leaf in jax.tree.leaves(value):
+            for leaf in jax.tree_util.tree_leaves(value):  # one Python call fewer than `jax.tree.leaves`, in every step
                 if not isinstance(leaf, np.ndarray):
                     break
             else:

@@ -55,6 +55,7 @@ class RunClock:
             not count the time before the run was resumed.
 
     Attributes:
+        limited: True if there is a time limit or a budget.
         pace: bounds executions once `begin_epoch` was called, if there is a limit that one process alone observes.
     """
 
@@ -62,13 +63,9 @@ class RunClock:
         self._max_time, self._processes, self._ahead = max_time, processes, ahead
         self._started = time.monotonic()
         self._budget_ends = None if budget is None else self._started + budget
+        self.limited = max_time is not None or budget is not None
         self._computing: deque[LazyLogs] = deque()
         self.pace: Pace | None = None
-
-    @property
-    def limited(self) -> bool:
-        """True if there is a time limit or a budget."""
-        return self._max_time is not None or self._budget_ends is not None
 
     @property
     def seconds(self) -> float:

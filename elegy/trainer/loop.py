@@ -101,9 +101,12 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         held: holds a second Ctrl-C back while the state is consumed and its successor not yet in its place.
     """
     session, count = run.session, chunk.count
-    heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
-    begins = run.callbacks.listens("on_train_batch_begin")  # then every batch has events
-    added: dict[str, Any] = {}  # before the step
+    heard: Sequence[int] = ()
+    begins = False
+    added: dict[str, Any] = {}  # what callbacks add before the step
+    if run.callbacks.hears_batches["train"]:
+        heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
+        begins = run.callbacks.listens("on_train_batch_begin")  # then every batch has events
     if begins:
         run.emit("on_train_batch_begin", batch=chunk.first, added=added)
     out: StepResults | PlainStepResults | None = None
@@ -123,7 +126,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
                 run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False, added=added)
             run.count(chunk.sizes[done : k + 1])
             done = k + 1
-            run.keep_logs(out.logs(k), added)
+            run.keep_logs(out, k, added)
             added = {}
             run.emit(
                 "on_train_batch_end",
@@ -137,7 +140,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         if out is not None:
             run.count(chunk.sizes[done:])
             if done < count:
-                run.keep_logs(out.logs(count - 1), added)
+                run.keep_logs(out, count - 1, added)
 
 
 def _evaluated_and_over(run: Run) -> bool:

@@ -13,6 +13,9 @@ class MicrobatchSchedule:
     Args:
         given: the number, or a function from the number of completed steps to it.
 
+    Attributes:
+        acts_on_run: True if the number may change.
+
     Raises:
         TypeError: if the number is not an integer.
         ValueError: if it is below 1.
@@ -25,11 +28,7 @@ class MicrobatchSchedule:
 
     def __init__(self, given: int | Callable[[int], int]):
         self.given = given if callable(given) else positive_int("accumulate", given)
-
-    @property
-    def acts_on_run(self) -> bool:
-        """True if the number may change."""
-        return callable(self.given)
+        self.acts_on_run = callable(given)
 
     def at(self, step: int) -> int:
         """Returns the number of microbatches of the step after `step` completed ones."""

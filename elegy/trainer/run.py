@@ -14,6 +14,7 @@ from elegy.callbacks.interrupt import Interrupts
 from elegy.checkpoint import Address
 from elegy.data import ArraySource
 from elegy.distributed import from_first
+from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import CheckpointError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading import Cursor
@@ -46,12 +47,10 @@ class Run:
         epochs: the number of epochs of the run; None for as many as the other limits allow.
         end_epoch: the number of epochs at which the run ends, or None.
         ahead: how many steps of a running execution the state has seen and the counters have not.
-        cursor: how much of the running epoch is done; zero between epochs.
         epoch_ended: whether the last epoch saw all of its data.
         reorders: for each time the run went back: the epoch, and after how many of its examples a new order begins.
         rollbacks: how often the run went back to a checkpoint, by its name.
         interrupts: knows whether a signal ends the run.
-        logs: the epoch's values after the last step.
         added: the last values that callbacks added in this epoch, by name.
         resumed: the checkpoint from which the run goes on.
         clock: the time of the run.
@@ -75,7 +74,8 @@ class Run:
         self._processes = session.strategy.processes
         if config.initial_epoch:
             session.epoch = config.initial_epoch
-        self.steps, self.examples, self.cursor = 0, 0, Cursor()
+        self.steps = self.examples = 0
+        self._batches = self._batch_examples = 0  # of the running epoch
         self.ahead = 0
         self.first_epoch = session.epoch
         self.epochs = config.epochs
@@ -89,7 +89,7 @@ class Run:
         self.reorders: list[tuple[int, int]] = []
         self.rollbacks: dict[str, int] = {}
         self.interrupts = Interrupts(session)
-        self.logs: Mapping[str, float] = {}
+        self.logs = {}
         self.added: dict[str, Any] = {}
         self.resumed: Path | Address | None = None
         self.loader.start_at(session.epoch)
@@ -101,6 +101,24 @@ class Run:
         self.schedule = EvaluationSchedule(evaluations, self._count)
         stops = any(isinstance(callback, TerminateOnNaN) for callback in self.callbacks)
         self.loss = LossWatch(session.monitor.policy == "ignore" and not stops)
+
+    @property
+    def cursor(self) -> Cursor:
+        """How much of the running epoch is done; zero between epochs."""
+        return Cursor(self._batches, self._batch_examples)
+
+    @property
+    def logs(self) -> Mapping[str, float]:
+        """The epoch's values after the last step."""
+        if self._last is not None:
+            results, k, step, epoch = self._last
+            self.logs = self.loss.watch(results.logs(k), step, epoch)
+        return self._logs
+
+    @logs.setter
+    def logs(self, logs: Mapping[str, float]) -> None:
+        self._logs: Mapping[str, float] = logs
+        self._last: tuple[Any, int, int, int] | None = None  # a step whose logs nobody has asked for yet
 
     # what a checkpoint holds
 
@@ -121,7 +139,7 @@ class Run:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where the run with these counters stopped."""
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
-        self.cursor = Cursor(**state["cursor"])
+        self._batches, self._batch_examples = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
         self.logs, self.added = state["logs"], dict(state.get("added", {}))
         self.clock.go_on_from(state["seconds"])
@@ -257,16 +275,17 @@ class Run:
         Args:
             sizes: the number of examples of each.
         """
-        steps, examples, cursor = len(sizes), sum(sizes), self.cursor
+        steps, examples = len(sizes), sum(sizes)
         self.ahead -= steps
         self.session.step += steps
         self.examples += examples
-        self.cursor = Cursor(cursor.batches + steps, cursor.examples + examples)
+        self._batches += steps
+        self._batch_examples += examples
 
     def end_epoch_now(self) -> int:
         """Counts an epoch that saw all of its data and was validated; returns its index."""
         self.session.epoch += 1
-        self.cursor = Cursor()
+        self._batches = self._batch_examples = 0
         self.loader.end()
         return self.session.epoch - 1
 
@@ -283,17 +302,21 @@ class Run:
                 stacklevel=5,
             )
 
-    def keep_logs(self, logs: LazyLogs, added: dict[str, Any]) -> None:
+    def keep_logs(self, results: StepResults | PlainStepResults, k: int, added: dict[str, Any]) -> None:
         """Keeps the logs of a step.
 
         Args:
-            logs: what the step returned.
-            added: what callbacks have added to them before the step.
+            results: what an execution returned.
+            k: the number of the step in it.
+            added: what callbacks have added to the logs before the step.
         """
-        if self.added:
+        self._last = results, k, self.session.step, self.session.epoch
+        if added or self.added:
+            logs = self.logs
+            assert isinstance(logs, LazyLogs)
             logs.check_free(self.added)
-        self.logs = self.loss.watch(with_added(logs, added), self.session.step, self.session.epoch)
-        self.added |= added
+            with_added(logs, added)
+            self.added |= added
 
     def take_added(self) -> dict[str, Any]:
         """Returns what callbacks added in the epoch that ends; the next one starts without."""

@@ -20,11 +20,13 @@ class EvaluationSchedule:
 
     Attributes:
         prefixes: the beginnings of the names of the values of each evaluation.
+        acts_on_run: True if an evaluation is due inside of epochs.
     """
 
     def __init__(self, evaluations: Sequence[EvaluationPlan], count: Callable[[str], float]):
         self._all, self._count = tuple(evaluations), count
         self._within = [one for one in evaluations if one.every.unit != "epochs"]
+        self.acts_on_run = bool(self._within)
         self.prefixes = tuple(one.prefix for one in evaluations)
         self._places: dict[str, Any] | None = None
         self._seen = self._counts()
@@ -71,11 +73,6 @@ class EvaluationSchedule:
         """
         ends = (min(interval_ends(one.every, step, examples, sizes), default=len(sizes)) for one in self._within)
         return min(min(ends, default=len(sizes)) + 1, len(sizes))
-
-    @property
-    def acts_on_run(self) -> bool:
-        """True if an evaluation is due inside of epochs."""
-        return bool(self._within)
 
     # what a checkpoint has of them
 

@@ -124,6 +124,8 @@ class Session:
         Raises:
             ValueError, TypeError: if the batches cannot be cut into so many.
         """
+        if not self.microbatches.acts_on_run:
+            return
         count = self.accumulate
         if count != self.executor.options.accumulate:
             checks.accumulation(count, self.buffer, None if loader is None else loader.batch_size)

@@ -1,0 +1,62 @@
+"""What `fit` does besides calling the compiled step, counted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import optax
+from boring_modules import High, regression
+
+import elegy as eg
+
+PACKAGE = str(Path(eg.__file__).parent)
+X, Y = regression(800)
+
+
+def trainer_of(cls=High):
+    return eg.Trainer(cls(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.01))
+
+
+def calls_of(function):
+    """The number of calls of Python functions of the package while a function runs."""
+    calls = []
+
+    def count(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return len(calls)
+
+
+def test_a_single_step_makes_few_python_calls():
+    trainer = trainer_of()
+
+    def fit(rows):
+        trainer.fit(X[:rows], Y[:rows], batch_size=8, verbose=0, steps_per_execution=1)
+
+    fit(800), fit(80), fit(800)
+    # For 90 more steps. Each call costs some 0.1 us, of some 10 us that a step costs besides its batch.
+    assert calls_of(lambda: fit(800)) - calls_of(lambda: fit(80)) < 35 * 90
+
+
+def test_a_second_fit_does_not_trace_the_module():
+    class Counted(High):
+        def apply(self, key, inputs, training):
+            traced.append(np.shape(inputs))
+            return super().apply(key, inputs, training)
+
+    traced = []
+    trainer = trainer_of(Counted)
+    for _ in range(2):
+        before = len(traced)
+        trainer.fit(X, Y, batch_size=8, verbose=0, validation_data=(X[:80], Y[:80]))
+    trainer.evaluate(X[:80], Y[:80], batch_size=8, verbose=0)
+    assert before > 0
+    assert len(traced) == before
