@@ -15,8 +15,15 @@ for library in "$@"; do
     torch) # 3 GB to download where the package index has only the CUDA build
         pip install --quiet torch==2.13.0 torchdata==0.11.0
         ;;
-    chromium) # 100 MB of Debian's packages: not in CI
-        apt-get install --quiet --yes chromium
+    chromium) # 100 MB of Debian's packages, unless the machine has the browser
+        if ! command -v chromium >/dev/null; then
+            if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+                echo "There is no program chromium on the PATH, and only root can install it, with apt-get: install Chromium, and run this again." >&2
+                exit 1
+            fi
+            apt-get update --quiet
+            DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes chromium
+        fi
         pip install --quiet playwright==1.65.2
         ;;
     *)

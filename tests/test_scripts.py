@@ -49,6 +49,28 @@ def test_a_machine_without_a_supported_python_is_told(tmp_path):
     assert "No Python from 3.11 to 3.14" in done.stderr
 
 
+def install_chromium(path: Path) -> subprocess.CompletedProcess:
+    """Runs the installation where the PATH holds nothing but `id` and the programs in `path`."""
+    (path / "id").symlink_to(shutil.which("id"))
+    script = [shutil.which("bash"), SCRIPTS / "install_needs.sh", "chromium"]
+    return subprocess.run(script, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+
+
+def test_a_browser_that_cannot_be_installed_is_told(tmp_path):
+    done = install_chromium(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no program chromium on the PATH" in done.stderr
+
+
+def test_a_browser_that_is_there_is_not_installed_again(tmp_path):
+    for name in ("chromium", "apt-get", "pip"):
+        (tmp_path / name).write_text(f'#!{shutil.which("bash")}\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    done = install_chromium(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["pip"]
+
+
 @pytest.mark.parametrize(
     "script", sorted([*SCRIPTS.glob("*.sh"), SCRIPTS.parent / ".ci" / "run"]), ids=lambda p: p.name
 )
