@@ -286,7 +286,7 @@ class Executor:
             size = program.batch_bytes
         else:
             room, resident = capacity(chunk), chunk.kind == "resident"
-            kernel = program.fused(room, resident=resident)
+            kernel = program.fused(room, resident=resident, count=chunk.count if chunk.static else None)
             out, changed = kernel(donated, sums, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         if program.returns_control:

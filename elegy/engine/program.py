@@ -208,12 +208,13 @@ class Program:
         """The floating-point operations of one step, over all devices; see `costs.flops`."""
         return costs.flops(self)
 
-    def fused(self, capacity: int, *, resident: bool) -> Callable:
+    def fused(self, capacity: int, *, resident: bool, count: int | None = None) -> Callable:
         """Returns an executable for up to `capacity` consecutive batches, with stacked logs or outputs.
 
         Its arguments are `(donated, sums, constant, data, index, mask, control)`. With `resident`, `data` is all of the
         data, and `index`, `int32[capacity, rows]`, has the rows of each batch; otherwise `data` is a stack of batches
-        and `index` is `None`. The same executable runs any number of batches up to the capacity.
+        and `index` is `None`. The executable runs `count` batches, in a loop with a constant number of iterations;
+        without `count`, any number of batches up to the capacity.
         """
 
         def kernel(
@@ -231,11 +232,12 @@ class Program:
                 row, changed = self._step(changed, constant, batch, this_mask, control[1] + k, control[0])
                 return changed, jax.tree.map(lambda all, one: _put_row(all, k, one), logs, row)
 
-            changed, logs = jax.lax.fori_loop(0, control[2], body, ([*donated, *sums], logs))
+            trips = control[2] if count is None else np.int32(count)
+            changed, logs = jax.lax.fori_loop(np.int32(0), trips, body, ([*donated, *sums], logs))
             return self._with_next(logs, control, control[2]), changed
 
         kinds = ("state", "small", "state", "whole" if resident else "chunk", "chunk", "chunk", "whole")
-        return self._compiled(("fused", capacity, resident), kernel, kinds)
+        return self._compiled(("fused", capacity, resident, count), kernel, kinds)
 
     def _with_next(self, out: Any, control: Any, count: Any) -> Any:
         return {**out, NEXT: control.at[1].add(count)} if self.returns_control else out

@@ -50,6 +50,7 @@ class Chunk:
         index: for resident data, the rows of each batch, `int32[capacity, rows]`; a `PerMember` if they differ between
             the members of a population.
         mask: False for rows of padding: `bool[rows]`, or `bool[capacity, rows]` for several batches.
+        static: True if the number of batches is a constant of the executable.
     """
 
     data: PyTree
@@ -59,6 +60,7 @@ class Chunk:
     first: int
     index: np.ndarray | PerMember | None = None
     mask: np.ndarray | None = None
+    static: bool = False
 
     @property
     def count(self) -> int:
@@ -75,12 +77,14 @@ class BatchLayout:
         masked: True to pad short batches, with a mask.
         resident: True to keep in-memory data on the device and gather batches there.
         multiple: the number of rows of masked batches is padded to a multiple of this, to divide over the replicas.
+        static: the numbers of batches in one execution that have an executable of their own.
     """
 
     steps: int = 1
     masked: bool = False
     resident: bool = False
     multiple: int = 1
+    static: tuple[int, ...] = ()
 
     def rows(self, count: int) -> int:
         """Returns the number of rows, including padding, of a full batch of `count` examples."""
@@ -152,12 +156,13 @@ def array_chunks(
             yield Chunk(data, "single", one, (size,), first + offset, None, mask)
 
     def chunk(first: int, count: int) -> Chunk:
+        static = count in layout.static
         index, counts = plan.index_matrix(order, first, count)
         sizes = tuple(counts.tolist())
         mask = _masks(sizes, layout.steps, count_rows) if layout.masked else None
         index = _filled(_filled(index.swapaxes(0, 1), count_rows).swapaxes(0, 1), layout.steps)
         if layout.resident:
-            return Chunk(placed, "resident", one, sizes, first + offset, of_members(index, 2), mask)
+            return Chunk(placed, "resident", one, sizes, first + offset, of_members(index, 2), mask, static)
         whole = count == layout.steps and sizes[-1] == count_rows and strategy.processes == 1
         if order is None and whole:  # rows are contiguous
             start, shape = plan.batch_rows(first)[0], (count, count_rows)
@@ -165,7 +170,7 @@ def array_chunks(
             data = strategy.place(jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), rows_), "chunk")
         else:
             data = _gathered(source, index, "chunk", strategy)
-        return Chunk(data, "stacked", one, sizes, first + offset, mask=mask)
+        return Chunk(data, "stacked", one, sizes, first + offset, None, mask, static)
 
     def chunks() -> Generator[Chunk, None, None]:
         first, steps, size, last_size = 0, plan.steps, plan.batch_size, plan.last_size
@@ -267,7 +272,8 @@ def _stack(
     mask = _masks(sizes, layout.steps, count) if layout.masked else None
     batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (layout.steps - len(waiting))
     data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
-    return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, mask=mask)
+    static = len(sizes) in layout.static
+    return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, None, mask, static)
 
 
 def _gathered(source: ArraySource, index: np.ndarray, kind: Literal["batch", "chunk"], strategy: Strategy) -> PyTree:

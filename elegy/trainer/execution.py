@@ -18,6 +18,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.measures import with_measures
 from elegy.engine.program import CompiledPhase, Program
 from elegy.engine.state_buffer import StateBuffer
+from elegy.engine.trip_counts import trip_counts
 from elegy.loading import BatchLoader, Cursor, batch_loader
 from elegy.loading.batch_loader import BEGINNING
 from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
@@ -107,8 +108,10 @@ class PhaseRequest:
         phase: the phase.
         loader: iterates the batches.
         fuse: how many steps go into one execution, or `"auto"`.
-        most: the largest number of steps in one execution, also if `fuse` is larger; None for no limit.
+        most: the shortest interval in steps at whose ends executions end, so that none is longer; None without one.
         measures: as for `ExecutionPlan`.
+        cut: True if executions may also end elsewhere within a pass.
+        static: the numbers of steps with an executable of their own, from a checkpoint; None to choose them.
     """
 
     phase: CompiledPhase
@@ -116,6 +119,8 @@ class PhaseRequest:
     fuse: int | str
     most: int | None = None
     measures: LossesAndMetrics | None = None
+    cut: bool = False
+    static: tuple[int, ...] | None = None
 
     @classmethod
     def of(
@@ -127,6 +132,8 @@ class PhaseRequest:
         fuse: int | str,
         callbacks: CallbackList | None = None,
         measures: LossesAndMetrics | None = None,
+        cut: bool = False,
+        static: tuple[int, ...] | None = None,
         **options: Any,
     ) -> PhaseRequest:
         """Makes the loader of a source for a phase of a module.
@@ -138,6 +145,8 @@ class PhaseRequest:
             fuse: how many steps go into one execution, or `"auto"`.
             callbacks: of a training, those that may act on it within an epoch: executions end there.
             measures: as for `ExecutionPlan`.
+            cut: True if executions may end within a pass for other reasons than these callbacks.
+            static: as for `PhaseRequest`.
             **options: as for `elegy.loading.batch_loader`.
         """
         loader = batch_loader(
@@ -148,7 +157,8 @@ class PhaseRequest:
             **options,
         )
         most = None if callbacks is None else callbacks.longest_execution(phase, loader.batch_size, undeclared=False)[0]
-        return cls(phase, loader, fuse, most, measures)
+        cut = cut or (callbacks is not None and callbacks.acts_on_run)
+        return cls(phase, loader, fuse, most, measures, cut, static)
 
 
 def plan_phases(
@@ -253,7 +263,18 @@ def plan_execution(
     if fuse == "auto" and not resident:
         most = STACK_BYTES if phase == "train" else 2 * STACK_BYTES
         steps = min(steps, _power_of_two(most / bytes_of(batch)))
-    layout = dataclasses.replace(layout, steps=steps, resident=resident)
+    counts = trip_counts(
+        jax.default_backend(),
+        steps,
+        _full_batches(loader, masked=masked),
+        interval=request.most,
+        cut=request.cut,
+        fixed=isinstance(fuse, int),
+    )
+    if fuse == "auto" and loader.plan is not None:
+        logger.info("%s: %d steps in one execution", phase, counts.full)
+    static = counts.static if request.static is None else request.static
+    layout = dataclasses.replace(layout, steps=counts.full, resident=resident, static=static)
     row_probe = functools.partial(executor.row_probe, phase)
     return ExecutionPlan(phase, loader, layout, strategy, program.state, program.names, request.measures, row_probe)
 
@@ -263,6 +284,14 @@ def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: Com
     count = loader.rows_of(layout)
     masked = layout.masked and phase != "pred"
     return resized(batch, count), jax.ShapeDtypeStruct((count,), np.dtype(bool)) if masked else None
+
+
+def _full_batches(loader: BatchLoader, *, masked: bool) -> int | None:
+    """The batches of a pass that have the same shape; None if unknown."""
+    if loader.plan is None:
+        return loader.steps
+    short = loader.plan.last_size < loader.plan.batch_size and not masked
+    return loader.plan.steps - short
 
 
 def _steps(program: Program, loader: BatchLoader, fuse: int | str) -> int:
@@ -275,7 +304,6 @@ def _steps(program: Program, loader: BatchLoader, fuse: int | str) -> int:
     steps = min(program.steps_per_execution, 2 ** (loader.plan.steps - 1).bit_length())
     if program.phase == "pred":
         steps = min(steps, _power_of_two(OUTPUT_BYTES / bytes_of(program.outputs))) if program.rowwise else 1
-    logger.info("%s: %d steps in one execution", program.phase, steps)
     return steps
 
 

@@ -107,10 +107,13 @@ def fit(
             data.enter_context(each.reading())
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
+        static: tuple[int, ...] | None = None
         if saved is not None and saved["run"] is not None and fuse == "auto":
             fuse = saved["run"]["steps_per_execution"]
+            static = tuple(saved["run"].get("static_steps", ()))
         size, drop = config.batch_size, config.drop_remaining
         limit = limited("limit_train", config.limit_train, config.steps_per_epoch, source, size, drop)
+        ends = any(one is not None for one in (config.max_steps, config.max_time, *(c.time_budget for c in callbacks)))
         requests = [
             PhaseRequest.of(
                 session.buffer,
@@ -121,6 +124,8 @@ def fit(
                 limit=limit,
                 fuse=fuse,
                 callbacks=callbacks,
+                cut=ends or session.microbatches.acts_on_run,
+                static=static,
                 drop_remaining=drop,
                 finite=config.check_inputs,
                 copies=session.copies,

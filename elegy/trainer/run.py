@@ -173,6 +173,7 @@ class Run:
             "evaluations": places,
             "counters": self.state_dict(),
             "steps_per_execution": self.training.layout.steps,
+            "static_steps": self.training.layout.static,
             "examples": None if loader.plan is None else loader.plan.size,
             "batch_size": loader.batch_size,
             "shuffle": self.config.shuffle,
