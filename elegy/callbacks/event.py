@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from elegy.callbacks.items import Item, Kind, checked
+from elegy.callbacks.skipped import SkippedSteps
 from elegy.lazy_logs import LazyLogs
 from elegy.names import type_name
 
@@ -54,6 +55,7 @@ class Event:
         resumed: in `on_epoch_begin`, True if batches of the epoch were trained before, by the interrupted run or
             before this run went back to a checkpoint.
         is_current: False if later steps of the same execution have already changed `trainer.state`.
+        skipped: in `on_train_batch_end`, the steps before this one for which no hook was called; None for none.
 
     Example:
         >>> Event(trainer=None, phase="train", step=10, epoch=0, batch=9, logs={"loss": 0.5}).logs["loss"]
@@ -78,6 +80,7 @@ class Event:
     ended: Literal["finished", "interrupted", "failed"] | None = None
     resumed: bool = False
     is_current: bool = True
+    skipped: SkippedSteps | None = dataclasses.field(default=None, repr=False, compare=False)
     _step_logs: Callable[[], LazyLogs] | None = dataclasses.field(default=None, repr=False, compare=False)
     _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _receive: Callable[[Callable[[], Item]], None] | None = dataclasses.field(default=None, repr=False, compare=False)

@@ -139,6 +139,25 @@ class PeriodicCallback(Callback):
         before, self._seen = self._seen, self._count(event)
         return self.every.due(before, self._seen)
 
+    def offsets(self, event: Event) -> list[int]:
+        """Returns how many steps before that of the event the interval ended, of the steps since the last event.
+
+        Call it once in `on_train_batch_end`, in place of `due`.
+
+        Args:
+            event: the event of the hook.
+
+        Returns:
+            Numbers in descending order; 0 is the step of the event itself.
+        """
+        skipped = event.skipped
+        if skipped is None or self.every.unit == "seconds":
+            return [0] if self.due(event) else []
+        count = len(skipped.sizes)
+        found = interval_ends(self.every, event.step - count, event.examples - sum(skipped.sizes), skipped.sizes)
+        self._seen = self._count(event)
+        return [count - 1 - k for k in found]
+
     def _count_before(self, event: Event) -> float:
         """The count before an epoch."""
         return event.epoch if self.every.unit == "epochs" else self._count(event)

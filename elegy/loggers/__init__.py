@@ -2,8 +2,9 @@
 
 from elegy.loggers.csv_logger import CSVLogger
 from elegy.loggers.json_lines import JSONLines
-from elegy.loggers.logger import Logger, Record
+from elegy.loggers.logger import Logger
 from elegy.loggers.mlflow import MLflow
+from elegy.loggers.record import Record
 from elegy.loggers.rich import Rich
 from elegy.loggers.service import ServiceLogger
 from elegy.loggers.tensorboard import TensorBoard

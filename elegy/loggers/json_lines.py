@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from elegy import strict_json
 from elegy.callbacks.items import Item
-from elegy.loggers.logger import OFTEN, Logger, Position, Record
-from elegy.loggers.places import numbered, release, reserve, take
+from elegy.loggers.json_text import record_lines, whole_lines
+from elegy.loggers.logger import OFTEN, Logger
+from elegy.loggers.places import file_of, release
+from elegy.loggers.record import Position, Record
+from elegy.loggers.values import counts
 from elegy.types import Every
 
 
@@ -48,27 +48,17 @@ class JSONLines(Logger):
 
     def __init__(self, path: str | os.PathLike[str], every: Every = OFTEN):
         super().__init__(every)
-        self.path = self._asked = Path(path)
+        self.write_to(Path(path))
         self._file: IO[str] | None = None
 
     def write_to(self, path: Path) -> None:
-        """Sets the file of the next run.
-
-        Args:
-            path: the file.
-        """
+        """Sets the file of the next run."""
         self.path = self._asked = path
         self.run = None
 
     def open(self, run: str | None) -> str:
         """Opens the file of the run."""
-        self._asked.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{re.escape(self._asked.stem)}(_\\d+)?{re.escape(self._asked.suffix)}"
-        if run is not None and re.fullmatch(name, run):
-            self.path = self._asked.with_name(run)
-            reserve(self.path)
-        else:
-            self.path = take(numbered(self._asked), lambda path: not path.exists() or not path.stat().st_size)
+        self.path = file_of(self._asked, run, lambda path: not path.exists() or not path.stat().st_size)
         self._file = self.path.open("a", encoding="utf-8")
         return self.path.name
 
@@ -76,33 +66,31 @@ class JSONLines(Logger):
         """Removes the lines after the checkpoint."""
         assert self._file is not None
         self._file.close()
-        kept = [line for line in _whole_lines(self.path) if _kept(line, position)]
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(line for line in whole_lines(self.path) if _kept(line, position)), "utf-8")
         temporary.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
     def log_scalars(self, record: Record) -> None:
         """Writes a line."""
-        fields = {"examples": record.examples, "seconds": round(record.seconds, 3), "values": dict(record.values)}
-        self._write(record.kind, step=record.step, epoch=record.epoch, **fields)
+        self.log_block([record])
+
+    def log_block(self, records: Sequence[Record]) -> None:
+        """Writes lines."""
+        self._write(record_lines(records))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes a line."""
-        self._write("config", **config)
+        self._write([strict_json.dumps({"type": "config", **config}) + "\n"])
 
     def log_text(self, item: Item) -> None:
-        """Writes a line."""
-        self._write_item(item, text=item.value)
+        """Writes a line for a text, a histogram or the path of a checkpoint."""
+        fields = {"type": item.kind, "step": item.step, "epoch": item.epoch, "in_epoch": item.in_epoch}
+        value = {"text": "text", "checkpoint": "path"}.get(item.kind)
+        given = counts(item.value) if value is None else {value: item.value}
+        self._write([strict_json.dumps({**fields, "name": item.name, **given}) + "\n"])
 
-    def log_histogram(self, item: Item) -> None:
-        """Writes a line with counts and edges of the finite values."""
-        counts, edges = np.histogram(item.value[np.isfinite(item.value)], bins=64)
-        self._write_item(item, counts=counts.tolist(), edges=edges.tolist())
-
-    def log_checkpoint(self, item: Item) -> None:
-        """Writes a line."""
-        self._write_item(item, path=item.value)
+    log_histogram = log_checkpoint = log_text
 
     def finish(self, ended: str) -> None:
         """Closes the file."""
@@ -111,19 +99,10 @@ class JSONLines(Logger):
         if file is not None:
             file.close()
 
-    def _write_item(self, item: Item, **fields: Any) -> None:
-        where = {"step": item.step, "epoch": item.epoch, "in_epoch": item.in_epoch}
-        self._write(item.kind, **where, name=item.name, **fields)
-
-    def _write(self, kind: str, **fields: Any) -> None:
+    def _write(self, lines: Iterable[str]) -> None:
         assert self._file is not None
-        self._file.write(strict_json.dumps({"type": kind, **fields}) + "\n")
+        self._file.write("".join(lines))
         self._file.flush()
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file, without one that a crash has cut."""
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _kept(line: str, position: Position) -> bool:

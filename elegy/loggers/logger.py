@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.items import Item
+from elegy.distributed import is_first
+from elegy.loggers.log_writer import Channel
+from elegy.loggers.record import Position, Record, RecordKind
+from elegy.loggers.values import drawn
 from elegy.types import Every
 
 OFTEN = Every(steps=50)
@@ -23,66 +26,21 @@ OFTEN = Every(steps=50)
 _SECONDS = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """The values of a step, of an epoch, or of evaluations inside of an epoch.
-
-    Args:
-        kind: which of them.
-        step: the training steps completed.
-        epoch: the index of the epoch.
-        examples: the training examples since the run began.
-        seconds: the seconds since the run began.
-        values: names and numbers.
-    """
-
-    kind: Literal["step", "epoch", "evaluation"]
-    step: int
-    epoch: int
-    examples: int
-    seconds: float
-    values: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """How far a run was at a checkpoint from which it resumes.
-
-    Args:
-        step: the training steps completed.
-        epoch: the epochs completed.
-        evaluated: the step of the last evaluation inside of an epoch; -1 for none.
-    """
-
-    step: int
-    epoch: int
-    evaluated: int = -1
-
-    def has(self, kind: str, step: int, epoch: int) -> bool:
-        """True for what was logged before the checkpoint, and is not logged again.
-
-        Args:
-            kind: `"step"`, `"evaluation"`, or anything that belongs to the end of an epoch.
-            step: the training steps completed.
-            epoch: the index of the epoch.
-        """
-        if step != self.step:
-            return step < self.step
-        return {"step": True, "evaluation": step <= self.evaluated}.get(kind, epoch < self.epoch)
-
-
 class Logger(PeriodicCallback, abc.ABC):
     """Base class of loggers: it decides what is logged and when, and calls the methods that write it.
 
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
-    device in the order of the steps, up to eight records late if they come less than a second apart, so that the loop
-    does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), and at the end of
-    a run, also of one that fails. In a program of several processes, the first one logs.
+    device in the order of the steps, up to eight executions late if they come less than a second apart, so that the
+    loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at the end
+    of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the first
+    one logs.
 
     A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
-    there is no method are left out, and a warning says so once.
+    there is no method are left out, and a warning says so once. `log_scalars` and `log_block` are called in a thread,
+    the other methods in that of the loop while the thread has nothing to do, so no method needs a lock. If the thread
+    is more than 256 executions behind, the loop waits for it. An exception of these methods is raised in the loop.
 
     Args:
         every: the interval.
@@ -102,8 +60,8 @@ class Logger(PeriodicCallback, abc.ABC):
         >>> logger.on_train_begin(Event(None, "train", step=0, epoch=0))
         >>> logger.on_epoch_begin(Event(None, "train", step=0, epoch=0))
         >>> logger.on_epoch_end(Event(None, "train", step=10, epoch=0, logs={"loss": 0.5}))
-        epoch 10 {'loss': 0.5}
         >>> logger.on_train_end(Event(None, "train", step=10, epoch=0))
+        epoch 10 {'loss': 0.5}
     """
 
     reads_logs = True
@@ -126,6 +84,7 @@ class Logger(PeriodicCallback, abc.ABC):
         self._early: list[Item] = []  # received before that
         self._lacking: set[str] = set()
         self._reader = DeferredLogReader(_SECONDS)
+        self._channel = Channel()
 
     # what a subclass implements
 
@@ -148,6 +107,11 @@ class Logger(PeriodicCallback, abc.ABC):
     @abc.abstractmethod
     def log_scalars(self, record: Record) -> None:
         """Writes the values of a step or an epoch."""
+
+    def log_block(self, records: Sequence[Record]) -> None:
+        """Writes the values of several steps; by default one after another."""
+        for record in records:
+            self.log_scalars(record)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration of a new run: nested dicts with strings, numbers, booleans, None and lists."""
@@ -198,6 +162,8 @@ class Logger(PeriodicCallback, abc.ABC):
         """Finds out if the trainer trains on, and then continues its run."""
         super().on_train_begin(event)
         self._reader.clear()
+        if self._is_open:  # the last run never ended
+            self._close("failed")
         if not 0 < self._at.step <= event.step:
             self.run = None
         self._event, self._is_open, self._resumes = event, False, None
@@ -211,22 +177,39 @@ class Logger(PeriodicCallback, abc.ABC):
         for item in early:
             self.receive(item)
 
+    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+        """The last batch of an execution in which the interval ends: its event has the steps before it, too."""
+        return range(len(sizes) - 1, len(sizes)) if super().batches_heard(step, examples, sizes) else ()
+
     def on_train_batch_end(self, event: Event) -> None:
-        """Logs the values of the step if the interval has ended."""
-        if self.due(event):
-            own = event.step_logs
-            self._reader.defer(
-                lambda: self._log(event, "step", {name: own.get(name, v) for name, v in event.logs.items()}), event.logs
-            )
+        """Logs the values of the steps since the last event at which the interval has ended."""
+        offsets = self.offsets(event)
+        if offsets:
+            own = event.step_logs if self.step_values else None
+            self._reader.defer(lambda: self._log(event, "step", lambda: _step_records(event, own, offsets)), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
         if self.every.unit != "epochs" or self.due(event):
-            self._reader.defer(lambda: self._log(event, "epoch", event.logs), event.logs)
+            self.record_epoch(event)
+
+    def record_epoch(self, event: Event) -> None:
+        """Logs the values of an epoch at whose end the interval ends, or with an interval of another unit."""
+        self._reader.defer(lambda: self._log(event, "epoch", lambda: [_record(event, "epoch", event.logs)]), event.logs)
 
     def on_evaluation_end(self, event: Event) -> None:
         """Logs the values of evaluations inside of an epoch."""
-        self._reader.defer(lambda: self._log(event, "evaluation", event.evaluation_logs), event.logs)
+        self._evaluated = event.step
+        self._reader.defer(
+            lambda: self._log(
+                event, "evaluation", lambda: [_record(event, "evaluation", self.evaluation_values(event))]
+            ),
+            event.logs,
+        )
+
+    def evaluation_values(self, event: Event) -> Mapping[str, float]:
+        """Returns the values of the record of evaluations inside of an epoch."""
+        return event.evaluation_logs
 
     def receive(self, item: Item) -> None:
         """Logs an item; outside of `fit`, it is left out."""
@@ -236,24 +219,32 @@ class Logger(PeriodicCallback, abc.ABC):
         if not self._begun:
             self._early.append(item)
             return
+        self.log_item(item)
+
+    def log_item(self, item: Item) -> None:
+        """Writes an item after all records before it.
+
+        Args:
+            item: the item.
+        """
         self._open()
         # W&B drops records of steps before its last one. The item has its value, so the device is hardly behind.
-        self._reader.flush()
-        if self._is_new(item.kind, item.step, item.epoch, item.name):
+        self._write_all()
+        if self._is_open and self._is_new(item.kind, item.step, item.epoch, item.name):
             getattr(self, f"log_{item.kind}")(item)
 
     def on_train_end(self, event: Event) -> None:
         """Writes all that is deferred, and closes the target."""
         self._event, self._running = None, False
-        self._reader.finish(event, lambda: self._close(event.ended or "finished"))
         self._at = self._position(event)
+        self._reader.finish(event, lambda: self._close(event.ended or "finished"))
 
     def state_dict(self) -> dict[str, Any]:
         """Writes all that is deferred; returns the name and the position of the run."""
         if self._event is not None:
             if self._begun:
                 self._open()
-            self._reader.flush()
+            self._write_all()
             self._at = self._position(self._event)
         if self._is_open:
             self.flush()
@@ -261,19 +252,25 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the run of a checkpoint; called when `fit` resumes, and when it goes back to a checkpoint."""
-        self._reader.flush()
-        self._resumes = Position(state["step"], state["epoch"], state["evaluated"])
+        self._write_all()
+        # Before 0.9.0, the states of CSV and TensorBoard were others: such a run begins a log of its own.
+        self._resumes = Position(state["step"], state.get("epoch", 0), state.get("evaluated", -1))
         self._evaluated = self._resumes.evaluated
         if self._is_open:
             self.rewind(self._resumes)
         else:
-            self.run = state["run"]
+            self.run = state.get("run")
+
+    def _write_all(self) -> None:
+        self._reader.flush()
+        self._channel.drain()
 
     def _open(self) -> None:
-        if self._is_open or self._event is None:
+        if self._is_open or self._event is None or not is_first():
             return
-        before, self._is_open = self.run, True
+        before = self.run
         self.run = self.open(before)
+        self._is_open = True
         if before is None or self.run != before:
             configuration = getattr(self._event.trainer, "configuration", None)
             self.log_config({} if configuration is None else configuration())
@@ -281,16 +278,18 @@ class Logger(PeriodicCallback, abc.ABC):
             self.rewind(self._resumes)
 
     def _close(self, ended: str) -> None:
-        if self._is_open:
-            self._is_open = False
-            self.finish(ended)
+        try:
+            self._channel.drain()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                self.finish(ended)
 
-    def _log(self, event: Event, kind: Literal["step", "epoch", "evaluation"], values: Mapping[str, float]) -> None:
+    def _log(self, event: Event, kind: RecordKind, make: Callable[[], Sequence[Record]]) -> None:
         self._open()
-        if kind == "evaluation":
-            self._evaluated = event.step
-        if self._is_new(kind, event.step, event.epoch):
-            self.log_scalars(Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values)))
+        if self._is_open:
+            records = [record for record in make() if self._is_new(kind, record.step, record.epoch)]
+            self._channel.put(functools.partial(self.log_block, records))
 
     def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         """False for what was logged before the run was resumed, and is not removed; for subclasses."""
@@ -306,37 +305,31 @@ class Logger(PeriodicCallback, abc.ABC):
             self._lacking.add(what)
             warnings.warn(f"the logger {type(self).__name__} does not log {what}: they are left out.", stacklevel=2)
 
-
-def drawn(figure: Any) -> np.ndarray:
-    """Returns the image of a Matplotlib figure, `uint8[height, width, 4]`.
-
-    Args:
-        figure: the figure.
-
-    Example:
-        >>> from matplotlib.figure import Figure
-        >>> drawn(Figure((2, 1), dpi=50)).shape
-        (50, 100, 4)
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the attributes to pickle, without those of a run."""
+        new = {"_channel": Channel(), "_reader": DeferredLogReader(_SECONDS)}
+        return {**self.__dict__, "_event": None, "_is_open": False, **new}
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dicts by path.
+def _record(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Record:
+    return Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values))
+
+
+def _step_records(event: Event, own: Mapping[str, float] | None, offsets: Sequence[int]) -> list[Record]:
+    """Returns the records of steps.
 
     Args:
-        config: the dicts.
-        prefix: the beginning of the paths.
-
-    Example:
-        >>> flat({"fit": {"epochs": 3}, "seed": 1})
-        {'fit/epochs': 3, 'seed': 1}
+        event: the event of the last step.
+        own: the values of that step alone; None for the running values of the epoch.
+        offsets: how many steps before the last one the interval ends.
     """
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+    records = []
+    if event.skipped is not None and any(offsets):
+        rows = event.skipped.rows(own is not None)
+        examples = event.skipped.counts(event.examples)
+        step, epoch, seconds, last = event.step, event.epoch, event.elapsed, len(rows)
+        records = [Record("step", step - k, epoch, examples[last - k], seconds, rows[last - k]) for k in offsets if k]
+    if not offsets[-1]:
+        values = event.logs if own is None else {name: own.get(name, value) for name, value in event.logs.items()}
+        records.append(_record(event, "step", values))
+    return records

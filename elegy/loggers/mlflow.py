@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.logger import OFTEN, Record, flat
+from elegy.loggers.logger import OFTEN
+from elegy.loggers.record import Record
 from elegy.loggers.service import ServiceLogger
+from elegy.loggers.values import counts, flat
 from elegy.types import Every
 
 _TAG = "elegy.run"
@@ -103,8 +103,7 @@ class MLflow(ServiceLogger):
         elif item.kind == "image":
             client.log_image(self._id, item.value, artifact_file=f"{name}.png")
         elif item.kind == "histogram":
-            counts, edges = np.histogram(item.value[np.isfinite(item.value)], bins=64)
-            client.log_dict(self._id, {"counts": counts.tolist(), "edges": edges.tolist()}, f"{name}.json")
+            client.log_dict(self._id, counts(item.value), f"{name}.json")
         else:
             path = Path(item.value)
             (client.log_artifacts if path.is_dir() else client.log_artifact)(self._id, str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +45,25 @@ def reserve(path: Path) -> None:
 def release(path: Path) -> None:
     """Marks `path` as no longer in use."""
     _TAKEN.discard(path.resolve())
+
+
+def file_of(asked: Path, run: str | None, is_free: Callable[[Path], bool]) -> Path:
+    """Returns the file of a run, and reserves it.
+
+    Args:
+        asked: the user's path. Missing directories are made.
+        run: the name of the file of the run to continue; None for a new run. A name that is not one of
+            `numbered(asked)` is that of another logger, and the run is new.
+        is_free: returns True if a path has no logs.
+
+    Raises:
+        OSError: if a path cannot be read.
+    """
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    if run is None or not re.fullmatch(f"{re.escape(asked.stem)}(_\\d+)?{re.escape(asked.suffix)}", run):
+        return take(numbered(asked), is_free)
+    reserve(asked.with_name(run))
+    return asked.with_name(run)
 
 
 def numbered(path: Path) -> Iterator[Path]:

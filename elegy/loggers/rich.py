@@ -7,7 +7,8 @@ from typing import Any
 from elegy.callbacks.items import Item
 from elegy.callbacks.monitor import Monitor
 from elegy.lazy import require
-from elegy.loggers.logger import OFTEN, Logger, Record
+from elegy.loggers.logger import OFTEN, Logger
+from elegy.loggers.record import Record
 from elegy.types import Every
 
 

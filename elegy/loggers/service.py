@@ -9,15 +9,19 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from elegy.callbacks.event import Event
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.logger import OFTEN, Logger, Position, Record, drawn
+from elegy.loggers.json_text import record_lines
+from elegy.loggers.logger import OFTEN, Logger
+from elegy.loggers.record import Position, Record
 from elegy.loggers.sender import Sender
+from elegy.loggers.values import drawn
+from elegy.strict_json import as_number
 from elegy.types import Every
 
 logger = logging.getLogger("elegy")
@@ -30,8 +34,9 @@ class ServiceLogger(Logger):
 
     Every record is first written to a file, `<directory>/<service>-<run>.jsonl`. If the service cannot be reached, a
     warning says so, and the records are sent when it can be reached again, at the latest by a run that resumes. Texts,
-    images, figures, histograms and files are not kept in the meantime. A resumed run continues its run in the service,
-    and sends nothing twice; what an interrupted run sent after its last checkpoint stays.
+    images, figures, histograms and files are not kept in the meantime. A record that the service refuses is left out,
+    with a warning, and stays in the file. A resumed run continues its run in the service, and sends nothing twice; what
+    an interrupted run sent after its last checkpoint stays.
 
     Values of steps have the names of the logs; values of epochs begin with `epoch/`, except those of evaluations
     (`val_loss`).
@@ -54,9 +59,10 @@ class ServiceLogger(Logger):
         self.path = self.directory
         self._file: IO[str] | None = None
         self._sender: Sender | None = None
-        self._config: Mapping[str, Any] = {}
         self._known: set[tuple[str, str, int, int]] = set()  # what was logged before the run was resumed
-        self._sent = 0  # records
+        self._sent = 0  # records that the service has, or has refused
+        self._queued = 0  # records
+        self._refused = 0  # of which a warning has said so
         self._told = False
 
     # what a subclass implements; these methods are called in the thread
@@ -86,6 +92,16 @@ class ServiceLogger(Logger):
     def disconnect(self, ended: str) -> None:
         """Ends the run in the service; see `Logger.finish`."""
 
+    def refuses(self, error: Exception) -> bool:
+        """True if the service has refused what it received, and always will; False if it could not be reached.
+
+        A record with another error is tried again, and left out if records after it are accepted.
+
+        Args:
+            error: an exception of `send`.
+        """
+        return isinstance(error, (TypeError, ValueError))
+
     # what the base class asks for
 
     def on_train_begin(self, event: Event) -> None:
@@ -101,18 +117,21 @@ class ServiceLogger(Logger):
         entries = self._entries()
         self._known = {_key(entry) for entry in entries}
         counted = self._count_file.read_text(encoding="utf-8") if self._count_file.exists() else "0"
-        self._config, self._sent, self._told = {}, int(counted or 0), False
+        self._sent = self._queued = int(counted or 0)
+        self._told = False
         self._file = self.path.open("a", encoding="utf-8")
-        self._sender = Sender(f"elegy-{self.library}", self.patience)
+        self._sender, self._refused = Sender(f"elegy-{self.library}", self.patience, self.refuses), 0
         unsent = [entry for entry in entries if entry["type"] in _RECORDS][self._sent :]
         if not new:
             self._begin(run, None, unsent)
         return run
 
     def _begin(self, run: str, config: Mapping[str, Any] | None, unsent: list[dict[str, Any]]) -> None:
-        self._put(lambda: self.connect(run, config))
+        assert self._sender is not None
+        self._sender.put(lambda: self.connect(run, config), first=True)
         for entry in unsent:
-            self._put_record(Record(kind=entry.pop("type"), **entry))
+            values = {name: as_number(value) for name, value in entry.pop("values").items()}
+            self._put_record(Record(kind=entry.pop("type"), values=values, **entry))
 
     def rewind(self, position: Position) -> None:
         """Nothing can be removed from the service, so what is there is not sent again."""
@@ -125,18 +144,26 @@ class ServiceLogger(Logger):
 
     def log_scalars(self, record: Record) -> None:
         """Writes a record to the file, and sends it."""
-        fields = dataclasses.asdict(record)
-        self._write({"type": fields.pop("kind"), **fields, "values": dict(record.values)})
-        self._put_record(record)
+        self.log_block([record])
+
+    def log_block(self, records: Sequence[Record]) -> None:
+        """Writes records to the file, and sends them."""
+        self._write(record_lines(records))
+        for record in records:
+            self._put_record(record)
+        self._tell()
 
     def log_text(self, item: Item) -> None:
         """Sends an item."""
-        self._tell_if_unreachable()
-        self._write({"type": item.kind, "name": item.name, "step": item.step, "epoch": item.epoch})
+        self._tell()
+        entry = {"type": item.kind, "name": item.name, "step": item.step, "epoch": item.epoch}
+        if item.kind == "checkpoint":
+            entry["path"] = item.value
+        self._write([json.dumps(entry) + "\n"])
         if self._sender is not None and self._sender.error is None:
             if item.kind == "figure":  # drawn now, because the user may close it
                 item = dataclasses.replace(item, kind="image", value=drawn(item.value))
-            self._put(lambda: self._try_item(item))
+            self._sender.put(lambda: self._try_item(item))
 
     log_image = log_figure = log_histogram = log_artifact = log_checkpoint = log_text
 
@@ -148,6 +175,7 @@ class ServiceLogger(Logger):
         sender.put(lambda: self.disconnect(ended))
         left = sender.close(self.patience)
         file.close()
+        self._tell_if_refused(sender)
         if left:
             unsent = sum(entry["type"] in _RECORDS for entry in self._entries()) - self._sent
             what = f"{unsent} records were not sent" if unsent > 0 else "the run was not ended there"
@@ -173,22 +201,19 @@ class ServiceLogger(Logger):
             self.path.write_text("".join(lines), encoding="utf-8")
         return [json.loads(line) for line in lines]
 
-    def _write(self, entry: dict[str, Any]) -> None:
+    def _write(self, lines: Iterable[str]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.write("".join(lines))
         self._file.flush()
 
-    def _put(self, call: Callable[[], object]) -> None:
-        assert self._sender is not None
-        self._sender.put(call)
-
     def _put_record(self, record: Record) -> None:
-        self._put(lambda: self._send_counted(record))
-        self._tell_if_unreachable()
+        assert self._sender is not None
+        place, self._queued = self._queued, self._queued + 1
+        self._sender.put(lambda: self._send_counted(record, place))
 
-    def _send_counted(self, record: Record) -> None:
+    def _send_counted(self, record: Record, place: int) -> None:
         self.send({_name(record, name): value for name, value in record.values.items()}, record)
-        self._sent += 1
+        self._sent = place + 1  # also those before it that were refused
         temporary = self._count_file.with_suffix(".tmp")  # a kill must not leave an empty file: all would be sent again
         temporary.write_text(str(self._sent), encoding="utf-8")
         temporary.replace(self._count_file)
@@ -202,8 +227,11 @@ class ServiceLogger(Logger):
     def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         return (kind, name, step, epoch) not in self._known
 
-    def _tell_if_unreachable(self) -> None:
-        error = None if self._sender is None else self._sender.error
+    def _tell(self) -> None:
+        if self._sender is None:
+            return
+        self._tell_if_refused(self._sender)
+        error = self._sender.error
         if error is not None and not self._told:
             self._told = True
             warnings.warn(
@@ -212,9 +240,18 @@ class ServiceLogger(Logger):
                 stacklevel=2,
             )
 
+    def _tell_if_refused(self, sender: Sender) -> None:
+        new, self._refused = len(sender.refused) - self._refused, len(sender.refused)
+        if new:
+            warnings.warn(
+                f"{type(self).__name__}: the service refuses {new} record{'s' * (new > 1)} "
+                f"({_line(sender.refused[-1])}), which stay in {self.path}.",
+                stacklevel=2,
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
-        return {**self.__dict__, "_file": None, "_sender": None, "_event": None}
+        return {**super().__getstate__(), "_file": None, "_sender": None}
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, str, int, int]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.logger import OFTEN, Record
+from elegy.loggers.logger import OFTEN
+from elegy.loggers.record import Record
 from elegy.loggers.service import ServiceLogger
 from elegy.types import Every
 

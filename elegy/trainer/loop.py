@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
+from elegy.callbacks.skipped import SkippedSteps
 from elegy.engine.measures import with_measures
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
@@ -124,6 +125,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         for k in heard:
             if begins and k:
                 run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False, added=added)
+            skipped = SkippedSteps(chunk.sizes[done : k + 1], out, done) if k > done else None
             run.count(chunk.sizes[done : k + 1])
             done = k + 1
             run.keep_logs(out, k, added)
@@ -134,6 +136,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
                 logs=run.logs,
                 is_current=k == count - 1,
                 added=run.added,
+                skipped=skipped,
                 _step_logs=functools.partial(out.step_values, k) if session.executor.options.values else None,
             )
     finally:  # the state has seen the whole chunk, even if a callback raised at one of its steps

@@ -10,6 +10,7 @@ from event_files import read_events
 from fake_run import FakeTrainer, run
 
 from elegy.callbacks import CallbackList, CSVLogger, Event, LazyLogs, TensorBoard, deferred_logs
+from elegy.loggers.log_writer import WRITER
 from elegy.types import Every
 
 
@@ -63,6 +64,7 @@ class TestCSVLogger:
             for epoch in range(3):
                 logs = LazyLogs(lambda: {"loss": 1.0}, ready=lambda epoch=epoch: now[0] > epoch * seconds)
                 logger.on_epoch_end(Event(None, "train", step=epoch, epoch=epoch, logs=logs))
+                WRITER.wait_for_all()
                 assert len(rows(path)) == (epoch + 1 - late if epoch else 1)
                 now[0] += seconds
             logger.state_dict()
@@ -135,7 +137,7 @@ def test_what_a_run_could_not_write_does_not_come_back(tmp_path, make, ended):
     for epoch, fetch in enumerate([lambda: {"loss": 1.0}, lambda: {"loss": 2.0}, broken, lambda: {"loss": 4.0}]):
         logs = LazyLogs(fetch, ready=lambda: False)
         callbacks.emit("on_epoch_end", Event(FakeTrainer(), "train", step=epoch + 1, epoch=epoch, logs=logs))
-    end = Event(FakeTrainer(), "train", step=4, epoch=3, ended=ended)
+    end = Event(at_step(4), "train", step=4, epoch=3, ended=ended)
     if ended == "failed":  # its own exception is the one to see
         with pytest.warns(UserWarning, match="the run failed, and its last logs could not be written: the device is"):
             callbacks.emit("on_train_end", end)

@@ -29,7 +29,7 @@ def test_a_kill_while_the_count_is_written_leaves_the_last_count(tmp_path, monke
     logger = Quiet(directory=tmp_path)
     logger.path = tmp_path / "quiet-run.jsonl"
     for step in (1, 2):
-        logger._send_counted(Record("step", step, 0, 0, 0.0, {}))
+        logger._send_counted(Record("step", step, 0, 0, 0.0, {}), step - 1)
 
     def killed(path, *args, **kwargs):
         path.open("w").close()
@@ -37,7 +37,7 @@ def test_a_kill_while_the_count_is_written_leaves_the_last_count(tmp_path, monke
 
     monkeypatch.setattr(Path, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        logger._send_counted(Record("step", 3, 0, 0, 0.0, {}))
+        logger._send_counted(Record("step", 3, 0, 0, 0.0, {}), 2)
     assert logger.path.with_suffix(".sent").read_text() == "2"
 
 

@@ -1,0 +1,51 @@
+"""The configuration and the checkpoints of a run, in a file beside a table of numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elegy.callbacks.items import Item
+from elegy.loggers.record import Position
+
+
+class About:
+    """A JSON file with `configuration` and `checkpoints`, a list of dicts with `step`, `epoch` and `path`.
+
+    Args:
+        path: the file, which is written when something is added.
+        continues: True if the file may be that of the running run.
+    """
+
+    def __init__(self, path: Path, continues: bool):
+        self._path = path
+        self._values: dict[str, Any] = {"configuration": {}, "checkpoints": []}
+        if continues and path.exists():
+            self._values |= json.loads(path.read_text("utf-8"))
+
+    def configure(self, configuration: Mapping[str, Any]) -> None:
+        """Writes the configuration of a new run."""
+        if configuration:
+            self._values = {"configuration": dict(configuration), "checkpoints": []}
+            self._write()
+
+    def add(self, item: Item) -> None:
+        """Writes the path of a checkpoint."""
+        one = {"step": item.step, "epoch": item.epoch, "path": item.value}
+        if one not in self._values["checkpoints"]:  # a resumed run may save the same one again
+            self._values["checkpoints"].append(one)
+            self._write()
+
+    def rewind(self, position: Position) -> None:
+        """Removes the checkpoints after the one from which the run resumes."""
+        kept = [one for one in self._values["checkpoints"] if one["step"] <= position.step]
+        if kept != self._values["checkpoints"]:
+            self._values["checkpoints"] = kept
+            self._write()
+
+    def _write(self) -> None:
+        temporary = self._path.with_name(self._path.name + ".tmp")
+        temporary.write_text(json.dumps(self._values, indent=1) + "\n", "utf-8")
+        temporary.replace(self._path)
