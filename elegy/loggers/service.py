@@ -21,7 +21,6 @@ from elegy.loggers.logger import OFTEN, Logger
 from elegy.loggers.record import Position, Record
 from elegy.loggers.sender import Sender
 from elegy.loggers.values import drawn
-from elegy.strict_json import as_number
 from elegy.types import Every
 
 logger = logging.getLogger("elegy")
@@ -130,7 +129,7 @@ class ServiceLogger(Logger):
         assert self._sender is not None
         self._sender.put(lambda: self.connect(run, config), first=True)
         for entry in unsent:
-            values = {name: as_number(value) for name, value in entry.pop("values").items()}
+            values = {name: float(value) for name, value in entry.pop("values").items()}
             self._put_record(Record(kind=entry.pop("type"), values=values, **entry))
 
     def rewind(self, position: Position) -> None:
