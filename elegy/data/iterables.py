@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,10 +13,11 @@ import jax
 from elegy.data.columns import Columns
 from elegy.data.convert import as_batch, copied
 from elegy.data.foreign_order import is_endless, warn_of_unknown_order
-from elegy.data.foreign_state import get_state, has_state, set_state
+from elegy.data.foreign_state import has_state, set_state
 from elegy.data.hugging_face import StreamBatches, has_scalars, is_stream
 from elegy.data.iteration import REMEDY, Reader, is_sequence
 from elegy.data.plan import DEFAULT_BATCH_SIZE, LIMIT_NAMES
+from elegy.data.reading import Reading
 from elegy.data.weights import weigh_classes
 from elegy.distributed import Split
 from elegy.integers import positive_int
@@ -23,7 +25,7 @@ from elegy.types import Batch
 
 
 class IterableSource:
-    """Reads an iterable of batches, one batch at a time and never ahead.
+    """Reads an iterable of batches. In a `reading` block a thread reads ahead, as far as `read_ahead_to` allows.
 
     A pass has a limit or reads to the end. In fit, a pass with a limit (`steps_per_epoch`) continues where the last
     one stopped, and starts again at the end of the iterable. Elsewhere every pass starts at the beginning. A pass over
@@ -39,13 +41,14 @@ class IterableSource:
         epoch: the index of the first epoch, with which loaders are reseeded.
         columns: the names of inputs, labels and sample weights in batches that are dicts or tables.
         batch_size: the rows of a full batch over all processes, if the batches were made for one; otherwise None.
+        reading: the block in which the data is read, shared with the source of its rows; None for one of its own.
 
     Attributes:
         steps: the number of batches, `len(iterable)`; None if the iterable has no length.
         one_shot: True for an iterator.
         class_weight: the class weights.
         may_end: True to let a pass over an iterator have fewer batches than its limit, or none.
-        taken: how many batches of the running pass have been read; 0 after its end.
+        taken: how many batches of the running pass have been taken; 0 after its end.
 
     Example:
         >>> source = IterableSource([[1.0], [2.0], [3.0]])
@@ -62,14 +65,16 @@ class IterableSource:
         epoch: int = 0,
         columns: Columns | None = None,
         batch_size: int | None = None,
+        reading: Reading | None = None,
     ):
         self._given = iterable
+        self._reading = Reading() if reading is None else reading
         self._options: dict[str, Any] = {"class_weight": class_weight, "what": what, "epoch": epoch, "columns": columns}
         self._columns, self.batch_size = columns, batch_size
         self._part: Callable[[Any], Any] | None = None
         if isinstance(iterable, Split):
             iterable, self._part = iterable.batches, iterable.part
-        self._reader = Reader(iterable, what, epoch)
+        self._reader = Reader(iterable, what, epoch, self._reading)
         self.one_shot = self._reader.one_shot
         self.steps = _length(iterable)
         self.class_weight = class_weight
@@ -83,10 +88,23 @@ class IterableSource:
     def __repr__(self) -> str:
         return f"IterableSource({self._reader.kind}, steps={self.steps}, one_shot={self.one_shot})"
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """A block in which the data is read; an iterable has its own workers."""
-        yield
+    def reading(self, prefetch: int = 0) -> contextlib.AbstractContextManager[None]:
+        """A block in which a thread may read ahead.
+
+        Args:
+            prefetch: the number of batches that may be ready ahead; 0 reads every batch when it is needed.
+        """
+        return self._reading.block(prefetch)
+
+    def read_ahead_to(self, count: float | None) -> None:
+        """Allows to read ahead in the pass that runs or is about to begin.
+
+        Args:
+            count: the number of batches of the pass after which nothing is read ahead; None for all of the data.
+        """
+        done = max(self.taken, self._resumed[0])
+        until = math.inf if count is None else self._reader.seen - done + count
+        self._reader.read_ahead_to(until, self._prepared)
 
     @property
     def of_rows(self) -> bool:
@@ -112,7 +130,9 @@ class IterableSource:
             raise ValueError(f"batch_size={size} is smaller than the number of processes, {processes}.")
         here = jax.process_index() if processes > 1 else 0
         own = size * (here + 1) // processes - size * here // processes
-        return IterableSource(StreamBatches(self._given, own, drop_remaining), **self._options, batch_size=size)
+        return IterableSource(
+            StreamBatches(self._given, own, drop_remaining), **self._options, batch_size=size, reading=self._reading
+        )
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
         """Yields the batches of one pass.
@@ -130,6 +150,7 @@ class IterableSource:
             limit = positive_int(name, limit)
             if self.steps is not None and limit > self.steps and not self.one_shot:
                 raise ValueError(self._too_short(name, limit, self.steps))
+        self._reader.until = 0
         return self._pass(limit, name)
 
     def _pass(self, limit: int | None, name: str) -> Iterator[Batch]:
@@ -141,7 +162,7 @@ class IterableSource:
             reader.begin()
         while not over and (limit is None or self.taken < limit):
             try:
-                item = reader.read()
+                prepared = reader.read(self._prepared)
             except StopIteration:
                 if begun_here or not self._goes_on or (self.one_shot and self.taken):
                     break
@@ -149,7 +170,10 @@ class IterableSource:
                 begun_here = True
                 continue
             self.taken += 1
-            yield self._prepared(item)
+            batch = prepared()
+            del prepared
+            yield batch
+            del batch
         taken = self.taken
         self.end()
         if self.may_end and (taken or self._reader.seen):
@@ -164,7 +188,7 @@ class IterableSource:
         if self.taken:
             self._passed, self.taken = self.taken, 0
             if self._reader.now is not None and not self._goes_on:
-                self._reader.now.leave()
+                self._reader.leave()
 
     def start_at(self, epoch: int) -> bool:
         """Sets the index of the first epoch.
@@ -211,12 +235,10 @@ class IterableSource:
         if reader.interrupted:
             state["left"] = True
         elif own and not ahead:
-            iterator = reader.now.iterator if reader.now is not None and reader.is_open else None
-            if self.one_shot:
-                state["iterator"] = get_state(reader.iterable if iterator is None else iterator)
-            else:
-                state["iterator"] = None if iterator is None else get_state(iterator)
-                state["iterable"] = get_state(reader.iterable)
+            own_state, of_iterable = reader.own_state()
+            state["iterator"] = own_state
+            if not self.one_shot:
+                state["iterable"] = of_iterable
                 state["cut"] = reader.now is not None and reader.now.left
         return state
 
@@ -252,7 +274,7 @@ class IterableSource:
         if self.one_shot:
             now = reader.now if reader.now is not None and reader.is_open else reader.begin()
             if own is not None:
-                set_state(now.iterator, own)
+                reader.set_own_state(own)
             else:
                 reader.skip(max(state["seen"] - read_here, 0), begun=read_here > 0)
                 self._warn_unknown(state["seen"])
@@ -269,7 +291,7 @@ class IterableSource:
                 raise reader.other_data(read, len(reader.iterable))
             now = reader.begin(read)
             if own is not None:
-                set_state(now.iterator, own)
+                reader.set_own_state(own)
             elif of_iterable is None and read > now.read:
                 if state.get("left", False) and not left and has_state(now.iterator):
                     self._warn_counted(read)
@@ -295,8 +317,8 @@ class IterableSource:
             stacklevel=3,
         )
 
-    def _prepared(self, item: Any) -> Batch:
-        where = f"batch {self._reader.seen - 1}: "
+    def _prepared(self, item: Any, number: int) -> Batch:
+        where = f"batch {number}: "
         if self._columns is not None:
             item = self._columns.pick(item, where.rstrip(": "), only_inputs=self._what == "predict")
         item = item if self._part is None else self._part(item)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from elegy.data.convert import is_array_like
@@ -17,6 +18,10 @@ from elegy.data.foreign_order import (
     warn_if_repeated,
     warn_of_fork,
 )
+from elegy.data.foreign_state import get_state, has_state, set_state
+from elegy.data.read_ahead import ReadAhead
+from elegy.data.reading import Reading, reader_of
+from elegy.errors import CheckpointError
 from elegy.names import type_name
 from elegy.waiting import RunInterrupted, Wait
 
@@ -34,20 +39,22 @@ class Iteration:
     Args:
         number: the index of the iteration; the order of the data may depend on it.
         iterable: the iterable.
-        iterator: its iterator.
+        iterator: its iterator; None while a thread reads it, unless the user holds it, too.
         random: the state of the random generators before the iteration, for libraries that draw their order from them.
         read: how many batches were read.
         ended: True after the last batch.
         left: True if it was abandoned before its end.
+        ahead: reads it in a thread; None if it is not read ahead.
     """
 
     number: int
     iterable: Any
-    iterator: Iterator
+    iterator: Iterator | None
     random: Any = None
     read: int = 0
     ended: bool = False
     left: bool = False
+    ahead: ReadAhead | None = None
 
     def leave(self) -> None:
         """Drops the iterator before its end."""
@@ -62,19 +69,23 @@ class Reader:
         iterable: the iterable; see `IterableSource`.
         what: the call, for messages. In `"fit"` each iteration is reseeded if the library supports it.
         number: the index of the first iteration.
+        reading: how far, and in which block, the iterable may be read ahead; None for nowhere.
 
     Attributes:
         one_shot: True for an iterator.
         now: the running iteration, or the last one.
         before: the iteration before that.
         next_number: the index of the next iteration.
-        seen: the number of batches that were read, over all iterations.
+        seen: the number of batches that were taken, over all iterations.
+        until: the number of batches up to which batches may be read ahead; infinity for all.
         interrupted: True if a signal ended the wait for a batch, so that the position of the iterator is unknown.
     """
 
-    def __init__(self, iterable: Any, what: str, number: int = 0):
+    def __init__(self, iterable: Any, what: str, number: int = 0, reading: Reading | None = None):
         self.iterable, self.what, self.next_number = iterable, what, number
         self.one_shot = isinstance(iterable, Iterator)
+        self._reading = Reading() if reading is None else reading
+        self.until: float = 0
         self.now: Iteration | None = None
         self.before: Iteration | None = None
         self.seen = 0
@@ -101,6 +112,7 @@ class Reader:
         Raises:
             TypeError: if a function did not return something to iterate over.
         """
+        self._stop()
         begun: Iteration = self._wait(
             lambda: begin(
                 self.iterable, self.next_number, self.what, reseed=self._reseeds, random=self._random, first=first
@@ -110,9 +122,30 @@ class Reader:
             warn_of_fork(begun.iterable, self.what)
         if self._reseeds and self.now is not None and self.now.ended and self._once("repeats"):
             warn_if_repeated(begun.iterable, begun.iterator, self.what)
+        begun.ahead = self._ahead(begun)
         self.before, self.now = self.now, begun
         self.next_number, self._random = self.next_number + 1, None
         return begun
+
+    def _ahead(self, begun: Iteration) -> ReadAhead | None:
+        """Returns what reads an iteration ahead; None for batches in memory, and outside of a block of reading."""
+        if self.one_shot:
+            return reader_of(self.iterable, _own_state if has_state(self.iterable) else None)
+        if not self._reading.depth or isinstance(self.iterable, (list, tuple)):
+            return None
+        stateful = has_state(self.iterable) or has_state(begun.iterator)
+        return ReadAhead(partial(_own_state, iterable=self.iterable) if stateful else None)
+
+    def _stop(self) -> None:
+        """Ends the thread of the iteration, which goes on if the user holds the iterator."""
+        if self.now is not None and self.now.ahead is not None:
+            self._reading.drop(self.now.ahead)
+
+    def leave(self) -> None:
+        """Drops the iterator before its end."""
+        if self.now is not None:
+            self._stop()
+            self.now.leave()
 
     @property
     def _reseeds(self) -> bool:
@@ -124,23 +157,68 @@ class Reader:
         self._warned.add(warning)
         return True
 
-    def read(self) -> Any:
-        """Returns the next batch of the iteration, as the iterable yields it.
+    def read(self, prepare: Callable[[Any, int], Any]) -> Callable[[], Any]:
+        """Reads the next batch of the iteration.
+
+        Args:
+            prepare: a function of the batch, as the iterable yields it, and of its number. It may be called ahead, in
+                another thread.
+
+        Returns:
+            A function that returns the result of `prepare`, or raises its error.
 
         Raises:
             StopIteration: at the end.
         """
-        now = self.now
+        now, number, depth = self.now, self.seen, self._reading.depth
         if now is None or now.ended:
             raise StopIteration
         try:
-            item = self._wait(now.iterator.__next__)
+            if now.ahead is not None and (depth or now.ahead.has_items):
+                result = self._taken_ahead(now, now.ahead, prepare)
+            else:
+                result = partial(prepare, self._wait(now.iterator.__next__), number)  # type: ignore[union-attr]
         except StopIteration:
             now.ended = True
             raise
         now.read += 1
         self.seen += 1
-        return item
+        return result
+
+    def _taken_ahead(self, now: Iteration, ahead: ReadAhead, prepare: Callable[[Any, int], Any]) -> Callable[[], Any]:
+        self._reading.add(ahead)
+        items = now.iterator
+        if not self.one_shot:  # it belongs to the thread now
+            now.iterable = None if now.iterable is items else now.iterable
+            now.iterator = None
+        return partial(ahead.take(items, prepare, self.seen, self._most(1)).get, prepare, self.seen)
+
+    def _most(self, taken: int) -> int:
+        """Returns how many batches may be ready after some more are taken."""
+        return int(min(self._reading.depth, max(self.until - self.seen - taken, 0)))
+
+    def read_ahead_to(self, until: float, prepare: Callable[[Any, int], Any]) -> None:
+        """Sets `until`, and begins to read ahead if a batch was read before; `prepare` as for `read`."""
+        self.until = until
+        if self.now is not None and self.now.ahead is not None:
+            self.now.ahead.ask(prepare, self._most(0))
+
+    def own_state(self) -> tuple[Any, Any]:
+        """Returns the states of the iterator and the iterable after the last batch that was taken; None without one.
+
+        Raises:
+            CheckpointError: if a state cannot be read or stored.
+        """
+        now = self.now
+        if now is None or now.ended:
+            state = _own_state(self.iterable) if self.one_shot else _own_state(None, self.iterable)
+        elif now.ahead is not None and now.ahead.has_items:
+            state = now.ahead.state
+        else:
+            state = _own_state(now.iterator, None if self.one_shot else self.iterable)
+        if isinstance(state, CheckpointError):
+            raise state
+        return (None, None) if state is None else state
 
     def _wait(self, call: Callable[[], Any]) -> Any:
         """Calls into the iterable. The call may hang, so a signal can end it."""
@@ -166,6 +244,7 @@ class Reader:
 
     def go_to(self, number: int, random: Any = None) -> None:
         """Drops the iterations; the next one has this number and random state."""
+        self._stop()
         self.now, self.before, self.next_number, self._random = None, None, number, random
 
     def renumber(self, number: int) -> bool:
@@ -184,6 +263,17 @@ class Reader:
         self.next_number = number if now is None else number + 1
         return False
 
+    def set_own_state(self, state: Any) -> None:
+        """Moves the iterator of the iteration to a position.
+
+        Raises:
+            CheckpointError: if it has no method for it.
+        """
+        assert self.now is not None
+        if self.now.ahead is not None:
+            self.now.ahead.forget()
+        set_state(self.now.iterator, state)
+
     def skip(self, count: int, begun: bool = False) -> None:
         """Reads batches and drops them.
 
@@ -197,10 +287,10 @@ class Reader:
         Warns:
             UserWarning: if it takes longer than a few seconds.
         """
-        started, done = time.monotonic(), 0
+        started, done, self.until = time.monotonic(), 0, 0
         while done < count:
             try:
-                self.read()
+                self.read(_as_read)
             except StopIteration:
                 if not (self.one_shot and begun):
                     raise self.other_data(count, done) from None
@@ -221,6 +311,18 @@ class Reader:
             f"the interrupted run had read {count} batches, but the {self.kind} given to {self.what} ended after "
             f"{found}. Resume with the data that the run began with."
         )
+
+
+def _as_read(item: Any, number: int) -> Any:
+    return item
+
+
+def _own_state(iterator: Any, iterable: Any = None) -> tuple[Any, Any] | CheckpointError:
+    """Returns the states of an iterator and an iterable, or the error, which matters if a checkpoint is saved."""
+    try:
+        return get_state(iterator), get_state(iterable)
+    except CheckpointError as error:
+        return error
 
 
 def begin(

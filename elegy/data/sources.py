@@ -121,8 +121,12 @@ class ArraySource:
         return max((leaf.reader.workers for leaf in self.examples), default=0)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """A block in which the workers of data sets keep running."""
+    def reading(self, prefetch: int = 0) -> Iterator[None]:
+        """A block in which the workers of data sets keep running.
+
+        Args:
+            prefetch: as for `IterableSource.reading`; arrays are in memory, and examples have workers.
+        """
         with contextlib.ExitStack() as stack:
             for reader in {id(leaf.reader): leaf.reader for leaf in self.examples}.values():
                 stack.enter_context(reader.reading())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -288,11 +289,15 @@ class IterableLoader(BatchLoader[IterableSource]):
         return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first), chunk_size)
 
     def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
-        """Returns the batches of the next pass, converted by `view`; reads the first one at once."""
+        """Returns the batches of the next pass, converted by `view`; reads the first one at once.
+
+        From here on, batches may be read ahead, up to the last one that the pass may need.
+        """
         self.first_batch()
         assert self._pass is not None
         batches = self._pass if self._resumed else itertools.chain([self._first], self._pass)
         self._pass, self._resumed = None, False
+        self.source.read_ahead_to(self.limit if limit is None else min(start.batches + limit, self.limit or math.inf))
         return itertools.islice(self._checked(batches, start.batches), limit)
 
     def _checked(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:

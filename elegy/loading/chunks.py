@@ -204,7 +204,7 @@ def iterable_chunks(
     like: Batch | None = None,
     chunk_size: ChunkSize = as_many_as_fit,
 ) -> Generator[Chunk, None, None]:
-    """Groups the batches of an iterator into chunks, and never reads ahead of the current chunk.
+    """Groups the batches of an iterator into chunks; takes no batch beyond the current chunk.
 
     Batches may have several shapes, such as buckets of sequences by length. Each bucket (example shapes and dtypes)
     has its own layout: a short batch is padded to the largest earlier batch of its bucket.

@@ -138,6 +138,18 @@ def sanity_check(value: Any) -> int:
     return number
 
 
+def prefetch(value: Any) -> int:
+    """Checks `prefetch`.
+
+    Raises:
+        ValueError: if it is not an integer of at least 0.
+    """
+    number = as_integer(value)
+    if number is None or number < 0:
+        raise ValueError(f"prefetch must be a number of batches to read ahead, 0 for none, not {value!r}.")
+    return number
+
+
 def fusing(value: Any) -> int | str:
     """Checks `steps_per_execution`.
 

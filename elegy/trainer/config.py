@@ -36,6 +36,7 @@ class FitConfig:
     limit_validation: int | float | None
     overfit_batches: int | None
     sanity_check: int
+    prefetch: int
 
     @classmethod
     def checked(cls, *, epochs: Any, **given: Any) -> Self:
@@ -57,6 +58,7 @@ class FitConfig:
         for name in ("limit_train", "limit_validation"):
             given[name] = checks.limit(name, given[name])
         given["sanity_check"] = checks.sanity_check(given["sanity_check"])
+        given["prefetch"] = checks.prefetch(given["prefetch"])
         if given["overfit_batches"] is not None:
             if given["steps_per_epoch"] is not None:
                 raise ValueError(

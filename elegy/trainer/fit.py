@@ -104,7 +104,7 @@ def fit(
         if (folder := run_folder(callbacks)) is not None:
             folder.begin(config.resume)
         for each in (source, *(one.source for one in evaluations)):
-            data.enter_context(each.reading())
+            data.enter_context(each.reading(config.prefetch))
         found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         static: tuple[int, ...] | None = None

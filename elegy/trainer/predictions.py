@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -17,22 +18,41 @@ from elegy.trainer.outputs import BatchOutputs, Outline, join
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
-
-def predict_all(session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights) -> PyTree:
-    """Predicts all of the data and joins the outputs of the batches."""
-    return join(list(_predictions(session, plan, listeners, weights)))
+Predictions = Generator[BatchOutputs, None, None]
 
 
-def predict(session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights) -> Iterator[PyTree]:
-    """Yields the outputs of each batch, on the host, in the order of the data."""
-    with contextlib.closing(_predictions(session, plan, listeners, weights)) as predictions:
-        for outputs in predictions:
-            yield outputs.tree()
+def predictions(
+    session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights, reading: contextlib.ExitStack
+) -> Predictions:
+    """Yields the outputs of each batch, on the host, in the order of the data.
+
+    Args:
+        session: the session.
+        plan: how the batches run.
+        listeners: the callbacks.
+        weights: as for `Trainer.evaluate`.
+        reading: the block in which the data is read; closed with the generator, also if it is dropped unused.
+    """
+    outputs = _predictions(session, plan, listeners, weights, reading)
+    weakref.finalize(outputs, reading.close).atexit = False
+    return outputs
+
+
+def joined(outputs: Predictions) -> PyTree:
+    """Joins the outputs of all batches."""
+    return join(list(outputs))
+
+
+def trees(outputs: Predictions) -> Iterator[PyTree]:
+    """Yields the outputs of each batch as a tree."""
+    with contextlib.closing(outputs):
+        for one in outputs:
+            yield one.tree()
 
 
 def _predictions(
-    session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights
-) -> Generator[BatchOutputs, None, None]:
+    session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights, reading: contextlib.ExitStack
+) -> Predictions:
     """Yields the outputs of each batch."""
     executor = session.executor
     buffer: StateBuffer | None = None
@@ -61,7 +81,10 @@ def _predictions(
     finally:
         if buffer is not None:
             buffer.release()
-        listeners.emit_in_pass("on_predict_end", "predict", plan, failure)
+        try:
+            listeners.emit_in_pass("on_predict_end", "predict", plan, failure)
+        finally:
+            reading.close()
 
 
 def _outputs(session: Session, predicted: tuple[list[Any], Any], chunk: Chunk) -> Iterator[BatchOutputs]:

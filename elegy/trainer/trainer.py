@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from elegy.adapters.resolve import resolve
 from elegy.callbacks import Callback, CallbackList, History
 from elegy.data.columns import Given
+from elegy.data.reading import PREFETCH
 from elegy.data.sources import source_of
 from elegy.engine.compilation import enable_compilation_cache
 from elegy.integers import positive_int_or_none
@@ -164,6 +166,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         limit_validation: int | float | None = None,
         overfit_batches: int | None = None,
         sanity_check: int = 0,
+        prefetch: int = PREFETCH,
     ) -> History:
         """Trains for a number of epochs; a second call trains that many more.
 
@@ -211,6 +214,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             overfit_batches: trains each epoch on the same first batches, so many, unshuffled, and validates on them.
             sanity_check: the number of validation steps before training, whose values are dropped: a fault of the
                 validation raises its error at once.
+            prefetch: how many batches of an iterable a thread reads ahead; 0 reads each when its step needs it.
 
         Returns:
             The `History` of this call, which is `trainer.history` too.
@@ -245,6 +249,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             limit_validation=limit_validation,
             overfit_batches=overfit_batches,
             sanity_check=sanity_check,
+            prefetch=prefetch,
         )
         source, evaluations = fit_module.sources(
             session,
@@ -271,6 +276,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 1,
         weights: Weights = "trained",
+        prefetch: int = PREFETCH,
     ) -> dict[str, float]:
         """Computes losses and metrics over all of the data; the state stays as it is.
 
@@ -285,6 +291,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             verbose: as for `fit`.
             weights: which parameters to use: `"trained"`; `"averaged"`, where the trainer keeps an average; or a
                 function of the state that returns parameters. The state stays as it is.
+            prefetch: as for `fit`.
 
         Returns:
             Values by name.
@@ -294,7 +301,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         """
         given = Given.of("evaluate", data, inputs, labels, sample_weight)
         source = source_of(given, what="evaluate", batch_size=batch_size)
-        with source.reading():
+        with source.reading(checks.prefetch(prefetch)):
             plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
             return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
@@ -310,6 +317,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 0,
         weights: Weights = "trained",
+        prefetch: int = PREFETCH,
     ) -> PyTree:
         """Computes the outputs for all of the data; the state stays as it is.
 
@@ -324,6 +332,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             callbacks: callbacks of this call.
             verbose: as for `fit`.
             weights: as for `evaluate`.
+            prefetch: as for `fit`.
 
         Returns:
             The outputs as NumPy arrays, rows in the order of the data.
@@ -332,9 +341,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        return predictions.predict_all(
-            self._session, *self._predictor(given, batch_size, steps, callbacks, verbose, weights), weights
-        )
+        return predictions.joined(self._predicted(given, prefetch, batch_size, steps, callbacks, verbose, weights))
 
     def predict_iter(
         self,
@@ -348,16 +355,18 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         callbacks: Sequence[Callback] | None = None,
         verbose: Literal[0, 1, 2] = 0,
         weights: Weights = "trained",
+        prefetch: int = PREFETCH,
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        return predictions.predict(
-            self._session, *self._predictor(given, batch_size, steps, callbacks, verbose, weights), weights
-        )
+        return predictions.trees(self._predicted(given, prefetch, batch_size, steps, callbacks, verbose, weights))
 
-    def _predictor(self, given: Given, batch_size: Any, *options: Any) -> tuple[ExecutionPlan, Listeners]:
+    def _predicted(self, given: Given, prefetch: Any, batch_size: Any, *options: Any) -> predictions.Predictions:
         source = source_of(given, what="predict", known=self._session.input_tree, batch_size=batch_size)
-        return self._pass("pred", source, batch_size, *options)
+        with contextlib.ExitStack() as reading:
+            reading.enter_context(source.reading(checks.prefetch(prefetch)))
+            plan, listeners = self._pass("pred", source, batch_size, *options)
+            return predictions.predictions(self._session, plan, listeners, options[-1], reading.pop_all())
 
     def _pass(
         self,

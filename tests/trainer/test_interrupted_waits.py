@@ -50,11 +50,11 @@ def saving(tmp_path):
     return ModelCheckpoint(tmp_path, every=eg.Every(steps=1000))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_batch_that_does_not_come(tmp_path, number):
+@pytest.mark.parametrize(("number", "prefetch"), [(signal.SIGTERM, 2), (signal.SIGINT, 2), (signal.SIGTERM, 0)])
+def test_a_batch_that_does_not_come(tmp_path, number, prefetch):
     ends = []
     watch = LambdaCallback(on_train_end=lambda event: ends.append((event.ended, event.step, event.epoch)))
-    cut = fit(trainer_of(High), lambda: blocked(3, number), [watch, saving(tmp_path)])
+    cut = fit(trainer_of(High), lambda: blocked(3, number), [watch, saving(tmp_path)], prefetch=prefetch)
     assert (cut.step, cut.epoch, cut.interrupted) == (3, 0, number)
     assert ends == [("interrupted", 3, 0)]
     resumed = fit(trainer_of(High), lambda: iter(BATCHES), [saving(tmp_path)], resume="auto")
@@ -113,7 +113,7 @@ def test_data_that_hides_the_interruption_has_not_ended():
         except BaseException:
             return
 
-    trainer = fit(trainer_of(High), swallows)
+    trainer = fit(trainer_of(High), swallows, prefetch=0)
     assert (trainer.step, trainer.epoch, trainer.interrupted) == (3, 0, signal.SIGTERM)
 
 
@@ -126,7 +126,7 @@ def test_a_batch_that_comes_soon_is_waited_for(monkeypatch):
         time.sleep(0.01)
         yield from BATCHES[3:]
 
-    trainer = fit(trainer_of(High), slow)
+    trainer = fit(trainer_of(High), slow, prefetch=0)
     assert (trainer.step, trainer.interrupted) == (4, signal.SIGTERM)
 
 
@@ -155,10 +155,17 @@ class Stateful:
 
 
 def test_the_position_of_interrupted_data_is_counted_with_a_warning(tmp_path):
-    cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1)
+    cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1, prefetch=0)
     assert cut.step == 3
     with pytest.warns(UserWarning, match="Stateful given to fit (read a batch|is not known)"):
         resumed = fit(trainer_of(High), Stateful(), [saving(tmp_path)], epochs=1, resume="auto")
+    assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES, epochs=1).state))
+
+
+def test_the_position_of_data_that_is_read_ahead_is_that_of_the_last_step(tmp_path):
+    cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1)
+    assert cut.step == 3
+    resumed = fit(trainer_of(High), Stateful(), [saving(tmp_path)], epochs=1, resume="auto")
     assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES, epochs=1).state))
 
 
@@ -180,7 +187,7 @@ def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatc
         inner.train_on_batch(X[:8], Y[:8])
         threading.Event().wait(60)
 
-    outer = fit(trainer_of(High), data)
+    outer = fit(trainer_of(High), data, prefetch=0)
     plain.train_on_batch(X[:8], Y[:8])
     assert (outer.step, outer.interrupted, inner.step) == (1, signal.SIGTERM, 2)
     assert_same_bits(host(inner.state), host(plain.state))
@@ -194,7 +201,7 @@ def test_the_fit_of_another_trainer_within_the_data_has_its_own_signals():
         inner.fit(lambda: blocked(2), verbose=0)
         yield BATCHES[1]
 
-    outer = fit(trainer_of(High), data, epochs=1)
+    outer = fit(trainer_of(High), data, epochs=1, prefetch=0)
     assert (inner.step, inner.interrupted, outer.step, outer.interrupted) == (2, signal.SIGTERM, 2, None)
 
 
