@@ -14,10 +14,17 @@ class Options:
     Args:
         quick: True for fewer pairs and smaller data: under two minutes in total.
         repeats: pairs for each line.
+        accelerator: True on a GPU or TPU, where a process takes longer to start, and everything runs in five minutes.
     """
 
     quick: bool = False
     repeats: int = 9
+    accelerator: bool = False
+
+    @property
+    def processes(self) -> int:
+        """Pairs of processes for each line."""
+        return 1 if self.quick else 2 if self.accelerator else max(3, self.repeats // 2)
 
     def sized(self, work: Work) -> Work:
         """Returns the workload, with less data for a quick run."""

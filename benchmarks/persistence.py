@@ -32,7 +32,7 @@ def run(options: Options) -> list[Row]:
     rows: list[Row] = []
     for megabytes in (50,) if options.quick else (50, 500):
         with tempfile.TemporaryDirectory() as folder:
-            rows += compare(Path(folder), megabytes, 3 if megabytes > 100 else options.repeats)
+            rows += compare(Path(folder), megabytes, min(3, options.repeats) if megabytes > 100 else options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         rows.append(blocked(Path(folder), 50 if options.quick else 200, 3 if options.quick else 7))
     return rows + [guarded(options.sized(work), options.repeats) for work in (DIGITS, CONV)]

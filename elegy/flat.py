@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from elegy.garbage import collection_paused
 from elegy.names import path_name
 from elegy.types import PyTree
 
@@ -100,7 +101,8 @@ def outline(function: Callable[..., PyTree], *args: PyTree) -> tuple[list[Any], 
         ([ShapeDtypeStruct(shape=(2,), dtype=float32)], PyTreeDef({'y': *}))
     """
     flat = FlatFunction(function, args)
-    structs = jax.eval_shape(flat, flat.flatten(args))
+    with collection_paused():
+        structs = jax.eval_shape(flat, flat.flatten(args))
     return list(structs.values()), flat.out_tree
 
 
@@ -120,7 +122,8 @@ def make_jaxpr(
     """
     flat = FlatFunction(function, args)
     trace = jax.make_jaxpr(flat, axis_env=axis_env or None, return_shape=True)
-    closed, out = trace(flat.flatten(args))
+    with collection_paused():
+        closed, out = trace(flat.flatten(args))
     return closed, flat.unflatten(out)
 
 

@@ -1,9 +1,10 @@
-"""Optional libraries: recognises their objects without importing them, and imports them on first use."""
+"""Imports on first use: optional libraries, recognised without an import, and the modules of a package."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -56,3 +57,31 @@ def require(module: str, purpose: str) -> ModuleType:
         extra = EXTRAS.get(root)
         how = f'`pip install "elegy[{extra}]"`' if extra else f"`pip install {root}`"
         raise ImportError(f"{purpose} needs the library {root!r}: install it with {how}.") from error
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, Iterable[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns a package's `__getattr__` and `__dir__`, which import the modules of its names when they are used.
+
+    A name must not be that of a submodule, which Python would put in its place.
+
+    Args:
+        package: the package's `__name__`.
+        homes: the names by module, relative to `elegy`.
+
+    Example:
+        >>> get, names = lazy_names("elegy.html", {"html.tree": ["tree_html"]})
+        >>> get("tree_html").__module__, names()
+        ('elegy.html.tree', ['tree_html'])
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"elegy.{home_of[name]}"), name)
+        setattr(sys.modules[package], name, value)  # the next access does not come here
+        return value
+
+    return get, lambda: sorted(home_of)

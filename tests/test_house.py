@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -45,6 +46,7 @@ FLOORS = {
     "names": 1,
     "patterns": 1,
     "flat": 1,
+    "garbage": 1,
     "html": 1,
     "integers": 1,
     "lazy": 1,
@@ -242,6 +244,29 @@ def test_importing_elegy_loads_no_optional_and_no_heavy_library():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert done.stderr == ""
+
+
+RARE = ("elegy.metrics.bleu", "elegy.loggers.wandb", "elegy.trainer.population", "elegy.serving", "elegy.cli")
+
+
+def test_a_trainer_imports_no_part_that_it_does_not_use():
+    code = (
+        "import sys, elegy, optax; elegy.Trainer(elegy.ElegyModule(), elegy.losses.Huber(), elegy.metrics.Accuracy(), "
+        f"optax.sgd(0.1)); print([name for name in {RARE!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["metrics", "loggers", "trainer"])
+def test_names_that_are_imported_when_used_are_those_that_type_checkers_see(package):
+    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    (seen,) = (node.body for node in tree.body if isinstance(node, ast.If))
+    found = {alias.name: node.module for node in seen for alias in node.names}
+    loaded = importlib.import_module(f"elegy.{package}")
+    assert {name: f"elegy.{home}" for home, names in loaded._NAMES.items() for name in names} == found
+    assert sorted(found) == sorted(loaded.__all__) == dir(loaded)
+    assert all(getattr(loaded, name) is getattr(sys.modules[home], name) for name, home in found.items())
 
 
 def test_importing_elegy_starts_no_backend():

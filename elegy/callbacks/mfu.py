@@ -85,7 +85,7 @@ class MFUMonitor(ThroughputMonitor):
         super().on_train_begin(event)
         mesh = getattr(event.trainer.strategy, "mesh", None)
         devices: list[Any] = [jax.local_devices()[0]] if mesh is None else list(mesh.devices.flat)
-        self._peak = sum(_peak(device.device_kind) if self.peak is None else self.peak for device in devices)
+        self._peak = sum(peak_of(device.device_kind) if self.peak is None else self.peak for device in devices)
         self._counted, self._step = 0.0, event.step
 
     def on_train_batch_end(self, event: Event) -> None:
@@ -123,7 +123,19 @@ def _positive(name: str, value: float | None) -> float | None:
     return float(value)
 
 
-def _peak(kind: str) -> float:
+def peak_of(kind: str) -> float:
+    """Returns the operations a second of a device.
+
+    Args:
+        kind: the device's `device_kind`.
+
+    Raises:
+        ValueError: if the table does not have the device.
+
+    Example:
+        >>> peak_of("NVIDIA H100 80GB HBM3") / 1e12
+        989.0
+    """
     for name, peak in PEAKS.items():
         # Whole words: an L40 is not an L4. A part of a GPU (MIG) has the name of the GPU, but not its peak.
         if re.match(rf"{name}(?![A-Za-z0-9])", kind) and " MIG " not in kind:

@@ -116,3 +116,6 @@ class CSVLogger(Logger):
         """As `Logger.load_state_dict`."""
         self._first = state.get("first", 0)
         super().load_state_dict(state)
+
+
+CSV = CSVLogger

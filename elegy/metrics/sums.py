@@ -132,7 +132,7 @@ def _is_sum(node: Any) -> bool:
     return isinstance(node, CompensatedSum)
 
 
-@jax.jit(inline=True)
+@jax.jit
 def _add(ours: jax.Array, theirs: jax.Array) -> jax.Array:
     """Adds `(2, ...)` to `(2, ...)`, or to `(1, ...)` without a stored error."""
     a, b = ours[0], theirs[0]

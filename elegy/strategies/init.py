@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.extend.core import Literal, jaxpr_as_fun
 
 from elegy.flat import make_jaxpr
+from elegy.garbage import collection_paused
 from elegy.strategies.strategy import struct_of
 from elegy.types import PyTree
 
@@ -93,8 +94,10 @@ class InitKernel:
             return [out[i] for i in computed]
 
         shardings = [self._shardings[i] for i in computed]
-        compiled = jax.jit(init_step, out_shardings=shardings, compiler_options=self._options)
-        return compiled(self._place([leaves[i] for i in needed]))
+        arguments = self._place([leaves[i] for i in needed])
+        with collection_paused():
+            lowered = jax.jit(init_step, out_shardings=shardings).lower(arguments)
+        return lowered.compile(self._options)(arguments)
 
 
 def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -10,7 +10,7 @@ import pytest
 
 import elegy as eg
 from elegy.callbacks import MFUMonitor, event
-from elegy.callbacks.mfu import PEAKS, _peak
+from elegy.callbacks.mfu import PEAKS, peak_of
 from elegy.trainer import clock
 
 BATCH, WIDE = 256, 256  # so large that the optimizer, which each replica repeats, hardly counts
@@ -82,10 +82,10 @@ def test_the_first_name_in_the_table_that_fits_is_the_most_special():
     ],
 )
 def test_peaks_of_devices(kind, tera):
-    assert _peak(kind) == tera * 1e12
+    assert peak_of(kind) == tera * 1e12
 
 
 @pytest.mark.parametrize("kind", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA A1000", "NVIDIA H20", "TPU v40"])
 def test_a_part_of_a_device_and_a_similar_name_are_unknown(kind):
     with pytest.raises(ValueError, match="is unknown"):
-        _peak(kind)
+        peak_of(kind)
