@@ -14,7 +14,10 @@ import optax
 from elegy.adapters.origin import Origin
 from elegy.adapters.resolve import resolve
 from elegy.errors import StepError
+from elegy.flat import make_jaxpr
 from elegy.integers import positive_int
+from elegy.jaxprs import arguments_read
+from elegy.lazy import is_instance_of
 from elegy.module import ElegyModule, high_level
 from elegy.module.context import LOCAL
 from elegy.module.levels import level_of, overrides
@@ -126,14 +129,18 @@ class LoRAModule(ElegyModule):
             trained as a whole.
         batch_stats: the batch statistics of the inner module.
         base: the inner module: its parameters without those that are trained as a whole, and its other state.
+
+    Checkpoints hold no base weights if they were given: variables, or the values of a module that has some. Weights
+    that were made with the trainer's seed are in the checkpoint.
     """
 
     base: ElegyModule | None = field(default=None, kw_only=True)
     _rules: Any = static_field()
     _has_state: bool = static_field(repr=False)
+    _given: bool = static_field(repr=False)
     _origin: Static[Origin] = static_field(repr=False)
 
-    def __init__(self, inner: ElegyModule, rules: Any):
+    def __init__(self, inner: Any, rules: Any):
         for phase in _PHASES:
             if level_of(type(inner), phase) != "high" or not high_level.runs_apply(inner):
                 raise StepError(
@@ -144,6 +151,9 @@ class LoRAModule(ElegyModule):
         self._rules = rules
         own_values = bool(jax.tree.leaves(inner.get_params())) and not overrides(type(inner), "init")
         self._has_state = inner.key is not None or own_values
+        # A Keras model that is not built yet draws its weights from the generator of Keras.
+        model = inner.module if is_instance_of(inner, "elegy.adapters.keras", "KerasModule") else None
+        self._given = model is None or model.built
         inner = _without_run(inner)
         self._initial = inner if self._has_state else inner._initial
         self._origin = Static(Origin(inner if self._has_state else None))
@@ -171,7 +181,29 @@ class LoRAModule(ElegyModule):
             lambda path, leaf: optax.MaskedNode() if _any(self._rules.train, path) else leaf, inner.get_params()
         )
         base = inner.set_params(kept).replace(batch_stats=None)
-        return self.replace(params=own, batch_stats=inner.batch_stats, base=base, _initial=None)
+        given = self._given and not self._is_made(key, inputs)
+        return self.replace(params=own, batch_stats=inner.batch_stats, base=base, _given=given, _initial=None)
+
+    def _is_made(self, key: jax.Array, inputs: PyTree) -> bool:
+        """True if `init` computes the base weights: they depend on the key or the inputs."""
+        if self._has_state:
+            return False
+        closed, out = make_jaxpr(lambda key, inputs: self._inner(key, inputs).get_params(), key, inputs)
+        return bool(arguments_read(closed, range(len(jax.tree.leaves(out)))))
+
+    def split_given(self) -> tuple[Self, PyTree]:
+        """Splits off the base weights, unless `init` has computed them."""
+        if self.base is None or not self._given:
+            return self, None
+        base, inner = self.base.split_given()
+        params = base.get_params()
+        base = base.set_params(_map(lambda path, leaf: optax.MaskedNode(), params))
+        return self.replace(base=base), {"params": params, "module": inner}
+
+    def with_given(self, weights: PyTree) -> Self:
+        """Puts the base weights in place again."""
+        assert self.base is not None
+        return self.replace(base=self.base.set_params(weights["params"]).with_given(weights["module"]))
 
     def _inner(self, key: jax.Array, inputs: PyTree) -> Any:
         """Returns the inner module with its values."""

@@ -201,6 +201,22 @@ class ElegyModule(Pytree):
         """Returns the module with other batch statistics."""
         return self.replace(batch_stats=batch_stats)
 
+    def split_given(self) -> tuple[Self, PyTree]:
+        """Splits off weights that the module was given and no step changes, such as the base weights of a `LoRA`.
+
+        A checkpoint holds their digest (SHA-256) in place of their values. Whoever restores it makes the module with
+        the same weights. Override `with_given`, too.
+
+        Returns:
+            `(module, weights)`: the module without the weights, such as with `None` in their place, and a tree of the
+            weights. By default the module itself and `None`: a checkpoint holds everything.
+        """
+        return self, None
+
+    def with_given(self, weights: PyTree) -> Self:
+        """Returns the module with the weights that `split_given` has split off."""
+        return self
+
     def log(self, name: str, value: ArrayLike | Metric, *, reduce: Reduce = "mean") -> Self:
         """Reports a value of this step.
 

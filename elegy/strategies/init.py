@@ -111,5 +111,14 @@ def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return placed
 
 
+def reachable(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Moves an array to a sharding if it is committed to other devices, such as a value of another trainer.
+
+    A compiled function takes all others as they are.
+    """
+    elsewhere = isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding.device_set != sharding.device_set
+    return jax.device_put(leaf, sharding) if elsewhere else leaf
+
+
 def _abstract(leaf: Any) -> Any:
     return struct_of(leaf) if hasattr(leaf, "dtype") else leaf

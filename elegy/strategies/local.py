@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from elegy.strategies.device_ref import reduced
-from elegy.strategies.init import InitKernel, copied_to
+from elegy.strategies.init import InitKernel, copied_to, reachable
 from elegy.strategies.strategy import Kind, Strategy, to_host
 from elegy.strategies.tuning import compiler_options
 from elegy.types import Device, PyTree
@@ -67,7 +67,7 @@ class Jit(Strategy):
             init,
             lambda state: jax.tree.map(lambda leaf: place, state),
             put=copied_to,
-            place=lambda arguments: arguments,
+            place=lambda arguments: [reachable(one, place) for one in arguments],
             options=_options(place, once=True),
         )
 

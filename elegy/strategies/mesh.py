@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from elegy.distributed import collect
 from elegy.names import path_name
 from elegy.strategies.device_ref import reduced
-from elegy.strategies.init import InitKernel, copied_to
+from elegy.strategies.init import InitKernel, copied_to, reachable
 from elegy.strategies.kernel import MeshKernel
 from elegy.strategies.local import Jit
 from elegy.strategies.strategy import Kind, Strategy, struct_of, to_host
@@ -132,12 +132,17 @@ class MeshStrategy(Strategy):
     def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles `init` so that every device makes only its own part of the state."""
 
+        def place(arguments: list[Any]) -> list[Any]:
+            if spread:
+                return self.place(arguments, "whole")
+            return [reachable(one, self.data_sharding(np.shape(one), "whole")) for one in arguments]
+
         spread = self.mesh.is_multi_process
         return InitKernel(
             init,
             self.state_shardings,
             put=_put_everywhere if spread else copied_to,
-            place=(lambda arguments: self.place(arguments, "whole")) if spread else (lambda arguments: arguments),
+            place=place,
             options=compiler_options(self.mesh.devices.flat[0].platform, once=True),
         )
 

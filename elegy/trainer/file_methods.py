@@ -60,6 +60,9 @@ class FileMethods:
     ) -> None:
         """Writes everything that a run needs to go on: the state, the counters, the place in the data.
 
+        Of weights that the module was given and no step changes, such as the base of a `LoRA`, it writes a digest only:
+        a trainer that restores the checkpoint must be made with the same weights.
+
         Args:
             path: the checkpoint's directory, or an address such as `gs://bucket/run/best`. What is there already is
                 replaced at the end, or stays.
@@ -92,7 +95,7 @@ class FileMethods:
                 if they differ.
 
         Raises:
-            CheckpointError: if it is damaged, or does not fit the state.
+            CheckpointError: if it is damaged, does not fit the state, or belongs to other base weights.
             ValueError: if `hyperparameters` is something else.
         """
         persistence.restore(self._session, path, strict=strict, hyperparameters=hyperparameters)

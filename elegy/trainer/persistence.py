@@ -12,6 +12,7 @@ import numpy as np
 from elegy import optimizer
 from elegy.callbacks import History
 from elegy.checkpoint import AsyncSaver, store
+from elegy.checkpoint.digest import digest
 from elegy.checkpoint.directory import Opened, opened
 from elegy.distributed import together
 from elegy.errors import CheckpointError
@@ -20,6 +21,7 @@ from elegy.module.freezing import frozen_paths
 from elegy.module.logs import LogBook, empty_log
 from elegy.module.precision import wide_params
 from elegy.patterns import few
+from elegy.trainer import given_weights
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -41,7 +43,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         )
     if session.monitor.policy != "skip":
         session.monitor.settle()
-    state = session.state
+    state, weights = session.state.split_given()
     logs = state._logs
     metadata = {
         "step": session.step,
@@ -52,6 +54,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         "frozen": frozen_paths(state),
         "config": session.config,
         "module": type(state).__name__,
+        given_weights.KEY: given_weights.digest_of(session, weights),
         "history": session.history.state_dict(),
         "logs": {
             phase: {name: log.reduce for name, log in book.items()}
@@ -119,14 +122,40 @@ def load(
     target = session.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
     if strict:
         _check_frozen(metadata.get("frozen"), frozen_paths(target))
-    state, _ = store.restore(path, target, strict=strict)
+    state, own = _restored(session, path, target, metadata, strict)
     session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
+    session.given_digest = None if own is None else (session.buffer.version, own)
     session.step, session.epoch = metadata["step"], metadata["epoch"]
     session.monitor.skipped = metadata["skipped_steps"]
     if session.run is None:  # a run loads its History with its other callbacks
         session.history = History()  # a snapshot of the trainer keeps the old one
         session.history.load_state_dict(metadata["history"])
     session.record = with_own_place(metadata["run"])
+
+
+def _restored(
+    session: Session, path: str | os.PathLike[str] | Opened, target: Any, metadata: Mapping[str, Any], strict: bool
+) -> tuple[Any, str | None]:
+    """Reads a state; weights that the module was given stay, and must be those of the checkpoint.
+
+    Returns:
+        The state, and the digest of the given weights.
+    """
+    where = path.path if isinstance(path, Opened) else path
+    saved = metadata.get(given_weights.KEY)
+    if strict:
+        given_weights.check_possible(target, saved, metadata["module"], where)
+    split, weights = target.split_given()
+    own = given_weights.digest_of(session, weights)
+    # Without a digest it holds all weights: nobody gave some to its module, or an older version wrote it.
+    state, _ = store.restore(path, target if saved is None else split, strict=strict)
+    if own is None:
+        return state, None
+    if saved is None:
+        state, found = state.split_given()
+        saved = digest(found)
+    given_weights.check_equal(own, saved, where, strict=strict)
+    return state.with_given(weights), own
 
 
 def _check_frozen(saved: list[str] | None, now: list[str]) -> None:

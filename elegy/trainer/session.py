@@ -49,7 +49,7 @@ class TrainerSnapshot:
     skipped: int
 
 
-_NOT_PICKLED = ("run", "executor", "buffer", "_copies", "_refusal")
+_NOT_PICKLED = ("run", "executor", "buffer", "_copies", "_refusal", "given_digest")
 _KEPT = tuple(field.name for field in dataclasses.fields(TrainerSnapshot) if field.name not in ("buffer", "skipped"))
 
 
@@ -78,6 +78,7 @@ class Session:
         run: the run that is under way.
         record: where the last run ended, as a checkpoint keeps it.
         input_tree: the tree of the inputs last trained or evaluated with.
+        given_digest: a version of the buffer, and the digest of the weights that the module was given.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Session:
         self.run: Run | None = None
         self.record: Mapping[str, Any] | None = None
         self.input_tree: Any = None
+        self.given_digest: tuple[int, str] | None = None
         self._refusal: str | None = None
 
     def _executor(self, strategy: Strategy) -> Executor:
@@ -274,7 +276,7 @@ class Session:
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""
         state, strategy = saved.pop("state"), saved.pop("strategy")
-        self.__dict__.update(saved, run=None, _refusal=None, _copies=None)
+        self.__dict__.update(saved, run=None, _refusal=None, _copies=None, given_digest=None)
         self.executor, self.buffer = self._executor(strategy), StateBuffer(strategy, state)
 
 

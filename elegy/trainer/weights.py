@@ -23,6 +23,7 @@ from elegy.metrics import Metric
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.freezing import optimizer_params
 from elegy.module.precision import wide_params
+from elegy.trainer import given_weights
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -72,12 +73,14 @@ def save(session: Session, path: str | os.PathLike[str], which: Weights = "train
 
 def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
     """Reads weights now, and puts them into the state: at once, or when it exists."""
-    flat = _read(source) if isinstance(source, (str, os.PathLike)) else None
+    flat, saved = _read(source) if isinstance(source, (str, os.PathLike)) else (None, None)
 
     def apply() -> None:
         state = session.state
-        given = _in_fields(state, source) if flat is None else flat
-        state = replaced(state, given, prefix=prefix, renamed=renamed, strict=strict)
+        if saved is not None and (own := state.split_given()[1]) is not None:
+            given_weights.check_equal(given_weights.digest_of(session, own), saved, source, strict=strict)
+        weights = _in_fields(state, source) if flat is None else flat
+        state = replaced(state, weights, prefix=prefix, renamed=renamed, strict=strict)
         if session.step == 0 and state.optimizer is not None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         if state.averaged_params is not None:
@@ -98,8 +101,8 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
         flat: path -> value; what belongs to a run (keys, optimizer, metrics, logs) is left aside.
         prefix: takes only what lies below this place in `flat`.
         renamed: from paths in `flat` to paths in the state.
-        strict: whether each part of the state that is touched must be there as a whole, and everything that is
-            given must have a place.
+        strict: whether each part of the state that is touched must be there as a whole, but for weights that the
+            module was given, and everything in `flat` must have a place.
 
     Raises:
         CheckpointError: listing every mismatch by path.
@@ -109,7 +112,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
     if renamed is not None:
         flat = rename(flat, renamed)
     own = named_leaves(state)
-    weights = flat_weights(state)
+    weights, optional = flat_weights(state), given_weights.paths(state)
     flat = {path: leaf for path, leaf in flat.items() if path in weights or not _is_run(path, own, state)}
     if not flat:
         raise CheckpointError(f"there are no weights in what was given. The state has: {', '.join(weights)}.")
@@ -117,7 +120,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
     touched = {
         path: leaf
         for path, leaf in weights.items()
-        if path in flat or any(path == place or path.startswith(place + "/") for place in places)
+        if path in flat or (path not in optional and any(f"{path}/".startswith(f"{place}/") for place in places))
     }
     own.update(fill(touched, flat, strict=strict))
     return jax.tree.unflatten(jax.tree.structure(state), own.values())
@@ -140,11 +143,12 @@ def _moved(prefix: str, renamed: Rename | None) -> str:
     return place
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str | None]:
+    """Reads weights by path, and the digest of those that a checkpoint lacks because its module was given them."""
     where = path_of(path)
     if where.is_file() if isinstance(where, Path) else where.name.endswith(_SUFFIX):
         try:
-            return load_safetensors(path)
+            return load_safetensors(path), None
         except CheckpointError as error:
             if where.name.endswith(_SUFFIX):
                 raise
@@ -156,7 +160,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             ) from error
     with opened(where) as found:
         kind = read_manifest(found.directory, found.path)["kind"]
-        return store.restore(found, None, kind=kind if kind == KIND else "trainer")[0]
+        flat, metadata = store.restore(found, None, kind=kind if kind == KIND else "trainer")
+    return flat, metadata.get(given_weights.KEY)
 
 
 def _in_fields(state: Any, given: PyTree) -> dict[str, Any]:

@@ -30,10 +30,16 @@ VALUES = np.arange(24, dtype=np.float32).reshape(8, 3)
 def test_given_values_are_copied_and_the_rest_is_computed(name, kind):
     held, given, key = KINDS[kind](VALUES), KINDS[kind](VALUES + 1), jax.random.key(3)
     make = STRATEGIES[name]().compile_init(
-        lambda given, key, x: {"given": given, "held": held, "drawn": jax.random.normal(key, x.shape), "x": x}
+        lambda given, key, x: {
+            "given": given,
+            "held": held,
+            "cast": given.astype("float16"),
+            "drawn": jax.random.normal(key, x.shape),
+            "x": x,
+        }
     )
     state = make(given, key, np.ones((8, 2), np.float32))
-    expected = {"given": VALUES + 1, "held": VALUES, "x": np.ones((8, 2))}
+    expected = {"given": VALUES + 1, "cast": VALUES + 1, "held": VALUES, "x": np.ones((8, 2))}
     np.testing.assert_allclose(state["drawn"], jax.random.normal(key, (8, 2)), rtol=1e-5)  # compiled otherwise
     for leaf in jax.tree.leaves(state):
         leaf.delete()  # as a step does that consumes its buffers
