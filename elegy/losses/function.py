@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +10,20 @@ import jax
 import jax.numpy as jnp
 
 from elegy.losses.arguments import call_with_named, names_argument
-from elegy.losses.loss import EXAMPLES, Loss
-from elegy.losses.shapes import array_shape, pairs_rows
+from elegy.losses.loss import Loss
+from elegy.losses.pairing import check_pairs
 from elegy.names import array_name, name_of, type_name
 from elegy.pytree import Static, static_field
 
 
 class _Function(Static[Callable[..., Any]]):
-    """A function, with cached results of `pairs_rows` by the shapes of target and predictions."""
+    """A function, with cached results of `check_pairs` by the shapes of target and predictions."""
 
     __slots__ = ("pairs",)
 
     def __init__(self, value: Callable[..., Any]):
         super().__init__(value)
-        self.pairs: dict[Any, str | None] = {}
+        self.pairs: dict[Any, Any] = {}
 
 
 class FunctionLoss(Loss):
@@ -79,26 +78,6 @@ class FunctionLoss(Loss):
         """Calls the function with the arguments that it names."""
         return call_with_named(self.function.value, kwargs, f"the function {self.name!r}")
 
-    def _check_pairs(self, kwargs: dict[str, Any]) -> None:
-        examples = {name: kwargs[name] for name in EXAMPLES if kwargs.get(name) is not None}
-        if not {"target", "preds"} <= examples.keys():
-            return
-        target, preds = examples["target"], examples["preds"]
-        known, shapes = self.function.pairs, (array_shape(target), array_shape(preds))
-        if None in shapes:
-            return
-        message = (
-            f"the function {self.name!r} broadcasts target of shape {shapes[0]} and preds of shape {shapes[1]}, which "
-            "compares every example with every other. Give both the same shape, for example by "
-            "`target.reshape(preds.shape)`"
-        )
-        if shapes not in known:
-            known[shapes] = pairs_rows(lambda examples: self.call(**{**kwargs, **examples}), examples)
-            if known[shapes] == "inside":
-                warnings.warn(f"{message}, unless you want all pairs.", stacklevel=2)
-        if known[shapes] == "output":
-            raise ValueError(f"{message}: a loss or metric returns a value for each example, not for each pair.")
-
     def values(self, **kwargs: Any) -> jax.Array:
         """Returns the function's output as an array.
 
@@ -109,7 +88,7 @@ class FunctionLoss(Loss):
         Warns:
             UserWarning: if the function broadcasts them and reduces the result.
         """
-        self._check_pairs(kwargs)
+        check_pairs(self.call, kwargs, f"the function {self.name!r}", self.function.pairs)
         output = self.call(**kwargs)
         values = None
         if not isinstance(output, (tuple, list, dict)) and output is not None:

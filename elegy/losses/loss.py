@@ -16,6 +16,7 @@ from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.numbers import TracedWeight, as_weight
+from elegy.losses.pairing import check_pairs, is_ours
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.losses.shapes import array_shape
 from elegy.losses.target_check import check_inner
@@ -23,7 +24,6 @@ from elegy.names import name_of
 from elegy.pytree import Pytree, static_field
 from elegy.types import PyTree
 
-EXAMPLES = ("inputs", "target", "preds", "values", "sample_weight", "mask")
 """Arguments whose arrays have one row for each example."""
 
 
@@ -81,7 +81,7 @@ class Loss(Pytree):
         True for the losses of Elegy. The Trainer tests subclasses and functions by running them on a few rows, unless
         a subclass overrides this.
         """
-        return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        return is_ours(type(self))
 
     def values(self, **kwargs: Any) -> jax.Array:
         """Calls `call` with the arguments that it names.
@@ -94,9 +94,18 @@ class Loss(Pytree):
 
         Raises:
             TypeError: if `call` requires a value that is not available.
+            ValueError: if `call` of a subclass broadcasts `(B,)` and `(B, 1)` to a result of shape `(B, B)`.
+
+        Warns:
+            UserWarning: if it broadcasts them and reduces the result.
         """
+        if not is_ours(type(self)):
+            check_pairs(self._call, kwargs, f"the loss {name_of(self)!r}", type(self))
+        return jnp.asarray(self._call(**kwargs))
+
+    def _call(self, **kwargs: Any) -> Any:
         available = {k: v for k, v in kwargs.items() if k != "sample_weight"}
-        return jnp.asarray(call_with_named(self.call, available, f"the loss {name_of(self)!r}"))
+        return call_with_named(self.call, available, f"the loss {name_of(self)!r}")
 
     def terms(self, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
         """Computes the numerator and the denominator of the loss on a batch.

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from elegy.flat import make_jaxpr
-from elegy.jaxprs import equations
 from elegy.losses.numbers import at_least_float32, check_real
 
 
@@ -131,59 +128,3 @@ def mean_over_features(values: jax.Array) -> jax.Array:
         ((4,), (4,))
     """
     return values.mean(axis=-1) if values.ndim > 1 else values
-
-
-def pairs_rows(
-    function: Callable[[dict[str, Any]], Any], examples: dict[str, Any]
-) -> Literal["output", "inside"] | None:
-    """True if a function broadcasts `(B,)` and `(B, 1)` to `(B, B)`, which compares every example with every other.
-
-    If the shapes of target and predictions differ by one axis of size 1 and broadcast, the function is traced with
-    different numbers of rows for the two. A function that matches rows then fails; one that broadcasts makes an array
-    with the rows of both.
-
-    Args:
-        function: a function of a dict such as `examples`.
-        examples: all values with one row for each example, including `target` and `preds`.
-
-    Returns:
-        `"output"` if the function returns the array, `"inside"` if it reduces the array, otherwise None, also for a
-        function that cannot be traced, such as one of NumPy.
-
-    Example:
-        >>> examples = {"target": jnp.zeros(3), "preds": jnp.zeros((3, 1))}
-        >>> pairs_rows(lambda x: jnp.mean((x["target"] - x["preds"]) ** 2), examples)
-        'inside'
-        >>> pairs_rows(lambda x: jnp.mean((x["target"] - x["preds"][:, 0]) ** 2), examples)
-    """
-    pair = {name: array_shape(examples[name]) for name in ("target", "preds")}
-    if None in pair.values():
-        return None
-    short, long = sorted(pair, key=lambda name: len(pair[name] or ()))
-    shape = tuple(pair[short] or ())
-    if pair[long] != (*shape, 1) or len(set(shape)) != 1 or shape[0] == 1:
-        return None  # they do not broadcast, or to one of the two shapes
-    first, *rest = range(101, 102 + len(shape))  # sizes that occur nowhere else
-    last = rest[-1]
-    for rows in (first, rest[0]):
-        given = jax.tree.map(functools.partial(_resized, count=shape[0], rows=rows), examples)
-        given[short] = jax.ShapeDtypeStruct(tuple(rest), given[short].dtype)
-        given[long] = jax.ShapeDtypeStruct((first, *rest[:-1], 1), given[long].dtype)
-        try:
-            traced, output = make_jaxpr(function, given)
-        except Exception:  # any error of the user's function
-            continue
-        if any({first, last} <= {*leaf.shape} for leaf in jax.tree.leaves(output)):
-            return "output"
-        made = (var for equation in equations(traced) for var in equation.outvars)
-        if any({first, last} <= {*getattr(var.aval, "shape", ())} for var in made):
-            return "inside"
-    return None
-
-
-def _resized(leaf: Any, count: int, rows: int) -> Any:
-    shape = array_shape(leaf)
-    if shape is None:
-        return leaf
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
-    return jax.ShapeDtypeStruct((rows, *shape[1:]) if shape[:1] == (count,) else shape, dtype)

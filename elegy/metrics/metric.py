@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.numbers import at_least_float32, default_float
+from elegy.losses.pairing import check_pairs, is_ours
 from elegy.losses.target_check import check_inner
 from elegy.metrics.sums import add_trees, sum_leading_axis
 from elegy.names import name_of
@@ -74,7 +75,7 @@ class Metric(Pytree):
         True for the metrics of Elegy. The Trainer tests subclasses and metrics of other libraries by running them on a
         few rows, unless a subclass overrides this.
         """
-        return type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        return is_ours(type(self))
 
     @abc.abstractmethod
     def update(self, *args: Any, **kwargs: Any) -> Self:
@@ -201,6 +202,27 @@ def flatten_value(name: str, value: Any) -> list[tuple[str, Any]]:
     return [entry for key, item in value.items() for entry in flatten_value(f"{name}/{key}" if name else key, item)]
 
 
+def updated(metric: Metric, available: Mapping[str, Any], what: str) -> Metric:
+    """Returns a metric with a batch added.
+
+    Args:
+        metric: the metric.
+        available: values by name, of which `update` receives those that it names.
+        what: the metric in messages.
+
+    Raises:
+        TypeError: if a required argument is missing.
+        ValueError: if a metric of the user's compares every example with every other (see `check_pairs`).
+    """
+
+    def update(**kwargs: Any) -> Metric:
+        return call_with_named(metric.update, kwargs, what)
+
+    if not is_ours(type(metric)):
+        check_pairs(update, available, what, type(metric))
+    return update(**available)
+
+
 class WrappedMetric(Metric):
     """The metric that `index_into` and `rename_arguments` return: an inner metric whose arguments are changed."""
 
@@ -221,8 +243,7 @@ class WrappedMetric(Metric):
 
     def update(self, **kwargs: Any) -> Self:
         """Returns the metric with a batch added."""
-        inner = call_with_named(self.metric.update, self._inner(kwargs), f"the metric {self.name!r}")
-        return self.replace(metric=inner)
+        return self.replace(metric=updated(self.metric, self._inner(kwargs), f"the metric {self.name!r}"))
 
     def compute(self) -> Any:
         """Returns the value of the inner metric."""

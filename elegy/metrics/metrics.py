@@ -8,12 +8,11 @@ from typing import Any, Self
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from elegy.losses.arguments import call_with_named
 from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.target_check import check_target
 from elegy.metrics.function import as_metric, metric_name
 from elegy.metrics.losses import check_aux_values, scalar_aux
-from elegy.metrics.metric import Metric, flatten_value
+from elegy.metrics.metric import Metric, flatten_value, updated
 from elegy.metrics.named import MetricTree, flatten_named, output_names
 from elegy.metrics.reduce import Mean
 from elegy.names import unique_names
@@ -107,15 +106,15 @@ class Metrics(MetricSet):
         """
         if kwargs.get("sample_weight") is None and kwargs.get("mask") is not None:
             kwargs["sample_weight"] = jnp.asarray(kwargs["mask"]).astype(jnp.float32)
-        updated = []
+        new = []
         for name, keys, metric in zip(self.names, self.keys, self.metrics, strict=True):
             given = given_by_key(metric, keys, kwargs)
             try:
-                updated.append(call_with_named(metric.update, given, f"the metric {name!r}"))
+                new.append(updated(metric, given, f"the metric {name!r}"))
             except Exception as error:
                 explain_by_key(error, f"the metric {name!r}", keys, given, kwargs)
                 raise
-        return self.replace(metrics=tuple(updated))
+        return self.replace(metrics=tuple(new))
 
     def for_outputs(self, preds: PyTree) -> Self:
         """Returns the metrics with Keras's names for metrics that receive only the output of their key.

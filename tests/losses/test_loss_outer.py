@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import elegy as eg
 from elegy.losses import FunctionLoss
+from elegy.metrics import Metrics
 
 rng = np.random.default_rng(0)
 
@@ -44,6 +46,84 @@ def test_the_trap_is_found_for_every_number_of_rows_and_beside_weights(count):
         jax.jit(lambda t, p, w: loss(target=t, preds=p, sample_weight=w))(
             jnp.ones(count), jnp.ones((count, 1)), jnp.ones(count)
         )
+
+
+class Squares(eg.losses.Loss):
+    inside: bool = eg.static_field(default=False)
+
+    def call(self, target, preds):
+        values = (preds - target) ** 2
+        return values.mean(-1) if self.inside else values
+
+
+class SquaresInside(Squares):
+    inside: bool = eg.static_field(default=True)
+
+
+class Bias(eg.metrics.Metric):
+    total: jax.Array = eg.field(default=None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        vars(self).update(total=jnp.zeros(()))
+
+    def update(self, target, preds):
+        return self.replace(total=self.total + jnp.abs(preds - target).sum() / len(target))
+
+    def compute(self):
+        return self.total
+
+    def reset(self):
+        return self.replace(total=jnp.zeros(()))
+
+
+Y, P = np.ones(5, np.float32), np.zeros((5, 1), np.float32)
+WIDE = np.zeros((5, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "preds"),
+    [
+        (Squares(), Y, P),
+        (Squares().index_into(preds="v"), Y, {"v": P}),
+        (FunctionLoss(lambda target, preds: (preds["v"] - target) ** 2), Y, {"v": P}),
+        (FunctionLoss(lambda target, preds: preds[1][:, :1] - target[1]), (Y, Y), (P, WIDE)),
+        (FunctionLoss(lambda target, preds: preds[:, :1] - target), Y, WIDE),
+    ],
+)
+def test_returned_pairs_are_refused_in_dicts_tuples_and_classes(loss, target, preds):
+    with pytest.raises(ValueError, match="compares every example with every other"):
+        loss(target=target, preds=preds)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda: SquaresInside()(target=Y, preds=P),
+        lambda: FunctionLoss(lambda target, preds: ((preds["v"] - target) ** 2).mean())(target=Y, preds={"v": P}),
+        lambda: Metrics([Bias()]).update(target=Y, preds=P),
+        lambda: Metrics([Bias().index_into(preds=1)]).update(target=Y, preds=(WIDE, P)),
+    ],
+)
+def test_reduced_pairs_are_warned_of_in_dicts_tuples_and_classes(update, monkeypatch):
+    monkeypatch.setattr("elegy.losses.pairing._by_class", {})
+    with pytest.warns(UserWarning, match="compares every example with every other"):
+        update()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda target, preds: -jax.nn.log_softmax(preds)[jnp.arange(len(target)), target],
+        lambda target, preds: -jnp.take_along_axis(jax.nn.log_softmax(preds), target[:, None], -1)[:, 0],
+        lambda target, preds: -(jax.nn.log_softmax(preds) * jax.nn.one_hot(target, 3)).sum(-1),
+        lambda target, preds: jnp.where((target[:, None] == target), preds @ preds.T, 0).mean(),  # contrastive
+    ],
+)
+def test_a_function_that_matches_labels_and_scores_row_by_row_passes(function):
+    target, preds = rng.integers(0, 3, 5), rng.normal(size=(5, 3)).astype("f4")
+    expected = np.asarray(function(target, preds)).mean()
+    np.testing.assert_allclose(FunctionLoss(function)(target=target, preds=preds), expected, rtol=1e-6)
 
 
 def cox(target, preds):
