@@ -55,8 +55,8 @@ def export(state: Any, path: str | Path, inputs: PyTree, platforms: str | Sequen
     except Exception as error:
         raise CheckpointError(
             f"{type(state).__name__}'s prediction step cannot be exported for every batch size: {error}\nThe number of "
-            "rows is a symbol here: write `x.reshape(x.shape[0], -1)` in place of a fixed number, and no Python "
-            "branches or loops over it."
+            "rows is a symbol here: write `x.shape[0]` in place of `len(x)`, `x.reshape(x.shape[0], -1)` in place of a "
+            "fixed number, and no Python branches or loops over it."
         ) from error
     try:
         data = bytes(exported.serialize())

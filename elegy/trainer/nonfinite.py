@@ -156,6 +156,7 @@ class LossWatch:
             step, before = step - 1, before.previous
         warnings.warn(
             f"the loss is {loss} at step {step} of epoch {epoch + 1}, or since an earlier one; training goes on. "
+            "`fit(check_inputs=True)` finds NaN and infinity in the data. "
             "`Trainer(nonfinite='raise')` ends a run at such a step and names the parameters whose gradients are not "
             "finite, 'skip' leaves the step out, and the callback `TerminateOnNaN` stops the run.",
             RuntimeWarning,
