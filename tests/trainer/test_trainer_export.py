@@ -117,6 +117,11 @@ class FixedRows(High):
         return super().apply(key, jnp.stack([inputs[i] for i in range(inputs.shape[0])]), training)
 
 
+class CountsRows(High):
+    def apply(self, key, inputs, training):
+        return super().apply(key, inputs / len(inputs), training)
+
+
 class Odd(eg.Pytree):
     value: jax.Array
 
@@ -130,6 +135,7 @@ class OddOutputs(High):
     ("module", "inputs", "message"),
     [
         (FixedRows(), np.ones((4, 3), np.float32), "cannot be exported for every batch size"),
+        (CountsRows(), np.ones((4, 3), np.float32), r"write `x.shape\[0\]` in place of `len\(x\)`"),
         (OddOutputs(), np.ones((4, 3), np.float32), "containers that only your program knows"),
         (High(), {"x": np.ones((4, 3), np.float32), "n": jnp.ones(())}, r"one row an example, but they are n: float32"),
     ],
