@@ -4,13 +4,25 @@ What one test compiled, the others load.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import tempfile
+from importlib.metadata import version
 
 # Before JAX starts: XLA's pool of threads must have room for the collectives of several devices.
 os.environ.setdefault("NPROC", "32")
+
+# Most of the time of the tests is compiling, which is cheaper without LLVM's optimisations and, in the lowest JAX, with
+# XLA's older emitters (a later XLA ends the process at that flag). XLA's own passes, as fusion and
+# partitioning, are the same. References are computed by other means; two ways to the same bits are both compiled so.
+# What the environment sets stays: `XLA_FLAGS= pytest` compiles as users do.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 
 # GPUs multiply float32 matrices in TF32, TPUs in bfloat16: tests that compare with NumPy to 1e-5 need all of float32.
 # In the environment, for the processes that tests start too.
@@ -45,3 +57,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # What a shell starts in the background ignores Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no pass of the garbage collector walks over it again."""
+    gc.collect()
+    gc.freeze()

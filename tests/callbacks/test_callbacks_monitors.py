@@ -128,8 +128,7 @@ def _first_params():
     return made.state.params
 
 
-@pytest.mark.parametrize("fuse", [1, 4])
-@pytest.mark.parametrize("chain", [False, True])
+@pytest.mark.parametrize(("chain", "fuse"), some([(False, 1), (False, 4), (True, 1), (True, 4)], 2))
 def test_the_learning_rate_is_that_of_the_schedule(chain, fuse):
     schedule = optax.linear_schedule(0.1, 0.0, 10)  # 0.06 after four steps, 0.01 after nine
     tx = optax.inject_hyperparams(optax.adam)(learning_rate=schedule)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from some_cases import some
 
 import elegy as eg
 
@@ -91,7 +92,7 @@ def test_operations_are_those_of_a_count_by_hand(case, accumulate):
     assert program.flops == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize("strategy", ["jit", "data_parallel", "sharded", "fsdp"])
+@pytest.mark.parametrize("strategy", some(["jit", "data_parallel", "sharded", "fsdp"], 2))
 def test_the_last_step_of_a_trainer_has_its_operations(strategy):
     trainer = eg.Trainer(MLP(), eg.losses.CrossEntropy(), optimizer=optax.sgd(1e-3), strategy=strategy)
     with pytest.raises(RuntimeError, match="no compiled training step has run"):

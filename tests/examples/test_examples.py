@@ -64,6 +64,7 @@ def test_gpt_takes_a_strategy_a_precision_and_a_prompt(main, tmp_path, capsys):
     assert "\nimport " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", ["quickstart"], indirect=True)
 def test_quickstart_recognises_digits_of_the_test_set(main, tmp_path, capsys):
     scores = main(["--output", str(tmp_path)])

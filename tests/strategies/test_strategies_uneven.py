@@ -139,8 +139,8 @@ CASES = {
     "dropout on three": Case(lambda: Sharded({"data": 3}), Dropped, 17, 7, slow=True),
     "dropout in parts": Case(lambda: FSDP({"data": 8}, min_size=4), Dropped, 17, 7),
     "equinox, data parallel": Case(lambda: DataParallel(8), equinox_net, 19, 5, slow=True),
-    "equinox in parts": Case(lambda: FSDP({"data": 3}, min_size=4), equinox_net, 19, 5),
-    "nnx, data parallel": Case(lambda: DataParallel(6), Counting, 19, 5),
+    "equinox in parts": Case(lambda: FSDP({"data": 3}, min_size=4), equinox_net, 19, 5, slow=True),
+    "nnx, data parallel": Case(lambda: DataParallel(6), Counting, 19, 5, slow=True),
     "nnx in parts": Case(lambda: FSDP({"data": 2, "more": 2}, min_size=4), Counting, 19, 5, slow=True),
     "batch statistics in parts": Case(
         lambda: FSDP({"data": 4}, min_size=4, shard_batch_stats=True), Normalised, 19, 8, iterable=True
@@ -204,7 +204,7 @@ def test_a_run_equals_the_run_on_one_device(case: str) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
 
 
-@pytest.mark.parametrize("strategy", ["jit", "data_parallel", "fsdp"])
+@pytest.mark.parametrize("strategy", ["jit", "data_parallel", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_arrays_on_a_mesh_with_explicit_axes_are_data_like_others(strategy: str) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, FEATURES)).astype(np.float32), rng.integers(0, CLASSES, 24)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from some_cases import some
 
 import elegy as eg
 from elegy.callbacks import EarlyStopping, ModelCheckpoint
@@ -37,7 +38,7 @@ class Losses(eg.Callback):
             losses.append(float(np.mean((x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]) - y) ** 2)))
 
 
-@pytest.mark.parametrize("strategy", ["jit", "eager", "data_parallel", "sharded"])
+@pytest.mark.parametrize("strategy", some(["jit", "eager", "sharded", "data_parallel"], 2))
 def test_each_set_has_its_own_values_and_rhythm(strategy):
     by_hand = Losses()
     sets = {"near": NEAR, "far": eg.Evaluation(FAR, every=eg.Every(epochs=2), batch_size=7)}
