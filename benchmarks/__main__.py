@@ -26,6 +26,7 @@ NAMES = (
     "callbacks",
     "levels",
     "evaluate",
+    "reading",
     "startup",
     "memory",
     "compiles",
