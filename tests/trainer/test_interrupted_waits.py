@@ -23,8 +23,10 @@ def patience(monkeypatch):
     monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
 
 
-def hang(number=signal.SIGTERM):
-    """Waits for ever, as for a dead network; a signal comes soon."""
+def hang(number=signal.SIGTERM, steps=None):
+    """Waits for ever, as for a dead network; a signal comes soon, or soon after an event."""
+    if steps is not None:
+        assert steps.wait(60)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
     timer.start()
     try:
@@ -35,10 +37,15 @@ def hang(number=signal.SIGTERM):
     raise AssertionError("nobody ended the wait")
 
 
-def blocked(after, number=signal.SIGTERM):
+def blocked(after, number=signal.SIGTERM, steps=None):
     """Batches of which the next one after some never comes."""
     yield from BATCHES[:after]
-    hang(number)
+    hang(number, steps)
+
+
+def done(event, count):
+    """A callback that sets an event after some steps."""
+    return LambdaCallback(on_train_batch_end=lambda end: event.set() if end.step == count else None)
 
 
 def fit(trainer, data, callbacks=(), **kwargs):
@@ -54,7 +61,9 @@ def saving(tmp_path):
 def test_a_batch_that_does_not_come(tmp_path, number, prefetch):
     ends = []
     watch = LambdaCallback(on_train_end=lambda event: ends.append((event.ended, event.step, event.epoch)))
-    cut = fit(trainer_of(High), lambda: blocked(3, number), [watch, saving(tmp_path)], prefetch=prefetch)
+    steps = threading.Event()
+    callbacks = [watch, done(steps, 3), saving(tmp_path)]
+    cut = fit(trainer_of(High), lambda: blocked(3, number, steps), callbacks, prefetch=prefetch)
     assert (cut.step, cut.epoch, cut.interrupted) == (3, 0, number)
     assert ends == [("interrupted", 3, 0)]
     resumed = fit(trainer_of(High), lambda: iter(BATCHES), [saving(tmp_path)], resume="auto")
@@ -133,8 +142,8 @@ def test_a_batch_that_comes_soon_is_waited_for(monkeypatch):
 class Stateful:
     """Batches with a state of their own; a read that is interrupted leaves it somewhere."""
 
-    def __init__(self, hangs_at=None):
-        self.place, self.hangs_at = 0, hangs_at
+    def __init__(self, hangs_at=None, steps=None):
+        self.place, self.hangs_at, self.steps = 0, hangs_at, steps
 
     def __iter__(self):
         return self
@@ -142,7 +151,7 @@ class Stateful:
     def __next__(self):
         self.place += 1
         if self.place - 1 == self.hangs_at:
-            hang()
+            hang(steps=self.steps)
         if self.place > len(BATCHES):
             raise StopIteration
         return BATCHES[self.place - 1]
@@ -163,7 +172,8 @@ def test_the_position_of_interrupted_data_is_counted_with_a_warning(tmp_path):
 
 
 def test_the_position_of_data_that_is_read_ahead_is_that_of_the_last_step(tmp_path):
-    cut = fit(trainer_of(High), Stateful(3), [saving(tmp_path)], epochs=1)
+    steps = threading.Event()
+    cut = fit(trainer_of(High), Stateful(3, steps), [done(steps, 3), saving(tmp_path)], epochs=1)
     assert cut.step == 3
     resumed = fit(trainer_of(High), Stateful(), [saving(tmp_path)], epochs=1, resume="auto")
     assert_same_bits(host(resumed.state), host(fit(trainer_of(High), BATCHES, epochs=1).state))
@@ -198,7 +208,7 @@ def test_the_fit_of_another_trainer_within_the_data_has_its_own_signals():
 
     def data():
         yield BATCHES[0]
-        inner.fit(lambda: blocked(2), verbose=0)
+        inner.fit(lambda: blocked(2), verbose=0, prefetch=0)
         yield BATCHES[1]
 
     outer = fit(trainer_of(High), data, epochs=1, prefetch=0)
