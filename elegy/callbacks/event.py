@@ -235,8 +235,10 @@ class Event:
             >>> Event(None, "train", 10, 0, logs=logs, evaluations=("val_",), evaluated=("val_",)).evaluation_logs
             {'val_loss': 0.6}
         """
+        if not self.evaluated:
+            return {}
         mine = {name: value for name, value in self.logs.items() if self.evaluation_of(name) in self.evaluated}
-        return {**mine, **{name: self.logs[name] for name in self._added}} if self.evaluated else {}
+        return {**mine, **{name: self.logs[name] for name in self._added}}
 
     def evaluation_of(self, name: str) -> str | None:
         """Returns the one of `evaluations` that a log belongs to; None for others.
