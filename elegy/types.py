@@ -27,6 +27,9 @@ Logs: TypeAlias = Mapping[str, Any]
 """Log names to scalars."""
 
 Phase: TypeAlias = Literal["init", "train", "test", "pred"]
+
+Hyperparameters: TypeAlias = Literal["saved", "new"]
+"""Whose hyperparameters a restored optimizer has: those of the checkpoint, or those of the trainer."""
 """The phase of a run."""
 
 

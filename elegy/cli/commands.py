@@ -18,7 +18,7 @@ from elegy.cli.errors import CliError
 from elegy.cli.options import REQUIRED, Option, options_of
 from elegy.cli.parser import PROGRAM, Values
 from elegy.cli.program import Program
-from elegy.cli.saved import checkpoint_of, folder_asked_for
+from elegy.cli.saved import checkpoint_config, checkpoint_of, folder_asked_for, latest_run
 from elegy.cli.sets import chosen, first_batch, told_by_data
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.distributed import is_first
@@ -82,7 +82,11 @@ def fit(call: Call) -> None:
     trainer = call.program.trainer(values, config, **more)
     data = call.program.read_data(values)
     sets = {"class_weight": data.class_weight, "validation_data": data.validation_data}
-    trainer.fit(**data.train, **sets, **values.group("fit"), resume=_resumes(values["resume"], folder))
+    resume = _resumes(values["resume"], folder)
+    resumed = latest_run(trainer, values) if resume == "auto" else resume
+    changed = resumed is not None and call.program.optimizer_differs(checkpoint_config(resumed), config)
+    wanted: Literal["new"] | None = "new" if changed else None
+    trainer.fit(**data.train, **sets, **values.group("fit"), resume=resume, hyperparameters=wanted)
     if trainer.run_dir is not None and is_first() and values.group("fit")["verbose"]:
         print(f"run folder: {trainer.run_dir}")
     if trainer.interrupted is not None:
@@ -244,7 +248,7 @@ def _output(text: str, default: Any = REQUIRED) -> Option:
 
 
 COMMANDS = {
-    "fit": Command("Trains a program.", fit, lambda: [_RESUME, *_of(Trainer.fit, "fit", "resume")]),
+    "fit": Command("Trains a program.", fit, lambda: [_RESUME, *_of(Trainer.fit, "fit", "resume", "hyperparameters")]),
     "evaluate": Command(
         "Prints the losses and metrics of a checkpoint, as JSON.",
         evaluate,

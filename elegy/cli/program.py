@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from elegy import strict_json
 from elegy.cli.errors import CliError, nearest
 from elegy.cli.options import Option, options_of
 from elegy.cli.parser import Values
@@ -82,6 +83,18 @@ class Program:
         """The options of the functions, and those of the trainer."""
         functions = [(group, function) for group in GROUPS if (function := getattr(self, group)) is not None]
         return [option for group, function in functions for option in options_of(function, group)] + trainer_options()
+
+    def optimizer_differs(self, before: Any, now: Mapping[str, Any]) -> bool:
+        """True if the options of the function that makes the optimizer have other values than in a saved configuration.
+
+        Args:
+            before: the saved configuration, by group and name; one that is not of the command line does not differ.
+            now: the configuration of this command.
+        """
+        group = "build" if self.optimizer is None else "optimizer"
+        if not isinstance(before, Mapping) or group not in before:
+            return False
+        return strict_json.dumps(before[group]) != strict_json.dumps(now.get(group))  # NaN is equal there
 
     def trainer(self, values: Values, config: Mapping[str, Any] | None = None, **more: Any) -> Trainer:
         """Makes the trainer.

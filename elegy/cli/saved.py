@@ -11,9 +11,11 @@ from elegy.checkpoint.directory import find_checkpoints, opened
 from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.checkpoint.store import read_metadata
 from elegy.cli.errors import CliError
-from elegy.cli.parser import PROGRAM
+from elegy.cli.parser import PROGRAM, Values
 from elegy.errors import CheckpointError
 from elegy.runs.files import read_json
+from elegy.runs.place import newest_step, run_dir_path, runs_of
+from elegy.trainer import Trainer
 
 CONFIG = "config.json"
 
@@ -57,8 +59,7 @@ def read_config(target: str, *, needed: bool = True) -> dict[str, Any]:
         if not isinstance(where, Address) and (where / CONFIG).exists():
             config = read_json(where / CONFIG).get("config")
         else:
-            with opened(checkpoint_of(target)) as found:
-                config = read_metadata(found).get("config")
+            config = checkpoint_config(target)
     except CheckpointError as error:
         raise CliError(str(error)) from error
     if isinstance(config, dict) and PROGRAM in config:  # otherwise the user's own `Trainer(config=...)`
@@ -66,6 +67,16 @@ def read_config(target: str, *, needed: bool = True) -> dict[str, Any]:
     if needed:
         raise CliError(f"{target} has no configuration of the command line: pass --program FILE:FUNCTION.")
     return {}
+
+
+def checkpoint_config(target: str) -> Any:
+    """Returns the `config` of the trainer that saved a checkpoint, the newest one of a run or a directory.
+
+    Raises:
+        CliError, CheckpointError: if there is no checkpoint, or none that is intact.
+    """
+    with opened(checkpoint_of(target)) as found:
+        return read_metadata(found).get("config")
 
 
 def folder_asked_for(run: str) -> Path | None:
@@ -77,6 +88,13 @@ def folder_asked_for(run: str) -> Path | None:
     if isinstance(where, Address) or not (where / RUN_FILE).exists():
         return None
     return where.absolute().with_name(read_json(where / RUN_FILE).get("name", where.name))
+
+
+def latest_run(trainer: Trainer, values: Values) -> str | None:
+    """Returns the folder of the run that `--resume auto` goes on with; None if there is none yet."""
+    wanted = run_dir_path(values.group("trainer")["run_dir"], trainer.configuration()["trainer"]["module"])
+    runs = () if wanted is None else runs_of(wanted)
+    return next((os.fspath(path) for path in runs if newest_step(path) is not None), None)
 
 
 def program_of(config: dict[str, Any], target: str) -> dict[str, Any]:

@@ -150,6 +150,17 @@ def prefetch(value: Any) -> int:
     return number
 
 
+def hyperparameters(value: Any) -> Any:
+    """Checks whose hyperparameters a restored optimizer shall have.
+
+    Raises:
+        ValueError: if it says neither.
+    """
+    if value not in (None, "saved", "new"):
+        raise ValueError(f"hyperparameters={value!r}: it must be 'saved', 'new' or None.")
+    return value
+
+
 def fusing(value: Any) -> int | str:
     """Checks `steps_per_execution`.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from elegy.integers import positive_int_or_none
 from elegy.module.averaging import Weights
 from elegy.trainer import checks
-from elegy.types import Every
+from elegy.types import Every, Hyperparameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FitConfig:
     validation_weights: Weights
     steps_per_execution: int | Literal["auto"]
     resume: str | os.PathLike[str] | None
+    hyperparameters: Hyperparameters | None
     check_inputs: bool
     fast_dev_run: int
     limit_train: int | float | None
@@ -57,6 +58,7 @@ class FitConfig:
         given["steps_per_execution"] = checks.fusing(given["steps_per_execution"])
         for name in ("limit_train", "limit_validation"):
             given[name] = checks.limit(name, given[name])
+        given["hyperparameters"] = checks.hyperparameters(given["hyperparameters"])
         given["sanity_check"] = checks.sanity_check(given["sanity_check"])
         given["prefetch"] = checks.prefetch(given["prefetch"])
         if given["overfit_batches"] is not None:

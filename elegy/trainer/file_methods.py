@@ -15,7 +15,7 @@ from elegy.trainer import persistence
 from elegy.trainer import weights as weights_module
 from elegy.trainer.run_record import run_record
 from elegy.trainer.session import Session
-from elegy.types import PyTree
+from elegy.types import Hyperparameters, PyTree
 from elegy.walltime import measured
 
 
@@ -81,7 +81,7 @@ class FileMethods:
         path: str | os.PathLike[str],
         *,
         strict: bool = True,
-        hyperparameters: persistence.Hyperparameters | None = None,
+        hyperparameters: Hyperparameters | None = None,
     ) -> None:
         """Reads what `save` wrote. Before the first state exists it is held, and matched when it does.
 

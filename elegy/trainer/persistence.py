@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from elegy.module.freezing import frozen_paths
 from elegy.module.logs import LogBook, empty_log
 from elegy.module.precision import wide_params
 from elegy.patterns import few
-from elegy.trainer import given_weights
+from elegy.trainer import checks, given_weights
 from elegy.trainer.session import Session
-from elegy.types import PyTree
+from elegy.types import Hyperparameters, PyTree
 
 
 def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
@@ -83,15 +83,11 @@ def save(
         saver.save(path, *contents(session), then=then)
 
 
-Hyperparameters = Literal["saved", "new"]
-
-
 def restore(
     session: Session, path: str | os.PathLike[str], *, strict: bool, hyperparameters: Hyperparameters | None
 ) -> None:
     """Reads a checkpoint, or the newest intact one of a directory of them; at once, or when the state exists."""
-    if hyperparameters not in (None, "saved", "new"):
-        raise ValueError(f"hyperparameters={hyperparameters!r}: it must be 'saved', 'new' or None.")
+    checks.hyperparameters(hyperparameters)
     with opened(path) as found:
         metadata = store.read_metadata(found)
         if session.initialized:
@@ -224,8 +220,8 @@ def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | Non
     )
     warnings.warn(
         f"the checkpoint's hyperparameters replace those of the optimizer: {values}. "
-        "`trainer.restore(path, hyperparameters='new')` keeps the trainer's, 'saved' takes the checkpoint's without "
-        "this warning; in a run that resumes, set them in `on_train_begin`.",
+        "`hyperparameters='new'`, an argument of `restore` and of `fit(resume=...)`, keeps the trainer's; 'saved' "
+        "takes the checkpoint's without this warning.",
         stacklevel=2,
     )
     return state

@@ -18,6 +18,7 @@ from elegy.loading.multihost import sharing, with_own_place
 from elegy.trainer.persistence import load
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
+from elegy.types import Hyperparameters
 
 logger = logging.getLogger("elegy")
 
@@ -68,7 +69,7 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
-    load_run(run, found, metadata)
+    load_run(run, found, metadata, run.config.hyperparameters)
     run.resumed = found.path
     saved = metadata["run"]
     if saved is not None and run.session.strategy.processes == 1:
@@ -77,14 +78,22 @@ def resume(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
         run.end_epoch = run.first_epoch + run.epochs
 
 
-def load_run(run: Run, found: Opened, metadata: Mapping[str, Any]) -> None:
+def load_run(
+    run: Run, found: Opened, metadata: Mapping[str, Any], hyperparameters: Hyperparameters | None = None
+) -> None:
     """Puts a run, its data and its callbacks where a checkpoint left them; validation data stays where it is.
+
+    Args:
+        run: the run.
+        found: the checkpoint.
+        metadata: what it holds beside the state.
+        hyperparameters: as for `Trainer.restore`.
 
     Raises:
         CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
     check_same_run(run, run.session.seed, metadata, found.path)
-    load(run.session, found, metadata)
+    load(run.session, found, metadata, wanted=hyperparameters)
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])

@@ -66,7 +66,8 @@ def roll_back(run: Run, error: NonFiniteError) -> None:
     logger.warning("%s The run goes back to %s and on with a new order of the data.", error, path)
     reorders = run.reorders
     with opened(path) as found:
-        resume.load_run(run, found, store.read_metadata(found))
+        wanted = run.config.hyperparameters if path == run.resumed else "saved"
+        resume.load_run(run, found, store.read_metadata(found), wanted)
     run.reorders = [*reorders, (session.epoch, run.cursor.examples)]
 
 

@@ -39,7 +39,7 @@ from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
-from elegy.types import Every, PyTree
+from elegy.types import Every, Hyperparameters, PyTree
 
 
 class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
@@ -160,6 +160,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         verbose: Literal[0, 1, 2] = 1,
         steps_per_execution: int | Literal["auto"] = "auto",
         resume: str | os.PathLike[str] | None = None,
+        hyperparameters: Hyperparameters | None = None,
         check_inputs: bool = False,
         fast_dev_run: bool | int = False,
         limit_train: int | float | None = None,
@@ -205,6 +206,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
                 the newest intact checkpoint of the run's `ModelCheckpoint`, or a fresh start. A run folder of
                 the trainer's `run_dir` is continued; `"auto"` is the newest one in which no trainer trains. `epochs`,
                 `max_steps` and `max_time` then count from the beginning of the run.
+            hyperparameters: as for `restore`, of a run that resumes: `"new"` goes on with those of this trainer.
             check_inputs: whether to look for NaN and infinity in the data first.
             fast_dev_run: a number of batches, or True for one: trains an epoch of so many and validates on so many,
                 without callbacks that write files, limits of the run and `resume`. The steps count.
@@ -212,8 +214,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
                 `steps_per_epoch`, the next epoch takes the batches of an iterable that follow.
             limit_validation: the same for a validation.
             overfit_batches: trains each epoch on the same first batches, so many, unshuffled, and validates on them.
-            sanity_check: the number of validation steps before training, whose values are dropped: a fault of the
-                validation raises its error at once.
+            sanity_check: the number of validation steps before training, which raise the errors of the validation.
             prefetch: how many batches of an iterable a thread reads ahead; 0 reads each when its step needs it.
 
         Returns:
@@ -243,6 +244,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             validation_weights=validation_weights,
             steps_per_execution=steps_per_execution,
             resume=resume,
+            hyperparameters=hyperparameters,
             check_inputs=check_inputs,
             fast_dev_run=fast_dev_run,
             limit_train=limit_train,
@@ -369,25 +371,18 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             return predictions.predictions(self._session, plan, listeners, options[-1], reading.pop_all())
 
     def _pass(
-        self,
-        phase: Literal["test", "pred"],
-        source: Any,
-        batch_size: Any,
-        steps: Any,
-        callbacks: Any,
-        verbose: Any,
-        weights: Weights,
+        self, phase: Literal["test", "pred"], source: Any, size: Any, steps: Any, more: Any, verbose: Any, weights: Any
     ) -> tuple[ExecutionPlan, Listeners]:
         """Plans one pass over the data, without training."""
         check_weights(self._session.buffer.form, weights)
-        listeners = Listeners(self, self._session, callbacks, verbose)
+        listeners = Listeners(self, self._session, more, verbose)
         name = "evaluate" if phase == "test" else "predict"
         request = PhaseRequest.of(
             self._session.buffer,
             phase,
             source,
             what=name,
-            batch_size=batch_size,
+            batch_size=size,
             limit=positive_int_or_none("steps", steps),
             fuse=fuse_with(listeners.callbacks, "auto", "test" if phase == "test" else name),
             copies=self._session.copies,

@@ -95,6 +95,42 @@ def test_resume_auto_begins_or_goes_on(program):
     assert not pathlib.Path("runs/High_1").exists()
 
 
+INJECTED = """
+def optimizer(rate: float = 0.25):
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+"""
+IN_BUILD = """
+def build(rate: float = 0.25):
+    return High(), eg.losses.MeanSquaredError(), None, optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+del optimizer
+"""
+
+
+def rate_and_weight() -> tuple[float, float]:
+    tx = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
+    template = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=tx)
+    template.init_on_batch(*regression(4))
+    template.restore(RUN, hyperparameters="saved")
+    rate = template.state.optimizer.state.hyperparams["learning_rate"]
+    return float(rate), float(np.sum(template.state.params["w"]))
+
+
+@pytest.mark.parametrize(("text", "group", "how"), [(INJECTED, "optimizer", "auto"), (IN_BUILD, "build", str(RUN))])
+def test_an_option_of_the_optimizer_that_is_given_anew_is_used(program, text, group, how):
+    with open("prog.py", "a") as file:
+        file.write(text)
+    resume = ["fit", "prog.py", "--fit.verbose", "0", "--resume", how, "--fit.epochs"]
+    call("fit", "prog.py", "--fit.verbose", "0")
+    first = rate_and_weight()
+    assert first[0] == 0.25
+    call(*resume, "2", f"--{group}.rate", "0.0")
+    assert rate_and_weight() == (0.0, first[1])  # at the rate 0 nothing moves
+    assert saved.read_config(str(RUN))[group]["rate"] == 0.0
+    call(*resume, "3", f"--{group}.rate", "0.125")
+    assert rate_and_weight()[0] == 0.125
+    assert rate_and_weight()[1] != first[1]
+
+
 @pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_anew(program, capsys):
     call(*FIT.split(), "--fit.epochs", "1")

@@ -59,6 +59,16 @@ def test_a_resumed_run_warns(saved):
         make(0.0).fit(X, Y, epochs=2, resume=saved, verbose=0)
 
 
+@pytest.mark.parametrize(("wanted", "rate"), [("saved", 0.1), ("new", 0.0)])
+def test_a_resumed_run_has_those_that_the_argument_says(saved, wanted, rate):
+    started, trainer = make(0.0), make(0.0)
+    started.init_on_batch(X, Y)
+    started.restore(saved, hyperparameters=wanted)
+    trainer.fit(X, Y, epochs=2, resume=saved, hyperparameters=wanted, verbose=0)
+    assert rate_of(trainer) == np.float32(rate)
+    assert np.array_equal(started.state.params["w"], trainer.state.params["w"]) == (rate == 0.0)
+
+
 def test_schedules_and_equal_values_are_not_differences(saved, tmp_path):
     make(0.1).restore(saved)
     schedule = make(optax.linear_schedule(0.1, 0.0, 10))
@@ -74,6 +84,8 @@ def test_schedules_and_equal_values_are_not_differences(saved, tmp_path):
 def test_another_word_is_refused(saved):
     with pytest.raises(ValueError, match="must be 'saved', 'new' or None"):
         make(0.1).restore(saved, hyperparameters="mine")
+    with pytest.raises(ValueError, match="must be 'saved', 'new' or None"):
+        make(0.1).fit(X, Y, hyperparameters="mine")
 
 
 def test_a_resume_of_another_structure_advises_what_can_be_written(saved):
