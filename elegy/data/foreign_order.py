@@ -83,6 +83,19 @@ def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
     )
 
 
+def let_grain_read_its_flags() -> None:
+    """Gives the flags of Grain their defaults in a program that does not parse flags with absl.
+
+    Grain reads one when it starts worker processes, which is an error of absl before flags are parsed. Other flags stay
+    as they are, and a later `absl.app.run` parses those of Grain, too.
+    """
+    if "grain" not in sys.modules or (absl := sys.modules.get("absl.flags")) is None or absl.FLAGS.is_parsed():
+        return
+    for name in absl.FLAGS:
+        if name.startswith("grain_"):
+            absl.FLAGS[name].present = max(absl.FLAGS[name].present, 1)  # given: `FLAGS` returns its value
+
+
 def random_state(iterable: Any) -> Any:
     """Returns the state of the random generators for the next epoch of a PyTorch `DataLoader`, as JSON values.
 

@@ -12,6 +12,7 @@ from typing import Any
 from elegy.data.convert import is_array_like
 from elegy.data.foreign_order import (
     is_reseeded,
+    let_grain_read_its_flags,
     random_state,
     reseeded,
     set_random_state,
@@ -347,6 +348,7 @@ def begin(
     """
     if is_sequence(iterable):
         return Iteration(number, iterable, (iterable[i] for i in range(first, len(iterable))), read=first)
+    let_grain_read_its_flags()
     if not hasattr(iterable, "__iter__"):
         iterable = _called(iterable, what)
     if not reseed:

@@ -9,6 +9,8 @@ import datasets
 import grain
 import numpy as np
 import pytest
+from absl import flags
+from map_style import Rows
 
 from elegy.data.foreign_order import is_reseeded, reseeded
 from elegy.data.iterables import IterableSource
@@ -66,6 +68,44 @@ def test_a_grain_map_dataset_is_shuffled_anew_in_every_epoch_as_by_repeat():
     assert [i for epoch in found for i in epoch] == rows
     assert [sorted(epoch) for epoch in found] == [list(range(SIZE))] * 3
     assert found[0] != found[1] != found[2]
+
+
+def test_grain_reads_its_flags_in_a_program_that_parses_none_and_others_stay_unparsed():
+    if "elegy_of_a_test" not in flags.FLAGS:
+        flags.DEFINE_bool("elegy_of_a_test", True, "")
+    flags.FLAGS.unparse_flags()
+    epochs(IterableSource([np.arange(2)]), 1)
+    epochs(IterableSource(shuffled()), 1)
+    assert flags.FLAGS.grain_enable_multiprocess_worker_profiling is False
+    with pytest.raises(flags.UnparsedFlagAccessError):
+        _ = flags.FLAGS.elegy_of_a_test
+    flags.FLAGS(["program", "--grain_enable_multiprocess_worker_profiling"])
+    assert flags.FLAGS.grain_enable_multiprocess_worker_profiling is True
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS["grain_enable_multiprocess_worker_profiling"].unparse()
+
+
+@pytest.mark.slow
+def test_a_grain_loader_with_worker_processes_has_every_example_and_resumes_exactly():
+    def make():
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS["grain_enable_multiprocess_worker_profiling"].present = 0
+        sampler = grain.samplers.IndexSampler(SIZE, num_epochs=1, shuffle=True, seed=3)
+        rows = Rows(np.arange(SIZE))  # of a module that imports little, because workers import it
+        operations = [grain.transforms.Batch(BATCH)]
+        return IterableSource(
+            grain.DataLoader(data_source=rows, sampler=sampler, operations=operations, worker_count=2)
+        )
+
+    source = make()
+    batches = source.batches()
+    seen = ids(next(batches))
+    state = json.loads(json.dumps(source.state(1)))
+    whole = [*seen, *(i for batch in batches for i in ids(batch))]
+    assert sorted(whole) == list(range(SIZE))
+    resumed = make()
+    resumed.load_state(state)
+    assert [*seen, *epochs(resumed, 1)[0]] == whole
 
 
 def test_a_grain_map_dataset_resumes_in_a_later_epoch():
