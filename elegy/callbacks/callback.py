@@ -204,3 +204,17 @@ class Callback:
         Args:
             state: the dict from the checkpoint.
         """
+
+    def kept_states(self) -> dict[str, Any]:
+        """Returns the states of the trainer, by name, that a resumed run needs beside the last one, without their logs.
+
+        Checkpoints contain them, each with the size of a state.
+        """
+        return {}
+
+    def load_kept_states(self, states: dict[str, Any]) -> None:
+        """Restores what `kept_states` returned; called right before `load_state_dict`.
+
+        Args:
+            states: the states from the checkpoint.
+        """

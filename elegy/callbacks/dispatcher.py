@@ -79,7 +79,7 @@ class CallbackList:
         ]
         self._receivers = [c for c in self._callbacks if _receives(c) and _runs_here(c)]
         self._begun = False
-        self._deferred_states: dict[str, Any] = {}
+        self._deferred: tuple[dict[str, Any], dict[str, Any]] = {}, {}
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._callbacks)
@@ -214,21 +214,29 @@ class CallbackList:
         states = {name: _call(callback, "state_dict", callback.state_dict) for name, callback in self._named()}
         return {name: state for name, state in states.items() if state}
 
-    def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
+    def kept_states(self) -> dict[str, dict[str, Any]]:
+        """Returns the states of the trainer that the callbacks keep, by class name as in `state_dict`."""
+        states = {name: _call(callback, "kept_states", callback.kept_states) for name, callback in self._named()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: dict[str, dict[str, Any]], kept: dict[str, dict[str, Any]] | None = None) -> None:
         """Passes each callback its state from `state_dict`: now, or after `on_train_begin` if that comes later.
 
         Callbacks without a state in `states` start anew. States without a callback are ignored.
 
         Args:
             states: as from `state_dict`.
+            kept: as from `kept_states`.
         """
-        self._deferred_states = dict(states)
+        self._deferred = dict(states), dict(kept or {})
         if self._begun:
             self._load_deferred()
 
     def _load_deferred(self) -> None:
-        states, self._deferred_states = self._deferred_states, {}
+        (states, kept), self._deferred = self._deferred, ({}, {})
         for name, callback in self._named():
+            if name in kept:
+                _call(callback, "load_kept_states", callback.load_kept_states, kept[name])
             if name in states:
                 _call(callback, "load_state_dict", callback.load_state_dict, states[name])
 

@@ -71,6 +71,7 @@ class ElegyModule(Pytree):
     _logs: LogBook = field(default_factory=LogBook, kw_only=True, repr=False)
     _initial: PyTree = field(default=None, kw_only=True, repr=False)  # initial values, which `init` uses and removes
     _hyperparameters: PyTree = field(default=None, kw_only=True, repr=False)  # of a member of a population
+    _kept: PyTree = field(default=None, kw_only=True, repr=False)  # in checkpoints: the states that callbacks keep
     _recipe: Static[Callable[..., Any]] | None = static_field(default=None, kw_only=True, repr=False)
     _step: StepContext | None = field(default=None, kw_only=True, repr=False)
 

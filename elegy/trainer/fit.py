@@ -170,7 +170,7 @@ def fit(
             loop.fit(run)
         finally:
             session.run = None  # first: callbacks that are asked for their state may fail
-            session.record = run.last_record()
+            session.record, session.kept = run.last_record(), callbacks.kept_states()
 
 
 def _measured(callbacks: CallbackList) -> contextlib.ExitStack:

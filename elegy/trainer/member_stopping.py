@@ -47,7 +47,8 @@ class MemberStopping(Callback):
 
     A member that stops keeps the state that it has then, or its best one. The others train on, and so does the stopped
     one's part of the compiled step, whose results are dropped: nothing is compiled again. The run ends when all members
-    have stopped.
+    have stopped. Checkpoints contain the states of stopped members, and the best ones if they are to be restored, so
+    that a run resumes to the same bits. A member that has stopped stays so, whatever the patience of the resumed run.
 
     Args:
         rule: the callback for one run.
@@ -65,17 +66,21 @@ class MemberStopping(Callback):
         self.ends: list[End | None] = [None] * count
         self.kept: list[Kept | None] = [None] * count
         self._members: list[EarlyStopping] = []
-        self._best: Any = None
+        self._trainer: Any = None  # while a run is under way
+        self._best: Any = None  # without logs, to which an evaluation may add accumulators
         self._final: Any = None
+        self._settled = False  # whether the run has ended, and its state has the final and the best ones
         self._counts: dict[str, int] = {}
         self._within: set[str] = set()  # the names of evaluations inside of the running epoch
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
         self._members = [copy.deepcopy(self.rule) for _ in range(self.count)]
+        trainer: Any = SimpleNamespace(stop_training=False)
         for member in self._members:
             member.restore_best_weights = False
-            member.on_train_begin(event)
+            member.on_train_begin(dataclasses.replace(event, trainer=trainer))
+        self._trainer, self._settled = event.trainer, False
         self.ends, self.kept = [None] * self.count, [None] * self.count
         self._best = self._final = None
         self._counts, self._within = {}, set()
@@ -108,6 +113,7 @@ class MemberStopping(Callback):
                 self.ends[i] = End(event.step, event.epoch + (event.batch is None), dict(self._counts))
                 self.kept[i] = Kept(event.epoch, event.step)
         state = event.trainer.state if stops.any() or (better.any() and self.rule.restore_best_weights) else None
+        state = None if state is None else _without_logs(state)
         if self.rule.restore_best_weights and better.any():
             self._best = state if self._best is None else select(better, state, self._best)
         if stops.any():
@@ -129,17 +135,59 @@ class MemberStopping(Callback):
 
     def on_train_end(self, event: Event) -> None:
         """Gives the members their final states."""
-        best, final = self._best, self._final
-        if event.ended != "failed":
-            state = event.trainer.state
-            stopped = np.array([end is not None for end in self.ends])
-            if self.rule.restore_best_weights and best is not None and event.ended != "interrupted":
-                state = self._restored(state, ~stopped)
-            if final is not None:
-                state = select(stopped, final, state)
-            if state is not event.trainer.state:
-                event.trainer.state = state
-        self._best = self._final = None
+        self._trainer = None
+        if event.ended == "failed":
+            return
+        current = event.trainer.state
+        before = state = _without_logs(current)
+        stopped = np.array([end is not None for end in self.ends])
+        self._settled = event.ended != "interrupted"
+        if self.rule.restore_best_weights and self._best is not None and self._settled:
+            state = self._restored(state, ~stopped)
+        if self._final is not None:
+            state = select(stopped, self._final, state)
+        if state is not before:
+            event.trainer.state = state.replace(_logs=current._logs)
+        if self._settled:
+            self._best = self._final = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the counts of every member, and where those that stopped did."""
+        return {
+            "members": [member.state_dict() for member in self._members],
+            "ends": self.ends,
+            "kept": self.kept,
+            "counts": self._counts,
+            "within": sorted(self._within),
+            "settled": self._settled,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the counts of the resumed run, and stops it at once if all members have stopped."""
+        for member, saved in zip(self._members, state["members"], strict=True):
+            member.load_state_dict(saved)
+        self.ends = [None if end is None else End(*end) for end in state["ends"]]
+        self.kept = [
+            None if kept is None or end is None else Kept(*kept)
+            for kept, end in zip(state["kept"], self.ends, strict=True)
+        ]
+        self._counts, self._within = dict(state["counts"]), set(state["within"])
+        if state["settled"]:
+            self._best = self._final = _without_logs(self._trainer.state)
+        if all(end is not None for end in self.ends):
+            self._trainer.stop_training = True
+
+    def kept_states(self) -> dict[str, Any]:
+        """Returns the best states of the members, and the states of those that have stopped."""
+        return {name: one for name, one in (("best", self._best), ("final", self._final)) if one is not None}
+
+    def load_kept_states(self, states: dict[str, Any]) -> None:
+        """Restores the best states, and those of stopped members."""
+        self._best, self._final = states.get("best"), states.get("final")
+
+
+def _without_logs(state: Any) -> Any:
+    return state.replace(_logs=type(state._logs)())
 
 
 def _of_member(logs: dict[str, float], index: int) -> dict[str, float]:

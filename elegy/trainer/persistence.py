@@ -44,6 +44,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
     if session.monitor.policy != "skip":
         session.monitor.settle()
     state, weights = session.state.split_given()
+    kept = session.kept_states()
     logs = state._logs
     metadata = {
         "step": session.step,
@@ -61,9 +62,11 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
             for phase, book in (("train", logs.train), ("test", logs.test))
             if book is not None
         },
+        "kept": {name: [*states] for name, states in kept.items()},
         "run": with_all_places(together(lambda: _record_of(session), "asking the data for its place")),
     }
-    return state, metadata
+    split = {name: {key: one.split_given()[0] for key, one in states.items()} for name, states in kept.items()}
+    return state.replace(_kept=split or None), metadata
 
 
 def _record_of(session: Session) -> Mapping[str, Any] | None:
@@ -115,10 +118,18 @@ def load(
         phase: {name: empty_log(reduce, session.state.losses_and_metrics) for name, reduce in names.items()}
         for phase, names in metadata["logs"].items()
     }
-    target = session.state.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")))
+    one = session.state.replace(_logs=LogBook())
+    kept = {name: dict.fromkeys(names, one.split_given()[0]) for name, names in metadata.get("kept", {}).items()}
+    target = one.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")), _kept=kept or None)
     if strict:
         _check_frozen(metadata.get("frozen"), frozen_paths(target))
     state, own = _restored(session, path, target, metadata, strict)
+    weights = state.split_given()[1]
+    session.kept = {
+        name: {key: one.with_given(weights) for key, one in states.items()}
+        for name, states in (state._kept or {}).items()
+    }
+    state = state.replace(_kept=None)
     session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
     session.given_digest = None if own is None else (session.buffer.version, own)
     session.step, session.epoch = metadata["step"], metadata["epoch"]

@@ -194,7 +194,7 @@ class Population:
             `history`: by name `float[epochs, members]`.
 
         Raises:
-            TypeError, ValueError: as `Trainer.fit`; and for several `EarlyStopping`s, or one in a run that resumes.
+            TypeError, ValueError: as `Trainer.fit`; and for several `EarlyStopping`s.
         """
         if options.get("validation_weights", "trained") != "trained":
             raise ValueError("a population validates the trained weights: those of `validation_weights` are one run's.")
@@ -202,8 +202,6 @@ class Population:
         rules = [one for one in given if isinstance(one, EarlyStopping)]
         if len(rules) > 1:
             raise ValueError("a population takes one EarlyStopping, because each member has one final state.")
-        if rules and options.get("resume") is not None:
-            raise ValueError("a population with EarlyStopping cannot resume: checkpoints lack the best states.")
         stopping = MemberStopping(rules[0], len(self)) if rules else None
         others = [one for one in given if not isinstance(one, EarlyStopping)]
         own, self._trainer.callbacks = self._trainer.callbacks, ()

@@ -18,6 +18,7 @@ from elegy.loading.multihost import sharing, with_own_place
 from elegy.trainer.persistence import load
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
+from elegy.trainer.session import Session
 from elegy.types import Hyperparameters
 
 logger = logging.getLogger("elegy")
@@ -92,13 +93,14 @@ def load_run(
     Raises:
         CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
-    check_same_run(run, run.session.seed, metadata, found.path)
+    check_same_run(run, run.session, metadata, found.path)
     load(run.session, found, metadata, wanted=hyperparameters)
     saved = with_own_place(metadata["run"])
     if saved is not None:
         run.load_state_dict(saved["counters"])
         run.loader.load_state(saved["data"])
-        run.callbacks.load_state_dict(saved["callbacks"])
+        run.callbacks.load_state_dict(saved["callbacks"], dict(run.session.kept))
+    run.session.kept = {}
 
 
 def tell_resumed(run: Run) -> None:
@@ -115,15 +117,19 @@ def tell_resumed(run: Run) -> None:
         print(text, flush=True)
 
 
-def check_same_run(run: Run, seed: int, metadata: Mapping[str, Any], path: object) -> None:
-    """Checks that a run goes on with the data and the seed of its checkpoint.
+def check_same_run(run: Run, session: Session, metadata: Mapping[str, Any], path: object) -> None:
+    """Checks that a run goes on with the data, the seed and the members of its checkpoint.
 
     Raises:
         CheckpointError: naming what differs.
     """
     saved = metadata["run"] or {}
-    now: dict[str, Any] = {"seed": seed}
+    now: dict[str, Any] = {"seed": session.seed}
     before: dict[str, Any] = {"seed": metadata["seed"]}
+    if session.strategy.maps_members:
+        for name in ("seeds", "hyperparameters"):
+            now[f"the {name} of the members"] = (session.config or {}).get(name)
+            before[f"the {name} of the members"] = (metadata.get("config") or {}).get(name)
     if saved:
         size = None if run.loader.plan is None else run.loader.plan.size
         now |= {"the number of examples": size, "shuffle": run.config.shuffle}

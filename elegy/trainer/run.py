@@ -16,7 +16,7 @@ from elegy.data import ArraySource
 from elegy.distributed import from_first
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import CheckpointError
-from elegy.lazy_logs import LazyLogs
+from elegy.lazy_logs import LazyLogs, from_json, to_json
 from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.clock import RunClock
@@ -131,9 +131,9 @@ class Run:
             "first_epoch": self.first_epoch,
             "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
-            "logs": dict(self.logs) if self._may_have_ended() else {},
+            "logs": _saved(self.logs) if self._may_have_ended() else {},
             "evaluated": self.schedule.state_dict(),
-            "added": LazyLogs(lambda: self.added).copy(),
+            "added": _saved(LazyLogs(lambda: self.added)),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Run:
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
         self._batches, self._batch_examples = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
-        self.logs, self.added = state["logs"], dict(state.get("added", {}))
+        self.logs, self.added = _loaded(state["logs"]), _loaded(state.get("added", {}))
         self.clock.go_on_from(state["seconds"])
         self.schedule.load_state_dict(state.get("evaluated", {}))
 
@@ -345,6 +345,14 @@ class Run:
                 rest = order[start:]
                 order = np.concatenate([order[:start], source.reordered(rest, seed, epoch, attempt)])
         return order
+
+
+def _saved(logs: Mapping[str, float]) -> dict[str, Any]:
+    return {name: to_json(value) for name, value in logs.items()}
+
+
+def _loaded(logs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: from_json(value) for name, value in logs.items()}
 
 
 def with_added(logs: LazyLogs, added: Mapping[str, Any]) -> LazyLogs:

@@ -46,6 +46,7 @@ class TrainerSnapshot:
     history: History
     run: Run | None
     record: Mapping[str, Any] | None
+    kept: Mapping[str, Any]
     skipped: int
 
 
@@ -77,6 +78,7 @@ class Session:
         interrupted: the signal that ended the last `fit`.
         run: the run that is under way.
         record: where the last run ended, as a checkpoint keeps it.
+        kept: the states that callbacks of the last run keep.
         input_tree: the tree of the inputs last trained or evaluated with.
         given_digest: a version of the buffer, and the digest of the weights that the module was given.
     """
@@ -105,6 +107,7 @@ class Session:
         self.interrupted: int | None = None
         self.run: Run | None = None
         self.record: Mapping[str, Any] | None = None
+        self.kept: Mapping[str, Any] = {}
         self.input_tree: Any = None
         self.given_digest: tuple[int, str] | None = None
         self._refusal: str | None = None
@@ -244,6 +247,10 @@ class Session:
         self.buffer = self.buffer.moved(executor.strategy, place=self.initialized)
         self.executor, self._copies = executor, None
 
+    def kept_states(self) -> Mapping[str, Any]:
+        """The states that callbacks keep, of the running or the last run."""
+        return self.kept if self.run is None else self.run.callbacks.kept_states()
+
     def check_initialized(self, what: str) -> None:
         """Checks that there is a state.
 
@@ -271,7 +278,8 @@ class Session:
         """Everything but what is compiled, placed on devices, or under way."""
         kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
         record = self.record if self.run is None else self.run.record()
-        return {**kept, "record": record, "state": collect(self.state), "strategy": self.strategy}
+        states = {"kept": collect(dict(self.kept_states())), "state": collect(self.state)}
+        return {**kept, **states, "record": record, "strategy": self.strategy}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""

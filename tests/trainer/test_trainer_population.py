@@ -1,5 +1,7 @@
 """`elegy.Population`: every member equals the run of a Trainer of its own."""
 
+import contextlib
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -125,6 +127,69 @@ def test_early_stopping_acts_on_each_member():
     assert ends[0] != ends[1]  # they did stop at different epochs
     values = [population[i].evaluate(X[:9], Y[:9], verbose=0)["loss"] for i in range(3)]
     assert population.best("val_loss") == np.argmin(values)
+
+
+class Cut(eg.callbacks.Callback):
+    """Raises at the end of a training step, as if the machine failed."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, event):
+        if event.step == self.step:
+            raise KeyError("cut")
+
+
+@pytest.mark.parametrize("cut", some([16, 11, 7], 1))
+def test_a_run_with_early_stopping_resumes_to_the_same_bits(tmp_path, cut):
+    """Checkpoints have the states of members that have stopped, and the best ones of the others."""
+
+    def run(folder, *cuts, **options):
+        population = eg.Population(plain, over={"learning_rate": [1e-7, 30.0, 0.3]}, devices=jax.devices()[:1])
+        rule = eg.callbacks.EarlyStopping("val_loss", patience=2, min_delta=0.01, restore_best_weights=True)
+        saved = eg.callbacks.ModelCheckpoint(tmp_path / folder, every=eg.Every(steps=5))
+        callbacks = [rule, saved, *map(Cut, cuts)]
+        with pytest.raises(KeyError) if cuts else contextlib.nullcontext():
+            population.fit(X, Y, **FIT | {"epochs": 7}, callbacks=callbacks, steps_per_execution=1, **options)
+        return population
+
+    whole, half = run("whole"), run("cut", cut)
+    assert [half[i].epoch for i in range(2)] == ([3, 3] if cut > 10 else [2, 2])
+    again = run("cut", resume="auto")
+    assert again.step > cut
+    for one, two in zip(jax.tree.leaves(again.state), jax.tree.leaves(whole.state), strict=True):
+        np.testing.assert_array_equal(
+            *(jax.random.key_data(k) if k.dtype == whole.state.key.dtype else k for k in (one, two))
+        )
+    for name, values in whole.history.items():
+        np.testing.assert_array_equal(again.history[name], values, err_msg=name)
+    assert [again[i].epoch for i in range(3)] == [whole[i].epoch for i in range(3)]
+    assert again.best("val_loss") == whole.best("val_loss")
+    other = eg.Population(plain, over={"learning_rate": [1e-7, 30.0, 0.2]}, devices=jax.devices()[:1])
+    with pytest.raises(eg.errors.CheckpointError, match="the hyperparameters of the members was"):
+        other.fit(X, Y, **FIT, resume=tmp_path / "cut")
+
+
+@pytest.mark.slow
+def test_a_population_saved_after_early_stopping_resumes_with_more_epochs(tmp_path):
+    """As a run of its own does from its best state; members that have stopped stay as they are."""
+    rule = {"patience": 1, "min_delta": 0.01, "restore_best_weights": True}
+
+    def run(epochs, **options):
+        population = eg.Population(plain, over={"learning_rate": [1e-7, 0.3, 0.3]}, devices=jax.devices()[:1])
+        population.fit(
+            X, Y, **FIT | {"epochs": epochs}, callbacks=[eg.callbacks.EarlyStopping("loss", **rule)], **options
+        )
+        return population
+
+    first = run(3)
+    first.save(tmp_path / "saved")
+    again = run(5, resume=tmp_path / "saved")
+    np.testing.assert_array_equal(again[0].state.params["kernel"], first[0].state.params["kernel"])
+    assert (again[0].epoch, again[1].epoch) == (first[0].epoch, 5)
+    own, _ = own_run(first, 1, plain, epochs=3, callbacks=[eg.callbacks.EarlyStopping("loss", **rule)])
+    own.fit(X, Y, **FIT, callbacks=[eg.callbacks.EarlyStopping("loss", **rule)])
+    assert_same(again[1].state.params, own.state.params)
 
 
 @pytest.mark.parametrize("freq", some([2, eg.Every(steps=2)], 1))
