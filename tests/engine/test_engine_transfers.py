@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,38 @@ def test_fused_steps_send_their_batches(cls, data, expected, sent):
         trainer.fit(x, y, batch_size=8, epochs=3, verbose=0, steps_per_execution=3)
     else:
         trainer.fit(batches, epochs=3, verbose=0, steps_per_execution=3)
+    assert sent[-2:] == [expected] * 2
+
+
+class Attention(nn.Module):
+    """A language model of one causal attention."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(8, 4)(tokens)
+        query, key, value = jnp.split(nn.Dense(12)(x)[:, :, None], 3, axis=-1)
+        return nn.Dense(8)(x + jax.nn.dot_product_attention(query, key, value, is_causal=True)[:, :, 0])
+
+
+class LanguageModel(eg.ElegyModule):
+    """At the managed level, with a module of Flax as a constant."""
+
+    module: eg.Static = eg.static_field(default_factory=lambda: eg.Static(Attention()))
+
+    def managed_init_step(self, key, batch):
+        return self.replace(params=self.module.value.init(key, batch[0])["params"])
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        logits = self.module.value.apply({"params": self.params}, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean(), self
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [(4, 5), (4, 5)]), (3, [(3, 4)])])
+def test_a_managed_language_model_sends_its_tokens_or_the_indices_of_rows_alone(k, expected, sent):
+    """One step sends inputs and labels; fused steps find the data on the device, and send the rows of each batch."""
+    tokens = np.zeros((24, 5), np.int32)
+    trainer = eg.Trainer(LanguageModel(), optimizer=optax.sgd(0.1, momentum=0.9))
+    trainer.fit(tokens, tokens, batch_size=4, epochs=2, verbose=0, steps_per_execution=k)
     assert sent[-2:] == [expected] * 2
 
 
