@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from elegy.garbage import collection_paused
-
 if TYPE_CHECKING:
     from elegy import (
         adapters,
@@ -97,11 +95,10 @@ def __getattr__(name: str) -> Any:
     """Loads a part of Elegy when it is touched: `import elegy` alone costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'elegy' has no attribute {name!r}")
-    with collection_paused():
-        if name in _HOME_OF:
-            value = getattr(importlib.import_module(f"elegy.{_HOME_OF[name]}"), name)
-        else:
-            value = importlib.import_module(f"elegy.{name}")
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"elegy.{_HOME_OF[name]}"), name)
+    else:
+        value = importlib.import_module(f"elegy.{name}")
     globals()[name] = value
     return value
 
