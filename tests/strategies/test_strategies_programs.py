@@ -95,7 +95,8 @@ def test_several_fully_sharded_steps_in_one_execution_keep_parts_too() -> None:
     several = compiled_step(FSDP({"data": 8}), steps=4)
     assert collectives(several)["all-gather"] >= 3
     assert several.memory_analysis().output_size_in_bytes < 3 * 4 * PARAMS // 8 + 4096
-    (loop,) = re.findall(r"= (\(.*\)) while\(", several.as_text())
+    # XLA's older emitters make a small loop of a scatter: the loop over the steps carries most.
+    loop = max(re.findall(r"= (\(.*\)) while\(", several.as_text()), key=len)
     assert loop.count(f"f32[{WIDTH // 8},{WIDTH}]") == 3 * 2  # two matrices and their moments, in parts
     assert f"f32[{WIDTH},{WIDTH}]" not in loop
 
