@@ -94,7 +94,9 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     """Loads a part of Elegy when it is touched: `import elegy` alone costs nothing."""
     if name not in __all__:
-        raise AttributeError(f"module 'elegy' has no attribute {name!r}")
+        from elegy.suggestions import module_getattr
+
+        return module_getattr(__name__)(name)
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"elegy.{_HOME_OF[name]}"), name)
     else:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from elegy.suggestions import module_getattr
+
 _OF_THEIR_NAME = (
     *("flax", "haiku", "equinox", "keras", "mlflow", "optuna", "penzai", "safetensors", "trackio", "wandb"),
     *("datasets", "h5py", "pandas", "polars", "pyarrow", "zarr"),
@@ -79,7 +81,7 @@ def lazy_names(
 
     def get(name: str) -> Any:
         if name not in home_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            return module_getattr(package)(name)
         value = getattr(importlib.import_module(f"elegy.{home_of[name]}"), name)
         setattr(sys.modules[package], name, value)  # the next access does not come here
         return value

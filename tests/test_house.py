@@ -54,6 +54,7 @@ FLOORS = {
     "lazy_logs": 1,
     "waiting": 1,
     "strict_json": 1,
+    "suggestions": 1,
     "walltime": 1,
 }
 

@@ -24,6 +24,7 @@ from elegy.callbacks.optuna import OptunaPruning
 from elegy.callbacks.profiler import Profiler
 from elegy.callbacks.timers import TimeMonitor, Timer
 from elegy.lazy_logs import LazyLogs
+from elegy.suggestions import module_getattr
 
 if TYPE_CHECKING:
     from elegy.loggers import CSVLogger, TensorBoard
@@ -62,4 +63,4 @@ def __getattr__(name: str) -> Any:
     """Imports the loggers on first access: their modules import this package, so it cannot import them first."""
     if name in ("CSVLogger", "TensorBoard"):
         return getattr(importlib.import_module("elegy.loggers"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return module_getattr(__name__)(name)

@@ -345,12 +345,22 @@ class ModelCheckpoint(PeriodicCallback):
         return place_of(self.directory / name).exists()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the kept checkpoints and their values."""
-        return {"saved": [[s.name, s.step, s.value] for s in self._saved]}
+        """Returns the kept checkpoints and their values, with what ranks them: `elegy.checkpoint.best` reads it."""
+        return {
+            "saved": [[s.name, s.step, s.value] for s in self._saved],
+            "monitor": None if self.monitor is None else self.monitor.name,
+            "mode": self.mode,
+            "directory": self.directory.name,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the list of the interrupted run, without checkpoints that no longer exist."""
-        saved = [_Saved(name, step, value) for name, step, value in state["saved"]]
+        """Restores the list of the interrupted run, without checkpoints that no longer exist.
+
+        The values of another log than the one that is monitored now are left out.
+        """
+        own = None if self.monitor is None else self.monitor.name
+        same = state.get("monitor", own) == own
+        saved = [_Saved(name, step, value if same else None) for name, step, value in state["saved"]]
         # `_prune` deletes listed checkpoints, so a name must not lead out of the directory.
         self._saved = [s for s in saved if re.fullmatch(r"step_\d+", s.name) and self._exists(s.name)]
 

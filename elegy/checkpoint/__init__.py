@@ -2,6 +2,7 @@
 
 from elegy.checkpoint.address import Address
 from elegy.checkpoint.background import AsyncSaver
+from elegy.checkpoint.best import best
 from elegy.checkpoint.directory import (
     find_checkpoints,
     is_intact,
@@ -19,6 +20,7 @@ from elegy.checkpoint.whole import load, save_pickle
 __all__ = [
     "Address",
     "AsyncSaver",
+    "best",
     "checkpoint_name",
     "checkpoint_step",
     "fill",

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from elegy import strict_json
-from elegy.checkpoint import find_checkpoints
+from elegy.checkpoint import best, find_checkpoints
 from elegy.checkpoint.naming import CHECKPOINTS
 from elegy.cli.errors import CliError
 from elegy.cli.options import REQUIRED, Option, options_of
@@ -52,7 +52,8 @@ class Call:
         """The trainer, with the state of the checkpoint if there is one."""
         trainer = self.program.trainer(self.values)
         if self.run is not None:
-            trainer.restore(checkpoint_of(self.run))
+            found = checkpoint_of(self.run)
+            trainer.restore(best(found) if self.values.json.get("checkpoint") == "best" else found)
         return trainer
 
 
@@ -235,6 +236,12 @@ _RESUME = Option(
     "the folder of a run, or a checkpoint, to go on with, with its program and configuration; auto: the newest run of "
     "--trainer.run_dir, or a new one",
 )
+_CHECKPOINT = Option(
+    "checkpoint",
+    Literal["newest", "best"],
+    "newest",
+    "of a run or a directory of checkpoints, the newest one, or the best by the log that its ModelCheckpoint monitors",
+)
 _PROGRAM = Option("program", str | None, None, "FILE_OR_MODULE:FUNCTION, in place of the program that the run names")
 
 
@@ -252,7 +259,7 @@ COMMANDS = {
     "evaluate": Command(
         "Prints the losses and metrics of a checkpoint, as JSON.",
         evaluate,
-        lambda: [_ON, _PROGRAM, *_quiet(_of(Trainer.evaluate, "evaluate"))],
+        lambda: [_ON, _CHECKPOINT, _PROGRAM, *_quiet(_of(Trainer.evaluate, "evaluate"))],
         reads=True,
     ),
     "predict": Command(
@@ -260,6 +267,7 @@ COMMANDS = {
         predict,
         lambda: [
             _ON,
+            _CHECKPOINT,
             _PROGRAM,
             Option("inputs", str | None, None, "a .npy or .npz file of inputs, in place of a data set"),
             _output("the .npy file, or a .npz file with an array for each output"),
@@ -270,13 +278,13 @@ COMMANDS = {
     "export": Command(
         "Writes the prediction step of a checkpoint for use without Elegy, by jax.export.",
         export,
-        lambda: [_PROGRAM, _output("the directory to write"), *_of(Trainer.export, "export", "path")],
+        lambda: [_CHECKPOINT, _PROGRAM, _output("the directory to write"), *_of(Trainer.export, "export", "path")],
         reads=True,
     ),
     "serve": Command(
         "Answers predictions of a checkpoint or an export over HTTP, for a quick try.",
         serve,
-        lambda: [_PROGRAM, *options_of(server.serve, "serve", skip=("served",))],
+        lambda: [_CHECKPOINT, _PROGRAM, *options_of(server.serve, "serve", skip=("served",))],
         reads=True,
     ),
     "summary": Command(

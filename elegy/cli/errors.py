@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import traceback
 from collections.abc import Iterable
+
+from elegy.suggestions import near
 
 _ELEGY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BETWEEN = ("<string>", os.path.abspath(contextlib.__file__))  # code that dataclasses make, and `with` blocks
@@ -17,7 +18,7 @@ class CliError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a sentence with the known names that are nearest to a name; empty if none is near.
+    """Returns a sentence with the known names that are nearest to a name; if none is, with those of its group.
 
     Args:
         name: the name that is not known.
@@ -28,10 +29,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
         " Did you mean 'build.width'?"
         >>> nearest("learning_rate", ["optimizer.learning_rate", "fit.epochs"])
         " Did you mean 'optimizer.learning_rate'?"
+        >>> nearest("optimizer.lr", ["optimizer.steps", "optimizer.learning_rate"])
+        " Did you mean 'optimizer.learning_rate'?"
+        >>> nearest("build.qqq", ["build.width", "fit.epochs"])
+        " Options of 'build': 'build.width'."
     """
     known = list(known)
-    found = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]][:3]
-    found = found or difflib.get_close_matches(name, known, 1)
+    group, _, word = name.rpartition(".")
+    same = [one for one in known if group and one.rpartition(".")[0] == group]
+    found = [one for one in known if one.rpartition(".")[2] == word][:3]
+    for among in (same, known):
+        last = {one.rpartition(".")[2]: one for one in reversed(among)}
+        found = found or [last[one] for one in near(word, last, 1)]
+    if same and not found:
+        return f" Options of {group!r}: {', '.join(map(repr, same))}."
+    found = found or near(name, known, 1)
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 

@@ -1,5 +1,7 @@
 """Converts the user's data to sources of batches."""
 
+from typing import TYPE_CHECKING
+
 from elegy.data.batch import pack, unpack
 from elegy.data.buckets import BucketedBatches
 from elegy.data.check import check_finite
@@ -13,6 +15,7 @@ from elegy.data.sequences import pad_sequences
 from elegy.data.sources import ArraySource, as_source
 from elegy.data.split import split
 from elegy.data.weights import balanced_class_weight
+from elegy.suggestions import module_getattr
 
 __all__ = [
     "ArraySource",
@@ -32,3 +35,6 @@ __all__ = [
     "split",
     "unpack",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = module_getattr(__name__)

@@ -1,5 +1,7 @@
 """Losses: classes for a `Trainer`, and the functions that they call."""
 
+from typing import TYPE_CHECKING
+
 from elegy.losses.contrastive import Contrastive, contrastive
 from elegy.losses.cosine_similarity import CosineSimilarity, cosine_similarity
 from elegy.losses.cross_entropy import CrossEntropy, Crossentropy, cross_entropy, crossentropy
@@ -21,6 +23,7 @@ from elegy.losses.poisson import Poisson, poisson
 from elegy.losses.quantile import Pinball, Quantile, quantile
 from elegy.losses.reduction import Reduction
 from elegy.losses.triplet import Triplet, TripletMargin, triplet
+from elegy.suggestions import module_getattr
 
 __all__ = [
     "CTC",
@@ -74,3 +77,6 @@ __all__ = [
     "squared_hinge",
     "triplet",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = module_getattr(__name__)

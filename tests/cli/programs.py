@@ -61,14 +61,6 @@ def data(rows: int = 22, names: dict[str, int] | None = None):
     return {"inputs": x, "labels": y, "validation_data": regression(9, seed=5)}
 
 
-def injected(rate: float = 0.25):
-    return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
-
-
-def of_injected(rate: float = 0.25):
-    return {"module": High(), "loss": eg.losses.MeanSquaredError(), "optimizer": injected(rate)}
-
-
 def tuples():
     return High(), eg.losses.MeanSquaredError(), None, optax.adam(0.05)
 

@@ -131,6 +131,25 @@ def test_an_option_of_the_optimizer_that_is_given_anew_is_used(program, text, gr
     assert rate_and_weight()[1] != first[1]
 
 
+RANKED = """
+def build():
+    keep = eg.callbacks.ModelCheckpoint(monitor="rank", mode="min", save_top_k=3)
+    rank = eg.callbacks.LambdaCallback(on_epoch_end=lambda event: event.log("rank", event.epoch))
+    return {"module": High(), "loss": eg.losses.MeanSquaredError(), "callbacks": [rank, keep]}
+"""
+
+
+def test_the_best_checkpoint_is_read(program):
+    with open("prog.py", "a") as file:
+        file.write(RANKED)
+    call(*FIT.split(), "--fit.epochs", "2")
+    call("predict", str(RUN), "--checkpoint", "best", "--output", "best.npy")
+    call("predict", str(RUN), "--output", "newest.npy")
+    first = trained(1).predict(regression(9, seed=5)[0])
+    np.testing.assert_allclose(np.load("best.npy"), first, rtol=1e-5)
+    assert not np.allclose(np.load("newest.npy"), first, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_anew(program, capsys):
     call(*FIT.split(), "--fit.epochs", "1")

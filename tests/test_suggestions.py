@@ -1,0 +1,42 @@
+"""Errors of names that do not exist have those that were meant."""
+
+from __future__ import annotations
+
+import pytest
+
+import elegy as eg
+from elegy.cli.errors import nearest
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meant"),
+    [
+        (eg, "Trainr", "Trainer"),
+        (eg.losses, "CategoricalCrossentropy", "CrossEntropy"),
+        (eg.metrics, "accuracy", "Accuracy"),
+        (eg.callbacks, "EarlyStop", "EarlyStopping"),
+        (eg.data, "pad_sequence", "pad_sequences"),
+        (eg.loggers, "Tensorboard", "TensorBoard"),
+    ],
+)
+def test_a_missing_attribute_has_the_nearest_names(module, name, meant):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'. Did you mean .*'{meant}'"):
+        getattr(module, name)
+    assert not hasattr(module, name)
+    assert not hasattr(module, "__wrapped__")
+    for public in module.__all__:
+        assert hasattr(module, public)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("optimizer.lr", "Did you mean 'optimizer.learning_rate'?"),
+        ("lr", "Did you mean 'optimizer.learning_rate'?"),
+        ("fit.bs", "Did you mean 'fit.batch_size'?"),
+        ("optimizer.zzz", "Options of 'optimizer': 'optimizer.steps', 'optimizer.learning_rate'."),
+    ],
+)
+def test_an_option_is_found_by_its_initials(given, text):
+    known = ["optimizer.steps", "optimizer.learning_rate", "fit.batch_size", "fit.epochs"]
+    assert nearest(given, known) == f" {text}"
