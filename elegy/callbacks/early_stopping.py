@@ -36,7 +36,8 @@ class EarlyStopping(Callback):
             `count` fields keep their last values. The best state needs device memory of its own. A run that a signal
             or an exception ends keeps its last state, so that it can be resumed.
         start_from_epoch: the number of epochs at the beginning of the run that are not compared.
-        verbose: 1 to print why training stopped and which epoch was restored.
+        verbose: 1 to print why training stopped and which epoch was restored. With 0, `fit` says why it stopped where
+            it prints epochs.
 
     Attributes:
         best: the best value so far, or None.
@@ -166,7 +167,7 @@ class EarlyStopping(Callback):
             self.stopped_epoch = event.epoch
             event.trainer.stop_training = True
             if self.verbose:
-                print(f"EarlyStopping: {self.monitor.name} has not improved since {self._best()}")
+                print(f"EarlyStopping: {self.reason()}")
 
     def on_train_end(self, event: Event) -> None:
         """Restores the best state, if asked to."""
@@ -188,6 +189,10 @@ class EarlyStopping(Callback):
         self._best_step = event.step
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
+
+    def reason(self) -> str:
+        """Why training stopped, such as `val_loss has not improved since epoch 8 (val_loss 0.4471)`."""
+        return f"{self.monitor.name} has not improved since {self._best()}"
 
     def _best(self) -> str:
         if self.best is None or self.best_epoch is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from elegy.callbacks import Callback, Event
+from elegy.callbacks import Callback, EarlyStopping, Event
 from elegy.callbacks.deferred_logs import DeferredLogReader
 from elegy.html.notebook import Output, in_notebook
 from elegy.names import unique_names
@@ -71,6 +71,7 @@ class ProgressBar(Callback):
         self._queued: deque[tuple[int, Mapping[str, float]]] = deque()  # batches, and logs that are computed with them
         self._finished: float | None = None  # the seconds of the run when the last epoch was computed
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
+        self._stopping: list[EarlyStopping] = []
         self._unopened: Event | None = None
         self._running: Event | None = None  # the begin of an epoch that has not ended
         self._resumed: int | None = None  # the step at which the bar's epoch continues, until its first batch is known
@@ -118,6 +119,10 @@ class ProgressBar(Callback):
         title = f"{_epoch(event)}  {_step(event)}"
         self._reader.defer(lambda: self._tell([title, *self._values(event.logs)]), event.logs)
 
+    def meet(self, callbacks: Sequence[Callback]) -> None:
+        """Finds the callbacks that may stop the run."""
+        self._stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown, the running values of an epoch that the run did not finish among it."""
         self._in_fit = False
@@ -128,6 +133,9 @@ class ProgressBar(Callback):
                 cut = "" if event.epochs is None else " (not finished)"
                 title = f"{_epoch(running)}{cut}  {_step(event)}"
                 self._finish(title, event.logs, lambda: self._seconds(event))
+            for one in self._stopping:
+                if one.stopped_epoch is not None and not one.verbose:
+                    self._tell([f"stopped by EarlyStopping: {one.reason()}"])
         finally:
             self._close()
 

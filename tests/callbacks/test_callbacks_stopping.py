@@ -4,9 +4,12 @@ import json
 import math
 import warnings
 
+import optax
 import pytest
+from boring_modules import High, regression
 from fake_run import FakeState, FakeTrainer, run
 
+import elegy as eg
 from elegy.callbacks import (
     HOOKS,
     CallbackList,
@@ -326,3 +329,15 @@ def test_warnings_reach_the_user_under_the_default_filter():
         warnings.simplefilter("default")
         run([TerminateOnNaN()], [{"loss": NAN}])
     assert [w.category for w in caught] == [RuntimeWarning]
+
+
+@pytest.mark.parametrize(("verbose", "count"), [(0, 0), (1, 1), (2, 1)])
+def test_fit_says_why_it_stopped_where_it_prints_epochs(capsys, verbose, count):
+    """At the rate 0 the loss stays that of the first epoch."""
+    trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.0))
+    stop = EarlyStopping("loss", patience=2)
+    trainer.fit(*regression(8), epochs=9, batch_size=8, callbacks=[stop], verbose=verbose)
+    line = f"stopped by EarlyStopping: loss has not improved since epoch 1 (loss {stop.best:.6g})"
+    out = capsys.readouterr().out
+    assert out.splitlines().count(line) == count
+    assert out.count("EarlyStopping") == count
