@@ -9,6 +9,7 @@ from pathlib import Path
 
 from elegy import runs
 from elegy.cli.errors import CliError
+from elegy.runs.report import differing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,9 @@ def _compare(prog: str, argv: Sequence[str]) -> None:
     def compare() -> None:
         records = [runs.read(run) for run in given.run]
         print(runs.listing(records))
-        print(runs.compare(records, given.output))
+        if table := differing(records):
+            print(f"\nWhat differs:\n{table}\n")
+        print(f"wrote {runs.compare(records, given.output)}")
 
     _checked(compare)
 
@@ -51,7 +54,7 @@ def _report(prog: str, argv: Sequence[str]) -> None:
     parser.add_argument("run", help="the folder of a run")
     _output(parser, "report.html")
     given = parser.parse_args(argv)
-    _checked(lambda: print(runs.report(given.run, given.output)))
+    _checked(lambda: print(f"wrote {runs.report(given.run, given.output)}"))
 
 
 READERS = {

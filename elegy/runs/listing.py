@@ -28,6 +28,11 @@ def listing(runs: Sequence[RunRecord]) -> str:
         values = [f"{best[name][0]:.5g}" if name in best else "" for name in names]
         label = run.name if run.path is None else str(run.path)
         rows.append([label, run.status, str(run.epoch), str(run.step), *values])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns the rows of a table as lines; the columns from the third on are aligned to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join("  ".join(map(_padded, range(len(row)), row, widths)).rstrip() for row in rows)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from elegy.html.chart import Line, chart
 from elegy.html.page import details, grid, number, page, section, table
+from elegy.runs.listing import aligned
 from elegy.runs.record import RunRecord, read
 
 _ROWS = 200
@@ -219,6 +220,12 @@ def _differences(records: Sequence[RunRecord]) -> list[list[Any]]:
     names = dict.fromkeys(name for config in configs for name in config)
     rows = [[name, *(config.get(name) for config in configs)] for name in names]
     return [row for row in rows if any(value != row[1] for value in row[2:])]
+
+
+def differing(records: Sequence[RunRecord]) -> str:
+    """Returns a table of the settings that are not the same in all runs, as text; empty if there is none."""
+    rows = [["" if value is None else str(value) for value in row] for row in _differences(records)]
+    return aligned([["setting", *_labels(records)], *rows]) if rows else ""
 
 
 def _flat(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:

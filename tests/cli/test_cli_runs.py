@@ -41,9 +41,20 @@ def test_runs_are_listed(folders, capsys):
 def test_runs_are_compared_and_reported(folders, capsys):
     call("compare", "runs/a", "runs/b", "--output", "both.html")
     call("report", "runs/b")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["both.html", "report.html"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["wrote both.html", "wrote report.html"]
     assert Path("both.html").read_text().count("<polyline") == 2
     assert "0.125" in Path("report.html").read_text()
+
+
+def test_compare_prints_the_settings_that_differ(folders, capsys):
+    for name, rate in (("a", 0.25), ("b", 0.125)):
+        config = {"trainer": {"seed": 42}, "config": {"optimizer": {"rate": rate}}}
+        (Path("runs") / name / "config.json").write_text(json.dumps(config))
+    call("compare", "runs/a", "runs/b")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["setting", "a", "b"] in lines
+    assert ["config.optimizer.rate", "0.25", "0.125"] in lines
+    assert not any("trainer.seed" in line for line in lines)
 
 
 @pytest.mark.parametrize(
