@@ -1,12 +1,13 @@
-"""The cost of callbacks: progress bar, CSV and TensorBoard, logging every 50 steps, against `fit` without them."""
+"""The cost of loggers: bar, CSV and TensorBoard at every 50th step, and ten loggers at every step."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import elegy as eg
@@ -15,7 +16,7 @@ from benchmarks.ours import trainer_for
 from benchmarks.pairs import Row, measure
 from benchmarks.works import WORKS, Work
 
-GOAL = 1.10
+GOAL, GOAL_OF_TEN = 1.05, 1.10
 
 
 class Terminal(io.StringIO):
@@ -36,32 +37,54 @@ def terminal() -> Iterator[None]:
 
 
 def run(options: Options) -> list[Row]:
-    """One line for each workload."""
-    return [compare(options.sized(work), options.repeats) for work in WORKS]
+    """Two lines for each workload."""
+    works = [options.sized(work) for work in WORKS]
+    return [
+        row
+        for work in works
+        for row in (
+            compare(work, options.repeats, "bar + CSV + TensorBoard", some, 1, GOAL),
+            compare(work, options.repeats, "ten loggers, every step", ten, 0, GOAL_OF_TEN),
+        )
+    ]
 
 
-def compare(work: Work, pairs: int) -> Row:
+def some(place: Path) -> list[eg.Callback]:
+    """Two loggers with values at every 50th step."""
+    every = eg.Every(steps=50)
+    return [eg.callbacks.CSVLogger(place / "log.csv", every=every), eg.callbacks.TensorBoard(place / "board", every)]
+
+
+def ten(place: Path) -> list[eg.Callback]:
+    """Ten loggers with values at every step."""
+    every = eg.Every(steps=1)
+    return [
+        *(eg.loggers.JSONLines(place / f"{k}.jsonl", every) for k in range(4)),
+        *(eg.loggers.CSV(place / f"{k}.csv", every=every) for k in range(3)),
+        *(eg.loggers.TensorBoard(place / f"board{k}", every) for k in range(3)),
+    ]
+
+
+def compare(
+    work: Work, pairs: int, what: str, loggers: Callable[[Path], list[eg.Callback]], verbose: int, goal: float
+) -> Row:
     """One workload with and without loggers."""
     x, y = work.data()
-    every = eg.Every(steps=50)
     watched, silent = trainer_for(work), trainer_for(work)
     arguments = {"batch_size": work.batch_size, "epochs": work.epochs}
     with tempfile.TemporaryDirectory() as directory:
+        places = (Path(directory, str(k)) for k in itertools.count())
 
         def logging() -> object:
-            loggers = [
-                eg.callbacks.CSVLogger(Path(directory, "log.csv"), every=every),
-                eg.callbacks.TensorBoard(Path(directory, "board"), every=every),
-            ]
             with terminal():
-                return watched.fit(x, y, callbacks=loggers, verbose=1, **arguments)
+                return watched.fit(x, y, callbacks=loggers(next(places)), verbose=verbose, **arguments)
 
         return measure(
-            f"{work.name}, bar + CSV + TensorBoard",
+            f"{work.name}, {what}",
             logging,
             lambda: silent.fit(x, y, verbose=0, **arguments),
             pairs=pairs,
             per=work.steps * work.epochs,
             other="fit without them",
-            goal=GOAL,
+            goal=goal,
         )

@@ -16,19 +16,28 @@ class About:
 
     Args:
         path: the file, which is written when something is added.
-        continues: True if the file may be that of the running run.
     """
 
-    def __init__(self, path: Path, continues: bool):
+    def __init__(self, path: Path):
         self._path = path
-        self._values: dict[str, Any] = {"configuration": {}, "checkpoints": []}
-        if continues and path.exists():
+        self._values: dict[str, Any] = {"configuration": {}, "checkpoints": [], "first": 0}
+        if path.exists():
             self._values |= json.loads(path.read_text("utf-8"))
 
-    def configure(self, configuration: Mapping[str, Any]) -> None:
-        """Writes the configuration of a new run."""
-        if configuration:
-            self._values = {"configuration": dict(configuration), "checkpoints": []}
+    @property
+    def first(self) -> int:
+        """The number of rows of earlier runs in the table."""
+        return self._values["first"]
+
+    def configure(self, configuration: Mapping[str, Any], first: int) -> None:
+        """Begins a new run.
+
+        Args:
+            configuration: that of the run.
+            first: the number of rows of earlier runs.
+        """
+        self._values = {"configuration": dict(configuration), "checkpoints": [], "first": first}
+        if configuration or first:
             self._write()
 
     def add(self, item: Item) -> None:

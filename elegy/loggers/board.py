@@ -7,12 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from elegy.callbacks.items import Item
+from elegy.callbacks.event import Event
+from elegy.callbacks.items import Item, checked
+from elegy.distributed import collect
 from elegy.lazy import require
 from elegy.loggers.png import png
 from elegy.loggers.values import drawn, flat
+from elegy.names import path_name
 
 _FOR = "the TensorBoard callback"
 
@@ -49,6 +54,14 @@ def hyperparameters(config: Mapping[str, Any]) -> list[Any]:
     values = {name: value for name, value in flat(config).items() if value is not None}
     values = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in values.items()}
     return list(require("tensorboardX.summary", _FOR).hparams(values, {"epoch_loss": 0.0})) if values else []
+
+
+def histograms(event: Event) -> Iterator[Item]:
+    """Returns the values of every array of parameters; all processes call it, because it collects divided arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            name = f"params/{path_name(path)}"
+            yield Item("histogram", name, checked("histogram", name, collect(leaf)), event.step, event.epoch)
 
 
 def _bins() -> list[float]:

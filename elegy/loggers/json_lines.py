@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
-from elegy.loggers.json_text import record_lines, whole_lines
-from elegy.loggers.logger import OFTEN, Logger
+from elegy.loggers.block_logger import BlockLogger
+from elegy.loggers.json_text import kept_lines, record_lines
+from elegy.loggers.logger import OFTEN
 from elegy.loggers.places import file_of, release
 from elegy.loggers.record import Position, Record
 from elegy.loggers.values import counts
 from elegy.types import Every
 
 
-class JSONLines(Logger):
+class JSONLines(BlockLogger):
     """Writes one JSON object for each record to a file, which programs read line by line.
 
     `{"type": "step", "step": 50, "epoch": 0, "examples": 3200, "seconds": 1.2, "values": {"loss": 0.5}}`; the type of
@@ -26,9 +26,9 @@ class JSONLines(Logger):
     `"config"`, `"text"`, `"histogram"` (counts and edges) or `"checkpoint"`. Numbers that are not finite are the
     strings `"NaN"`, `"Infinity"` and `"-Infinity"`, because JSON has no such numbers; `float` reads them.
 
-    A run never changes the lines of another run: if the file has some, a new run writes to `log_1.jsonl`, and a warning
-    says so. A second `fit` with the same logger and trainer continues the file, and so does a run that resumes from a
-    checkpoint; it removes the lines after that checkpoint.
+    If the file has lines of another run, a new run writes to `log_1.jsonl`, and a warning says so. A second `fit` with
+    the same logger and trainer continues the file, and so does a run that resumes from a checkpoint; it removes the
+    lines after that checkpoint.
 
     Args:
         path: the file. Missing directories are made.
@@ -49,7 +49,6 @@ class JSONLines(Logger):
     def __init__(self, path: str | os.PathLike[str], every: Every = OFTEN):
         super().__init__(every)
         self.write_to(Path(path))
-        self._file: IO[str] | None = None
 
     def write_to(self, path: Path) -> None:
         """Sets the file of the next run."""
@@ -64,16 +63,11 @@ class JSONLines(Logger):
 
     def rewind(self, position: Position) -> None:
         """Removes the lines after the checkpoint."""
-        assert self._file is not None
         self._file.close()
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(line for line in whole_lines(self.path) if _kept(line, position)), "utf-8")
+        temporary.write_text("".join(kept_lines(self.path, position)), "utf-8")
         temporary.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
-
-    def log_scalars(self, record: Record) -> None:
-        """Writes a line."""
-        self.log_block([record])
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes lines."""
@@ -95,17 +89,9 @@ class JSONLines(Logger):
     def finish(self, ended: str) -> None:
         """Closes the file."""
         release(self.path)
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        self._file.close()
+        del self._file
 
     def _write(self, lines: Iterable[str]) -> None:
-        assert self._file is not None
         self._file.write("".join(lines))
         self._file.flush()
-
-
-def _kept(line: str, position: Position) -> bool:
-    entry = json.loads(line)
-    kind = "step" if entry.get("in_epoch") else entry["type"]
-    return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from elegy import strict_json
-from elegy.loggers.record import Record
+from elegy.loggers.record import Position, Record
 
 
 def record_lines(records: Sequence[Record]) -> Iterator[str]:
@@ -45,10 +45,18 @@ def _with_words(line: str, record: Record) -> str:
     return strict_json.dumps({"type": record.kind, "step": record.step, "epoch": record.epoch, **fields}) + "\n"
 
 
-def whole_lines(path: Path) -> list[str]:
-    """Returns the lines of a file, without one that a crash has cut.
+def kept_lines(path: Path, position: Position) -> list[str]:
+    """Returns the lines of a file up to a checkpoint, without one that a crash has cut.
 
     Args:
         path: the file.
+        position: that of the checkpoint.
     """
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and _kept(line, position)]
+
+
+def _kept(line: str, position: Position) -> bool:
+    entry = json.loads(line)
+    kind = "step" if entry.get("in_epoch") else entry["type"]
+    return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])

@@ -307,8 +307,7 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
-        new = {"_channel": Channel(), "_reader": DeferredLogReader(_SECONDS)}
-        return {**self.__dict__, "_event": None, "_is_open": False, **new}
+        return {**self.__dict__, "_event": None, "_is_open": False, "_reader": DeferredLogReader(_SECONDS)}
 
 
 def _record(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Record:

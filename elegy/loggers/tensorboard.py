@@ -8,40 +8,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
-from elegy.callbacks.items import Item, checked
-from elegy.distributed import collect
+from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.board import directories, encoded, hyperparameters, is_free, part_of
+from elegy.loggers.block_logger import BlockLogger
+from elegy.loggers.board import directories, encoded, histograms, hyperparameters, is_free, part_of
 from elegy.loggers.board_files import BoardFiles
-from elegy.loggers.logger import Logger
 from elegy.loggers.places import release, reserve, take
 from elegy.loggers.record import Position, Record
-from elegy.names import path_name
 from elegy.types import Every
 
 
-class TensorBoard(Logger):
+class TensorBoard(BlockLogger):
     """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
 
     A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch. Validation names lose
-    their `val_`, so that both curves share a chart. The horizontal axis counts completed training steps. The
-    configuration of a run is shown as hyperparameters, the path of a checkpoint as a text. Texts, images, figures and
-    histograms that callbacks log have their names.
+    their `val_`, so that both curves share a chart over the completed training steps. The configuration is shown as
+    hyperparameters, the path of a checkpoint as a text. Items that callbacks log have their names.
 
-    A run never adds to the curves of another run. If `log_dir` has curves, a new run writes to `log_dir/run_1`, the
-    next to `log_dir/run_2`, and a warning says so; TensorBoard shows them side by side. A second `fit` with the same
-    logger and trainer continues its directory. A run that resumes from a checkpoint, or goes back to one, also
-    continues its directory; TensorBoard no longer shows the records after that checkpoint.
+    If `log_dir` has curves of another run, a new run writes to `log_dir/run_1`, and a warning says so. A second `fit`
+    with the same logger and trainer continues its directory, and so does a run that resumes from a checkpoint, or goes
+    back to one; TensorBoard no longer shows the records after that checkpoint.
 
     Args:
         log_dir: the directory.
-        every: when to write. With an interval other than epochs, the running values are written at each interval, and
-            the values of the epoch at its end. Evaluations inside of epochs are written whenever they run.
+        every: when to write. With an interval other than epochs, the running values are written at each interval.
         histograms: True to write a histogram of every parameter array with the values of the epoch.
 
     Attributes:
@@ -60,30 +52,23 @@ class TensorBoard(Logger):
         super().__init__(every)
         self.step_values = ()  # the running values of the epoch
         self.log_dir = self.path = Path(log_dir)
-        self.histograms = histograms
-        # Reading an array that is divided over processes is a collective operation, so all processes do it.
-        self.first_process_only = not histograms
+        self.histograms, self.first_process_only = histograms, not histograms  # all processes collect divided arrays
 
     def open(self, run: str | None) -> str:
         """Opens the training file."""
         require("tensorboardX", "the TensorBoard callback")
         name = self.log_dir.name
         if run is not None and re.fullmatch(rf"{re.escape(name)}(/run_\d+)?", run):
-            self.path = self.log_dir / run[len(name) + 1 :]
-            reserve(self.path)
+            reserve(path := self.log_dir / run[len(name) + 1 :])
         else:
-            self.path = take(directories(self.log_dir), is_free)
-        self._files = BoardFiles(self.path)
+            path = take(directories(self.log_dir), is_free)
+        self.path, self._files = path, BoardFiles(path)
         self._files.file("train")
         return name if self.path == self.log_dir else f"{name}/{self.path.name}"
 
     def rewind(self, position: Position) -> None:
         """Hides the records after the checkpoint."""
         self._files.rewind(position.step)
-
-    def log_scalars(self, record: Record) -> None:
-        """Writes a record."""
-        self.log_block([record])
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes records."""
@@ -105,14 +90,11 @@ class TensorBoard(Logger):
     def record_epoch(self, event: Event) -> None:
         """Logs the values of an epoch, and histograms of the parameters."""
         super().record_epoch(event)
-        if self.histograms:
-            for path, leaf in jax.tree_util.tree_leaves_with_path(event.trainer.state.get_params()):
-                if jnp.issubdtype(leaf.dtype, jnp.floating):
-                    name = f"params/{path_name(path)}"
-                    values = checked("histogram", name, collect(leaf))
-                    self.log_item(Item("histogram", name, values, event.step, event.epoch))
+        for item in histograms(event) if self.histograms else ():
+            self.log_item(item)
 
     def finish(self, ended: str) -> None:
         """Closes the files."""
         release(self.path)
         self._files.close()
+        del self._files

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import os
 import platform
 import subprocess
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +24,8 @@ from elegy.trainer.session import Session
 
 _LIBRARIES = ("elegy", "jax", "jaxlib", "optax", "numpy", "flax", "dm-haiku", "equinox")
 _LONGEST = 2000
+
+_COMMITS: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
 
 
 def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -46,7 +51,8 @@ def configuration(session: Session, module_name: str) -> dict[str, Any]:
         session: the session of the trainer.
         module_name: the name of the module's class.
     """
-    found = {"trainer": _trainer(session, module_name), "versions": _versions()}
+    commit = _commit_of(session.run)
+    found = {"trainer": _trainer(session, module_name), "versions": {**_versions(), "git_commit": commit}}
     if session.config is not None:
         found["config"] = dict(session.config)
     run = session.run
@@ -105,15 +111,28 @@ def _states(state: Any) -> list[str]:
 
 
 def _versions() -> dict[str, Any]:
-    found: dict[str, Any] = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     devices: list[Any] = jax.devices()
+    found: dict[str, Any] = {"python": platform.python_version(), **_libraries()}
     found |= {"platform": devices[0].platform, "device": devices[0].device_kind, "devices": len(devices)}
-    return found | {"processes": jax.process_count(), "git_commit": _commit()}
+    return found | {"processes": jax.process_count()}
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _commit_of(run: Any) -> str | None:
+    """The commit at the first call in a run: its loggers share it, because Git takes milliseconds."""
+    if run is None:
+        return _commit()
+    if run not in _COMMITS:
+        _COMMITS[run] = _commit()
+    return _COMMITS[run]
 
 
 def _commit() -> str | None:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+import optax
+import pytest
+from fake_run import run
+
 import elegy as eg
+from elegy import loggers
 from elegy.callbacks import Event, LazyLogs
 from elegy.callbacks.items import Item
 from elegy.loggers import Logger
@@ -37,3 +48,36 @@ def test_an_item_is_written_after_the_records_before_it_while_the_device_is_behi
     assert logger.written == [("step", 1), ("step", 2), ("step", 3), ("text", 4)]
     logger.on_train_end(Event(None, "train", step=5, epoch=0))
     assert logger.written[4:] == [("step", 4), ("step", 5)]
+
+
+@pytest.mark.parametrize("name", ["csv_logger", "json_lines", "mlflow", "rich", "tensorboard", "trackio", "wandb"])
+def test_a_logger_is_short(name):
+    """What loggers have in common belongs to the base class, and an encoding to a file of its own."""
+    path = Path(loggers.__file__).with_name(f"{name}.py")
+    assert len(path.read_text().splitlines()) <= 100
+
+
+def test_a_logger_that_has_run_can_be_pickled(tmp_path):
+    made = [
+        loggers.CSV(tmp_path / "a.csv"),
+        loggers.JSONLines(tmp_path / "a.jsonl"),
+        loggers.TensorBoard(tmp_path / "b"),
+    ]
+    run(made, [{"loss": 1.0}])
+    assert [logger.path for logger in pickle.loads(pickle.dumps(made))] == [logger.path for logger in made]
+
+
+def test_steps_of_an_execution_are_those_of_steps_that_run_alone(tmp_path):
+    x = np.random.default_rng(0).normal(size=(44, 3)).astype(np.float32)
+
+    def written(fuse, every):
+        place = tmp_path / f"{fuse}-{every}"
+        made = [loggers.JSONLines(place / "a.jsonl", every), loggers.CSV(place / "a.csv", every=every)]
+        trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+        trainer.fit(x, x[:, :1], batch_size=4, epochs=2, callbacks=made, steps_per_execution=fuse, verbose=0)
+        lines = [json.loads(line) for line in made[0].path.read_text().splitlines()]
+        steps = [(e["step"], e["epoch"], e["examples"], e["values"]) for e in lines if e["type"] == "step"]
+        return steps, made[1].path.read_text()
+
+    for every in (eg.Every(steps=3), eg.Every(examples=10), eg.Every(steps=1)):
+        assert written(8, every) == written(1, every)

@@ -1,0 +1,56 @@
+"""The thread that writes records: nothing is lost, in any way in which a program may end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from elegy.loggers.log_writer import Channel, LogWriter
+
+
+def test_a_full_queue_makes_the_caller_wait_and_loses_nothing():
+    writer, written, goes_on = LogWriter(capacity=2), [], threading.Event()
+    channel = Channel(writer)
+    channel.put(goes_on.wait)  # the thread does nothing else until then
+    puts = threading.Thread(target=lambda: [channel.put(lambda k=k: written.append(k)) for k in range(100)])
+    puts.start()
+    puts.join(0.1)
+    assert puts.is_alive()
+    assert (channel.pending, written) == (2, [])
+    goes_on.set()
+    puts.join()
+    channel.drain()
+    assert written == list(range(100))
+
+
+def test_an_error_of_the_thread_is_raised_in_that_of_the_caller_once():
+    writer, written = LogWriter(), []
+    channel, other = Channel(writer), Channel(writer)
+
+    def full():
+        raise OSError("no space left")
+
+    channel.put(full)
+    channel.put(lambda: written.append("lost"))
+    other.put(lambda: written.append("other"))
+    with pytest.raises(OSError, match="no space left"):
+        channel.drain()
+    channel.put(lambda: written.append("later"))
+    channel.drain()
+    other.drain()
+    assert written == ["other", "later"]
+
+
+def test_the_exit_of_the_interpreter_writes_what_is_in_the_queue(tmp_path):
+    program = f"""
+import pathlib
+from elegy.loggers.log_writer import Channel
+channel = Channel()
+for k in range(5):
+    channel.put(lambda k=k: pathlib.Path({str(tmp_path)!r}, str(k)).touch())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == list("01234")
