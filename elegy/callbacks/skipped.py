@@ -13,6 +13,7 @@ class Rows(Protocol):
 
     def rows(self, own: bool) -> Sequence[Mapping[str, float]]:
         """Returns the values of each step; see `SkippedSteps.rows`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class MLflow(ServiceLogger):
     ):
         super().__init__(every, directory)
         self.experiment, self.tracking_uri, self.name, self.tags = experiment, tracking_uri, name, tags
+        self._client: Any = None  # a client, from `connect` to `disconnect`
 
     def connect(self, run: str, config: Mapping[str, Any] | None) -> None:
         """Begins or continues a run."""
@@ -72,9 +73,8 @@ class MLflow(ServiceLogger):
 
     def send(self, values: Mapping[str, float], record: Record) -> None:
         """Sends a record."""
-        entities, now = require("mlflow.entities", "eg.loggers.MLflow"), int(time.time() * 1000)
-        given = [entities.Metric(*one, now, record.step) for one in metrics(values).items()]
-        self._client.log_batch(self._id, metrics=given)
+        metric, at = require("mlflow.entities", "eg.loggers.MLflow").Metric, (int(time.time() * 1000), record.step)
+        self._client.log_batch(self._id, metrics=[metric(*one, *at) for one in metrics(values).items()])
 
     def refuses(self, error: Exception) -> bool:
         """True for an answer that the request is wrong."""

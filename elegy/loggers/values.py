@@ -43,7 +43,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def counts(values: np.ndarray, bins: int = 64) -> dict[str, list[float]]:
+def counts(values: np.ndarray, bins: int = 64) -> dict[str, list[int] | list[float]]:
     """Returns the histogram of the finite values.
 
     Args:
