@@ -42,5 +42,4 @@ def _padded(column: int, text: str, width: int) -> str:
 
 
 def _shown(run: RunRecord) -> list[str]:
-    names = [name for name in run.best if not name.startswith("seconds_")]
-    return [name for name in names if name.startswith("val_")] or names
+    return [name for name in run.best if name.startswith("val_")] or list(run.best)

@@ -19,6 +19,22 @@ from elegy.runs.files import read_json
 from elegy.runs.place import is_locked
 from elegy.strict_json import as_number
 
+_MEASURED = (
+    "learning_rate",
+    "grad_norm",
+    "update_norm",
+    "param_norm",
+    "steps_per_second",
+    "examples_per_second",
+    "tokens_per_second",
+    "tflops",
+    "mfu",
+    "host_memory",
+    "device_memory",
+    "device_memory_peak",
+)
+"""Names of values that monitors measure: none is better than another."""
+
 Series = tuple[list[int], list[float]]
 """Steps, and values at these steps."""
 
@@ -74,12 +90,15 @@ class RunRecord:
 
     @property
     def best(self) -> dict[str, tuple[float, int]]:
-        """The best value of each name over epochs and evaluations, and its step.
+        """The best value of each loss and metric over epochs and evaluations, and its step.
 
-        The largest value is the best of names that `ModelCheckpoint` would maximise, the smallest one of others.
+        The largest value is the best of names that `ModelCheckpoint` would maximise, the smallest one of others. Values
+        of monitors, such as learning rates, speeds and norms, have no best.
         """
         found: dict[str, tuple[float, int]] = {}
         for name, (steps, values) in self.series().items():
+            if name.startswith("seconds_") or name.partition("/")[0] in _MEASURED:
+                continue
             finite = [(value, step) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
             if finite:
                 largest = Monitor(name).mode == "max"

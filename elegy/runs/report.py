@@ -61,7 +61,8 @@ def compare(runs: Iterable[RunRecord | str | os.PathLike[str]], path: str | os.P
     labels = _labels(records)
     both = list(zip(labels, records, strict=True))
     names = dict.fromkeys(name for record in records for name in record.series())
-    best = [[label, run.status, run.epoch, run.step, *(_best(run, name) for name in names)] for label, run in both]
+    ranked = dict.fromkeys(name for record in records for name in record.best)
+    best = [[label, run.status, run.epoch, run.step, *(_best(run, name) for name in ranked)] for label, run in both]
     charts = []
     for name in names:
         lines = [Line(label, *record.series()[name]) for label, record in both if name in record.series()]
@@ -71,7 +72,7 @@ def compare(runs: Iterable[RunRecord | str | os.PathLike[str]], path: str | os.P
         page(
             f"{' / '.join(labels)}: Elegy",
             f"<h1>{escape(' / '.join(labels))}</h1>",
-            section("Best values", table(["run", "status", "epochs", "steps", *names], best)),
+            section("Best values", table(["run", "status", "epochs", "steps", *ranked], best)),
             section("Curves", grid(charts)),
             section("What differs", table(["setting", *labels], _differences(records))),
         ),
@@ -112,7 +113,7 @@ def _head(record: RunRecord) -> str:
 
 
 def _sections(record: RunRecord) -> list[str]:
-    best = [[name, value, step] for name, (value, step) in record.best.items() if not name.startswith("seconds_")]
+    best = [[name, value, step] for name, (value, step) in record.best.items()]
     return [
         section("Problems", *_problems(record)),
         section("Best values", table(["name", "best value", "at step"], best), _checkpoints(record)),

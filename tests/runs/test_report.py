@@ -136,6 +136,22 @@ def test_values_that_are_not_finite_are_gaps_and_a_problem(tmp_path):
     assert record.best == {"loss": (0.25, 4)}
 
 
+def test_only_losses_and_metrics_have_a_best_value(tmp_path):
+    monitors = [
+        eg.callbacks.LearningRateMonitor(schedule=lambda step: 0.1 / (step + 1)),
+        eg.callbacks.GradientMonitor(per_layer=True),
+        eg.callbacks.ThroughputMonitor(every=eg.Every(steps=2)),
+        eg.callbacks.DeviceMonitor(every=eg.Every(steps=2)),
+        eg.callbacks.TimeMonitor(),
+    ]
+    x, y = regression()
+    made = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1), run_dir=tmp_path / "run")
+    made.fit(x, y, batch_size=8, epochs=2, callbacks=monitors, verbose=0)
+    record = eg.runs.read(tmp_path / "run")
+    assert {"learning_rate", "grad_norm", "steps_per_second", "host_memory"} < record.series().keys()
+    assert record.best.keys() == {"loss", "mean_squared_error"}
+
+
 def test_lines_of_a_log_that_are_not_records_are_left_out(tmp_path):
     (tmp_path / "run.json").write_text("[1]")
     right = '{"type": "epoch", "step": 3, "epoch": 0, "values": {"loss": 1.0, "note": "high", "missing": null}}'
