@@ -118,7 +118,7 @@ class RunFolder(Callback):
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Records a fit, which is the block: its output, its times and how it ends."""
-        self._record, self._fit = {}, {}
+        self._record, self._fit = {}, {"started": _now()}
         copying = self._console.copying() if is_first() else contextlib.nullcontext()
         try:
             with copying:
@@ -165,12 +165,12 @@ class RunFolder(Callback):
             "format": 1,
             "name": self.wanted.name,
             "module": configuration["trainer"]["module"],
-            "started": _now(),
+            "started": self._fit["started"],
             **known,
             "status": "running",
             "fits": [*known.get("fits", ()), self._fit],
         }
-        self._fit |= {"started": _now(), "first_step": event.step, "resumed": resumed}
+        self._fit |= {"first_step": event.step, "resumed": resumed}
         self._write(event.step, event.epoch)
         self._console.attach(self.path / "console.txt")
 
@@ -245,4 +245,4 @@ def _shared(find: Any, what: str) -> Path | None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import re
 from html.parser import HTMLParser
@@ -90,6 +91,8 @@ def test_the_parts_of_the_time_add_up(folder):
     run = json.loads((folder / "run.json").read_text())
     assert record.seconds == pytest.approx(sum(run["fits"][0]["seconds"].values()))
     assert set(run["fits"][0]["seconds"]) == {"compile", "data", "steps", "evaluation", "saving", "callbacks", "other"}
+    began, ended = (datetime.datetime.fromisoformat(run["fits"][0][name]) for name in ("started", "ended"))
+    assert (ended - began).total_seconds() >= record.seconds - 0.01  # of the whole call, compilation included
 
 
 def test_step_values_are_in_the_record(folder):
