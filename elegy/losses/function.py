@@ -89,7 +89,13 @@ class FunctionLoss(Loss):
             UserWarning: if the function broadcasts them and reduces the result.
         """
         check_pairs(self.call, kwargs, f"the function {self.name!r}", self.function.pairs)
-        output = self.call(**kwargs)
+        try:
+            output = self.call(**kwargs)
+        except Exception as error:
+            names = (name for name in ("target", "preds") if kwargs.get(name) is not None)
+            given = ", ".join(f"{name} {jax.tree.map(array_name, kwargs[name])}" for name in names)
+            error.add_note(f"Raised in the function {self.name!r}, a loss or a metric, which received {given}.")
+            raise
         values = None
         if not isinstance(output, (tuple, list, dict)) and output is not None:
             with contextlib.suppress(TypeError):

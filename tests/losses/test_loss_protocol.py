@@ -435,3 +435,13 @@ def test_the_argument_on_of_earlier_versions_is_explained(cls):
         cls(on="labels")
     with pytest.raises(TypeError, match=r"'off'$"):
         cls(off="labels")
+
+
+def test_an_error_of_a_function_names_it_and_what_it_received():
+    loss = FunctionLoss(optax.softmax_cross_entropy)
+    with pytest.raises(ValueError, match="broadcasting") as caught:
+        loss(target=jnp.zeros(32, int), preds=jnp.zeros((32, 3)))
+    note = caught.value.__notes__[-1]
+    assert "'softmax_cross_entropy'" in note
+    assert "target int32[32]" in note
+    assert "preds float32[32,3]" in note
