@@ -12,20 +12,20 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
 from elegy.callbacks.items import Item
 from elegy.loggers.about import About
-from elegy.loggers.block_logger import BlockLogger
 from elegy.loggers.csv_table import CSVTable, has_no_rows
+from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.places import file_of, release
 from elegy.loggers.record import Position, Record
 from elegy.types import Every
 
 
-class CSVLogger(BlockLogger):
+class CSVLogger(ItemFiles):
     """Writes the logs to a CSV file, one row for a step.
 
     The columns are `epoch` (its index), `step` (completed training steps) and one for each log that has appeared.
-    `log.csv.json` has the configuration and the paths of the checkpoints. If `log.csv` has rows of another run, a new
-    run writes to `log_1.csv`, and a warning says so. A second `fit` with the same logger and trainer continues the
-    file, and so does a run that resumes from a checkpoint, or goes back to one: it deletes the rows after it.
+    `log.csv.json` has the configuration and the paths of the checkpoints, `log_items` the items. If `log.csv` has rows
+    of another run, a new run writes to `log_1.csv`, and a warning says so. A second `fit` with the same logger and
+    trainer continues the file; a run that resumes from a checkpoint also does, without the rows after it.
 
     Args:
         filename: the file. Missing directories are made.
@@ -48,8 +48,7 @@ class CSVLogger(BlockLogger):
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False, every: Every = EVERY_EPOCH
     ):
         super().__init__(every)
-        self.step_values = ()  # the running values of the epoch
-        self.separator, self.append = separator, append
+        self.separator, self.append, self.step_values = separator, append, ()  # the running values of the epoch
         self.write_to(Path(filename))
 
     def write_to(self, filename: Path) -> None:
@@ -60,12 +59,13 @@ class CSVLogger(BlockLogger):
         """Opens the file of the run."""
         is_free = functools.partial(has_no_rows, separator=self.separator)
         self.path = file_of(self._asked, self._asked.name if self.append else run, is_free)
-        self._table = CSVTable(self.path, self.separator)
-        self._about = About(self.path.with_name(self.path.name + ".json"))
+        about = self.path.with_name(self.path.name + ".json")
+        self._table, self._about = CSVTable(self.path, self.separator), About(about)
         return self.path.name
 
     def rewind(self, position: Position) -> None:
-        """Deletes the rows after the checkpoint."""
+        """Deletes the rows and items after the checkpoint."""
+        super().rewind(position)
         self._table.rewind(position.step, self._about.first)
         self._about.rewind(position)
 

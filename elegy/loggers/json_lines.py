@@ -9,7 +9,7 @@ from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
-from elegy.loggers.block_logger import BlockLogger
+from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.json_text import kept_lines, record_lines
 from elegy.loggers.logger import OFTEN
 from elegy.loggers.places import file_of, release
@@ -18,13 +18,13 @@ from elegy.loggers.values import counts
 from elegy.types import Every
 
 
-class JSONLines(BlockLogger):
+class JSONLines(ItemFiles):
     """Writes one JSON object for each record to a file, which programs read line by line.
 
     `{"type": "step", "step": 50, "epoch": 0, "examples": 3200, "seconds": 1.2, "values": {"loss": 0.5}}`; the type of
     an epoch is `"epoch"`, that of evaluations inside of an epoch `"evaluation"`; other lines are of the type
-    `"config"`, `"text"`, `"histogram"` (counts and edges) or `"checkpoint"`. Numbers that are not finite are the
-    strings `"NaN"`, `"Infinity"` and `"-Infinity"`, because JSON has no such numbers; `float` reads them.
+    `"config"`, `"text"`, `"histogram"` (counts and edges) or `"checkpoint"`. Images, figures and files are in
+    `log_items`. Numbers that are not finite are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`: JSON has none.
 
     If the file has lines of another run, a new run writes to `log_1.jsonl`, and a warning says so. A second `fit` with
     the same logger and trainer continues the file, and so does a run that resumes from a checkpoint; it removes the
@@ -62,7 +62,8 @@ class JSONLines(BlockLogger):
         return self.path.name
 
     def rewind(self, position: Position) -> None:
-        """Removes the lines after the checkpoint."""
+        """Removes the lines and items after the checkpoint."""
+        super().rewind(position)
         self._file.close()
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(kept_lines(self.path, position)), "utf-8")

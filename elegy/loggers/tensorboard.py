@@ -12,24 +12,23 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.block_logger import BlockLogger
 from elegy.loggers.board import directories, encoded, histograms, hyperparameters, is_free, part_of
 from elegy.loggers.board_files import BoardFiles
+from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.places import release, reserve, take
 from elegy.loggers.record import Position, Record
 from elegy.types import Every
 
 
-class TensorBoard(BlockLogger):
+class TensorBoard(ItemFiles):
     """Writes the logs for TensorBoard, training under `log_dir/train`, validation under `log_dir/validation`.
 
     A log `loss` becomes `epoch_loss`, and `batch_loss` for the running values within an epoch. Validation names lose
     their `val_`, so that both curves share a chart over the completed training steps. The configuration is shown as
-    hyperparameters, the path of a checkpoint as a text. Items that callbacks log have their names.
+    hyperparameters, the path of a checkpoint as a text. Items have their names; files are copied to `log_dir/items`.
 
-    If `log_dir` has curves of another run, a new run writes to `log_dir/run_1`, and a warning says so. A second `fit`
-    with the same logger and trainer continues its directory, and so does a run that resumes from a checkpoint, or goes
-    back to one; TensorBoard no longer shows the records after that checkpoint.
+    If `log_dir` has curves of another run, a new run writes to `log_dir/run_1`, with a warning. A second `fit` with the
+    same logger and trainer goes on there, as a run that resumes does; TensorBoard shows no step twice.
 
     Args:
         log_dir: the directory.
@@ -67,7 +66,8 @@ class TensorBoard(BlockLogger):
         return name if self.path == self.log_dir else f"{name}/{self.path.name}"
 
     def rewind(self, position: Position) -> None:
-        """Hides the records after the checkpoint."""
+        """Hides the records and removes the files after the checkpoint."""
+        super().rewind(position)
         self._files.rewind(position.step)
 
     def log_block(self, records: Sequence[Record]) -> None:

@@ -52,7 +52,7 @@ class RunFolder(Callback):
         self._step = 0  # the last step of the last run
         self._checkpoints: list[ModelCheckpoint] = []
         self._own = ModelCheckpoint()
-        self._table, self._lines = CSVLogger(wanted / "log.csv"), JSONLines(wanted / "log.jsonl")
+        self._table, self._lines = _Table(wanted / "log.csv"), JSONLines(wanted / "log.jsonl")
         self._times = _Times()
         self._measured: TimeMonitor = self._times
         self._lock, self._console = Lock(), Console()
@@ -212,6 +212,13 @@ class RunFolder(Callback):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Makes a new one."""
         self.__init__(state["wanted"])  # type: ignore[misc]
+
+
+class _Table(CSVLogger):
+    """Leaves the items to the log beside it."""
+
+    def receive(self, item: Item) -> None:
+        pass
 
 
 class _Times(TimeMonitor):
