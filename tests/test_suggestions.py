@@ -13,7 +13,7 @@ from elegy.cli.errors import nearest
     [
         (eg, "Trainr", "Trainer"),
         (eg.losses, "CategoricalCrossentropy", "CrossEntropy"),
-        (eg.metrics, "accuracy", "Accuracy"),
+        (eg.metrics, "Acuracy", "Accuracy"),
         (eg.callbacks, "EarlyStop", "EarlyStopping"),
         (eg.data, "pad_sequence", "pad_sequences"),
         (eg.loggers, "Tensorboard", "TensorBoard"),
