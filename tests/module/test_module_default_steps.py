@@ -164,7 +164,8 @@ def test_steps_that_only_call_super_change_nothing(plain, overridden):
         runs.append((history, logs, jax.tree.map(_data, trainer.state)))
     assert [list(logs) for logs in runs[0][:2]] == [list(logs) for logs in runs[1][:2]]
     for one, other in zip(*map(jax.tree.leaves, runs), strict=True):
-        np.testing.assert_allclose(one, other, **CLOSE)  # the default step pads the short batch, which moves a bit
+        # The default step pads the short batch, which moves a bit: 4e-6 of a sum of 52, also in its compensation.
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-5)
 
 
 def _data(leaf):
