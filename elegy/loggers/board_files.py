@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from elegy.lazy import require
 from elegy.loggers.board import part_of
-from elegy.loggers.event_file import EventFile, Value, scalar_tag, shown_at
+from elegy.loggers.event_file import EventFile, tags_at
 from elegy.loggers.record import Record
 
 
@@ -22,28 +21,30 @@ class BoardFiles:
     def __init__(self, path: Path):
         self._path = path
         self._files: dict[str, EventFile] = {}
-        self._tags: dict[tuple[bool, str], tuple[str, str, bytes]] = {}
+        self._tags: dict[tuple[bool, str], tuple[str, str]] = {}
         self._resumed: int | None = None  # the step of the checkpoint from which the run resumes
         self._known: set[tuple[str, str]] = set()  # parts and tags that have a record at that step
 
     def scalars(self, records: Sequence[Record]) -> None:
         """Writes the values of records: as `batch_loss` those of steps, others as `epoch_loss`."""
-        rows: dict[str, list[tuple[int, Sequence[Value]]]] = {}
+        rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
         for record in records:
-            parts: dict[str, list[Value]] = {}
+            parts: dict[str, dict[str, float]] = {}
             for name, value in record.values.items():
-                part, tag, start = self._tags.get((record.kind == "step", name)) or self._tag(record, name)
+                part, tag = self._tags.get((record.kind == "step", name)) or self._tag(record, name)
                 if record.step != self._resumed or (part, tag) not in self._known:
-                    parts.setdefault(part, []).append((start, value))
+                    parts.setdefault(part, {})[tag] = value
             for part, values in parts.items():
                 rows.setdefault(part, []).append((record.step, values))
         for part, found in rows.items():
             self.file(part).scalars(found)
 
-    def _tag(self, record: Record, name: str) -> tuple[str, str, bytes]:
+    def _tag(self, record: Record, name: str) -> tuple[str, str]:
         part, short = part_of(name)
-        tag = f"{'batch' if record.kind == 'step' else 'epoch'}_{short}"
-        found = self._tags[record.kind == "step", name] = (part, tag, scalar_tag(tag))
+        found = self._tags[record.kind == "step", name] = (
+            part,
+            f"{'batch' if record.kind == 'step' else 'epoch'}_{short}",
+        )
         return found
 
     def add(self, part: str, step: int, message: Any) -> None:
@@ -55,7 +56,7 @@ class BoardFiles:
             message: the message.
         """
         if step != self._resumed or not {(part, value.tag) for value in message.value} & self._known:
-            self.file(part).summaries([(step, message.SerializeToString())])
+            self.file(part).summaries([(step, message)])
 
     def rewind(self, step: int) -> None:
         """Hides the records after the step of a checkpoint, and leaves out those of that step that are there.
@@ -63,11 +64,9 @@ class BoardFiles:
         TensorBoard hides records by their step alone, but of those of the checkpoint's own step, some are logged before
         it and some after it, by the run that resumes once more.
         """
-        parse = require("tensorboardX.proto.summary_pb2", "the TensorBoard callback").Summary.FromString
         parts = [path.name for path in self._path.iterdir() if path.is_dir() and path.name in ("train", "validation")]
         self._resumed = step
-        shown = [(part, parse(data)) for part in parts for data in shown_at(self._path / part, step)]
-        self._known = {(part, value.tag) for part, message in shown for value in message.value}
+        self._known = {(part, tag) for part in parts for tag in tags_at(self._path / part, step)}
         for part in parts:
             self.file(part).purge(step + 1)
 

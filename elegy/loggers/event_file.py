@@ -1,73 +1,70 @@
-"""The files of TensorBoard: records of events with checksums."""
+"""The files of TensorBoard, by tensorboardX."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from elegy.loggers.crc32c import masked_checksums
+from elegy.lazy import require
 
 _FILES = itertools.count(1)
-_HEADERS: dict[int, bytes] = {}
-
-_SUMMARY, _SESSION = 0x2A, 0x3A  # the fields of an event, with their type
-_START = b"\x08\x01"  # a session log with the status START
-
-Value = tuple[bytes, float]
-"""The beginning of an encoded value, from `scalar_tag`, and its number."""
+_FOR = "the TensorBoard callback"
 
 
 class EventFile:
-    """An event file of TensorBoard that is written at once, without a thread.
+    """An event file of TensorBoard that is written at once; tensorboardX's own writer has a thread and a queue.
 
     Args:
         directory: where the file is made.
+
+    Raises:
+        ImportError: if tensorboardX is not installed.
     """
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
+        self._proto = require("tensorboardX.proto.event_pb2", _FOR)
+        self._summary = require("tensorboardX.proto.summary_pb2", _FOR).Summary
         # Names of files that begin in the same second, as of a run that resumes at once, must differ.
-        name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):04d}"
-        self._file = (directory / f"events.out.tfevents.{name}").open("xb")
-        self._write([b"\x09" + struct.pack("<d", time.time()) + b"\x1a\x0dbrain.Event:2"])
+        suffix = f".{os.getpid()}.{next(_FILES):04d}"
+        self._writer = require("tensorboardX.event_file_writer", _FOR).EventsWriter(str(directory / "events"), suffix)
 
-    def scalars(self, rows: Sequence[tuple[int, Sequence[Value]]]) -> None:
+    def scalars(self, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
         """Writes numbers, one event for the values of a step.
 
         Args:
-            rows: steps and their values.
+            rows: steps and their values by tag.
         """
-        pack = struct.Struct("<f").pack
+        value = self._summary.Value
         self.summaries(
-            [(step, b"".join([tag + pack(_float32(value)) for tag, value in values])) for step, values in rows]
+            [
+                (step, self._summary(value=[value(tag=tag, simple_value=_float32(v)) for tag, v in values.items()]))
+                for step, values in rows
+            ]
         )
 
-    def summaries(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Writes encoded messages `Summary` of steps."""
-        begin = b"\x09" + struct.pack("<d", time.time())
-        self._write([b"%b\x10%b\x2a%b%b" % (begin, varint(step), varint(len(data)), data) for step, data in rows])
+    def summaries(self, rows: Sequence[tuple[int, Any]]) -> None:
+        """Writes messages `Summary` of steps."""
+        now = time.time()
+        for step, summary in rows:
+            self._writer.write_event(self._proto.Event(wall_time=now, step=step, summary=summary))
+        self._writer.flush()
 
     def purge(self, step: int) -> None:
         """Makes TensorBoard hide earlier records of the directory from a step on."""
-        begin = b"\x09" + struct.pack("<d", time.time())
-        self._write([b"%b\x10%b\x3a\x02%b" % (begin, varint(step), _START)])
+        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, session_log=start))
+        self._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
-
-    def _write(self, events: Sequence[bytes]) -> None:
-        parts: list[bytes] = []
-        for event, checksum in zip(events, masked_checksums(events), strict=True):
-            parts += [_header(len(event)), event, checksum]
-        self._file.write(b"".join(parts))
-        self._file.flush()
+        self._writer.close()
 
 
 def _float32(value: float) -> float:
@@ -75,54 +72,26 @@ def _float32(value: float) -> float:
     return value if abs(value) < 3.4e38 or value != value else math.copysign(math.inf, value)
 
 
-def scalar_tag(name: str) -> bytes:
-    """Returns the beginning of an encoded number, without the number.
-
-    Args:
-        name: its tag.
-    """
-    tag = name.encode()
-    inner = b"\x0a" + varint(len(tag)) + tag + b"\x15"
-    return b"\x0a" + varint(len(inner) + 4) + inner
-
-
-def varint(number: int) -> bytes:
-    """Returns a number as protocol buffers encode it.
-
-    Args:
-        number: at least 0.
-
-    Example:
-        >>> varint(300)
-        b'\\xac\\x02'
-    """
-    parts = []
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def shown_at(directory: Path, step: int) -> Iterator[bytes]:
-    """Returns the messages `Summary` of a step that TensorBoard shows.
+def tags_at(directory: Path, step: int) -> set[str]:
+    """Returns the tags of a step that TensorBoard shows.
 
     Args:
         directory: that of the event files.
         step: the step.
     """
-    found: list[bytes] = []
+    parse = require("tensorboardX.proto.event_pb2", _FOR).Event.FromString
+    found: set[str] = set()
     for path in sorted(directory.glob("events.out.tfevents.*")):
-        for event in _events(path.read_bytes()):
-            at, kind, body = _parts(event)
-            if kind == _SESSION and at <= step:
-                found = []
-            elif kind == _SUMMARY and at == step:
-                found.append(body)
-    yield from found
+        for event in map(parse, _records(path.read_bytes())):
+            if event.HasField("session_log") and event.step <= step:
+                found = set()
+            elif event.step == step:
+                found |= {value.tag for value in event.summary.value}
+    return found
 
 
-def _events(data: bytes) -> Iterator[bytes]:
-    """The events of a file, without one that a crash has cut."""
+def _records(data: bytes) -> Iterator[bytes]:
+    """The records of a file (a length, its checksum, the record, its checksum), without one that a crash has cut."""
     at = 0
     while at + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, at)
@@ -130,31 +99,3 @@ def _events(data: bytes) -> Iterator[bytes]:
             return
         yield data[at + 12 : at + 12 + length]
         at += 16 + length
-
-
-def _parts(event: bytes) -> tuple[int, int, bytes]:
-    """The step, the kind and the body of an event that an `EventFile` has written; kind 0 for others."""
-    if len(event) < 11 or event[9] != 0x10:
-        return 0, 0, b""
-    step, at = _read_varint(event, 10)
-    kind = event[at]
-    _, at = _read_varint(event, at + 1)
-    return step, kind, event[at:]
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        number |= (data[at] & 127) << shift
-        shift += 7
-        at += 1
-        if data[at - 1] < 128:
-            return number, at
-
-
-def _header(length: int) -> bytes:
-    """The length of an event and its checksum."""
-    if length not in _HEADERS:
-        data = struct.pack("<Q", length)
-        _HEADERS[length] = data + masked_checksums([data])[0]
-    return _HEADERS[length]
