@@ -22,7 +22,10 @@ def dumps(value: Any) -> str:
         >>> dumps({"loss": float("nan"), "rates": [0.5, float("-inf")]})
         '{"loss": "NaN", "rates": [0.5, "-Infinity"]}'
     """
-    return json.dumps(_worded(value), allow_nan=False)
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_worded(value), allow_nan=False)
 
 
 def as_number(value: Any) -> float | None:

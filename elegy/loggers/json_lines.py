@@ -10,7 +10,7 @@ from typing import Any
 from elegy import strict_json
 from elegy.callbacks.items import Item
 from elegy.loggers.item_files import ItemFiles
-from elegy.loggers.json_text import kept_lines, record_lines
+from elegy.loggers.json_text import kept_lines, record_line
 from elegy.loggers.logger import OFTEN
 from elegy.loggers.places import file_of, release
 from elegy.loggers.record import Position, Record
@@ -72,7 +72,7 @@ class JSONLines(ItemFiles):
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes lines."""
-        self._write(record_lines(records))
+        self._write(map(record_line, records))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes a line."""

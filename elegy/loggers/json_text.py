@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from elegy import strict_json
 from elegy.loggers.record import Position, Record
 
 
-def record_lines(records: Sequence[Record]) -> Iterator[str]:
-    """Returns a line for each record, as `strict_json.dumps` writes it, in a fraction of the time.
-
-    Args:
-        records: the records.
+def record_line(record: Record) -> str:
+    """Returns the line of a record.
 
     Example:
-        >>> print(*record_lines([Record("step", 50, 0, 3200, 1.2, {"loss": 0.5})]), end="")
+        >>> print(record_line(Record("step", 50, 0, 3200, 1.2, {"loss": 0.5})), end="")
         {"type": "step", "step": 50, "epoch": 0, "examples": 3200, "seconds": 1.2, "values": {"loss": 0.5}}
     """
-    names: tuple[str, ...] | None = None
-    form = ""
-    for record in records:
-        if names is None or names != tuple(record.values):
-            names = tuple(record.values)
-            form = _form(names)
-        kind, step, epoch, examples, seconds, values = record
-        line = form % (kind, step, epoch, examples, round(seconds, 3), *map(float.__repr__, values.values()))
-        yield _with_words(line, record) if "n" in line[line.index("values") :] else line
-
-
-def _form(names: Iterable[str]) -> str:
-    values = ", ".join(f"{json.dumps(name)}: ".replace("%", "%%") + "%s" for name in names)
-    start = '{"type": "%s", "step": %d, "epoch": %d, "examples": %d, "seconds": %r, "values": {'
-    return start + values + "}}\n"
-
-
-def _with_words(line: str, record: Record) -> str:
-    """The line of a record that may have numbers that JSON does not have."""
-    if all(value - value == 0 for value in record.values.values()):
-        return line
-    fields = {"examples": record.examples, "seconds": round(record.seconds, 3), "values": dict(record.values)}
-    return strict_json.dumps({"type": record.kind, "step": record.step, "epoch": record.epoch, **fields}) + "\n"
+    kind, step, epoch, examples, seconds, values = record
+    fields = {"examples": examples, "seconds": round(seconds, 3), "values": dict(values)}
+    return strict_json.dumps({"type": kind, "step": step, "epoch": epoch, **fields}) + "\n"
 
 
 def kept_lines(path: Path, position: Position) -> list[str]:

@@ -289,7 +289,8 @@ class Logger(PeriodicCallback, abc.ABC):
         self._open()
         if self._is_open:
             records = [record for record in make() if self._is_new(kind, record.step, record.epoch)]
-            self._channel.put(functools.partial(self.log_block, records))
+            if records:
+                self._channel.put(functools.partial(self.log_block, records))
 
     def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         """False for what was logged before the run was resumed, and is not removed; for subclasses."""

@@ -16,7 +16,7 @@ from typing import IO, Any
 from elegy.callbacks.event import Event
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.json_text import record_lines
+from elegy.loggers.json_text import record_line
 from elegy.loggers.logger import OFTEN, Logger
 from elegy.loggers.record import Position, Record
 from elegy.loggers.sender import Sender
@@ -147,7 +147,7 @@ class ServiceLogger(Logger):
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes records to the file, and sends them."""
-        self._write(record_lines(records))
+        self._write(map(record_line, records))
         for record in records:
             self._put_record(record)
         self._tell()
