@@ -1,4 +1,4 @@
-"""Finds the names that somebody may have meant."""
+"""Finds the known names that are nearest to a misspelled one."""
 
 from __future__ import annotations
 

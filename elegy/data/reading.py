@@ -68,7 +68,7 @@ def reader_of(iterator: Iterator, state_of: Callable[[Iterator], Any] | None) ->
         state_of: as for `ReadAhead`.
 
     Returns:
-        The reader; None if the iterator cannot be weakly referenced, so that nobody would know when to free the items.
+        The reader; None if the iterator cannot be weakly referenced: the items could not be freed with it.
 
     Example:
         >>> reader_of(iter([1]), None) is None

@@ -38,7 +38,7 @@ def paths(state: Any) -> set[str]:
 
 
 def check_possible(state: Any, saved: str | None, module: str, where: object) -> None:
-    """Checks that a checkpoint does not lack weights that nobody gave to the module of a state.
+    """Checks that a checkpoint does not lack weights that the module of a state was not given.
 
     Args:
         state: the state.

@@ -154,7 +154,7 @@ def _restored(
         given_weights.check_possible(target, saved, metadata["module"], where)
     split, weights = target.split_given()
     own = given_weights.digest_of(session, weights)
-    # Without a digest it holds all weights: nobody gave some to its module, or an older version wrote it.
+    # Without a digest it holds all weights: its module was given none, or an older version wrote it.
     state, _ = store.restore(path, target if saved is None else split, strict=strict)
     if own is None:
         return state, None

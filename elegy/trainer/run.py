@@ -118,7 +118,7 @@ class Run:
     @logs.setter
     def logs(self, logs: Mapping[str, float]) -> None:
         self._logs: Mapping[str, float] = logs
-        self._last: tuple[Any, int, int, int] | None = None  # a step whose logs nobody has asked for yet
+        self._last: tuple[Any, int, int, int] | None = None  # a step whose logs were not requested yet
 
     # what a checkpoint holds
 
