@@ -72,11 +72,13 @@ class Refuses(Quiet):
 def test_a_record_that_the_service_refuses_does_not_block_the_others(tmp_path, error):
     logger = Refuses(tmp_path, error)
     trainer = FakeTrainer()
-    with pytest.warns(UserWarning) as caught:  # until a later record is accepted, it may say that it cannot reach it
+    with pytest.warns(UserWarning, match="Refuses") as caught:
         run([logger], [{"loss": 0.5}], trainer=trainer, steps=5, batch_logs=lambda step: {"loss": float(step)})
     told = [str(warning.message) for warning in caught]
     refused = [text for text in told if "cannot reach its service" not in text]
-    assert len(refused) == 1 and re.search("the service refuses 1 record .*: step 2.*, which stay in", refused[0])
+    assert len(refused) == 1
+    assert re.search("the service refuses 1 record .*: step 2.*, which stay in", refused[0])
+    # The thread may try step 2 before or after step 3 is written, so the warning before the refusal may be missing.
     assert len(told) == 1 or error is ConnectionError
     assert logger.got == [1, 3, 4, 5, 5]  # the last one is that of the epoch
     assert '"step": 2' in logger.path.read_text()
