@@ -1,4 +1,4 @@
-"""The command line: `elegy fit digits.py --fit.epochs 10`, and the same from a file of one's own."""
+"""The command line: `elegy fit digits.py --fit.epochs 10`, or `python digits.py fit --fit.epochs 10`."""
 
 from elegy.cli.entry import main
 

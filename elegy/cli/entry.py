@@ -28,7 +28,7 @@ def main(
     *,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Runs a command: that of the program `elegy`, or of a file of one's own.
+    """Runs a command, of the program `elegy` or of your own file.
 
     `python digits.py fit --fit.epochs 10` is the same as `elegy fit digits.py --fit.epochs 10` if the file ends in
 

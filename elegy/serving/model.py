@@ -28,7 +28,7 @@ class Served:
     Args:
         predict: computes the outputs of a batch, from NumPy arrays to NumPy arrays.
         inputs: one `jax.ShapeDtypeStruct` for each input; the number of rows does not count.
-        about: what the page of the server tells of it.
+        about: what the server shows about it.
     """
 
     predict: Callable[[PyTree], PyTree]

@@ -138,7 +138,7 @@ def memory_of(program: Program) -> int:
         program: a traced training step.
 
     Raises:
-        ValueError: if neither the device nor the host tells its memory.
+        ValueError: if neither the device nor the host reports its memory.
     """
     sharding = costs.placed_leaves(program)[0].sharding
     devices = [d for d in jax.local_devices() if d in sharding.device_set] if sharding else jax.local_devices()[:1]

@@ -14,10 +14,9 @@ from elegy.data.columns import Given
 from elegy.data.reading import PREFETCH
 from elegy.data.sources import source_of
 from elegy.engine.compilation import enable_compilation_cache
-from elegy.integers import positive_int_or_none
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.named import LossTree, MetricTree
-from elegy.module.averaging import EMA, SWA, Weights, check_weights, with_averaging
+from elegy.module.averaging import EMA, SWA, Weights, with_averaging
 from elegy.module.freezing import optimizer_params, with_frozen
 from elegy.module.precision import Precision, as_precision, with_precision
 from elegy.optimizer import Optimizer, Transformation
@@ -32,11 +31,11 @@ from elegy.trainer.batch_methods import BatchMethods
 from elegy.trainer.config import FitConfig
 from elegy.trainer.configuration import checked_config
 from elegy.trainer.diagnosis_methods import DiagnosisMethods
-from elegy.trainer.execution import ExecutionPlan, PhaseRequest, fuse_with
 from elegy.trainer.file_methods import FileMethods
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
+from elegy.trainer.passes import PassOptions, plan_pass
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
 from elegy.types import Every, Hyperparameters, PyTree
@@ -304,7 +303,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         given = Given.of("evaluate", data, inputs, labels, sample_weight)
         source = source_of(given, what="evaluate", batch_size=batch_size)
         with source.reading(checks.prefetch(prefetch)):
-            plan, listeners = self._pass("test", source, batch_size, steps, callbacks, verbose, weights)
+            options = PassOptions(batch_size, steps, callbacks, verbose, weights)
+            plan, listeners = plan_pass(self, self._session, "test", source, options)
             return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
     def predict(
@@ -343,7 +343,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        return predictions.joined(self._predicted(given, prefetch, batch_size, steps, callbacks, verbose, weights))
+        options = PassOptions(batch_size, steps, callbacks, verbose, weights)
+        return predictions.joined(self._predicted(given, prefetch, options))
 
     def predict_iter(
         self,
@@ -361,34 +362,15 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        return predictions.trees(self._predicted(given, prefetch, batch_size, steps, callbacks, verbose, weights))
+        options = PassOptions(batch_size, steps, callbacks, verbose, weights)
+        return predictions.trees(self._predicted(given, prefetch, options))
 
-    def _predicted(self, given: Given, prefetch: Any, batch_size: Any, *options: Any) -> predictions.Predictions:
-        source = source_of(given, what="predict", known=self._session.input_tree, batch_size=batch_size)
+    def _predicted(self, given: Given, prefetch: int, options: PassOptions) -> predictions.Predictions:
+        source = source_of(given, what="predict", known=self._session.input_tree, batch_size=options.batch_size)
         with contextlib.ExitStack() as reading:
             reading.enter_context(source.reading(checks.prefetch(prefetch)))
-            plan, listeners = self._pass("pred", source, batch_size, *options)
-            return predictions.predictions(self._session, plan, listeners, options[-1], reading.pop_all())
-
-    def _pass(
-        self, phase: Literal["test", "pred"], source: Any, size: Any, steps: Any, more: Any, verbose: Any, weights: Any
-    ) -> tuple[ExecutionPlan, Listeners]:
-        """Plans one pass over the data, without training."""
-        check_weights(self._session.buffer.form, weights)
-        listeners = Listeners(self, self._session, more, verbose)
-        name = "evaluate" if phase == "test" else "predict"
-        request = PhaseRequest.of(
-            self._session.buffer,
-            phase,
-            source,
-            what=name,
-            batch_size=size,
-            limit=positive_int_or_none("steps", steps),
-            fuse=fuse_with(listeners.callbacks, "auto", "test" if phase == "test" else name),
-            copies=self._session.copies,
-        )
-        (plan,) = self._session.prepare(request, once=True)
-        return plan, listeners
+            plan, listeners = plan_pass(self, self._session, "pred", source, options)
+            return predictions.predictions(self._session, plan, listeners, options.weights, reading.pop_all())
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
