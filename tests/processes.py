@@ -50,7 +50,7 @@ def run_devices(start) -> Callable[[int, str], str]:
 
     def run(devices: int, code: str) -> str:
         process = start(devices, code)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
         return out
 

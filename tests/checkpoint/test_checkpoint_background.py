@@ -7,6 +7,7 @@ import threading
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from moments import signal_in, wait_until, waits_in
 
 from elegy.checkpoint import store
 from elegy.checkpoint.background import AsyncSaver
@@ -21,7 +22,7 @@ def gate(monkeypatch):
     write = store.write
 
     def held(path, content):
-        assert event.wait(60)
+        assert event.wait(600)
         write(path, content)
 
     monkeypatch.setattr(store, "write", held)
@@ -59,8 +60,8 @@ def test_one_save_at_a_time(tmp_path, gate):
     saver.save(tmp_path / "one", {}, {})
     second = threading.Thread(target=saver.save, args=(tmp_path / "two", {}, {}))
     second.start()
-    second.join(0.1)
-    assert second.is_alive()
+    wait_until(lambda: waits_in(second, AsyncSaver.wait))
+    assert os.listdir(tmp_path) == []
     gate.set()
     second.join()
     saver.close()
@@ -138,16 +139,13 @@ def test_no_threads_are_left(tmp_path):
 def test_a_keyboard_interrupt_leaves_the_wait_for_a_save_which_goes_on(tmp_path, gate):
     saver, done = AsyncSaver(), threading.Event()
     saver.save(tmp_path / "ckpt", {"w": jnp.ones(4)}, {}, then=done.set)
-    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with signal_in(AsyncSaver.wait, signal.SIGINT), pytest.raises(KeyboardInterrupt):
         saver.wait()
-    timer.join()
     saver.wait()  # nobody waits any more
     with pytest.raises(CheckpointError, match="Ctrl-C interrupted the wait for a save"):
         saver.save(tmp_path / "other", {"w": jnp.ones(4)}, {})
     assert os.listdir(tmp_path) == []
     gate.set()
-    assert done.wait(60)
+    assert done.wait(600)
     assert os.listdir(tmp_path) == ["ckpt"]
     assert (restore(tmp_path / "ckpt", None)[0]["w"] == 1).all()

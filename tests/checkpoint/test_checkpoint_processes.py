@@ -14,7 +14,7 @@ from elegy.checkpoint.background import AsyncSaver
 from elegy.errors import CheckpointError
 
 rank = int(sys.argv[1])
-jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, rank, initialization_timeout=60)
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, rank, initialization_timeout=300)
 mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 split, whole = jax.NamedSharding(mesh, jax.P("d")), jax.NamedSharding(mesh, jax.P())
 values = np.arange(8, dtype=np.float32).reshape(4, 2)
@@ -63,7 +63,7 @@ def test_two_processes(tmp_path, start):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     workers = [start(1, WORKER, str(rank), port) for rank in range(2)]
-    outputs = [worker.communicate(timeout=150) for worker in workers]
+    outputs = [worker.communicate(timeout=600) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     leader, other = ([line for line in out.splitlines() if line.startswith("refused")] for out, _ in outputs)
     assert "/file/ckpt" in leader[0]

@@ -75,7 +75,7 @@ EPOCHS = 15
 
 
 def run(folder, *command):
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -83,7 +83,7 @@ def run(folder, *command):
 def kill_after_a_checkpoint(folder, program, *arguments):
     """Runs a program that is killed, as by a machine that fails, as soon as there is a second checkpoint."""
     command = [sys.executable, "-c", KILLED, *program, *arguments]
-    killed = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    killed = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 

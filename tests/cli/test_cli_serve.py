@@ -96,8 +96,8 @@ def test_the_process_serves_until_it_is_interrupted(program):
             port = found[1]
             break
     assert port is not None
-    answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": X.tolist()}, timeout=60)
+    answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"inputs": X.tolist()}, timeout=600)
     np.testing.assert_allclose(answer.json()["outputs"], trained().predict(X), rtol=1e-6)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 0

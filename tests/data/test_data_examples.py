@@ -234,9 +234,9 @@ def test_a_signal_ends_a_run_that_waits_for_an_example_and_leaves_no_process(sta
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) == (2 if kind == "processes" else 0)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == (0 if number != signal.SIGKILL else -number), (out, err)
-    _, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=300)
     assert not alive
 
 

@@ -17,7 +17,7 @@ SCRIPT = """
     import elegy as eg
     from map_style import Rows
 
-    eg.distributed.initialize("127.0.0.1:" + port, 2, process, initialization_timeout=100)
+    eg.distributed.initialize("127.0.0.1:" + port, 2, process, initialization_timeout=300)
     values = 2.0 ** np.arange(16, dtype=np.float32)[:, None]  # the sum of some of them says which
     rows = Rows(values, values)
 
@@ -54,7 +54,7 @@ def test_two_processes_see_every_example_once(start):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     both = [start(1, SCRIPT, port, str(i), str(Path(__file__).parent)) for i in range(2)]
-    printed = [process.communicate(timeout=240) for process in both]
+    printed = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     for out, _ in printed:
         for name, values in json.loads(out.splitlines()[-1]).items():

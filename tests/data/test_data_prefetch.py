@@ -1,10 +1,10 @@
 import gc
-import signal
 import sys
 import threading
 import traceback
 
 import pytest
+from moments import signals
 
 from elegy.data.prefetch import prefetch
 from elegy.waiting import RunInterrupted, end_wait
@@ -51,7 +51,7 @@ def test_the_thread_works_ahead_and_depth_zero_does_not():
 
     ahead = prefetch(source(), 1)
     assert next(ahead) == "elegy-prefetch"
-    assert made.wait(timeout=60)
+    assert made.wait(600)
     assert list(ahead) == ["elegy-prefetch"]
 
     made.clear()
@@ -156,18 +156,14 @@ def test_a_signal_ends_the_wait_for_an_item_and_does_not_wait_for_the_thread():
 
     def items():
         yield 1
-        came.wait(60)
+        came.wait(600)
         yield 2
 
-    before = signal.signal(signal.SIGTERM, lambda *_: end_wait())
-    try:
-        ahead = prefetch(items(), depth=2)
-        assert next(ahead) == 1
-        threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signal.SIGTERM)).start()
-        with pytest.raises(RunInterrupted):
-            next(ahead)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    ahead, begin = prefetch(items(), depth=2), threading.Event()
+    assert next(ahead) == 1
+    begin.set()
+    with signals(end_wait, begin), pytest.raises(RunInterrupted):
+        next(ahead)
     [worker] = workers()  # it still reads
     came.set()
     worker.join()

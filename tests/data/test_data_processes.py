@@ -55,7 +55,7 @@ def test_two_processes_train_as_one_does_on_all_examples(start):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     processes = [start(1, CODE, port, str(i), str(Path(__file__).parent), *KINDS) for i in range(2)]
-    texts = [process.communicate(timeout=300) for process in processes]
+    texts = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], [err[-3000:] for _, err in texts]
     whole, all_rows = fit(batch_size=BATCH), fit(batch_size=ROWS)
     for out, _ in texts:

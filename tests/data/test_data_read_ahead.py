@@ -3,8 +3,6 @@
 import gc
 import itertools
 import json
-import os
-import signal
 import sqlite3
 import threading
 import time
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moments import signals, wait_until
 from test_data_resume import Positioned, PositionedLoader, Sequence, StatefulLoader
 
 from elegy.data import IterableSource
@@ -29,6 +28,8 @@ def threads():
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
+    for thread in threads():  # on a slow machine, a source that was stopped does not wait for it
+        thread.join(600)
     assert threads() == []
 
 
@@ -246,22 +247,19 @@ def test_an_iterator_is_freed_with_what_was_read_of_it():
 
 
 def test_a_signal_ends_a_wait_and_loses_no_batch():
-    comes = threading.Event()
+    begin, comes = threading.Event(), threading.Event()
 
     def late():
         yield np.array([0])
-        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR1]).start()
-        comes.wait(60)
+        wait_until(lambda: first.taken == 1)
+        begin.set()
+        comes.wait(600)
         yield from (np.array([1]), np.array([2]))
 
     data = late()
     first, second = IterableSource(data), IterableSource(data)
-    before = signal.signal(signal.SIGUSR1, lambda *_: end_wait())
-    try:
-        with first.reading(2), pytest.raises(RunInterrupted):
-            taken(first)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with signals(end_wait, begin), first.reading(2), pytest.raises(RunInterrupted):
+        taken(first)
     threading.Timer(0.05, comes.set).start()
     with second.reading(2):
         assert taken(second) == [1, 2]

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+from moments import wait_until, waits_in
 
 from elegy.loggers.log_writer import Channel, LogWriter
 
@@ -17,8 +18,7 @@ def test_a_full_queue_makes_the_caller_wait_and_loses_nothing():
     channel.put(goes_on.wait)  # the thread does nothing else until then
     puts = threading.Thread(target=lambda: [channel.put(lambda k=k: written.append(k)) for k in range(100)])
     puts.start()
-    puts.join(0.1)
-    assert puts.is_alive()
+    wait_until(lambda: waits_in(puts, LogWriter.put))
     assert (channel.pending, written) == (2, [])
     goes_on.set()
     puts.join()

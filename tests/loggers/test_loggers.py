@@ -69,7 +69,7 @@ def read_wandb(path):
 def of_wandb(logger):
     rows = []
     for path in sorted(logger.directory.glob(f"wandb/offline-run-*-{logger.run}/*.wandb")):
-        for _ in range(200):  # another process writes the file
+        for _ in range(12_000):  # another process writes the file
             records = list(read_wandb(path))
             if records and records[-1].HasField("exit"):
                 break

@@ -175,7 +175,7 @@ def test_a_killed_run_resumes_to_the_same_bits(start, tmp_path):
     t.fit(x, y, batch_size=8, epochs=4, verbose=2)
     """
     process = start(1, code)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL, err
     assert read("runs/a/run.json")["status"] == "running"
     assert Path("runs/a/console.txt").read_text().startswith("epoch 1/4  step 3")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 from elegy.runs.place import Lock, candidates, claim, is_locked, runs_of
@@ -12,16 +11,17 @@ CODE = """
 import sys, time
 from pathlib import Path
 from elegy.runs.place import claim
-time.sleep(max(0, float(sys.argv[1]) - time.time()))
+Path(sys.argv[1]).touch()
+while not (Path("one").exists() and Path("other").exists()):  # both begin at once
+    time.sleep(0.001)
 for _ in range(20):
     print(claim(Path("runs/a")).name)
 """
 
 
 def test_processes_at_once_get_folders_of_their_own(start, tmp_path):
-    begin = str(time.time() + 5)
-    processes = [start(1, CODE, begin) for _ in range(2)]
-    names = [name for process in processes for name in process.communicate(timeout=120)[0].split()]
+    processes = [start(1, CODE, name) for name in ("one", "other")]
+    names = [name for process in processes for name in process.communicate(timeout=600)[0].split()]
     assert len(names) == 40
     assert sorted(names) == sorted(["a", *(f"a_{number}" for number in range(1, 40))])
 

@@ -123,12 +123,12 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     port, process, results = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     dies = sys.argv[4:] == ["dies"]
-    heartbeat, shutdown = (10, 10) if dies else (30, 60)  # seconds
+    heartbeat, shutdown = (10, 10) if dies else (100, 300)  # seconds
     eg.distributed.initialize(
         f"127.0.0.1:{port}",
         2,
         process,
-        initialization_timeout=60,
+        initialization_timeout=300,
         heartbeat_timeout=heartbeat,
         shutdown_timeout=shutdown,
     )

@@ -20,7 +20,7 @@ from elegy.strategies import FSDP, DataParallel
 pytestmark = pytest.mark.slow  # in the short run, `tests/trainer/test_preemption.py` has two processes
 
 HERE = Path(__file__).parent
-DEADLINE = 400.0
+DEADLINE = 900.0
 """Seconds after which the processes are given up; alone on a machine they take under 60."""
 
 ALONE = {

@@ -150,7 +150,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     jax.config.update("jax_num_cpu_devices", 2)
     port, process, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    eg.distributed.initialize(f"127.0.0.1:{port}", 2, process, initialization_timeout=60, heartbeat_timeout=30)
+    eg.distributed.initialize(f"127.0.0.1:{port}", 2, process, initialization_timeout=300, heartbeat_timeout=100)
     for name, strategy in PAIR.items():
         save(folder, name, strategy())
     multihost_utils.sync_global_devices("saved")

@@ -9,28 +9,40 @@ import time
 
 import pytest
 from boring_modules import High, assert_same_bits, host, regression, trainer_of
+from moments import signal_in
 
 import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint, interrupt
 from elegy.checkpoint import store
+from elegy.checkpoint.background import AsyncSaver
 
 X, Y = regression(40)
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 40, 8)]
 
 
+OVER = threading.Event()
+"""Set when a test is over: no thread hangs any longer, which another test might find."""
+
+
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+    OVER.clear()
+    yield
+    OVER.set()
+    for thread in threading.enumerate():
+        if thread.name == "elegy-read-ahead":
+            thread.join()
 
 
 def hang(number=signal.SIGTERM, steps=None):
     """Waits for ever, as for a dead network; a signal comes soon, or soon after an event."""
     if steps is not None:
-        assert steps.wait(60)
+        assert steps.wait(600)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
     timer.start()
     try:
-        threading.Event().wait(60)
+        OVER.wait(600)
     finally:  # not after the run, whose handler the signal is for
         timer.cancel()
         timer.join()
@@ -195,7 +207,7 @@ def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatc
         yield BATCHES[0]
         monkeypatch.setattr(inner._session.buffer, "put", interrupted_put)
         inner.train_on_batch(X[:8], Y[:8])
-        threading.Event().wait(60)
+        OVER.wait(600)
 
     outer = fit(trainer_of(High), data, prefetch=0)
     plain.train_on_batch(X[:8], Y[:8])
@@ -216,25 +228,15 @@ def test_the_fit_of_another_trainer_within_the_data_has_its_own_signals():
 
 
 def test_a_second_ctrl_c_leaves_a_save_that_hangs(tmp_path, monkeypatch):
-    hangs, ended, write = threading.Event(), threading.Event(), store.write
-    monkeypatch.setattr(store, "write", lambda path, content: (hangs.wait(60), write(path, content)))
+    hangs, write, trainer = threading.Event(), store.write, trainer_of(High)
+    monkeypatch.setattr(store, "write", lambda path, content: (hangs.wait(600), write(path, content)))
 
-    trainer = trainer_of(High)
+    def first(event):
+        if event.step == 2:
+            signal.raise_signal(signal.SIGINT)
 
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        while not trainer.stop_training:  # two signals that come while Python handles none are one
-            time.sleep(0.01)
-        time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGINT)
-        if not ended.wait(20):  # Python ignores what a handler raises within a finalizer: press it once more
-            os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=twice)
-    begin = LambdaCallback(on_train_batch_end=lambda event: event.step == 2 and thread.start())
-    with pytest.raises(KeyboardInterrupt):
-        fit(trainer, BATCHES, [begin, ModelCheckpoint(tmp_path, every=eg.Every(steps=1))])
-    ended.set()
-    thread.join()
+    callbacks = [LambdaCallback(on_train_batch_end=first), ModelCheckpoint(tmp_path, every=eg.Every(steps=1))]
+    with signal_in(AsyncSaver.wait, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        fit(trainer, BATCHES, callbacks)
     assert (trainer.step, trainer.interrupted) == (2, signal.SIGINT)  # the second save waited for the first
     hangs.set()

@@ -13,7 +13,7 @@ import pytest
 from across import ALONE, PAIR, check, save, trainer_on
 
 HERE = Path(__file__).parent
-DEADLINE = 240.0
+DEADLINE = 900.0
 """Seconds after which the processes are given up; alone on a machine they take under 30."""
 
 

@@ -33,7 +33,7 @@ def two(tmp_path_factory):
         for i in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=300)[1].decode() for process in processes]
+        errors = [process.communicate(timeout=900)[1].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()
