@@ -155,7 +155,7 @@ class Average(Pytree):
         steps, rule = self.steps + 1, self.rule
         takes = (steps > rule.start) & ((steps - rule.start) % rule.every == 0)
         count = self.count + takes
-        weight = jnp.where(takes, rule.weight(jnp.maximum(count, 1).astype(jnp.float32)), 0.0)
+        weight = jnp.where(takes, rule.weight(jnp.maximum(count, 1).astype(float)), 0.0)
 
         def move(average: jax.Array, new: jax.Array) -> jax.Array:
             return average + weight.astype(jnp.finfo(average.dtype).dtype) * (new - average)
@@ -170,7 +170,7 @@ class Average(Pytree):
         """
         taken = self.count
         assert taken is not None
-        count = jnp.maximum(taken, 1).astype(jnp.float32)
+        count = jnp.maximum(taken, 1).astype(float)
         averages = jax.tree.map(lambda leaf: leaf / self.rule.sum_of_weights(count), self.value)
         averages = as_kept(averages, trained)
         return jax.tree.map(lambda new, old: jnp.where(taken > 0, new, old), averages, trained)

@@ -129,3 +129,13 @@ def test_a_scaled_loss_of_the_default_step():
     trained = eg.Trainer(Scaled(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.0))
     history = trained.fit(X, Y, batch_size=16, verbose=0).history
     np.testing.assert_allclose(history["loss"], 0.1 * np.mean((X @ START - Y) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [eg.SWA(), eg.EMA(0.7)], ids=["swa", "ema"])
+def test_averages_of_the_parameters(rule):
+    trained = trainer(averaging=rule)
+    history = [by_hand(50, epochs)[0] for epochs in range(1, 8)]
+    trained.fit(X, Y, sample_weight=W, batch_size=50, epochs=7, shuffle=False, verbose=0)
+    weights = 0.7 ** np.arange(6, -1, -1) if isinstance(rule, eg.EMA) else np.ones(7)
+    averaged = np.average(history, axis=0, weights=weights)
+    np.testing.assert_allclose(trained.predict(X, weights="averaged"), X @ averaged, rtol=1e-12)
