@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -69,7 +70,7 @@ class Every:
         if name != "seconds" and int(value) != value:
             raise ValueError(f"Every({name}={value!r}): the interval must be a whole number.")
 
-    @property
+    @functools.cached_property
     def unit(self) -> str:
         """The name of the field that is given."""
         return next(f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None)

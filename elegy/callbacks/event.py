@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from elegy.names import type_name
 if TYPE_CHECKING:  # an editor completes `event.trainer.`; a callback does not import the trainer
     from elegy.trainer import Trainer
 
+
+T = TypeVar("T")
 
 _NUMBERS = (int, float, complex, np.number, np.bool_, np.ndarray, jax.Array)
 
@@ -84,6 +86,7 @@ class Event:
     _step_logs: Callable[[], LazyLogs] | None = dataclasses.field(default=None, repr=False, compare=False)
     _added: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _receive: Callable[[Callable[[], Item]], None] | None = dataclasses.field(default=None, repr=False, compare=False)
+    _shared: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     _made: float = dataclasses.field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property
@@ -251,6 +254,22 @@ class Event:
             'val_far_'
         """
         return max((prefix for prefix in self.evaluations if name.startswith(prefix)), key=len, default=None)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Returns what the first callback made of this event under a key, so that further ones need not make it.
+
+        Args:
+            key: what it is, and all that it depends on beside the event.
+            make: makes it.
+
+        Example:
+            >>> event = Event(None, "train", step=10, epoch=0, logs={"loss": 0.5})
+            >>> event.shared("text", lambda: f"loss {event.logs['loss']}"), event.shared("text", lambda: "not called")
+            ('loss 0.5', 'loss 0.5')
+        """
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     @property
     def seconds(self) -> float:

@@ -153,10 +153,8 @@ class PeriodicCallback(Callback):
         skipped = event.skipped
         if skipped is None or self.every.unit == "seconds":
             return [0] if self.due(event) else []
-        count = len(skipped.sizes)
-        found = interval_ends(self.every, event.step - count, event.examples - sum(skipped.sizes), skipped.sizes)
         self._seen = self._count(event)
-        return [count - 1 - k for k in found]
+        return event.shared(("offsets", self.every), lambda: _offsets(self.every, event, skipped.sizes))
 
     def _count_before(self, event: Event) -> float:
         """The count before an epoch."""
@@ -169,3 +167,9 @@ class PeriodicCallback(Callback):
             "examples": event.examples,
             "seconds": event.elapsed,
         }[self.every.unit]
+
+
+def _offsets(every: Every, event: Event, sizes: Sequence[int]) -> list[int]:
+    count = len(sizes)
+    found = interval_ends(every, event.step - count, event.examples - sum(sizes), sizes)
+    return [count - 1 - k for k in found]

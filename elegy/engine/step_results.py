@@ -16,12 +16,12 @@ from elegy.types import PyTree
 class StepResults:
     """The results of an execution, by step; all are transferred to the host at the first read."""
 
-    __slots__ = ("_host", "_packed", "_program", "_rows", "count")
+    __slots__ = ("_columns", "_host", "_packed", "_program", "count")
 
     def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
         self._program, self._packed, self.count = program, packed, count
         self._host: dict[str, Any] | None = None
-        self._rows: dict[bool, list[dict[str, float]]] = {}
+        self._columns: dict[bool, dict[str, np.ndarray]] = {}
 
     def logs(self, k: int) -> LazyLogs:
         """Returns the logs of step `k` of the execution."""
@@ -37,21 +37,23 @@ class StepResults:
             lambda: self._row(self._read()[VALUES], rows, k), self._ready, names=[name for name, _, _ in rows]
         )
 
-    def rows(self, own: bool) -> list[dict[str, float]]:
-        """Returns the logs of all steps of an execution of several; callers share the dicts, and do not change them.
+    def columns(self, own: bool) -> dict[str, np.ndarray]:
+        """Returns the logs of all steps of an execution of several; callers share the arrays, and do not change them.
 
         Args:
             own: True for the step values of the same names in their place, where the step returns them.
+
+        Returns:
+            `float64[steps]` by name, or `float64[steps, members]`.
         """
-        if own not in self._rows:
+        if own not in self._columns:
             packed, program = self._read(), self._program
             columns = {name: packed[dtype][:, place] for name, dtype, place in program.log_names}
             if own and VALUES in packed:
                 values = {name: packed[VALUES][dtype][:, place] for name, dtype, place in program.value_names}
                 columns = {name: values.get(name, column) for name, column in columns.items()}
-            steps = zip(*map(_floats, columns.values()), strict=True)
-            self._rows[own] = [dict(zip(columns, step, strict=True)) for step in steps]
-        return self._rows[own]
+            self._columns[own] = {name: column.astype(np.float64) for name, column in columns.items()}
+        return self._columns[own]
 
     def _ready(self) -> bool:
         return self._host is not None or _computed(self._packed)
@@ -81,11 +83,6 @@ def _value(scalar: Any) -> Any:
     return scalar if scalar.ndim == 0 else MemberValues(scalar)
 
 
-def _floats(column: np.ndarray) -> list[float]:
-    """The values of each step: floats, or those of members."""
-    return column.astype(np.float64).tolist() if column.ndim == 1 else [MemberValues(step) for step in column]
-
-
 class PlainStepResults:
     """The results of one step that was not compiled."""
 
@@ -102,10 +99,10 @@ class PlainStepResults:
         """Returns the logs of the step."""
         return _scalars(self._logs)
 
-    def rows(self, own: bool) -> list[dict[str, float]]:
-        """Returns the logs of the step as a list."""
+    def columns(self, own: bool) -> dict[str, np.ndarray]:
+        """Returns the logs of the step as arrays of one element."""
         values = self._values if own else {}
-        return [{name: float(values.get(name, value)) for name, value in self.logs(0).items()}]
+        return {name: np.array([float(values.get(name, value))]) for name, value in self.logs(0).items()}
 
     def step_values(self, k: int) -> LazyLogs:
         """Returns the step values of the step."""

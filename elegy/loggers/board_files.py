@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from elegy.loggers.block import Block
 from elegy.loggers.board import part_of
-from elegy.loggers.event_file import EventFile, tags_at
-from elegy.loggers.record import Record
+from elegy.loggers.event_file import EventFile, scalars, tags_at
+
+_NOTHING: frozenset[tuple[str, str]] = frozenset()
 
 
 class BoardFiles:
@@ -21,42 +24,34 @@ class BoardFiles:
     def __init__(self, path: Path):
         self._path = path
         self._files: dict[str, EventFile] = {}
-        self._tags: dict[tuple[bool, str], tuple[str, str]] = {}
         self._resumed: int | None = None  # the step of the checkpoint from which the run resumes
-        self._known: set[tuple[str, str]] = set()  # parts and tags that have a record at that step
+        self._known = _NOTHING  # parts and tags that have a record at that step
 
-    def scalars(self, records: Sequence[Record]) -> None:
+    def scalars(self, blocks: Sequence[Block]) -> None:
         """Writes the values of records: as `batch_loss` those of steps, others as `epoch_loss`."""
-        rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
-        for record in records:
-            parts: dict[str, dict[str, float]] = {}
-            for name, value in record.values.items():
-                part, tag = self._tags.get((record.kind == "step", name)) or self._tag(record, name)
-                if record.step != self._resumed or (part, tag) not in self._known:
-                    parts.setdefault(part, {})[tag] = value
-            for part, values in parts.items():
-                rows.setdefault(part, []).append((record.step, values))
-        for part, found in rows.items():
-            self.file(part).scalars(found)
+        found: dict[str, list[bytes]] = {}
+        for block in blocks:
+            at = [step == self._resumed for step in block.steps]
+            pieces = [(block, _NOTHING)]
+            if any(at):
+                pieces = [(block.where(at), self._known), (block.where([not resumed for resumed in at]), _NOTHING)]
+            for piece, known in pieces:
+                for part, encoded in piece.shared(("events", known), functools.partial(_encoded, piece, known)):
+                    found.setdefault(part, []).append(encoded)
+        for part, events in found.items():
+            self.file(part).write(events)
 
-    def _tag(self, record: Record, name: str) -> tuple[str, str]:
-        part, short = part_of(name)
-        found = self._tags[record.kind == "step", name] = (
-            part,
-            f"{'batch' if record.kind == 'step' else 'epoch'}_{short}",
-        )
-        return found
-
-    def add(self, part: str, step: int, message: Any) -> None:
-        """Writes a message `Summary`.
+    def add(self, part: str, step: int, messages: Sequence[Any]) -> None:
+        """Writes messages `Summary`.
 
         Args:
             part: the part of the run.
             step: the step.
-            message: the message.
+            messages: the messages.
         """
-        if step != self._resumed or not {(part, value.tag) for value in message.value} & self._known:
-            self.file(part).summaries([(step, message)])
+        if step == self._resumed:
+            messages = [m for m in messages if not {(part, value.tag) for value in m.value} & self._known]
+        self.file(part).summaries(step, messages)
 
     def rewind(self, step: int) -> None:
         """Hides the records after the step of a checkpoint, and leaves out those of that step that are there.
@@ -66,7 +61,7 @@ class BoardFiles:
         """
         parts = [path.name for path in self._path.iterdir() if path.is_dir() and path.name in ("train", "validation")]
         self._resumed = step
-        self._known = {(part, tag) for part in parts for tag in tags_at(self._path / part, step)}
+        self._known = frozenset((part, tag) for part in parts for tag in tags_at(self._path / part, step))
         for part in parts:
             self.file(part).purge(step + 1)
 
@@ -80,3 +75,22 @@ class BoardFiles:
         """Closes the files."""
         while self._files:
             self._files.popitem()[1].close()
+
+
+def _encoded(block: Block, known: frozenset[tuple[str, str]]) -> list[tuple[str, bytes]]:
+    """Returns the parts of a run that a block has values of, with their encoded events.
+
+    Args:
+        block: the block.
+        known: parts and tags that are left out.
+    """
+    begin = "batch" if block.kind == "step" else "epoch"
+    columns: dict[str, list[tuple[str, int]]] = {}
+    for k, name in enumerate(block.names):
+        part, short = part_of(name)
+        if (part, tag := f"{begin}_{short}") not in known:
+            columns.setdefault(part, []).append((tag, k))
+    return [
+        (part, scalars([tag for tag, _ in chosen], block.steps, block.values[:, [k for _, k in chosen]]))
+        for part, chosen in columns.items()
+    ]

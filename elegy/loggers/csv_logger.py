@@ -71,7 +71,7 @@ class CSVLogger(ItemFiles):
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes rows."""
-        self._table.append([{"epoch": record.epoch, "step": record.step, **record.values} for record in records])
+        self._table.append(records)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration to the file beside the table."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from elegy.loggers.block import Block, blocks_of
+from elegy.loggers.record import Record
 
 Row = Mapping[str, Any]
 
@@ -35,38 +38,41 @@ class CSVTable:
         self._known = set(columns)
         self._last: Row | None = None
         self._start = 0  # the position of the last row in the file
+        self._end = path.stat().st_size
         if rows and not self._ends_with_a_line():
             self.rewrite(rows)
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Writes rows with a `step`, which the row before them may have, too: then they become one row.
+    def append(self, records: Sequence[Record]) -> None:
+        """Writes a row for each record. If its step is that of the row before it, they become one row.
 
         Args:
-            rows: names and values. The steps ascend.
+            records: the records. The steps ascend.
         """
-        merged: list[Row] = []
-        last, replaces = self._last, False
-        for row in rows:
-            if last is not None and last["step"] == row["step"]:
-                replaces = replaces or not merged
-                merged = merged[:-1]
-                row = {**last, **row}
-            merged.append(row)
-            last = row
-        if not all(row.keys() <= self._known for row in merged):
-            self.columns = list(dict.fromkeys([*self.columns, *(name for row in merged for name in row)]))
-            self.rewrite(self._read()[1])
-        if replaces:
-            self._file.truncate(self._start)
-            self.count -= 1
-        *before, final = self._lines(merged)
-        self._file.write(b"".join(before))
+        for block in blocks_of(records):
+            values = dict(zip(block.names, block.values[-1].tolist(), strict=True))
+            last: Row = {"epoch": block.epoch, "step": block.steps[-1], **values}
+            repeats = self._last is not None and self._last["step"] == block.steps[0]
+            if repeats and len(block.steps) > 1:
+                self.append(block.records[:1])
+                block = block.where([k > 0 for k in range(len(block.steps))])
+                repeats = False
+            if repeats:
+                last = {**(self._last or {}), **last}
+            if not last.keys() <= self._known:
+                self._file.flush()
+                self.columns = list(dict.fromkeys([*self.columns, *last]))
+                self.rewrite(self._read()[1])
+            if repeats:
+                self._file.truncate(self._start)
+                self._end = self._start
+                self.count -= 1
+            lines = self._lines([last]) if repeats else block_lines(block, tuple(self.columns), self._separator)
+            self._file.write(lines)
+            self._start = self._end + lines.rfind(b"\n", 0, -1) + 1
+            self._end += len(lines)
+            self.count += len(block.steps)
+            self._last = last
         self._file.flush()
-        self._start = self._file.tell()
-        self._file.write(final)
-        self._file.flush()
-        self.count += len(merged)
-        self._last = merged[-1]
 
     def rewind(self, step: int, first: int) -> None:
         """Deletes the rows after a step, and columns that have no value then.
@@ -86,27 +92,24 @@ class CSVTable:
     def rewrite(self, rows: Sequence[Row]) -> None:
         """Writes the file anew, with the present columns."""
         self._known = set(self.columns)
-        header = io.StringIO()
-        if self.columns:
-            csv.writer(header, delimiter=self._separator, lineterminator="\n").writerow(self.columns)
+        header = _text([self.columns] if self.columns else [], self._separator)
         lines = self._lines(rows)
+        text = header + lines
         temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_bytes(b"".join([header.getvalue().encode(), *lines]))
+        temporary.write_bytes(text)
         self._file.close()
         temporary.replace(self._path)
         self._file = self._path.open("ab")
         self.count = len(rows)
-        self._start = self._file.tell() - (len(lines[-1]) if lines else 0)
+        self._end = len(text)
+        self._start = self._end - len(self._lines(rows[-1:]))
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _lines(self, rows: Sequence[Row]) -> list[bytes]:
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter=self._separator, lineterminator="\n")
-        writer.writerows([[row.get(name, "") for name in self.columns] for row in rows])
-        return text.getvalue().encode().splitlines(keepends=True)
+    def _lines(self, rows: Iterable[Row]) -> bytes:
+        return _text([[row.get(name, "") for name in self.columns] for row in rows], self._separator)
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """The columns and the rows of the file."""
@@ -117,6 +120,36 @@ class CSVTable:
 
     def _ends_with_a_line(self) -> bool:
         return self._path.read_bytes().endswith(b"\n")
+
+
+def block_lines(block: Block, columns: tuple[str, ...], separator: str) -> bytes:
+    """Returns the rows of records; the loggers of a run share them.
+
+    Args:
+        block: the records.
+        columns: the names of the columns.
+        separator: the character between values.
+
+    Example:
+        >>> import numpy as np
+        >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> block_lines(block, ("epoch", "step", "accuracy", "loss"), ";")
+        b'0;1;;0.5\\n0;2;;0.25\\n'
+    """
+
+    def make() -> bytes:
+        own: dict[str, Iterable[Any]] = {"epoch": itertools.repeat(block.epoch), "step": block.steps}
+        own |= dict(zip(block.names, block.values.T.tolist(), strict=True))
+        found = [own.get(name, itertools.repeat("")) for name in columns]
+        return _text(zip(*found, strict=False), separator)
+
+    return block.shared(("csv", columns, separator), make)
+
+
+def _text(rows: Iterable[Iterable[Any]], separator: str) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def has_no_rows(path: Path, separator: str) -> bool:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import itertools
-import math
 import os
+import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from elegy.lazy import require
 
 _FILES = itertools.count(1)
 _FOR = "the TensorBoard callback"
+_PREFIX = "elegy-memory"
 
 
 class EventFile:
@@ -29,47 +34,91 @@ class EventFile:
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
-        self._proto = require("tensorboardX.proto.event_pb2", _FOR)
-        self._summary = require("tensorboardX.proto.summary_pb2", _FOR).Summary
-        # Names of files that begin in the same second, as of a run that resumes at once, must differ.
-        suffix = f".{os.getpid()}.{next(_FILES):04d}"
-        self._writer = require("tensorboardX.event_file_writer", _FOR).EventsWriter(str(directory / "events"), suffix)
-
-    def scalars(self, rows: Sequence[tuple[int, dict[str, float]]]) -> None:
-        """Writes numbers, one event for the values of a step.
-
-        Args:
-            rows: steps and their values by tag.
-        """
-        value = self._summary.Value
-        self.summaries(
-            [
-                (step, self._summary(value=[value(tag=tag, simple_value=_float32(v)) for tag, v in values.items()]))
-                for step, values in rows
-            ]
-        )
-
-    def summaries(self, rows: Sequence[tuple[int, Any]]) -> None:
-        """Writes messages `Summary` of steps."""
         now = time.time()
-        for step, summary in rows:
-            self._writer.write_event(self._proto.Event(wall_time=now, step=step, summary=summary))
-        self._writer.flush()
+        # Names of files that begin in the same second, as of a run that resumes at once, must differ.
+        end = f"{int(now)}.{socket.gethostname()}.{os.getpid()}.{next(_FILES):04d}"
+        begin = _event()(wall_time=now, file_version="brain.Event:2")
+        self._file = (directory / f"events.out.tfevents.{end}").open("wb")
+        self.write([encoded([begin])])
+
+    def write(self, encoded: Iterable[bytes]) -> None:
+        """Writes encoded events. They survive a kill of the process; the disk is not waited for."""
+        self._file.writelines(encoded)
+        self._file.flush()
+
+    def summaries(self, step: int, messages: Iterable[Any]) -> None:
+        """Writes messages `Summary` of a step."""
+        now = time.time()
+        self.write([encoded([_event()(wall_time=now, step=step, summary=message) for message in messages])])
 
     def purge(self, step: int) -> None:
         """Makes TensorBoard hide earlier records of the directory from a step on."""
-        start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, session_log=start))
-        self._writer.flush()
+        event = _event()
+        start = require("tensorboardX.proto.event_pb2", _FOR).SessionLog(status="START")
+        self.write([encoded([event(wall_time=time.time(), step=step, session_log=start)])])
 
     def close(self) -> None:
         """Closes the file."""
-        self._writer.close()
+        self._file.close()
 
 
-def _float32(value: float) -> float:
-    """The number, or an infinity where it is too large for a float32."""
-    return value if abs(value) < 3.4e38 or value != value else math.copysign(math.inf, value)
+def _event() -> Any:
+    return require("tensorboardX.proto.event_pb2", _FOR).Event
+
+
+class _Buffers:
+    """Buffers to which tensorboardX writes as to files; on real files, each of its flushes waits for the disk."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, io.BytesIO] = {}
+
+    def open(self, path: str) -> io.BytesIO:
+        """Called by `RecordWriter`."""
+        return self.made.pop(path)
+
+
+@functools.cache
+def _buffers() -> _Buffers:
+    found = _Buffers()
+    require("tensorboardX.record_writer", _FOR).register_writer_factory(_PREFIX, found)
+    return found
+
+
+def encoded(events: Iterable[Any]) -> bytes:
+    """Returns messages `Event` as the records of a file.
+
+    Args:
+        events: the messages; one that comes several times, with other values, has to be yielded anew each time.
+    """
+    buffer, path = io.BytesIO(), f"{_PREFIX}:{next(_FILES)}"
+    _buffers().made[path] = buffer
+    write = require("tensorboardX.record_writer", _FOR).RecordWriter(path).write
+    for event in events:
+        write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def scalars(tags: Sequence[str], steps: Sequence[int], values: np.ndarray) -> bytes:
+    """Returns encoded events, one for the values of a step.
+
+    Args:
+        tags: the names.
+        steps: the steps.
+        values: `float64[steps, tags]`; those that are too large for a float32 become infinite.
+    """
+    event = _event()(wall_time=time.time())
+    entries = [event.summary.value.add(tag=tag) for tag in tags]
+    with np.errstate(over="ignore"):
+        rows = values.astype(np.float32).tolist()
+
+    def events() -> Iterator[Any]:
+        for step, row in zip(steps, rows, strict=True):
+            event.step = step
+            for entry, value in zip(entries, row, strict=True):
+                entry.simple_value = value
+            yield event
+
+    return encoded(events())
 
 
 def tags_at(directory: Path, step: int) -> set[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
+from elegy.loggers.block import blocks_of
 from elegy.loggers.item_files import ItemFiles
-from elegy.loggers.json_text import kept_lines, record_line
+from elegy.loggers.json_text import json_lines, kept_lines
 from elegy.loggers.logger import OFTEN
 from elegy.loggers.places import file_of, release
 from elegy.loggers.record import Position, Record
@@ -58,7 +59,7 @@ class JSONLines(ItemFiles):
     def open(self, run: str | None) -> str:
         """Opens the file of the run."""
         self.path = file_of(self._asked, run, lambda path: not path.exists() or not path.stat().st_size)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab")
         return self.path.name
 
     def rewind(self, position: Position) -> None:
@@ -68,22 +69,22 @@ class JSONLines(ItemFiles):
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(kept_lines(self.path, position)), "utf-8")
         temporary.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab")
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes lines."""
-        self._write(map(record_line, records))
+        self._write(map(json_lines, blocks_of(records)))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes a line."""
-        self._write([strict_json.dumps({"type": "config", **config}) + "\n"])
+        self._write([strict_json.dumps({"type": "config", **config}).encode(), b"\n"])
 
     def log_text(self, item: Item) -> None:
         """Writes a line for a text, a histogram or the path of a checkpoint."""
         fields = {"type": item.kind, "step": item.step, "epoch": item.epoch, "in_epoch": item.in_epoch}
         value = {"text": "text", "checkpoint": "path"}.get(item.kind)
         given = counts(item.value) if value is None else {value: item.value}
-        self._write([strict_json.dumps({**fields, "name": item.name, **given}) + "\n"])
+        self._write([strict_json.dumps({**fields, "name": item.name, **given}).encode(), b"\n"])
 
     log_histogram = log_checkpoint = log_text
 
@@ -93,6 +94,6 @@ class JSONLines(ItemFiles):
         self._file.close()
         del self._file
 
-    def _write(self, lines: Iterable[str]) -> None:
-        self._file.write("".join(lines))
+    def _write(self, lines: Iterable[bytes]) -> None:
+        self._file.writelines(lines)
         self._file.flush()

@@ -5,20 +5,40 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import orjson
+
 from elegy import strict_json
-from elegy.loggers.record import Position, Record
+from elegy.loggers.block import Block
+from elegy.loggers.record import Position
 
 
-def record_line(record: Record) -> str:
-    """Returns the line of a record.
+def json_lines(block: Block) -> bytes:
+    """Returns the lines of records; the loggers of a run share them.
 
     Example:
-        >>> print(record_line(Record("step", 50, 0, 3200, 1.2, {"loss": 0.5})), end="")
-        {"type": "step", "step": 50, "epoch": 0, "examples": 3200, "seconds": 1.2, "values": {"loss": 0.5}}
+        >>> from elegy.loggers import Record
+        >>> print(json_lines(Block.of(Record("step", 50, 0, 3200, 1.2, {"loss": 0.5}))).decode(), end="")
+        {"type":"step","step":50,"epoch":0,"examples":3200,"seconds":1.2,"values":{"loss":0.5}}
     """
-    kind, step, epoch, examples, seconds, values = record
-    fields = {"examples": examples, "seconds": round(seconds, 3), "values": dict(values)}
-    return strict_json.dumps({"type": kind, "step": step, "epoch": epoch, **fields}) + "\n"
+    return block.shared("json", lambda: _lines(block))
+
+
+def _lines(block: Block) -> bytes:
+    # orjson writes null for numbers that are not finite, and line separators within names as they are.
+    plain = bool(np.isfinite(block.values).all()) and all(name.isascii() for name in block.names)
+    dumps = orjson.dumps if plain else _dumps
+    kind, epoch, seconds = block.kind, block.epoch, round(block.seconds, 3)
+    lines = []
+    for step, examples, row in zip(block.steps, block.examples, block.values.tolist(), strict=True):
+        values = dict(zip(block.names, row, strict=True))
+        fields = {"step": step, "epoch": epoch, "examples": examples, "seconds": seconds, "values": values}
+        lines.append(dumps({"type": kind, **fields}))
+    return b"\n".join([*lines, b""])
+
+
+def _dumps(value: object) -> bytes:
+    return strict_json.dumps(value).encode()
 
 
 def kept_lines(path: Path, position: Position) -> list[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from elegy.callbacks.callback import Callback
@@ -15,6 +14,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.items import Item
 from elegy.distributed import is_first
+from elegy.loggers.block import Block, Records
 from elegy.loggers.log_writer import Channel
 from elegy.loggers.record import Position, Record, RecordKind
 from elegy.loggers.values import drawn
@@ -185,8 +185,9 @@ class Logger(PeriodicCallback, abc.ABC):
         """Logs the values of the steps since the last event at which the interval has ended."""
         offsets = self.offsets(event)
         if offsets:
-            own = event.step_logs if self.step_values else None
-            self._reader.defer(lambda: self._log(event, "step", lambda: _step_records(event, own, offsets)), event.logs)
+            own = bool(self.step_values)
+            key = ("step", own, tuple(offsets))
+            self._reader.defer(lambda: self._log(event, key, lambda: _step_blocks(event, own, offsets)), event.logs)
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
@@ -195,15 +196,14 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def record_epoch(self, event: Event) -> None:
         """Logs the values of an epoch at whose end the interval ends, or with an interval of another unit."""
-        self._reader.defer(lambda: self._log(event, "epoch", lambda: [_record(event, "epoch", event.logs)]), event.logs)
+        self._reader.defer(lambda: self._log(event, "epoch", lambda: [_block(event, "epoch", event.logs)]), event.logs)
 
     def on_evaluation_end(self, event: Event) -> None:
         """Logs the values of evaluations inside of an epoch."""
         self._evaluated = event.step
+        key = ("evaluation", type(self).evaluation_values)
         self._reader.defer(
-            lambda: self._log(
-                event, "evaluation", lambda: [_record(event, "evaluation", self.evaluation_values(event))]
-            ),
+            lambda: self._log(event, key, lambda: [_block(event, "evaluation", self.evaluation_values(event))]),
             event.logs,
         )
 
@@ -285,12 +285,19 @@ class Logger(PeriodicCallback, abc.ABC):
                 self._is_open = False
                 self.finish(ended)
 
-    def _log(self, event: Event, kind: RecordKind, make: Callable[[], Sequence[Record]]) -> None:
+    def _log(self, event: Event, key: Hashable, make: Callable[[], Sequence[Block]]) -> None:
         self._open()
         if self._is_open:
-            records = [record for record in make() if self._is_new(kind, record.step, record.epoch)]
-            if records:
-                self._channel.put(functools.partial(self.log_block, records))
+            for block in event.shared(key, make):
+                if (new := self._new_in(block)).steps:
+                    self._channel.put(self._log_blocks, new)
+
+    def _log_blocks(self, blocks: list[Block]) -> None:
+        self.log_block(Records(blocks))
+
+    def _new_in(self, block: Block) -> Block:
+        """Leaves out the records that are not `_is_new`; for subclasses."""
+        return block
 
     def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         """False for what was logged before the run was resumed, and is not removed; for subclasses."""
@@ -311,25 +318,26 @@ class Logger(PeriodicCallback, abc.ABC):
         return {**self.__dict__, "_event": None, "_is_open": False, "_reader": DeferredLogReader(_SECONDS)}
 
 
-def _record(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Record:
-    return Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values))
+def _block(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Block:
+    return Block.of(Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values)))
 
 
-def _step_records(event: Event, own: Mapping[str, float] | None, offsets: Sequence[int]) -> list[Record]:
+def _step_blocks(event: Event, own: bool, offsets: Sequence[int]) -> list[Block]:
     """Returns the records of steps.
 
     Args:
         event: the event of the last step.
-        own: the values of that step alone; None for the running values of the epoch.
+        own: True for the values of each step alone; False for the running values of the epoch.
         offsets: how many steps before the last one the interval ends.
     """
-    records = []
+    blocks = []
     if event.skipped is not None and any(offsets):
-        rows = event.skipped.rows(own is not None)
-        examples = event.skipped.counts(event.examples)
-        step, epoch, seconds, last = event.step, event.epoch, event.elapsed, len(rows)
-        records = [Record("step", step - k, epoch, examples[last - k], seconds, rows[last - k]) for k in offsets if k]
+        counts = event.skipped.counts(event.examples)
+        chosen = [len(counts) - k for k in offsets if k]
+        columns = {name: column[chosen] for name, column in event.skipped.columns(own).items()}
+        steps, examples = [event.step - k for k in offsets if k], [counts[k] for k in chosen]
+        blocks = [Block("step", event.epoch, event.elapsed, steps, examples, columns)]
     if not offsets[-1]:
-        values = event.logs if own is None else {name: own.get(name, value) for name, value in event.logs.items()}
-        records.append(_record(event, "step", values))
-    return records
+        values = event.step_logs if own else {}
+        blocks.append(_block(event, "step", {name: values.get(name, value) for name, value in event.logs.items()}))
+    return blocks

@@ -16,7 +16,8 @@ from typing import IO, Any
 from elegy.callbacks.event import Event
 from elegy.callbacks.items import Item
 from elegy.lazy import require
-from elegy.loggers.json_text import record_line
+from elegy.loggers.block import Block, blocks_of
+from elegy.loggers.json_text import json_lines
 from elegy.loggers.logger import OFTEN, Logger
 from elegy.loggers.record import Position, Record
 from elegy.loggers.sender import Sender
@@ -56,7 +57,7 @@ class ServiceLogger(Logger):
         super().__init__(every)
         self.directory = Path(directory)
         self.path = self.directory
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
         self._sender: Sender | None = None
         self._known: set[tuple[str, str, int, int]] = set()  # what was logged before the run was resumed
         self._sent = 0  # records that the service has, or has refused
@@ -118,7 +119,7 @@ class ServiceLogger(Logger):
         counted = self._count_file.read_text(encoding="utf-8") if self._count_file.exists() else "0"
         self._sent = self._queued = int(counted or 0)
         self._told = False
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab")
         self._sender, self._refused = Sender(f"elegy-{self.library}", self.patience, self.refuses), 0
         unsent = [entry for entry in entries if entry["type"] in _RECORDS][self._sent :]
         if not new:
@@ -147,7 +148,7 @@ class ServiceLogger(Logger):
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes records to the file, and sends them."""
-        self._write(map(record_line, records))
+        self._write(map(json_lines, blocks_of(records)))
         for record in records:
             self._put_record(record)
         self._tell()
@@ -158,7 +159,7 @@ class ServiceLogger(Logger):
         entry = {"type": item.kind, "name": item.name, "step": item.step, "epoch": item.epoch}
         if item.kind == "checkpoint":
             entry["path"] = item.value
-        self._write([json.dumps(entry) + "\n"])
+        self._write([json.dumps(entry).encode(), b"\n"])
         if self._sender is not None and self._sender.error is None:
             if item.kind == "figure":  # drawn now, because the user may close it
                 item = dataclasses.replace(item, kind="image", value=drawn(item.value))
@@ -200,9 +201,9 @@ class ServiceLogger(Logger):
             self.path.write_text("".join(lines), encoding="utf-8")
         return [json.loads(line) for line in lines]
 
-    def _write(self, lines: Iterable[str]) -> None:
+    def _write(self, lines: Iterable[bytes]) -> None:
         assert self._file is not None
-        self._file.write("".join(lines))
+        self._file.writelines(lines)
         self._file.flush()
 
     def _put_record(self, record: Record) -> None:
@@ -225,6 +226,9 @@ class ServiceLogger(Logger):
 
     def _is_new(self, kind: str, step: int, epoch: int, name: str = "") -> bool:
         return (kind, name, step, epoch) not in self._known
+
+    def _new_in(self, block: Block) -> Block:
+        return block.where([self._is_new(block.kind, step, block.epoch) for step in block.steps])
 
     def _tell(self) -> None:
         if self._sender is None:

@@ -12,6 +12,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
 from elegy.callbacks.items import Item
 from elegy.lazy import require
+from elegy.loggers.block import blocks_of
 from elegy.loggers.board import directories, encoded, histograms, hyperparameters, is_free, part_of
 from elegy.loggers.board_files import BoardFiles
 from elegy.loggers.item_files import ItemFiles
@@ -72,18 +73,16 @@ class TensorBoard(ItemFiles):
 
     def log_block(self, records: Sequence[Record]) -> None:
         """Writes records."""
-        self._files.scalars(records)
+        self._files.scalars(blocks_of(records))
 
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration as hyperparameters."""
-        for message in hyperparameters(config):
-            self._files.add("train", 0, message)
+        self._files.add("train", 0, hyperparameters(config))
 
     def log_text(self, item: Item) -> None:
         """Writes an item."""
         part, name = part_of(item.name)
-        for message in encoded(item, name):
-            self._files.add(part, item.step, message)
+        self._files.add(part, item.step, encoded(item, name))
 
     log_image = log_figure = log_histogram = log_checkpoint = log_text
 

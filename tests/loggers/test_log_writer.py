@@ -15,8 +15,8 @@ from elegy.loggers.log_writer import Channel, LogWriter
 def test_a_full_queue_makes_the_caller_wait_and_loses_nothing():
     writer, written, goes_on = LogWriter(capacity=2), [], threading.Event()
     channel = Channel(writer)
-    channel.put(goes_on.wait)  # the thread does nothing else until then
-    puts = threading.Thread(target=lambda: [channel.put(lambda k=k: written.append(k)) for k in range(100)])
+    channel.put(lambda items: goes_on.wait(), None)  # the thread does nothing else until then
+    puts = threading.Thread(target=lambda: [channel.put(written.extend, k) for k in range(100)])
     puts.start()
     wait_until(lambda: waits_in(puts, LogWriter.put))
     assert (channel.pending, written) == (2, [])
@@ -30,15 +30,15 @@ def test_an_error_of_the_thread_is_raised_in_that_of_the_caller_once():
     writer, written = LogWriter(), []
     channel, other = Channel(writer), Channel(writer)
 
-    def full():
+    def full(items):
         raise OSError("no space left")
 
-    channel.put(full)
-    channel.put(lambda: written.append("lost"))
-    other.put(lambda: written.append("other"))
+    channel.put(full, "full")
+    channel.put(written.extend, "lost")
+    other.put(written.extend, "other")
     with pytest.raises(OSError, match="no space left"):
         channel.drain()
-    channel.put(lambda: written.append("later"))
+    channel.put(written.extend, "later")
     channel.drain()
     other.drain()
     assert written == ["other", "later"]
@@ -50,7 +50,23 @@ import pathlib
 from elegy.loggers.log_writer import Channel
 channel = Channel()
 for k in range(5):
-    channel.put(lambda k=k: pathlib.Path({str(tmp_path)!r}, str(k)).touch())
+    channel.put(lambda items: [pathlib.Path({str(tmp_path)!r}, str(k)).touch() for k in items], k)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == list("01234")
+
+
+def test_items_that_wait_for_the_same_function_are_written_together_and_in_order():
+    writer, goes_on, calls = LogWriter(), threading.Event(), []
+    channels = {name: Channel(writer) for name in "ab"}
+    channels["a"].put(lambda items: goes_on.wait(), None)
+    for k in range(10):
+        for name, channel in channels.items():
+            channel.put(calls.append, (name, k))
+    goes_on.set()
+    for channel in channels.values():
+        channel.drain()
+    assert all(len({name for name, _ in call}) == 1 for call in calls)
+    assert max(map(len, calls)) == 4
+    for letter in "ab":
+        assert [k for call in calls for name, k in call if name == letter] == list(range(10))

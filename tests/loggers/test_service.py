@@ -81,7 +81,7 @@ def test_a_record_that_the_service_refuses_does_not_block_the_others(tmp_path, e
     # The thread may try step 2 before or after step 3 is written, so the warning before the refusal may be missing.
     assert len(told) == 1 or error is ConnectionError
     assert logger.got == [1, 3, 4, 5, 5]  # the last one is that of the epoch
-    assert '"step": 2' in logger.path.read_text()
+    assert '"step":2' in logger.path.read_text()
     logger.error = AssertionError  # a run that resumes does not send it again
     state = logger.state_dict()
     run([logger], [{"loss": 0.5}], trainer=trainer, steps=1, batch_logs=lambda step: {}, states={"Refuses": state})

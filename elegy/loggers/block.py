@@ -1,0 +1,139 @@
+"""Records of several steps by columns, which loggers encode at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from elegy.callbacks.skipped import rows_of
+from elegy.loggers.record import Record, RecordKind
+
+T = TypeVar("T")
+
+
+class Block:
+    """Records of steps of one epoch with the same names. All loggers of a run share it, and what they make of it.
+
+    Args:
+        kind: that of the records.
+        epoch: the index of the epoch.
+        seconds: the seconds since the run began.
+        steps: for each record, the training steps completed; ascending.
+        examples: for each record, the training examples since the run began.
+        columns: `float64[records]` by name; of a population, `float64[records, members]`.
+
+    Example:
+        >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> block.names, block.values
+        (('loss',), array([[0.5 ],
+               [0.25]]))
+        >>> block.records[1]
+        Record(kind='step', step=2, epoch=0, examples=64, seconds=1.5, values={'loss': 0.25})
+    """
+
+    def __init__(
+        self,
+        kind: RecordKind,
+        epoch: int,
+        seconds: float,
+        steps: Sequence[int],
+        examples: Sequence[int],
+        columns: Mapping[str, np.ndarray],
+    ):
+        self.kind: RecordKind = kind
+        self.epoch, self.seconds, self.steps, self.examples = epoch, seconds, steps, examples
+        self.columns, self.names = columns, tuple(columns)
+        self._made: dict[Hashable, Any] = {}
+
+    @classmethod
+    def of(cls, record: Record) -> Block:
+        """Returns a block of one record."""
+        kind, step, epoch, examples, seconds, values = record
+        columns = {name: np.array([getattr(value, "members", value)], np.float64) for name, value in values.items()}
+        block = cls(kind, epoch, seconds, [step], [examples], columns)
+        block._made["records"] = [record]
+        return block
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values, `float64[records, names]`; of a population, the means of its members."""
+        return self.shared("values", self._values)
+
+    def _values(self) -> np.ndarray:
+        means = [column if column.ndim == 1 else column.mean(axis=1) for column in self.columns.values()]
+        return np.stack(means, axis=1) if means else np.empty((len(self.steps), 0))
+
+    @property
+    def records(self) -> list[Record]:
+        """The records."""
+        return self.shared("records", self._records)
+
+    def _records(self) -> list[Record]:
+        rows = zip(self.steps, self.examples, rows_of(self.columns, len(self.steps)), strict=True)
+        return [Record(self.kind, step, self.epoch, examples, self.seconds, row) for step, examples, row in rows]
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Returns what `make` returned when it was called first with this key, as the text of the records in a file.
+
+        Args:
+            key: what it is, and all that it depends on beside the block.
+            make: makes it.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def where(self, kept: Sequence[bool]) -> Block:
+        """Returns a block of some of the records.
+
+        Args:
+            kept: for each record, if it stays.
+        """
+        if all(kept):
+            return self
+        steps, examples = (list(itertools.compress(given, kept)) for given in (self.steps, self.examples))
+        columns = {name: column[np.array(kept)] for name, column in self.columns.items()}
+        return Block(self.kind, self.epoch, self.seconds, steps, examples, columns)
+
+
+class Records(Sequence[Record]):
+    """The records of blocks, as a sequence.
+
+    Args:
+        blocks: the blocks.
+
+    Example:
+        >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> [record.step for record in Records([block])], len(Records([block, block]))
+        ([1, 2], 4)
+    """
+
+    def __init__(self, blocks: Sequence[Block]):
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return sum(len(block.steps) for block in self.blocks)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for block in self.blocks for record in block.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return list(self)[index]
+
+
+def blocks_of(records: Sequence[Record]) -> Sequence[Block]:
+    """Returns the blocks of `Records`; of other records, one for each.
+
+    Args:
+        records: the records.
+    """
+    return records.blocks if isinstance(records, Records) else [Block.of(record) for record in records]
