@@ -96,6 +96,10 @@ class Members(Strategy):
         """Returns the state of the first member."""
         return jax.tree.map(lambda leaf: leaf[0], state)
 
+    def each_member(self, function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+        """Maps a function over the members."""
+        return jax.vmap(function)
+
     # batches
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:

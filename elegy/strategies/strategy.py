@@ -85,6 +85,10 @@ class Strategy:
         """Returns the placed state of the first member; the state itself without members."""
         return state
 
+    def each_member(self, function: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+        """Wraps a function of a logical state, so that it is applied to the state of every member of a population."""
+        return function
+
     # 2. batches
 
     def local_struct(self, value: PyTree, kind: Kind) -> PyTree:

@@ -85,6 +85,10 @@ class MemberStopping(Callback):
         self._best = self._final = None
         self._counts, self._within = {}, set()
 
+    def last_steps(self) -> list[int | None]:
+        """The last step of each member; None for those that have not stopped."""
+        return [None if end is None else end.step for end in self.ends]
+
     def on_evaluation_end(self, event: Event) -> None:
         """Compares the values of an evaluation inside of the epoch."""
         self._within |= event.evaluation_logs.keys()

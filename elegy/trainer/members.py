@@ -10,6 +10,7 @@ from elegy.module.levels import level_of
 from elegy.module.recipe import with_functions_of
 from elegy.strategies import Jit
 from elegy.trainer.member_history import MemberHistory
+from elegy.trainer.nonfinite import Skipped
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import session_of
 from elegy.trainer.trainer import Trainer
@@ -44,10 +45,10 @@ def check_member(trainer: Trainer[Any]) -> None:
             f"a population divides its members over the devices itself: build a Trainer without "
             f"strategy={trainer.strategy!r}, and pass `devices` to the Population."
         )
-    if trainer.nonfinite != "ignore":
+    if trainer.nonfinite == "rollback":
         raise ValueError(
-            f"nonfinite={trainer.nonfinite!r} acts on one run. In a population a member whose values are not finite "
-            "stays so, and the others train on: use 'ignore'."
+            "nonfinite='rollback' goes back to a checkpoint, which has all members, and changes the order of the data: "
+            "'skip' leaves out the step of the member that is not finite, and 'raise' ends the run and names it."
         )
     core = [phase for phase in ("init", "train", "test", "pred") if level_of(cls, phase) == "core"]  # type: ignore[arg-type]
     if core:
@@ -74,6 +75,8 @@ def take_member(trainer: Trainer[Any], population: Session, index: int, seed: in
     # A leaf that is divided over several devices gives a member that is on all of them.
     member = session.strategy.place_state(jax.tree.map(lambda leaf: leaf[index], population.state))
     trainer.state = with_functions_of(trainer.state, member.replace(_hyperparameters=None))
+    skipped = population.monitor.count().by_member
+    session.monitor.skipped = Skipped(skipped[index] if skipped else 0)
     end = values.end(index)
     trainer.step, trainer.epoch = (population.step, population.epoch) if end is None else (end.step, end.epoch)
     session.history = values.of(index)

@@ -7,9 +7,11 @@ import logging
 import math
 import warnings
 from collections import deque
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import numpy as np
 
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
@@ -29,6 +31,34 @@ DELAY = 16
 _MOST_LEAVES = 5
 
 
+class Skipped(NamedTuple):
+    """The number of steps that were not finite and left out.
+
+    Args:
+        steps: over all members of a population.
+        by_member: of each member of a population; empty before the first, and for one run.
+    """
+
+    steps: int = 0
+    by_member: tuple[int, ...] = ()
+
+    def plus(self, bad: np.ndarray) -> Skipped:
+        """Returns the number after one more step.
+
+        Args:
+            bad: True if the step was left out, `bool[]` or `bool[members]`.
+
+        Example:
+            >>> Skipped().plus(np.array([True, False])).plus(np.array([True, True]))
+            Skipped(steps=3, by_member=(2, 1))
+        """
+        if not bad.any():
+            return self
+        before = self.by_member or (0,) * bad.size
+        by_member = tuple(int(count + one) for count, one in zip(before, bad, strict=True)) if bad.ndim else ()
+        return Skipped(self.steps + int(bad.sum()), by_member)
+
+
 class NonFiniteMonitor:
     """Reads the finite checks of training steps, some executions after they were queued.
 
@@ -40,6 +70,8 @@ class NonFiniteMonitor:
 
     Attributes:
         skipped: the number of steps read so far that were not finite.
+        ends: for a population, returns the last step of each member, or None while it trains: later steps of a member
+            are computed with those of the others, and dropped.
     """
 
     def __init__(self, policy: Any):
@@ -47,7 +79,8 @@ class NonFiniteMonitor:
             names = ", ".join(map(repr, get_args(Policy)))
             raise ValueError(f"nonfinite={policy!r}: it must be one of {names}.")
         self.policy: Policy = policy
-        self.skipped = 0
+        self.skipped = Skipped()
+        self.ends: Callable[[], Sequence[int | None]] | None = None
         self._pending: deque[tuple[Any, int, int, Any]] = deque()
         self._told = False
         self._error: NonFiniteError | None = None
@@ -88,7 +121,7 @@ class NonFiniteMonitor:
         self.count()
         self._complain()
 
-    def count(self) -> int:
+    def count(self) -> Skipped:
         """Reads all recorded executions and returns `skipped`; waits for the device."""
         while self._pending:
             self._read()
@@ -103,14 +136,17 @@ class NonFiniteMonitor:
     def _read(self) -> None:
         results, step, epoch, state = self._pending.popleft()
         for number, check in enumerate(results.finite_checks(), step + 1):
-            if check.bad[0]:
-                self.skipped += 1
-                self._note(describe(check, number, epoch, state))
+            bad = np.asarray(check.bad[0])
+            if bad.ndim and self.ends is not None:
+                bad = bad & [end is None or number <= end for end in self.ends()]
+            self.skipped = self.skipped.plus(bad)
+            for who, one in _failed(check, bad):
+                self._note(f"{who}{describe(one, number, epoch, state)}")
 
     def _note(self, message: str) -> None:
         if self.policy == "skip":
             if not self._told:
-                logger.warning("%s It is left out; `trainer.skipped_steps` counts such steps.", message)
+                logger.warning("%s It is left out; `skipped_steps` counts such steps.", message)
             self._told = True
         elif self._error is None:
             self._error = NonFiniteError(
@@ -122,6 +158,16 @@ class NonFiniteMonitor:
         """Reads what was recorded: results on a device cannot be pickled."""
         self.count()
         return self.__dict__
+
+
+def _failed(check: FiniteCheck, bad: np.ndarray) -> Iterator[tuple[str, FiniteCheck]]:
+    """Yields the check of each member whose step is to be reported, with its name; or that of one run."""
+    if not bad.ndim:
+        if bad:
+            yield "", check
+        return
+    for member in np.flatnonzero(bad):
+        yield f"member {member}: ", FiniteCheck(check.bad[:, member], check.loss[member])
 
 
 class LossWatch:

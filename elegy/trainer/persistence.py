@@ -22,6 +22,7 @@ from elegy.module.logs import LogBook, empty_log
 from elegy.module.precision import wide_params
 from elegy.patterns import few
 from elegy.trainer import checks, given_weights
+from elegy.trainer.nonfinite import Skipped
 from elegy.trainer.session import Session
 from elegy.types import Hyperparameters, PyTree
 
@@ -49,7 +50,8 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
     metadata = {
         "step": session.step,
         "epoch": session.epoch,
-        "skipped_steps": session.monitor.count(),
+        "skipped_steps": session.monitor.count().steps,
+        "skipped_by_member": [*session.monitor.skipped.by_member],
         "seed": session.seed,
         "averaging": _averaging(state),
         "frozen": frozen_paths(state),
@@ -133,7 +135,7 @@ def load(
     session.state = _with_average(_with_hyperparameters(state, target, wanted), metadata.get("averaging"))
     session.given_digest = None if own is None else (session.buffer.version, own)
     session.step, session.epoch = metadata["step"], metadata["epoch"]
-    session.monitor.skipped = metadata["skipped_steps"]
+    session.monitor.skipped = Skipped(metadata["skipped_steps"], tuple(metadata.get("skipped_by_member", ())))
     if session.run is None:  # a run loads its History with its other callbacks
         session.history = History()  # a snapshot of the trainer keeps the old one
         session.history.load_state_dict(metadata["history"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class Population:
         TypeError: if `build` does not return a Trainer, does not take these hyperparameters, or cannot be called with
             traced ones (a width, a number of layers).
         ValueError: if the numbers of values differ; or if the Trainer has a state, a strategy other than `"jit"`, a
-            policy for steps that are not finite, or a module of the core level.
+            module of the core level, or `nonfinite="rollback"`.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -106,15 +106,19 @@ class Population:
         self._strategy = Members(seeds, order == "own", mesh)
         shown = {name: np.asarray(value).tolist() for name, value in self._differences.values.items()}
         session = session_of(template)
+        first = self._first(template)
         self._trainer: Trainer[Any] = Trainer(
-            self._first(template),
+            first,
             strategy=self._strategy,
             seed=seeds[0],
             callbacks=template.callbacks,
             accumulate=session.microbatches.given,
+            nonfinite=template.nonfinite,
             run_dir=None if session.run_folder is None else session.run_folder.wanted,
             config={"seeds": list(seeds), "hyperparameters": shown, "member": session.config},
         )
+        # The arguments of a Trainer replace the precision, the average and the frozen parameters of its module.
+        self._trainer.state = first
         self._stopping: MemberStopping | None = None
 
     def _first(self, template: Trainer[Any]) -> Any:
@@ -166,6 +170,15 @@ class Population:
         return self._trainer.epoch
 
     @property
+    def skipped_steps(self) -> np.ndarray:
+        """How many steps of each member were left out because they were not finite, `int[members]`.
+
+        Reading it waits for all steps. It is 0 under `nonfinite="ignore"`.
+        """
+        skipped = session_of(self._trainer).monitor.count().by_member
+        return np.array(skipped or (0,) * len(self))
+
+    @property
     def history(self) -> dict[str, np.ndarray]:
         """By name, the values of the last `fit`, `float[epochs, members]`; NaN after a member has stopped early."""
         return self._values.table()
@@ -188,16 +201,15 @@ class Population:
             data: as for `Trainer.fit`.
             labels: as for `Trainer.fit`.
             callbacks: callbacks of this call.
-            **options: all other arguments of `Trainer.fit`, except for `validation_weights`.
+            **options: all other arguments of `Trainer.fit`.
 
         Returns:
             `history`: by name `float[epochs, members]`.
 
         Raises:
             TypeError, ValueError: as `Trainer.fit`; and for several `EarlyStopping`s.
+            NonFiniteError: if a step of a member is not finite under `nonfinite="raise"`; the message has its number.
         """
-        if options.get("validation_weights", "trained") != "trained":
-            raise ValueError("a population validates the trained weights: those of `validation_weights` are one run's.")
         given = [*self._trainer.callbacks, *(callbacks or ())]
         rules = [one for one in given if isinstance(one, EarlyStopping)]
         if len(rules) > 1:
@@ -206,6 +218,7 @@ class Population:
         others = [one for one in given if not isinstance(one, EarlyStopping)]
         own, self._trainer.callbacks = self._trainer.callbacks, ()
         history = self._trainer.history
+        session_of(self._trainer).monitor.ends = None if stopping is None else stopping.last_steps
         try:
             self._trainer.fit(data, labels, callbacks=[*others, *([stopping] if stopping else [])], **options)
         finally:
@@ -223,12 +236,12 @@ class Population:
             data: as for `Trainer.evaluate`.
             labels: as for `Trainer.evaluate`.
             verbose: as for `Trainer.evaluate`.
-            **options: all other arguments of `Trainer.evaluate`, except for `weights`.
+            **options: all other arguments of `Trainer.evaluate`; a function given as `weights` gets the state of one
+                member.
 
         Returns:
             By name, the value of each member, `float[members]`.
         """
-        _refuse_weights(options)
         values = self._trainer.evaluate(data, labels, verbose=verbose, **options)
         return {
             name: value.members if isinstance(value, MemberValues) else np.full(len(self), value)
@@ -241,7 +254,7 @@ class Population:
         Args:
             data: as for `Trainer.predict`.
             combine: `"mean"` for the mean of the members' outputs; None for all of them.
-            **options: all other arguments of `Trainer.predict`, except for `weights`.
+            **options: all other arguments of `Trainer.predict`; `weights` as for `evaluate`.
 
         Returns:
             The outputs as NumPy arrays, `(members, examples, ...)`, or `(examples, ...)`.
@@ -249,7 +262,6 @@ class Population:
         Raises:
             ValueError: if `combine` is something else.
         """
-        _refuse_weights(options)
         if combine not in ("mean", None):
             raise ValueError(f"combine={combine!r}: it must be 'mean' or None.")
         outputs = self._trainer.predict(data, **options)
@@ -318,8 +330,3 @@ class Population:
                 )
         self._trainer.restore(path, strict=strict)
         self._stopping = None
-
-
-def _refuse_weights(options: Mapping[str, Any]) -> None:
-    if "weights" in options:
-        raise ValueError("weights are those of one member: `population[i].evaluate(..., weights=...)`.")

@@ -26,7 +26,7 @@ from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
 from elegy.trainer.first_state import first_state, planned_state
 from elegy.trainer.microbatches import MicrobatchSchedule
-from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
+from elegy.trainer.nonfinite import NonFiniteMonitor, Skipped, check_level
 from elegy.trainer.pending import PendingLoads
 from elegy.types import Batch, PyTree
 
@@ -47,7 +47,7 @@ class TrainerSnapshot:
     run: Run | None
     record: Mapping[str, Any] | None
     kept: Mapping[str, Any]
-    skipped: int
+    skipped: Skipped
 
 
 _NOT_PICKLED = ("run", "executor", "buffer", "_copies", "_refusal", "given_digest")
@@ -227,7 +227,9 @@ class Session:
         """
         if weights != "trained":
             # What a function is given is handed out, and stays valid.
-            fork.set(with_weights(self.state if callable(weights) else fork.get(), weights))
+            state = self.state if callable(weights) else fork.get()
+            chosen = self.strategy.each_member(lambda one: with_weights(one, weights).get_params())
+            fork.set(state.set_params(chosen(state)))
         return fork
 
     def note_inputs(self, batch: Batch) -> None:

@@ -122,7 +122,7 @@ class StateMethods(Generic[M]):
 
         They count in `trainer.step`. Asking waits for the steps that still run.
         """
-        return self._session.monitor.count()
+        return self._session.monitor.count().steps
 
     def configuration(self) -> dict[str, Any]:
         """Returns what the run is made of, as loggers record it: nested dicts of strings, numbers and lists.

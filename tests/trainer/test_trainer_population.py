@@ -1,6 +1,7 @@
 """`elegy.Population`: every member equals the run of a Trainer of its own."""
 
 import contextlib
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,9 @@ import pytest
 from some_cases import some
 
 import elegy as eg
+from elegy.errors import NonFiniteError
+from elegy.module.finite import FiniteCheck
+from elegy.trainer.nonfinite import NonFiniteMonitor
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(22, 5)).astype(np.float32)
@@ -309,6 +313,79 @@ def test_a_member_that_diverges_leaves_the_others_alone():
     assert population.best("loss") == 0
 
 
+def averaged(learning_rate=0.1):
+    return plain(learning_rate, averaging=eg.EMA(0.5), freeze="bias", precision="mixed_bfloat16")
+
+
+@pytest.mark.parametrize("over", [None, pytest.param({"learning_rate": [0.1, 0.3]}, marks=pytest.mark.slow)])
+def test_members_keep_the_average_the_precision_and_the_frozen_parameters_of_their_trainer(over, tmp_path):
+    population = eg.Population(averaged if over else averaged(), over=over, seeds=[4, 5])
+    history = population.fit(X, Y, validation_weights="averaged", **FIT)
+    own = averaged(0.3 if over else 0.1)
+    own._session.seed = 5
+    values = own.fit(X, Y, validation_weights="averaged", **FIT).history
+    np.testing.assert_allclose(history["val_loss"][:, 1], values["val_loss"], rtol=1e-5)
+    assert np.all(np.asarray(population.state.params["bias"]) == 0)
+    scored = population.evaluate(X, Y, weights="averaged", verbose=0)["loss"]
+    np.testing.assert_allclose(scored[1], own.evaluate(X, Y, weights="averaged", verbose=0)["loss"], rtol=1e-5)
+    outputs = population.predict(X, weights="averaged")
+    np.testing.assert_allclose(outputs[1], own.predict(X, weights="averaged"), rtol=1e-2, atol=1e-3)  # bfloat16
+    assert not np.allclose(outputs[1], population.predict(X)[1], rtol=1e-2)
+    population[1].save(tmp_path / "member")
+    saved, _ = eg.checkpoint.restore(tmp_path / "member")
+    average = own.state.averaged_params.value["kernel"]
+    np.testing.assert_allclose(saved["averaged_params/value/kernel"], average, rtol=1e-5)
+
+
+def test_a_function_of_one_member_chooses_its_weights():
+    population = eg.Population(plain(), seeds=2)
+    population.fit(X, Y, **FIT)
+    outputs = population.predict(X, weights=lambda state: {**state.params, "bias": jax.numpy.arange(3.0)})
+    np.testing.assert_allclose(outputs, X @ np.asarray(population.state.params["kernel"]) + np.arange(3.0), rtol=1e-5)
+
+
+def guarded(weight, nonfinite="skip"):
+    loss = eg.losses.CrossEntropy(weight=weight)
+    return eg.Trainer(nn.Dense(3), loss, optimizer=optax.adam(0.1), seed=3, nonfinite=nonfinite)
+
+
+def test_the_steps_of_a_member_that_are_not_finite_are_left_out(tmp_path):
+    bad = X.copy()
+    bad[20] = np.nan
+    over, fit = {"weight": [1.0, float("inf"), 2.0]}, {"epochs": 2, "batch_size": 8, "verbose": 0}
+    population = eg.Population(guarded, over=over)
+    population.fit(bad, Y, **fit)
+    own = guarded(2.0)
+    own.fit(bad, Y, **fit)
+    assert own.skipped_steps == 2
+    assert population.skipped_steps.tolist() == [2, 6, 2]
+    assert [population[i].skipped_steps for i in range(3)] == [2, 6, 2]
+    assert_same(population[2].state.params, own.state.params)
+    fresh = guarded(1.0)
+    fresh.init_on_batch((X[:8], Y[:8]))
+    assert_same(population[1].state.params, fresh.state.params)
+    population.save(tmp_path / "all")
+    population.fit(bad, Y, **fit)
+    assert population.skipped_steps.tolist() == [4, 12, 4]
+    population.restore(tmp_path / "all")
+    assert population.skipped_steps.tolist() == [2, 6, 2]
+
+
+def test_the_error_of_a_step_names_the_member():
+    population = eg.Population(lambda weight: guarded(weight, "raise"), over={"weight": [1.0, float("inf")]})
+    with pytest.raises(NonFiniteError, match="member 1: step 1, in epoch 1, is not finite: the loss is inf"):
+        population.fit(X, Y, epochs=1, batch_size=8, verbose=0)
+    assert np.isfinite(population.state.params["kernel"]).all()
+
+
+def test_steps_after_a_member_has_stopped_do_not_count():
+    checks = [FiniteCheck(np.ones((1, 2), bool), np.full(2, np.nan)) for _ in range(4)]
+    monitor = NonFiniteMonitor("raise")
+    monitor.ends = lambda: [2, None]
+    monitor.record(SimpleNamespace(finite_checks=lambda: checks), 0, 0, SimpleNamespace(struct=plain().state))
+    assert monitor.count().by_member == (2, 4)
+
+
 def test_a_grid_combines_values_and_seeds():
     population = eg.Population(build, grid={"learning_rate": [0.5, 0.25], "rate": [0.0, 0.125]}, seeds=[7, 8])
     rows = list(zip(*population.hyperparameters.values(), population.seeds, strict=True))
@@ -335,7 +412,8 @@ REFUSED = [
     (lambda: eg.Population(plain(), seeds=[0.5]), TypeError, "seed must be an integer"),
     (lambda: eg.Population(plain(), over={"rate": [0.1]}), TypeError, r"def build\(rate\)"),
     (lambda: eg.Population(plain(strategy="eager"), seeds=2), ValueError, "strategy"),
-    (lambda: eg.Population(plain(nonfinite="skip"), seeds=2), ValueError, "acts on one run"),
+    (lambda: eg.Population(plain(nonfinite="rollback"), seeds=2), ValueError, "'skip' leaves out the step"),
+    (lambda: eg.Population(plain(), seeds=2).evaluate(X, Y, weights="averaged"), ValueError, "has no average"),
     (lambda: eg.Population(lambda: 3, seeds=2), TypeError, "must return an elegy.Trainer"),
     (lambda: eg.Population(plain(), seeds=2, order="all"), ValueError, "'own' or 'shared'"),
     (lambda: eg.Population(plain(), seeds=2).predict(X, combine="sum"), ValueError, "'mean' or None"),
