@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -25,6 +25,10 @@ PREFETCH = 2
 PREFETCH_BYTES = 2**20
 """Bytes. The loop itself gathers smaller chunks, while the device works: a thread would cost more. On the CPU the loop
 gathers all chunks, because a thread would take cores from the step."""
+
+
+BLOCK_BYTES = 2**17
+"""Bytes. Single batches of a shuffled epoch are cut out of blocks of this size: one gather costs less than several."""
 
 
 ChunkSize = Callable[[int, int, Sequence[int]], int]
@@ -142,8 +146,17 @@ def array_chunks(
     taken = _taker(source, order)
 
     def singles() -> Generator[Chunk, None, None]:
-        masked, several = layout.masked, strategy.processes > 1
-        for first in range(full):
+        masked, several, whole = layout.masked, strategy.processes > 1, 0
+        in_memory = source.on_host and not (source.lazy or several)
+        if in_memory and order is not None and order.ndim == 1 and plan.batch_size == count_rows:
+            whole = min(full, (plan.size - plan.done) // count_rows)
+            blocks = _in_blocks(source, order[plan.done : plan.done + whole * count_rows], count_rows)
+            mask, sizes = _mask(count_rows, count_rows) if masked else None, (count_rows,)
+            as_is = strategy.transfers_in_step
+            for first, batch in enumerate(blocks, offset):
+                data = batch if as_is else strategy.place(batch, "batch")
+                yield Chunk(data, "single", one, sizes, first, None, mask)
+        for first in range(whole, full):
             start = plan.done + first * plan.batch_size
             size = min(plan.batch_size, plan.size - start)
             if several:
@@ -292,6 +305,22 @@ def _taker(source: ArraySource, order: np.ndarray | None) -> Callable[[int, int]
     if order.ndim == 1:
         return lambda start, stop: source.take(order[start:stop])
     return lambda start, stop: of_members(source.take(order[start:stop]), 1, order.ndim)
+
+
+def _in_blocks(source: ArraySource, order: np.ndarray, size: int) -> Iterator[Batch]:
+    """Gathers the rows of several batches at once, and cuts the batches out.
+
+    Args:
+        source: NumPy arrays.
+        order: the rows of all batches, as many as a multiple of `size`.
+        size: the rows of each batch.
+    """
+    treedef: Any = jax.tree.structure(source.batch)
+    index = order.reshape(-1, size)
+    count = max(1, BLOCK_BYTES * source.size // max(source.nbytes * size, 1))
+    for first in range(0, len(index), count):
+        leaves = treedef.flatten_up_to(source.take(index[first : first + count]))
+        yield from map(treedef.unflatten, zip(*leaves, strict=True))
 
 
 # The masks of equal batches are one object, by which the executor finds the one that is on the device.

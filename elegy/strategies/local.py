@@ -89,6 +89,11 @@ class Jit(Strategy):
         return to_host(outputs)
 
     @property
+    def transfers_in_step(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def compiles(self) -> bool:
         """True."""
         return True

@@ -137,6 +137,11 @@ class Strategy:
         return value
 
     @property
+    def transfers_in_step(self) -> bool:
+        """True if `place` returns a batch of NumPy arrays as it is, because a compiled step transfers them."""
+        return False
+
+    @property
     def processes(self) -> int:
         """The number of processes over which a batch is divided."""
         return 1
