@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import subprocess
-import weakref
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +25,8 @@ from elegy.trainer.session import Session
 _LIBRARIES = ("elegy", "jax", "jaxlib", "optax", "numpy", "flax", "dm-haiku", "equinox")
 _LONGEST = 2000
 
-_COMMITS: weakref.WeakKeyDictionary[Any, str | None] = weakref.WeakKeyDictionary()
+_COMMIT_SECONDS = 10.0
+"""Git takes milliseconds, so that loggers of a run, and short runs after one another, share what it says."""
 
 
 def checked_config(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -51,7 +52,7 @@ def configuration(session: Session, module_name: str) -> dict[str, Any]:
         session: the session of the trainer.
         module_name: the name of the module's class.
     """
-    commit = _commit_of(session.run)
+    commit = _commit(int(time.monotonic() / _COMMIT_SECONDS))
     found = {"trainer": _trainer(session, module_name), "versions": {**_versions(), "git_commit": commit}}
     if session.config is not None:
         found["config"] = dict(session.config)
@@ -126,17 +127,13 @@ def _libraries() -> dict[str, str]:
     return found
 
 
-def _commit_of(run: Any) -> str | None:
-    """The commit at the first call in a run: its loggers share it, because Git takes milliseconds."""
-    if run is None:
-        return _commit()
-    if run not in _COMMITS:
-        _COMMITS[run] = _commit()
-    return _COMMITS[run]
+@functools.lru_cache(maxsize=1)
+def _commit(period: int) -> str | None:
+    """The Git commit of the working directory, with a plus sign if files were changed since; None without one.
 
-
-def _commit() -> str | None:
-    """The Git commit of the working directory, with a plus sign if files were changed since; None without one."""
+    Args:
+        period: a number that changes when Git is to be asked again.
+    """
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],

@@ -32,7 +32,8 @@ class ProgressBar(Callback):
 
     In a terminal and in a notebook there is a bar while an epoch runs. It shows steps that are computed, and does not
     wait for others; logs are read a few times a second, never once a step. A plain line with all values takes its place
-    when the epoch has ended. Elsewhere, and with `verbose=2`, only the lines are printed. `evaluate` and `predict` are
+    when the epoch has ended. After an epoch of less than a quarter of a second, the next bar is shown only if its epoch
+    takes longer. Elsewhere, and with `verbose=2`, only the lines are printed. `evaluate` and `predict` are
     shown in the same way; a validation within `fit` is not, its values are in the line of the epoch. Evaluations inside
     of an epoch have a line of their own. If there is only one loss, its own name is left out, because `loss` has the
     same value.
@@ -72,7 +73,10 @@ class ProgressBar(Callback):
         self._finished: float | None = None  # the seconds of the run when the last epoch was computed
         self._reader = DeferredLogReader(_REFRESH_SECONDS)
         self._stopping: list[EarlyStopping] = []
-        self._unopened: Event | None = None
+        self._unopened: Event | None = None  # the begin of an epoch that has no bar yet
+        self._epoch_began = -float("inf")
+        self._delay = 0.0  # seconds of an epoch without a bar
+        self._step = 0  # that of the last batch
         self._running: Event | None = None  # the begin of an epoch that has not ended
         self._resumed: int | None = None  # the step at which the bar's epoch continues, until its first batch is known
 
@@ -90,6 +94,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, event: Event) -> None:
         """Notes that evaluations are validations from now on, which are not shown."""
         self._in_fit, self._finished, self._output = True, None, Output()
+        self._epoch_began = -float("inf")
         self._repeated = _repeated(self._loss_names())
 
     def on_epoch_begin(self, event: Event) -> None:
@@ -97,10 +102,12 @@ class ProgressBar(Callback):
         self._running = event
         if self._finished is None:
             self._finished = event.elapsed
-        if self._reader.pending:
-            self._unopened = event
-        else:
-            self._open(_epoch(event), event)
+        now = time.perf_counter()
+        self._delay = _REFRESH_SECONDS if now - self._epoch_began < _REFRESH_SECONDS else 0.0
+        self._epoch_began = now
+        self._unopened, self._batches = event, 0
+        if not self._reader.pending:
+            self._open_if_due()
 
     def on_train_batch_end(self, event: Event) -> None:
         """Moves the bar."""
@@ -109,8 +116,8 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, event: Event) -> None:
         """Shows the epoch's values, those of its validation included; of short epochs, while the next one runs."""
-        self._catch_up()
-        self._running = None
+        self._reader.flush()
+        self._running = self._unopened = None
         title = f"{_epoch(event)}  {_step(event)}"
         self._reader.defer(lambda: self._finish(title, event.logs, lambda: self._seconds(event)), event.logs)
 
@@ -126,9 +133,9 @@ class ProgressBar(Callback):
     def on_train_end(self, event: Event) -> None:
         """Shows what is still to be shown, the running values of an epoch that the run did not finish among it."""
         self._in_fit = False
-        running, self._running = self._running, None
+        running, self._running, self._unopened = self._running, None, None
         try:
-            self._catch_up()
+            self._reader.flush()
             if running is not None and event.ended != "failed" and event.step > running.step:
                 cut = "" if event.epochs is None else " (not finished)"
                 title = f"{_epoch(running)}{cut}  {_step(event)}"
@@ -197,6 +204,7 @@ class ProgressBar(Callback):
         done = self._batches + 1 if event.batch is None else event.batch + 1
         if self._first is not None:
             done = event.step - self._first
+        self._step = event.step
         if self._bar is not None:
             if self._resumed is not None and self._first is None:
                 # The batches of the interrupted run are on the bar, but not part of its rate.
@@ -227,9 +235,15 @@ class ProgressBar(Callback):
 
     def _catch_up(self) -> None:
         self._reader.flush()
-        event, self._unopened = self._unopened, None
-        if event is not None:
+        self._open_if_due()
+
+    def _open_if_due(self) -> None:
+        event, seen = self._unopened, self._batches
+        if event is not None and not (self._delay and time.perf_counter() - self._epoch_began < self._delay):
+            self._unopened = None
             self._open(_epoch(event), event)
+            if seen:  # those batches are on the bar, but not part of its rate
+                self._resumed = self._step
 
     def _fitting(self, texts: dict[str, str]) -> dict[str, str]:
         """The first of the values, as many as the width of the terminal has room for: tqdm would cut them off."""
@@ -259,7 +273,7 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._wait_for_queue()
         line = "  ".join([title, *self._values(logs), _duration(seconds())])
-        in_terminal = self._bar is not None and not in_notebook()
+        in_terminal = self._shows_bars() and not in_notebook()
         if self._bar is not None:
             self._bar.close()
             self._bar = None

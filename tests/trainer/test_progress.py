@@ -114,7 +114,7 @@ def test_lines_in_a_terminal_when_asked(terminal, capsys):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_bar_in_a_terminal_and_a_line_in_its_place(terminal, capsys, known):
+def test_a_bar_in_a_terminal_and_a_line_in_its_place(terminal, capsys, clock, known):
     fit(ProgressBar(), known=known)
     assert capsys.readouterr().out == ""
     lines = [line.split("\r") for line in terminal.getvalue().strip("\n").split("\n")]
@@ -154,7 +154,7 @@ def test_a_bar_fits_the_terminal_and_the_line_has_all_values(monkeypatch, column
     assert line.split("  ")[2:-1] == [f"{name} {value:.4g}" for name, value in values.items()]
 
 
-def test_a_notebook_with_ipywidgets_has_the_bars_of_tqdm(monkeypatch, capsys):
+def test_a_notebook_with_ipywidgets_has_the_bars_of_tqdm(monkeypatch, capsys, clock):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ipywidgets" or None)
     shell = SimpleNamespace(config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
@@ -225,6 +225,24 @@ def test_short_epochs_show_their_values_while_the_next_one_runs(terminal, capsys
         assert re.search(rf"loss {epoch}\b", last)
 
 
+def test_an_epoch_after_a_short_one_has_a_bar_when_it_takes_longer(terminal, monkeypatch):
+    now, made = [0.0], []
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    bar = ProgressBar()
+    for epoch, seconds in enumerate((0.1, 0.01, 0.2, 0.02)):  # of each of four batches
+        event = {"trainer": None, "phase": "train", "epoch": epoch, "steps": 4}
+        bar.on_epoch_begin(Event(**event, step=4 * epoch))
+        for batch in range(4):
+            now[0] += seconds
+            bar.on_train_batch_end(Event(**event, step=4 * epoch + batch + 1, batch=batch, logs={"loss": 0.5}))
+            made.append(None if bar._bar is None else (bar._bar.initial, bar._bar.n))
+        bar.on_epoch_end(Event(**event, step=4 * epoch + 4, logs={"loss": 0.5}))
+    bar.on_train_end(Event(None, "train", step=16, epoch=3))
+    whole, none = [(0, 1), (0, 2), (0, 3), (0, 4)], 4 * [None]
+    assert made == [*whole, *whole, *none[:1], (1, 2), (1, 3), (1, 4), *whole]
+    assert len(re.findall(r"epoch \d  step \d+  loss 0.5  [\d.]+s\n", terminal.getvalue())) == 4
+
+
 def test_several_steps_in_one_event(terminal, clock):
     callbacks = CallbackList([ProgressBar()])
     callbacks.emit("on_epoch_begin", Event(None, "train", step=0, epoch=0, steps=8))
@@ -237,6 +255,7 @@ def test_several_steps_in_one_event(terminal, clock):
 
 
 def test_the_bar_of_a_resumed_epoch_counts_only_its_own_batches_as_speed(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0)
     callbacks = CallbackList([ProgressBar()])
     event = {"trainer": None, "phase": "train", "epoch": 0, "steps": 100}
     callbacks.emit("on_epoch_begin", Event(**event, step=290, resumed=True))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from boring_modules import High
 
 import elegy as eg
+from elegy.trainer import configuration
 
 VALUES = {"width": 64, "data": {"rows": [10, 20], "shuffled": True}, "rate": 1e-3, "note": None}
 
@@ -40,3 +42,15 @@ def test_a_checkpoint_holds_the_config_as_json(tmp_path):
 def test_values_that_json_cannot_hold_are_refused(config, match):
     with pytest.raises(TypeError, match=match):
         make(config)
+
+
+def test_git_is_asked_once_in_ten_seconds(monkeypatch):
+    now, answers = [1000.0], iter("abc")
+    monkeypatch.setattr(configuration, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(configuration.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=next(answers) + "\n"))
+    configuration._commit.cache_clear()
+    found = []
+    for now[0] in (1000.0, 1009.9, 1010.0, 1019.9):
+        found += [make(None).configuration()["versions"]["git_commit"] for _ in range(2)]
+    configuration._commit.cache_clear()
+    assert found == list("aaaabbbb")
