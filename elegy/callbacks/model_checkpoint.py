@@ -127,6 +127,7 @@ class ModelCheckpoint(PeriodicCallback):
         self._begun = False  # True while the run may write to the directory
         self._nan_callbacks: list[TerminateOnNaN] = []
         self._state: Callable[[], Any] | None = None  # a weak reference to the state that was saved last
+        self._epoch = 0  # the number of completed epochs in the last checkpoint
 
     @property
     def mode(self) -> str | None:
@@ -205,7 +206,7 @@ class ModelCheckpoint(PeriodicCallback):
         super().on_train_begin(event)
         if self.monitor is not None:
             self.monitor.check(event)
-        self._state = None
+        self._state, self._epoch = None, event.trainer.epoch
         self._check_directory(event.step)
         place_of(self.directory).make()
         if is_first():
@@ -245,16 +246,29 @@ class ModelCheckpoint(PeriodicCallback):
 
     def _save_where_it_stopped(self, event: Event) -> None:
         self.wait()
-        if (not self._saved or self._saved[-1].step != event.step) and not self._lost(event):
+        if self._lost(event):
+            return
+        if not self._saved or self._saved[-1].step != event.step:
             self._save(event, _Saved(checkpoint_name(event.step), event.step, None))
+        elif self._epoch != event.trainer.epoch:  # saved at the last step of an epoch, before the epoch ended
+            self._save_again(event)
 
     def _save_the_end(self, event: Event) -> None:
         if self._lost(event):
             return
         self._save_where_it_stopped(event)
+        if self._replaced(event):
+            self._save_again(event)
+
+    def _replaced(self, event: Event) -> bool:
+        """True if a callback has replaced the state since it was saved."""
+        return self._state is not None and self._state() is not event.trainer.state
+
+    def _save_again(self, event: Event) -> None:
         last = self._saved[-1]
-        replaced = self._state is not None and self._state() is not event.trainer.state
-        if replaced and self.best_path != self.last_path:
+        if not self._replaced(event):
+            self._save(event, last)
+        elif self.best_path != self.last_path:
             # The measured value belongs to the state before the callback replaced it.
             self._save(event, dataclasses.replace(last, value=None))
 
@@ -291,7 +305,7 @@ class ModelCheckpoint(PeriodicCallback):
         value = self.monitor.value(event) if self.monitor is not None and measured else None
         before = next((saved for saved in self._saved if saved.step == event.step), None)
         if value is None and before is not None and self._state is not None:  # a value of this state stays
-            value = before.value if self._state() is event.trainer.state else None
+            value = None if self._replaced(event) else before.value
         if value is not None and math.isnan(value):
             value = None
         saved = _Saved(checkpoint_name(event.step), event.step, value)
@@ -313,7 +327,7 @@ class ModelCheckpoint(PeriodicCallback):
                 self._prune()
             else:
                 event.trainer.save(path, saver=self._saver, then=self._prune)
-            self._state = weakref.ref(event.trainer.state)
+            self._state, self._epoch = weakref.ref(event.trainer.state), event.trainer.epoch
             event.log_checkpoint(path)
         except BaseException:
             self._saved = before

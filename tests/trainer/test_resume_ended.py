@@ -63,6 +63,29 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path, restore, every, monito
         assert (remembered.best, remembered.stopped_epoch) == (stopping.best, stopping.stopped_epoch)
 
 
+@pytest.mark.parametrize("assigns", [False, True])
+def test_the_end_is_saved_if_its_step_was_saved_before_the_epoch_ended(tmp_path, assigns):
+    def halve(event):
+        if assigns:
+            params = jax.tree.map(lambda leaf: leaf / 2, event.trainer.state.params)
+            event.trainer.state = event.trainer.state.replace(params=params)
+
+    ended = []
+    callbacks = [eg.callbacks.LambdaCallback(on_epoch_end=lambda event: (ended.append(event.epoch), halve(event)))]
+    options = {"every": eg.Every(steps=2), "epochs": 3, "patience": 60, "callbacks": callbacks}
+    first, _ = run(tmp_path, **options)
+    assert first.step == 3 * STEPS
+    again, _ = run(tmp_path, **options)
+    assert ended == [0, 1, 2]  # the resumed run was complete: no hook again
+    assert_same(again, first)
+
+    restored = eg.Trainer(Linear(), loss=eg.losses.CrossEntropy(), optimizer=optax.adam(1.0))
+    restored.restore(tmp_path)
+    for trainer in (first, restored):
+        trainer.fit(X, Y, batch_size=8, validation_split=0.2, verbose=0)  # the permutation of the fourth epoch
+    assert_same(restored, first)
+
+
 def test_more_patience_goes_on_as_the_patient_run_would(tmp_path):
     first, _ = run(tmp_path / "a")
     second, _ = run(tmp_path / "a", patience=PATIENCE + 3)
