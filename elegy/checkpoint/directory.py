@@ -14,6 +14,7 @@ from elegy.checkpoint.local import LocalCheckpoint
 from elegy.checkpoint.manifest import read_manifest, verify_files
 from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.checkpoint.remote import Remote
+from elegy.checkpoint.turns import in_turn
 from elegy.errors import CheckpointError, CheckpointFormatError
 
 Place = LocalCheckpoint | Remote
@@ -192,7 +193,8 @@ def remove(path: str | os.PathLike[str]) -> None:
     """
     place = place_of(path)
     try:
-        place.remove()
+        with in_turn(place.path):
+            place.remove()
     except CheckpointError:
         raise
     except Exception as error:

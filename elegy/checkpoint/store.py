@@ -25,6 +25,7 @@ from elegy.checkpoint.directory import Opened, opened, place_of
 from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
 from elegy.checkpoint.manifest import ARRAYS, METADATA, read_manifest, verify_files, write_flushed, write_manifest
 from elegy.checkpoint.match import describe_all, fitting
+from elegy.checkpoint.turns import in_turn
 from elegy.distributed import from_first, is_first, together
 from elegy.errors import CheckpointError
 from elegy.types import PyTree
@@ -75,7 +76,7 @@ def save(path: str | os.PathLike[str], arrays: PyTree, metadata: dict[str, Any],
 
     Args:
         path: a directory for this checkpoint only, or an address such as `gs://bucket/run/step_00000001`. An existing
-            checkpoint is replaced after the new one is complete.
+            checkpoint is replaced after the new one is complete. If another thread is writing to it, this waits for it.
         arrays: any tree of JAX arrays (typed random keys included), NumPy arrays and scalars, and Python scalars.
         metadata: JSON values: dicts with string keys, lists, strings, numbers, booleans and None. Tuples are restored
             as lists.
@@ -207,7 +208,7 @@ def write(path: str | os.PathLike[str], content: Snapshot) -> None:
     try:
         suffix = from_first(np.frombuffer(secrets.token_bytes(8), np.uint8)).tobytes().hex()
         doing = f"writing {target.path}"
-        with contextlib.ExitStack() as stack:
+        with in_turn(target.path), contextlib.ExitStack() as stack:
             if is_first():
                 staging = together(lambda: stack.enter_context(target.staged(suffix, content.step)), doing)
             else:

@@ -30,6 +30,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def kept(path: Path) -> list[Path]:
+    """Returns the files in which `write_kept` has kept the objects that a file had before, the oldest first."""
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+    return [*itertools.takewhile(Path.exists, numbered)]
+
+
 def write_kept(path: Path, value: dict[str, Any]) -> None:
     """Writes an object; a different one that the file has is kept as `config_1.json`, `config_2.json`, ..."""
     if path.exists() and read_json(path) != json.loads(json.dumps(value)):

@@ -15,7 +15,7 @@ from typing import Any
 from elegy.callbacks import History
 from elegy.callbacks.monitor import Monitor
 from elegy.checkpoint.naming import RUN_FILE
-from elegy.runs.files import read_json
+from elegy.runs.files import kept, read_json
 from elegy.runs.place import is_locked
 from elegy.strict_json import as_number
 
@@ -54,7 +54,8 @@ class RunRecord:
             or `"evaluation"`), `step`, `epoch`, `examples`, `seconds` and `values`.
         fits: the calls of `fit`, each with its beginning, end, status, warnings and the seconds of its parts.
         checkpoints: what each `ModelCheckpoint` of the run has kept.
-        config: as `Trainer.configuration`, without versions.
+        config: as `Trainer.configuration`, without versions; of the last fit.
+        earlier: the configurations that it had before it was resumed with others, the oldest first.
         environment: versions, devices, the Git commit.
         parameters: path, shape and dtype of each parameter.
         started: when it began; None if that is not known.
@@ -72,6 +73,7 @@ class RunRecord:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parameters: tuple[Mapping[str, Any], ...] = ()
     started: datetime.datetime | None = None
+    earlier: tuple[Mapping[str, Any], ...] = ()
 
     def series(self, *kinds: str) -> dict[str, Series]:
         """Returns the values of each name over the steps.
@@ -149,6 +151,7 @@ def read(path: str | os.PathLike[str]) -> RunRecord:
         environment=read_json(folder / "environment.json"),
         parameters=tuple(read_json(folder / "model.json").get("parameters", ())),
         started=_time(run.get("started")),
+        earlier=tuple(map(read_json, kept(folder / "config.json"))),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -46,6 +47,8 @@ def report(run: RunRecord | str | os.PathLike[str], path: str | os.PathLike[str]
 
 def compare(runs: Iterable[RunRecord | str | os.PathLike[str]], path: str | os.PathLike[str]) -> Path:
     """Writes a page that draws several runs together, and lists their best values and what differs between them.
+
+    Of a run that was resumed with other settings, it has all values of a setting: `0.1 -> 0.01`.
 
     Args:
         runs: the folders of the runs, or their records.
@@ -121,6 +124,7 @@ def _sections(record: RunRecord) -> list[str]:
         section("Evaluations", _values(record)),
         section("Throughput and time", _throughput(record), _times(record)),
         section("Parameters", _parameters(record)),
+        section("Changed when the run was resumed", table(["setting", "values"], _differences([record]))),
         details("Configuration", _json(record.config)),
         details("Environment", _json(record.environment)),
     ]
@@ -216,15 +220,24 @@ def _parameters(record: RunRecord) -> str:
 
 
 def _differences(records: Sequence[RunRecord]) -> list[list[Any]]:
-    """The settings that are not the same in all runs."""
-    configs = [dict(_flat(record.config)) for record in records]
-    names = dict.fromkeys(name for config in configs for name in config)
-    rows = [[name, *(config.get(name) for config in configs)] for name in names]
-    return [row for row in rows if any(value != row[1] for value in row[2:])]
+    """The settings that are not the same in all runs, or changed when a run was resumed: `0.1 -> 0.01`."""
+    configs = [[dict(_flat(config)) for config in (*record.earlier, record.config)] for record in records]
+    names = dict.fromkeys(name for of_run in configs for config in of_run for name in config)
+    rows = [(name, [_changes([config.get(name) for config in of_run]) for of_run in configs]) for name in names]
+    return [
+        [name, *(values[0] if len(values) == 1 else " -> ".join(map(str, values)) for values in cells)]
+        for name, cells in rows
+        if any(len(values) > 1 or values != cells[0] for values in cells)
+    ]
+
+
+def _changes(values: Sequence[Any]) -> list[Any]:
+    """The values without those that repeat the one before."""
+    return [value for value, _ in itertools.groupby(values)]
 
 
 def differing(records: Sequence[RunRecord]) -> str:
-    """Returns a table of the settings that are not the same in all runs, as text; empty if there is none."""
+    """Returns a table of the settings that differ between runs, or within one that was resumed; empty without any."""
     rows = [["" if value is None else str(value) for value in row] for row in _differences(records)]
     return aligned([["setting", *_labels(records)], *rows]) if rows else ""
 

@@ -300,7 +300,7 @@ class Run:
                 "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
                 "max_time before its iterable ended. Pass `steps_per_epoch` to fit, or "
                 "`validation_freq=Every(steps=...)`.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def keep_logs(self, results: StepResults | PlainStepResults, k: int, added: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from elegy.trainer.config import FitConfig
 from elegy.trainer.configuration import checked_config
 from elegy.trainer.diagnosis_methods import DiagnosisMethods
 from elegy.trainer.file_methods import FileMethods
+from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
@@ -375,3 +376,6 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
         return {**self.__dict__, "_session": copy.copy(self._session)}
+
+
+explain_keywords(Trainer, "__init__", "fit", "evaluate", "predict")

@@ -149,3 +149,30 @@ def test_a_keyboard_interrupt_leaves_the_wait_for_a_save_which_goes_on(tmp_path,
     assert done.wait(600)
     assert os.listdir(tmp_path) == ["ckpt"]
     assert (restore(tmp_path / "ckpt", None)[0]["w"] == 1).all()
+
+
+def test_a_save_waits_for_another_one_to_the_same_path(tmp_path, monkeypatch):
+    """Both are writing if the second one does not wait; then the first goes on, and the second follows."""
+    finish, inside, seen = store._finish, [], []
+    both = threading.Event()
+
+    def slow(staging, content):
+        inside.append(content.step)
+        seen.append(len(inside))
+        if len(inside) == 2:
+            both.set()
+        both.wait(0.2)
+        finish(staging, content)
+        inside.remove(content.step)
+
+    monkeypatch.setattr(store, "_finish", slow)
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    path, same = tmp_path / "best", tmp_path / "link" / "best"
+    store.save(path, {"w": jnp.zeros(2)}, {"step": 0})
+    with AsyncSaver() as saver:
+        saver.save(path, {"w": jnp.ones(2)}, {"step": 1})
+        wait_until(lambda: len(seen) == 2)
+        store.save(same, {"w": jnp.full(2, 2.0)}, {"step": 2})
+    assert seen == [1, 1, 1]
+    assert restore(path, None)[1] == {"step": 2}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "link"]

@@ -57,6 +57,19 @@ def test_compare_prints_the_settings_that_differ(folders, capsys):
     assert not any("trainer.seed" in line for line in lines)
 
 
+def test_compare_shows_the_settings_that_changed_when_a_run_was_resumed(folders, capsys):
+    rates = [("a", "_1", 0.5), ("a", "_2", 0.25), ("a", "", 0.5), ("b", "", 0.5)]
+    for name, number, rate in rates:
+        config = {"trainer": {"seed": 42}, "config": {"rate": rate, "same": 1}}
+        (Path("runs") / name / f"config{number}.json").write_text(json.dumps(config))
+    call("compare", "runs/a", "runs/b", "--output", "both.html")
+    lines = capsys.readouterr().out.splitlines()
+    assert "config.rate  0.5 -> 0.25 -> 0.5  0.5" in lines
+    assert not any("same" in line for line in lines)
+    call("report", "runs/a")
+    assert "0.5 -&gt; 0.25 -&gt; 0.5" in Path("report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

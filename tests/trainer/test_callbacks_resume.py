@@ -201,3 +201,26 @@ def test_a_checkpoint_that_cannot_be_pruned_does_not_end_the_run(tmp_path, async
     assert trainer.epoch == 4
     assert names(tmp_path)[-1] == "step_00000016" == saving.last_path.name
     assert len(names(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_run_appends_no_row_twice(tmp_path, killed):
+    """The file has an earlier run; the run crashes behind its checkpoint, or is killed inside of a row behind it."""
+
+    def callbacks(path):
+        saving = ModelCheckpoint(path.with_suffix(".saved"), every=eg.Every(steps=3), save_on_exception=False)
+        return [CSVLogger(path, append=True, every=eg.Every(steps=1)), saving]
+
+    cut, whole = tmp_path / "cut.csv", tmp_path / "whole.csv"
+    for path in (cut, whole):
+        fit(callbacks(path)[:1], epochs=1, resume=None)
+    fit(callbacks(whole), epochs=2, batch_size=20)
+    with pytest.raises(ZeroDivisionError):
+        fit([*callbacks(cut), Crash(1)], epochs=2, batch_size=20)
+    if killed:  # while it wrote the line of the step after the checkpoint
+        text = cut.read_text()
+        cut.write_text(text[: text.index("\n1,10,") + len("\n1,10,0.")])
+    fit(callbacks(cut), epochs=2, batch_size=20)
+    steps = [int(line.split(",")[1]) for line in cut.read_text().splitlines()[1:]]
+    assert steps == [1, 2, 3, 4, *range(1, 11)]
+    assert cut.read_text() == whole.read_text()
