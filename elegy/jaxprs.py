@@ -162,15 +162,35 @@ def _growth(many: Any, few: Any) -> float:
     return sizes[0] / max(sizes[1], 1)
 
 
-def _needed(jaxpr: Any) -> list[Any]:
-    """The equations that the results depend on."""
+def _needed(jaxpr: Any, *, effects: bool = False) -> list[Any]:
+    """The equations that the results depend on; with `effects`, those that have effects, too, such as printing."""
     read = {variable for variable in jaxpr.outvars if not hasattr(variable, "val")}
     found = []
     for equation in reversed(jaxpr.eqns):
-        if not read.isdisjoint(equation.outvars):
+        if not read.isdisjoint(equation.outvars) or (effects and equation.effects):
             found.append(equation)
             read.update(variable for variable in equation.invars if not hasattr(variable, "val"))
     return found[::-1]
+
+
+def without_dead_code(closed: Any) -> Any:
+    """Returns a traced function without the equations that neither its results nor its effects need.
+
+    XLA removes them, too, but only after they were traced again in a loop, and lowered. A random key that nothing reads
+    takes as long to lower as fifty other equations.
+
+    Args:
+        closed: the result of `jax.make_jaxpr`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def function(x):
+        ...     unused = jnp.sin(x)
+        ...     return jnp.cos(x)
+        >>> [str(equation.primitive) for equation in without_dead_code(jax.make_jaxpr(function)(1.0)).eqns]
+        ['cos']
+    """
+    return closed.replace(jaxpr=closed.jaxpr.replace(eqns=_needed(closed.jaxpr, effects=True)))
 
 
 def arguments_read(traced: Any, results: Sequence[int]) -> set[int]:

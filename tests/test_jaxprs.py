@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxpr_as_fun
 
-from elegy.jaxprs import arguments_read, keeps_rows, same_program
+from elegy.jaxprs import arguments_read, keeps_rows, same_program, without_dead_code
 
 X = np.ones((3, 4), np.float32)
 doubled = jax.custom_vjp(lambda x: x * 2)
@@ -123,3 +124,19 @@ def looped(a, b, c):
 )
 def test_a_result_reads_the_arguments_that_it_is_computed_from(function, read):
     assert arguments_read(jax.make_jaxpr(function)(1.0, 2.0, 3.0), [0]) == read
+
+
+def test_equations_that_nothing_reads_are_removed_but_effects_stay():
+    seen = []
+
+    def function(key, x):
+        jax.random.fold_in(key, 0)
+        jax.debug.callback(lambda value: seen.append(float(value)), x + 1)
+        return x * 2, key
+
+    closed = jax.make_jaxpr(function)(jax.random.key(0), 3.0)
+    kept = without_dead_code(closed)
+    assert len(kept.eqns) == len(closed.eqns) - 1
+    doubled, _ = jaxpr_as_fun(kept)(jax.random.key(0), 3.0)
+    jax.effects_barrier()
+    assert (float(doubled), seen) == (6.0, [4.0])

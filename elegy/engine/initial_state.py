@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from elegy.engine.state_buffer import StateBuffer, strong
-from elegy.flat import eval_shape
 from elegy.module import managed, recipe
 from elegy.module.levels import level_of
 from elegy.strategies import Strategy
@@ -32,7 +31,7 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
     # As an argument: constants of a function are compiled into it.
     initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
     make = strategy.compile_init(_Init(module))
-    struct = strategy.local_struct(eval_shape(make, initial, key, batch), "state")
+    struct = strategy.local_struct(make.structure(initial, key, batch), "state")
     return StateBuffer.planned(strategy, module, struct, lambda: make(initial, key, batch))
 
 

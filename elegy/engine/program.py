@@ -18,10 +18,11 @@ from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
 from elegy.engine.small_arrays import NEXT, SmallArrays
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
+from elegy.jaxprs import without_dead_code
 from elegy.loading.chunks import bytes_of
 from elegy.metrics import CompensatedSum
 from elegy.module import managed, recipe
-from elegy.module.logs import LogBook, prepare
+from elegy.module.logs import LogBook, prepare, scalar_names
 from elegy.module.step_values import PLAIN, StepOptions
 from elegy.names import OTHER_CONTAINERS, differences, path_name, type_name
 from elegy.strategies import Strategy
@@ -67,7 +68,7 @@ class Program:
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
-        closed: the traced step.
+        closed: the traced step, without equations that its results do not need.
         indexed: True if the step reads the index of the batch or of the epoch.
         small: the control vectors and masks of the program, on the devices.
         returns_control: True if executions return the control vector of the next one, which all members of a population
@@ -86,7 +87,7 @@ class Program:
         options: StepOptions = PLAIN,
     ):
         self.phase = phase
-        self.strategy = strategy
+        self.strategy, self._options = strategy, options
         self.donates = phase == "train" and strategy.donates
         self.batch, self.mask = batch, mask
         batch, mask = (strategy.local_struct(given, "batch") for given in (batch, mask))
@@ -95,25 +96,20 @@ class Program:
         self._kernels: dict[tuple, Callable] = {}
         self._impls: dict[int, Any] = {}  # the generators of the random keys in the state
         self.output_tree: Any = None  # the tree of a prediction's outputs, which are a list of arrays in the trace
-        forward = _forward(phase, strategy, options) if phase != "pred" else self._predict
-        without_logs = state.replace(_logs=LogBook())
-        closed, out = self._trace(forward, without_logs, batch, mask, _INDEX, _INDEX)
-        if phase != "pred":
-            state = state.replace(_logs=prepare(state._logs, phase, out[1]._logs.pending, state.losses_and_metrics))
-            state = state.replace(_logs=jax.tree.map(abstract, state._logs))
-        self.state = state
-        run, out_tree = jaxpr_as_fun(closed), jax.tree.structure(out)
-
-        def forward_again(state: Any, *rest: Any) -> tuple[Any, Any]:
-            state = state.replace(_logs=LogBook())
-            if state._recipe is not None:  # the results of the first trace have the functions of that trace
-                return forward(state, *rest)
-            return jax.tree.unflatten(out_tree, run(*jax.tree.leaves((state, *rest))))
+        forward: Callable = self._forward if phase != "pred" else self._predict
+        books = state._logs
+        first = phase != "pred" and getattr(books, phase) is None
+        if first:  # without accumulators: most steps log no scalars beside their losses and metrics
+            state = state.replace(_logs=prepare(books, phase, ()))
 
         def step(state: Any, batch: PyTree, mask: Any, batch_idx: Any, epoch_idx: Any) -> tuple[Any, Any]:
             self._impls = key_impls(jax.tree.leaves(state))
-            extra, after = forward_again(state, batch, mask, batch_idx, epoch_idx)
-            after = after.replace(_logs=state._logs.replace(pending=after._logs.pending))
+            without = state.replace(_logs=state._logs.replace(**{phase: {}})) if first else state
+            extra, after = forward(without, batch, mask, batch_idx, epoch_idx)
+            pending = after._logs.pending
+            if first and not getattr(state._logs, phase) and scalar_names(pending):
+                return extra, after  # the accumulators are missing
+            after = after.replace(_logs=state._logs.replace(pending=pending))
             if phase == "pred":
                 return extra, jax.tree.map(_strong_like, recipe.unbound(after, state), state)
             out = managed.finish(after, phase, extra, strategy, options)
@@ -128,7 +124,15 @@ class Program:
 
         self.log_names: list[tuple[str, str, int]] = []
         self.value_names: list[tuple[str, str, int]] = []
-        self.closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
+        closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
+        if first and (pending := result[1]._logs.pending):
+            state = state.replace(_logs=prepare(books, phase, pending, state.losses_and_metrics))
+            state = state.replace(_logs=jax.tree.map(abstract, state._logs))
+            if state._recipe is None:  # otherwise, the results of a trace have the functions of that trace
+                forward = _replayed(closed, result)
+            closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
+        self.state = state
+        self.closed = without_dead_code(closed)
         self._out = result[0]
         self.names = frozenset(name for name, _, _ in self.log_names)
         n_state = len(jax.tree.leaves(state))
@@ -144,8 +148,14 @@ class Program:
         self.small = SmallArrays(strategy, self.indexed)
         self.returns_control = self.indexed and phase != "pred" and not strategy.maps_members
 
+    def _forward(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[managed.StepExtras, Any]:
+        state = recipe.bound(state.replace(_logs=LogBook()))
+        if self.phase == "train":
+            return managed.forward_train(state, batch, b, e, mask, self.strategy, self._options)
+        return managed.forward_test(state, batch, b, mask, self.strategy)
+
     def _predict(self, state: Any, batch: PyTree, mask: Any, b: Any, e: Any) -> tuple[list[Any], Any]:
-        outputs, after = managed.pred(recipe.bound(state), batch, b, self.strategy)
+        outputs, after = managed.pred(recipe.bound(state.replace(_logs=LogBook())), batch, b, self.strategy)
         found, self.output_tree = jax.tree_util.tree_flatten_with_path(outputs)
         for path, leaf in found:
             if not is_array(leaf):
@@ -277,12 +287,10 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex))
 
 
-def _forward(phase: CompiledPhase, strategy: Strategy, options: StepOptions) -> Callable:
-    if phase == "train":
-        return lambda state, batch, mask, b, e: managed.forward_train(
-            recipe.bound(state), batch, b, e, mask, strategy, options
-        )
-    return lambda state, batch, mask, b, e: managed.forward_test(recipe.bound(state), batch, b, mask, strategy)
+def _replayed(closed: Any, result: Any) -> Callable:
+    """Returns the function of a trace, which computes the same without calling the user's code."""
+    run, treedef = jaxpr_as_fun(closed), jax.tree.structure(result)
+    return lambda *args: jax.tree.unflatten(treedef, run(*jax.tree.leaves(args)))
 
 
 def abstract(leaf: Any) -> jax.ShapeDtypeStruct:

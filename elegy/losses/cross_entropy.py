@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from jax.typing import ArrayLike
 from elegy.losses.class_targets import check_class_indices, class_shape_error, class_targets, values_outside
 from elegy.losses.labels import widen_integers
 from elegy.losses.loss import Loss
-from elegy.losses.numbers import at_least_float32, check_real, log_softmax_of
+from elegy.losses.numbers import at_least_float32, check_real, log_softmax_of, number_where
 from elegy.losses.shapes import array_shape, check_array, match_real, mean_over_features
 from elegy.pytree import static_field
 from elegy.types import PyTree
@@ -64,12 +66,13 @@ def cross_entropy(
     target = widen_integers(target)
     if from_logits and not label_smoothing:
         # Negative indices would count from the end.
-        values = optax.softmax_cross_entropy_with_integer_labels(preds, jnp.clip(target, 0, preds.shape[-1] - 1))
+        first, last = (np.asarray(index, target.dtype) for index in (0, preds.shape[-1] - 1))
+        values = optax.softmax_cross_entropy_with_integer_labels(preds, jax.lax.clamp(first, target, last))
     else:
         one_hot = jax.nn.one_hot(target, preds.shape[-1], dtype=preds.dtype)
         values = _from_distribution(one_hot, preds, from_logits, label_smoothing)
     outside = (target < 0) | (target >= preds.shape[-1])
-    return jnp.where(outside, jnp.nan if check_bounds else 0.0, values)
+    return number_where(outside, jnp.nan if check_bounds else 0.0, values)
 
 
 def _binary(target: jax.Array, preds: jax.Array, from_logits: bool, label_smoothing: float | None) -> jax.Array:
@@ -142,9 +145,8 @@ class CrossEntropy(Loss):
         """
         check_array(target, "target", "CrossEntropy")
         check_array(preds, "preds", "CrossEntropy")
-        if not self.binary and jnp.ndim(preds) == jnp.ndim(target) == 1:
-            # This could be one distribution, but is usually a batch of binary outputs.
-            raise class_shape_error(target, preds, "CrossEntropy")
+        if not self.binary:
+            _check_ranks(target, preds)
         return cross_entropy(
             target,
             preds,
@@ -174,16 +176,19 @@ class CrossEntropy(Loss):
             return
         if array_shape(preds) is None:
             return
-        target, preds_like = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
-        _called.eval_shape(self, target, preds_like)
-        classes = preds_like.shape[-1]
-        if target.shape == preds_like.shape or not self.check_bounds:
+        target, preds = np.asarray(target), jax.ShapeDtypeStruct(np.shape(preds), np.float32)
+        _check_ranks(target, preds)
+        check_real("CrossEntropy", target=target)
+        class_targets(target, preds, "CrossEntropy")
+        if target.shape == preds.shape or not self.check_bounds:
             return
-        check_class_indices(target, classes, "CrossEntropy")
+        check_class_indices(target, preds.shape[-1], "CrossEntropy")
 
 
-# Made once: JAX caches traces by function, so a second check does not trace the loss again.
-_called = jax.jit(lambda loss, target, preds: loss.call(target, preds))
+def _check_ranks(target: Any, preds: Any) -> None:
+    """Refuses two vectors: they could be one distribution, but are usually a batch of binary outputs."""
+    if np.ndim(preds) == np.ndim(target) == 1:
+        raise class_shape_error(target, preds, "CrossEntropy")
 
 
 def _check_decisions(target: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from elegy.losses.numbers import at_least_float32, check_real
+from elegy.losses.numbers import at_least_float32, check_real, number_where
 
 
 class Reduction(enum.Enum):
@@ -55,8 +55,9 @@ def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
         >>> safe_divide(1.0, 0.0).item()
         0.0
     """
+    numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
     empty = denominator == 0
-    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+    return number_where(empty, 0, numerator / number_where(empty, 1, denominator))
 
 
 def align_weight(weight: ArrayLike, shape: tuple[int, ...], what: str) -> jax.Array:

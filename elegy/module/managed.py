@@ -68,7 +68,7 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
         key: a typed key, which is split into one for the initialisation and the state's.
         batch: one batch, for its shapes and dtypes.
     """
-    state_key, init_key = jax.random.split(key)
+    state_key, init_key = (jax.random.fold_in(key, i) for i in range(2))  # a split, but lowered in less time
     state = check_state(module, module.managed_init_step(init_key, batch), "managed_init_step")
     state = precision.begin(state, module._precision)
     freezing.check(state)

@@ -44,11 +44,11 @@ class InitKernel:
         self._init, self._find_shardings = init, shardings
         self._put, self._place, self._options = put, place, dict(options)
         self._closed: Any = None
+        self._struct: PyTree = None
 
     def __call__(self, *args: Any) -> PyTree:
         """Makes the state. The arguments of later calls must have the structure of the first."""
-        if self._closed is None:
-            self._trace(args)
+        self.structure(*args)
         leaves = jax.tree.leaves(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             # Inside of another traced function there is nothing to compile or copy here.
@@ -61,10 +61,13 @@ class InitKernel:
             out[i] = leaf
         return jax.tree.unflatten(self._treedef, out)
 
-    def _trace(self, args: tuple[Any, ...]) -> None:
-        self._closed, struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
-        self._treedef = jax.tree.structure(struct)
-        self._shardings = jax.tree.leaves(self._find_shardings(struct))
+    def structure(self, *args: Any) -> PyTree:
+        """Traces `init`, and returns the shapes and dtypes of the state; `__call__` uses the same trace."""
+        if self._closed is None:
+            self._closed, self._struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
+            self._treedef = jax.tree.structure(self._struct)
+            self._shardings = jax.tree.leaves(self._find_shardings(self._struct))
+        return self._struct
 
     def _given(self, leaves: list[Any]) -> dict[int, Any]:
         """Returns the leaves of the state, by position, that are arguments or constants of the function."""

@@ -60,7 +60,7 @@ class Jit(Strategy):
         """Commits every leaf to the device, so that first, later and restored states use the same executable."""
         return jax.device_put(state, self._sharding())
 
-    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    def compile_init(self, init: Callable[..., PyTree]) -> InitKernel:
         """Compiles `init` for the device."""
         place = self._sharding()
         return InitKernel(

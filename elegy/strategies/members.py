@@ -64,7 +64,7 @@ class Members(Strategy):
         """Divides the members over the devices."""
         return jax.device_put(state, self._state())
 
-    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    def compile_init(self, init: Callable[..., PyTree]) -> InitKernel:
         """Compiles `init(initial, key, batch)` for all members: initial values and keys are stacked."""
         return InitKernel(
             jax.vmap(init, in_axes=(0, 0, None), axis_size=self.count),

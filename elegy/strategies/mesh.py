@@ -129,7 +129,7 @@ class MeshStrategy(Strategy):
             return jax.tree.map(_put_everywhere, state, shardings)
         return jax.device_put(state, shardings)
 
-    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    def compile_init(self, init: Callable[..., PyTree]) -> InitKernel:
         """Compiles `init` so that every device makes only its own part of the state."""
 
         def place(arguments: list[Any]) -> list[Any]:

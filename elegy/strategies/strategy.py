@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,16 @@ M = TypeVar("M")
 Kind = Literal["state", "small", "batch", "chunk", "whole"]
 """The kind of an argument of a compiled function: the state, or small leaves of it; one batch (examples on axis 0); a
 stack of batches (examples on axis 1); or a value that is equal on every replica."""
+
+
+class CompiledInit(Protocol):
+    """A compiled function that makes the first state."""
+
+    def structure(self, *args: Any) -> PyTree:
+        """Returns the shapes and dtypes of the state, from a trace that the call uses, too."""
+
+    def __call__(self, *args: Any) -> PyTree:
+        """Makes the state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +65,13 @@ class Strategy:
         """
         return state
 
-    def compile_init(self, init: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Wraps `init(key, batch) -> state` so that the state it returns is placed."""
-        return init
+    def compile_init(self, init: Callable[..., PyTree]) -> CompiledInit:
+        """Wraps `init(key, batch) -> state` so that it is traced once, compiled, and the state it returns is placed.
+
+        Raises:
+            NotImplementedError: if the strategy does not compile.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not compile, so it calls `init` itself.")
 
     def first_key(self, seed: int) -> jax.Array:
         """Returns the key with which the first state is made.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from boring_modules import High, make_params, network, regression
 
 import elegy as eg
@@ -53,6 +54,39 @@ def test_fused_steps_are_the_single_steps():
     for one, other in zip(jax.tree.leaves(single.get().params), jax.tree.leaves(fused.get().params), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)  # another loop may fuse products and sums differently
     assert fused_executor.traces["train"] == 1
+
+
+@pytest.mark.parametrize("logs", [{}, {"scale": 2.0, "shift": 3.0}])
+def test_the_step_of_the_user_is_traced_once_for_each_phase(logs):
+    calls = []
+
+    class Logging(High):
+        def apply(self, key, inputs, training):
+            outputs, state = super().apply(key, inputs, training)
+            calls.append(training)
+            for name, value in logs.items():
+                state = state.log(name, value + jnp.zeros(()))
+            return outputs, state
+
+    module = Logging(losses_and_metrics=eg.metrics.LossesAndMetrics(eg.losses.MeanSquaredError(), None))
+    executor, batch = Executor(Jit()), tuple(part[:4] for part in regression())
+    module = module.replace(optimizer=eg.Optimizer(optax.sgd(0.0)))
+    buffer = initial_state(executor.strategy, module, jax.random.key(0), batch)
+    expected = np.mean((network(make_params(init_key()), batch[0]) - batch[1]) ** 2)
+    calls.clear()
+    for phase in ("train", "train", "test", "test"):
+        out = executor.run(phase, buffer, Chunk(batch, "single", structure(batch), (4,), 0), 0).logs(0)
+        np.testing.assert_allclose(out["loss"], expected, rtol=1e-6)
+        assert {name: out[name] for name in logs} == logs
+    assert calls == [True, False]
+
+
+def test_a_step_without_random_numbers_computes_no_random_key():
+    executor, buffer = started()
+    closed = executor.program("train", buffer, structure(tuple(part[:4] for part in regression())), None).closed
+    used = {id(v) for v in closed.jaxpr.outvars} | {id(v) for equation in closed.eqns for v in equation.invars}
+    assert all(any(id(v) in used for v in equation.outvars) for equation in closed.eqns)
+    assert sum("fold_in" in str(equation.primitive) for equation in closed.eqns) == 0
 
 
 def test_a_module_with_a_step_of_its_own_is_not_compiled():
