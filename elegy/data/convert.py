@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from elegy.data.aligned import aligned_copy
 from elegy.data.batch import PARTS, join_name
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric, is_numeric
@@ -82,12 +83,14 @@ def as_batch(batch: Any, where: str = "", *, listed: bool = False) -> Batch:
 def copied(batch: Batch) -> Batch:
     """Copies the NumPy arrays of a batch, so that later writes to the originals do not change it.
 
+    The CPU backend computes with the memory of the copies; a step need not copy them once more.
+
     Example:
         >>> x = np.zeros(2)
         >>> np.shares_memory(copied({"x": x})["x"], x)
         False
     """
-    return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, batch)
+    return jax.tree.map(lambda leaf: aligned_copy(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
 
 
 def is_leaf(value: Any) -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from elegy.data.aligned import aligned_empty
+from elegy.data.aligned import SMALL, aligned_empty
 from elegy.data.batch import named_leaves, pack, size_of, unpack
 from elegy.data.blocks import Blocks
 from elegy.data.columns import Columns, Given, is_list_of_named, names_of
@@ -29,9 +29,6 @@ from elegy.data.tables import column_names, is_table, refuse_lazy_frame
 from elegy.data.weights import check_class_weight, weigh_all
 from elegy.names import type_name
 from elegy.types import Array, Batch, PyTree
-
-_SMALL = 4096
-"""Bytes. Gathered rows of this size are in aligned memory; for fewer, finding it takes longer than another copy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +200,7 @@ def _gatherer(leaf: Array) -> Callable[[np.ndarray], Array]:
 
 
 def _gather(leaf: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    if indices.size * leaf.nbytes < _SMALL * len(leaf):
+    if indices.size * leaf.nbytes < SMALL * len(leaf):
         return leaf.take(indices, axis=0)
     rows = aligned_empty((*indices.shape, *leaf.shape[1:]), leaf.dtype)
     return leaf.take(indices, axis=0, out=rows, mode="clip")  # with another mode, NumPy gathers into a second array

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from elegy.data import ArraySource, prefetch
+from elegy.data.aligned import aligned_empty
 from elegy.data.batch import pad_rows, rows
 from elegy.data.members import PerMember, of_members
 from elegy.data.plan import EpochPlan
@@ -284,9 +285,15 @@ def _stack(
         return Chunk(strategy.place(waiting[0][0], "batch"), "single", shape, sizes, first, mask=mask)
     mask = _masks(sizes, layout.steps, count) if layout.masked else None
     batches = [batch for batch, _ in waiting] + [waiting[-1][0]] * (layout.steps - len(waiting))
-    data = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+    data = jax.tree.map(_stacked, *batches)
     static = len(sizes) in layout.static
     return Chunk(strategy.place(data, "chunk"), "stacked", shape, sizes, first, None, mask, static)
+
+
+def _stacked(*leaves: Any) -> np.ndarray:
+    """Stacks arrays of one shape and dtype in memory that the CPU backend does not copy."""
+    stack = aligned_empty((len(leaves), *leaves[0].shape), leaves[0].dtype)
+    return np.stack(leaves, out=stack)
 
 
 def _gathered(source: ArraySource, index: np.ndarray, kind: Literal["batch", "chunk"], strategy: Strategy) -> PyTree:
