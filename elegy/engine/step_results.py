@@ -16,10 +16,11 @@ from elegy.types import PyTree
 class StepResults:
     """The results of an execution, by step; all are transferred to the host at the first read."""
 
-    __slots__ = ("_columns", "_host", "_packed", "_program", "count")
+    __slots__ = ("_arrays", "_columns", "_host", "_packed", "_program", "count")
 
     def __init__(self, program: Program, packed: dict[str, Any], count: int | None):
         self._program, self._packed, self.count = program, packed, count
+        self._arrays: list[jax.Array] | None = None
         self._host: dict[str, Any] | None = None
         self._columns: dict[bool, dict[str, np.ndarray]] = {}
 
@@ -56,7 +57,9 @@ class StepResults:
         return self._columns[own]
 
     def _ready(self) -> bool:
-        return self._host is not None or _computed(self._packed)
+        if self._arrays is None:
+            self._arrays = _arrays(self._packed)
+        return self._host is not None or _computed(self._arrays)
 
     def finite_checks(self) -> list[FiniteCheck]:
         """Returns the finite check of each step; waits for the device."""
@@ -111,10 +114,14 @@ class PlainStepResults:
 
 def _scalars(values: Any) -> LazyLogs:
     scalars = {name: value for name, value in values.items() if np.shape(value) == ()}
-    return LazyLogs(lambda: scalars, lambda: _computed(values), names=scalars)
+    return LazyLogs(lambda: scalars, lambda: _computed(_arrays(values)), names=scalars)
 
 
-def _computed(arrays: PyTree) -> bool:
+def _arrays(tree: PyTree) -> list[jax.Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+
+
+def _computed(arrays: list[jax.Array]) -> bool:
     """True if all arrays are computed."""
     # The type `jax.Array` does not declare `is_ready`.
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(arrays) if isinstance(leaf, jax.Array))  # type: ignore[attr-defined]
+    return all(array.is_ready() for array in arrays)  # type: ignore[attr-defined]

@@ -82,7 +82,8 @@ def part_of(name: str) -> tuple[str, str]:
 
 def is_free(path: Path) -> bool:
     """True if the directory has no records of a run."""
-    return not any(path.glob("train/events.out.tfevents.*")) and not any(path.glob("validation/events.out.tfevents.*"))
+    parts = ("train", "validation") if path.exists() else ()
+    return not any(any(path.glob(f"{part}/events.out.tfevents.*")) for part in parts)
 
 
 def directories(path: Path) -> Iterator[Path]:

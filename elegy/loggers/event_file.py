@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ class EventFile:
         self._file = (directory / f"events.out.tfevents.{end}").open("wb")
         self.write([encoded([begin])])
 
-    def write(self, encoded: Iterable[bytes]) -> None:
+    def write(self, records: Iterable[bytes]) -> None:
         """Writes encoded events. They survive a kill of the process; the disk is not waited for."""
-        self._file.writelines(encoded)
+        self._file.writelines(records)
         self._file.flush()
 
     def summaries(self, step: int, messages: Iterable[Any]) -> None:
@@ -84,15 +84,16 @@ def _buffers() -> _Buffers:
     return found
 
 
-def encoded(events: Iterable[Any]) -> bytes:
-    """Returns messages `Event` as the records of a file.
-
-    Args:
-        events: the messages; one that comes several times, with other values, has to be yielded anew each time.
-    """
+def _buffer() -> tuple[io.BytesIO, Callable[[bytes], None]]:
+    """A buffer, and a function that writes a serialized event to it as the record of a file."""
     buffer, path = io.BytesIO(), f"{_PREFIX}:{next(_FILES)}"
     _buffers().made[path] = buffer
-    write = require("tensorboardX.record_writer", _FOR).RecordWriter(path).write
+    return buffer, require("tensorboardX.record_writer", _FOR).RecordWriter(path).write
+
+
+def encoded(events: Iterable[Any]) -> bytes:
+    """Returns messages `Event` as the records of a file."""
+    buffer, write = _buffer()
     for event in events:
         write(event.SerializeToString())
     return buffer.getvalue()
@@ -110,15 +111,13 @@ def scalars(tags: Sequence[str], steps: Sequence[int], values: np.ndarray) -> by
     entries = [event.summary.value.add(tag=tag) for tag in tags]
     with np.errstate(over="ignore"):
         rows = values.astype(np.float32).tolist()
-
-    def events() -> Iterator[Any]:
-        for step, row in zip(steps, rows, strict=True):
-            event.step = step
-            for entry, value in zip(entries, row, strict=True):
-                entry.simple_value = value
-            yield event
-
-    return encoded(events())
+    buffer, write = _buffer()
+    for step, row in zip(steps, rows, strict=True):
+        event.step = step
+        for entry, value in zip(entries, row, strict=True):
+            entry.simple_value = value
+        write(event.SerializeToString())
+    return buffer.getvalue()
 
 
 def tags_at(directory: Path, step: int) -> set[str]:

@@ -28,12 +28,20 @@ def _lines(block: Block) -> bytes:
     # orjson writes null for numbers that are not finite, and line separators within names as they are.
     plain = bool(np.isfinite(block.values).all()) and all(name.isascii() for name in block.names)
     dumps = orjson.dumps if plain else _dumps
-    kind, epoch, seconds = block.kind, block.epoch, round(block.seconds, 3)
-    lines = []
-    for step, examples, row in zip(block.steps, block.examples, block.values.tolist(), strict=True):
-        values = dict(zip(block.names, row, strict=True))
-        fields = {"step": step, "epoch": epoch, "examples": examples, "seconds": seconds, "values": values}
-        lines.append(dumps({"type": kind, **fields}))
+    kind, epoch, seconds, names = block.kind, block.epoch, round(block.seconds, 3), block.names
+    lines = [
+        dumps(
+            {
+                "type": kind,
+                "step": step,
+                "epoch": epoch,
+                "examples": examples,
+                "seconds": seconds,
+                "values": dict(zip(names, row, strict=True)),
+            }
+        )
+        for step, examples, row in zip(block.steps, block.examples, block.values.tolist(), strict=True)
+    ]
     return b"\n".join([*lines, b""])
 
 

@@ -14,18 +14,19 @@ Write = Callable[[list[Any]], object]
 
 _CAPACITY = 256
 _IDLE = 1.0
-_GATHER = 0.05
+_GATHER = 0.02
 """Seconds for which the thread gathers items: each time that it wakes, the loop gives it the interpreter's lock."""
 
 _MOST = 4
 """The largest number of items of one call, after which the loop can have the interpreter's lock."""
 
-_PAUSE = 1e-4
-"""Seconds between two calls: without a pause, the loop waits for the lock until Python takes it away after 5 ms."""
+_TURN, _PAUSE = 2e-4, 1e-4
+"""Seconds after which the thread pauses, and for which: without pauses, the loop waits for the lock until Python takes
+it away after 5 ms."""
 
 
 class LogWriter:
-    """A thread that calls functions with the items that they are to write, at most 0.05 s later.
+    """A thread that calls functions with the items that they are to write, at most 0.02 s later.
 
     Items of one channel stay in order. Those that wait for the same function are given to it together, a few at a time.
     No item is lost: if the queue is full, `Channel.put` waits. At the exit of the interpreter, the queue is emptied.
@@ -108,8 +109,12 @@ class LogWriter:
                 channels = list(dict.fromkeys(channel for channel, _, _ in self._queue))
                 self._taken = sorted(self._queue, key=lambda entry: channels.index(entry[0]))
                 self._queue = []
+            begun = time.perf_counter()
             while self._taken:
                 self._write(self._next())
+                if not self._waiting and time.perf_counter() - begun > _TURN:
+                    time.sleep(_PAUSE)
+                    begun = time.perf_counter()
 
     def _next(self) -> list[tuple[Channel, Write, Any]]:
         """The next items, all of one channel and for the same function."""
@@ -129,8 +134,6 @@ class LogWriter:
             channel.pending -= len(entries)
             if self._waiting:
                 self._changed.notify_all()
-        if not self._waiting:
-            time.sleep(_PAUSE)
 
 
 WRITER = LogWriter()

@@ -38,9 +38,10 @@ class Logger(PeriodicCallback, abc.ABC):
     one logs.
 
     A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
-    there is no method are left out, and a warning says so once. `log_scalars` and `log_block` are called in a thread,
-    the other methods in that of the loop while the thread has nothing to do, so no method needs a lock. If the thread
-    is more than 256 executions behind, the loop waits for it. An exception of these methods is raised in the loop.
+    there is no method are left out, and a warning says so once. `log_config`, `log_scalars` and `log_block` are called
+    in a thread, the other methods in that of the loop while the thread has nothing to do for this logger, so no method
+    needs a lock. If the thread is more than 256 executions behind, the loop waits for it. An exception of these methods
+    is raised in the loop.
 
     Args:
         every: the interval.
@@ -114,7 +115,11 @@ class Logger(PeriodicCallback, abc.ABC):
             self.log_scalars(record)
 
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the configuration of a new run: nested dicts with strings, numbers, booleans, None and lists."""
+        """Writes the configuration of a new run: nested dicts with strings, numbers, booleans, None and lists.
+
+        Args:
+            config: the configuration. Loggers of a run share it, so do not change it.
+        """
 
     def log_text(self, item: Item) -> None:
         """Writes a text; for all items, see `Item` for the value."""
@@ -272,8 +277,8 @@ class Logger(PeriodicCallback, abc.ABC):
         self.run = self.open(before)
         self._is_open = True
         if before is None or self.run != before:
-            configuration = getattr(self._event.trainer, "configuration", None)
-            self.log_config({} if configuration is None else configuration())
+            configuration = getattr(self._event.trainer, "configuration", dict)
+            self._channel.put(self._log_configs, self._event.shared("configuration", configuration))
         elif self._resumes is not None:
             self.rewind(self._resumes)
 
@@ -291,6 +296,10 @@ class Logger(PeriodicCallback, abc.ABC):
             for block in event.shared(key, make):
                 if (new := self._new_in(block)).steps:
                     self._channel.put(self._log_blocks, new)
+
+    def _log_configs(self, configs: list[Mapping[str, Any]]) -> None:
+        for config in configs:
+            self.log_config(config)
 
     def _log_blocks(self, blocks: list[Block]) -> None:
         self.log_block(Records(blocks))
