@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -39,7 +38,8 @@ def hang(number=signal.SIGTERM, steps=None):
     """Waits for ever, as for a dead network; a signal comes soon, or soon after an event."""
     if steps is not None:
         assert steps.wait(600)
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    # If another thread received the signal, Python would not end the wait of the main one.
+    timer = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, number))
     timer.start()
     try:
         OVER.wait(600)
