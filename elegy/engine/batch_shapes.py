@@ -30,7 +30,12 @@ class BatchShapes:
         self.takes_batches: dict[str, bool] = {}
         self._seen: dict[str, list[PyTree]] = {"train": [], "test": [], "pred": []}
         self._trained: PyTree = None  # the structure of the inputs of the training
+        self._first: PyTree = None  # that of the inputs with which the first state was made
         self._warned: set[str] = set()
+
+    def initialised(self, inputs: PyTree) -> None:
+        """Stores the structure of the inputs with which the first state was made."""
+        self._first = structure(inputs)
 
     @contextlib.contextmanager
     def noting_batch(self, phase: str, batch: PyTree) -> Iterator[None]:
@@ -47,17 +52,20 @@ class BatchShapes:
 
     @contextlib.contextmanager
     def noting_inputs(self, phase: str, inputs: PyTree) -> Iterator[None]:
-        """Adds a note to an error of a trace about how the inputs differ from those of the training."""
+        """Adds a note to an error of a trace about how the inputs differ from earlier ones."""
         try:
             yield
             if phase == "train" and self._trained is None:
                 self._trained = structure(inputs)
         except Exception as error:
             told = any("differs from the first" in note for note in getattr(error, "__notes__", ()))
-            if self._trained is not None and not told:
-                before = resized(self._trained, rows(inputs))
+            known, what = self._trained, "those of the training"
+            if known is None:
+                known, what = self._first, "the first ones, with which the module was initialised"
+            if known is not None and not told:
+                before = resized(known, rows(inputs))
                 if changes := "; ".join(differences({"inputs": before}, {"inputs": structure(inputs)})):
-                    error.add_note(f"The inputs differ from those of the training: {changes}.")
+                    error.add_note(f"The inputs differ from {what}: {changes}.")
             raise
 
     def traced(self, phase: str, batch: PyTree) -> None:

@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from elegy.module.levels import level_of
 from elegy.strategies.strategy import Strategy
 from elegy.types import PyTree
+
+
+class WatchedGradient:
+    """An objective that notes, while it is differentiated, if its losses have a derivative.
+
+    A derivative that is zero whatever the values are is known to JAX when it traces: that of integers, comparisons,
+    `argmax` and `stop_gradient`. A derivative that happens to be zero is not noted.
+
+    Args:
+        objective: a function of the parameters and others, whose result is `(loss or losses, others)`.
+
+    Example:
+        >>> loss = WatchedGradient(lambda w: (jnp.sum(w > 0).astype(float), None))
+        >>> grads, _ = jax.grad(loss, has_aux=True)(jnp.ones(3))
+        >>> loss.differentiable
+        False
+    """
+
+    def __init__(self, objective: Callable[..., tuple[Any, Any]]):
+        self._objective = objective
+        self.differentiable = False
+
+    def __call__(self, *args: Any) -> tuple[Any, Any]:
+        """Calls the objective."""
+        losses, others = self._objective(*args)
+        return jax.tree.map(self._watched, losses), others
+
+    def _watched(self, loss: jax.Array) -> jax.Array:
+        @jax.custom_jvp
+        def same(loss: jax.Array) -> jax.Array:
+            return loss
+
+        def derivative(primals: tuple[jax.Array], tangents: tuple[Any]) -> tuple[jax.Array, Any]:
+            self.differentiable |= not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero)
+            return primals[0], tangents[0]
+
+        same.defjvp(derivative, symbolic_zeros=True)
+        return same(loss)
+
+    def check(self, cls: type, params: PyTree) -> None:
+        """Warns if the module trains at the high level, and no loss has a derivative.
+
+        Args:
+            cls: the class of the module.
+            params: the parameters that are trained.
+        """
+        if not self.differentiable and level_of(cls, "train") == "high" and jax.tree.leaves(params):
+            warnings.warn(
+                f"nothing is trained: the loss of {cls.__name__} has no gradient with respect to the parameters. It "
+                "does not depend on them, or only by integers, comparisons, `argmax` or `stop_gradient`, whose "
+                "derivative is zero. Train with a loss such as `elegy.losses.CrossEntropy()`, and pass a count of "
+                "errors as a metric.",
+                stacklevel=2,
+            )
 
 
 def conjugate(grads: PyTree) -> PyTree:

@@ -19,15 +19,13 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module import accumulation, freezing, high_level, precision, several_losses
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
-from elegy.module.gradients import conjugate, objective_dtype, optimizer_arguments
+from elegy.module.gradients import WatchedGradient, conjugate, objective_dtype, optimizer_arguments
 from elegy.module.logs import drain, log_total, pending_losses
 from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions, step_values
 from elegy.names import array_name, type_name
 from elegy.patterns import combine
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
-
-_PHASES = ("train", "test", "pred")
 
 
 class StepExtras(NamedTuple):
@@ -118,6 +116,7 @@ def forward_train(
     dtype = objective_dtype(params)
     policy, scale = precision.managed_policy(module, "train"), module.dynamic_loss_scale
 
+    @WatchedGradient
     def objective(
         params: PyTree, probe: Any, module: Any, context: StepContext, key: jax.Array, batch: Batch
     ) -> tuple[several_losses.Losses, tuple[jax.Array | None, Any]]:
@@ -144,6 +143,7 @@ def forward_train(
         objective, module, params, context, step_key, batch, options.accumulate
     )
     (total, (loss, state)), (grads, factor) = differentiate(params, jnp.zeros((), dtype))
+    objective.check(type(module), params)
     before = freezing.optimizer_params(module), module.optimizer
     value = strategy.sum(several_losses.total(total))
     grads = precision.as_kept(conjugate(strategy.sum(grads)), before[0])
@@ -272,7 +272,7 @@ def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, j
     # is not used, but not a chain of splits in steps that draw no random numbers.
     counter = jax.random.key_data(module.key)
     state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
-    return state_key, strategy.fold_key(jax.random.fold_in(module.key, _PHASES.index(phase)))
+    return state_key, strategy.fold_key(jax.random.fold_in(module.key, ("train", "test", "pred").index(phase)))
 
 
 def _take_context(state: Any) -> tuple[tuple[str, ...], Any]:

@@ -18,6 +18,9 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import MissingMethodError
 from elegy.flat import make_jaxpr
 from elegy.jaxprs import arguments_read
+from elegy.losses import CrossEntropy
+from elegy.losses.by_key import given_by_key
+from elegy.metrics import LossesAndMetrics
 from elegy.module.step_values import OWN_LOGS
 from elegy.names import path_name
 from elegy.trainer.one_batch import check_trains, chunk_of, copied_state, own_executor, training_program
@@ -26,6 +29,8 @@ from elegy.trainer.tables import draw
 from elegy.types import Batch, PyTree
 
 _SHOWN = 8
+_SUM = 1e-2
+"""The largest difference of a sum of probabilities from 1, which bfloat16 has rounded."""
 _ROUNDING = 1e-5
 """The largest difference of an output between two batches that share its row, relative to the largest output."""
 
@@ -44,6 +49,8 @@ class CheckReport:
             known which parameters are used.
         mixed: outputs of the prediction whose rows depend on other rows of the batch, by path; None if that could not
             be found out (one row, equal rows, no prediction, outputs without rows).
+        probabilities: losses that expect logits, and received outputs of which every row is positive and adds up to 1,
+            such as those of a softmax, which the loss would then apply twice.
 
     Example:
         >>> report = CheckReport((2.0, 1.0), {"w": 0.5}, (), (), (), ())
@@ -57,6 +64,7 @@ class CheckReport:
     zero: tuple[str, ...]
     unused: tuple[str, ...]
     mixed: tuple[str, ...] | None
+    probabilities: tuple[str, ...] = ()
 
     @property
     def loss_falls(self) -> bool:
@@ -66,7 +74,8 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """True if nothing was found."""
-        return self.loss_falls and not (self.not_finite or self.zero or self.unused or self.mixed)
+        found = (self.not_finite, self.zero, self.unused, self.mixed, self.probabilities)
+        return self.loss_falls and not any(found)
 
     def __str__(self) -> str:
         """A table of the checks."""
@@ -81,6 +90,7 @@ class CheckReport:
                 "unknown" if self.mixed is None else _verdict(not self.mixed),
                 _listed(self.mixed or ()),
             ),
+            ("losses get the logits they expect", _verdict(not self.probabilities), _listed(self.probabilities)),
         ]
         return draw(("Check", "Result", "Where"), rows, right=0).rstrip()
 
@@ -108,7 +118,10 @@ def check(session: Session, batch: Batch, steps: int) -> CheckReport:
                 before, _, path = name.partition("/")
                 if before == "grad_norm":
                     norms.setdefault(path, []).append(float(step[name]))
-        mixed = _mixed_rows(session, executor, buffer, unpack(batch)[0])
+        inputs = unpack(batch)[0]
+        outputs = _outputs(session, executor, buffer, inputs)
+        mixed = _mixed_rows(session, executor, buffer, inputs, outputs)
+        probabilities = _given_probabilities(buffer.form.losses_and_metrics, outputs)
     found = {path: max(filter(math.isfinite, seen), default=math.nan) for path, seen in norms.items()}
     return CheckReport(
         losses=tuple(losses),
@@ -117,6 +130,7 @@ def check(session: Session, batch: Batch, steps: int) -> CheckReport:
         zero=tuple(path for path, norm in found.items() if norm == 0 and path not in unused),
         unused=unused,
         mixed=mixed,
+        probabilities=probabilities,
     )
 
 
@@ -128,27 +142,54 @@ def _unused(program: Program) -> tuple[str, ...]:
     return tuple(path for i, path in enumerate(paths) if read.isdisjoint(arguments_read(picked, [i])))
 
 
-def _mixed_rows(session: Session, executor: Executor, buffer: StateBuffer, inputs: PyTree) -> tuple[str, ...] | None:
+def _outputs(session: Session, executor: Executor, buffer: StateBuffer, inputs: PyTree) -> PyTree:
+    """The outputs of the prediction, on the host; None if the module does not predict."""
+    try:
+        leaves, treedef = executor.predict(buffer.fork(), chunk_of(session, inputs))
+    except MissingMethodError:
+        return None
+    return jax.tree.unflatten(treedef, session.strategy.collect_outputs(leaves))
+
+
+def _mixed_rows(
+    session: Session, executor: Executor, buffer: StateBuffer, inputs: PyTree, outputs: PyTree
+) -> tuple[str, ...] | None:
     """The paths of the outputs whose even rows change if the odd rows of the batch are replaced."""
     count = rows(inputs)
     index = np.where(np.arange(count) % 2, 0, np.arange(count))  # in every replica's part of the batch
     other = jax.tree.map(lambda leaf: np.asarray(leaf)[index], inputs)
-    if all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(inputs), jax.tree.leaves(other), strict=True)):
+    equal = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(inputs), jax.tree.leaves(other), strict=True))
+    if outputs is None or equal:
         return None
-    outputs: list[list[Any]] = []
-    try:
-        for given in (inputs, other):
-            leaves, treedef = executor.predict(buffer.fork(), chunk_of(session, given))
-            outputs.append(session.strategy.collect_outputs(leaves))
-    except MissingMethodError:
-        return None
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, leaves))]
+    first = jax.tree_util.tree_leaves_with_path(outputs)
+    second = jax.tree.leaves(_outputs(session, executor, buffer, other))
     pairs = [
-        (name, one[::2], two[::2])
-        for name, one, two in zip(names, *outputs, strict=True)
+        (path_name(path), one[::2], two[::2])
+        for (path, one), two in zip(first, second, strict=True)
         if np.shape(one)[:1] == (count,)
     ]
     return tuple(name for name, one, two in pairs if not _close(one, two)) if pairs else None
+
+
+def _given_probabilities(losses: LossesAndMetrics | None, outputs: PyTree) -> tuple[str, ...]:
+    """The names of the losses that expect logits, and receive probabilities."""
+    if losses is None or losses.losses is None:
+        return ()
+    known = losses.losses
+    return tuple(
+        name
+        for name, keys, loss in zip(known.names, known.keys, known.losses, strict=True)
+        if isinstance(loss, CrossEntropy) and loss.from_logits and not loss.binary
+        if _are_probabilities(given_by_key(loss, keys, {"preds": outputs})["preds"])
+    )
+
+
+def _are_probabilities(preds: Any) -> bool:
+    """True if each row of an array is positive and adds up to 1. Logits of several rows are not, but by chance."""
+    if not isinstance(preds, np.ndarray) or preds.ndim < 2 or preds.shape[-1] < 2 or len(preds) < 2:
+        return False
+    values = preds.astype(np.float64)
+    return bool((values >= 0).all() and np.abs(values.sum(-1) - 1).max() < _SUM)
 
 
 def _close(one: Any, two: Any) -> bool:

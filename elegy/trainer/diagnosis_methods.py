@@ -90,8 +90,9 @@ class DiagnosisMethods:
         """Looks for mistakes in a training step: trains on one batch for a few steps, on a copy of the state.
 
         It finds out whether the loss of the batch falls, gradients are finite, each parameter is used and gets a
-        gradient, and the outputs of a row depend on other rows of the batch. The state, the counters, the history and
-        the order of the data stay as they are. The copy takes the memory of another state.
+        gradient, the outputs of a row depend on other rows of the batch, and a loss that expects logits gets
+        probabilities. The state, the counters, the history and the order of the data stay as they are. The copy takes
+        the memory of another state.
 
         Args:
             data: one batch as for `init_on_batch`.

@@ -10,6 +10,7 @@ from elegy.engine.initial_state import initial_state
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading import multihost
 from elegy.module import high_level, recipe
+from elegy.module.levels import level_of
 from elegy.types import Batch
 
 
@@ -24,7 +25,10 @@ def first_state(executor: Executor, module: Any, seed: int, batch: Batch) -> Sta
     """
     if executor.strategy.processes > 1:
         batch = multihost.agreed(batch)
-    return initial_state(executor.strategy, module, executor.strategy.first_key(seed), batch)
+    state = initial_state(executor.strategy, module, executor.strategy.first_key(seed), batch)
+    if level_of(type(module), "init") != "core":  # whose batches may be anything
+        executor.shapes.initialised(unpack(batch)[0])
+    return state
 
 
 def planned_state(executor: Executor, buffer: StateBuffer, initialized: bool, seed: int, batch: Batch) -> StateBuffer:

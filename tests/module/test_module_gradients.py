@@ -13,7 +13,7 @@ from some_cases import some
 
 import elegy as eg
 from elegy.module.finite import check_finite
-from elegy.module.gradients import conjugate, optimizer_arguments
+from elegy.module.gradients import WatchedGradient, conjugate, optimizer_arguments
 from elegy.strategies import FSDP, DataParallel, Sharded
 from elegy.strategies.strategy import Strategy
 
@@ -165,3 +165,48 @@ def test_one_element_of_a_large_gradient_is_found_wherever_it_lies(value):
         assert not check([large])
         assert not check([jax.device_put(large, NamedSharding(mesh, PartitionSpec("data")))])
     assert check([jnp.full((4096, 1024), 3e38)])
+
+
+def errors(target, preds):
+    return (jnp.sign(preds) != target).astype(jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (errors, {}),
+        (lambda target, preds: jnp.ones(len(preds)), {"accumulate": 2}),
+        (lambda target, preds: jax.lax.stop_gradient(preds - target), {"strategy": "eager"}),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_loss_without_a_gradient_is_told_before_the_first_step(loss, options, beside):
+    class Line(eg.ElegyModule):
+        def init(self, key, inputs):
+            return self.replace(params={"w": jnp.ones(2)})
+
+        def apply(self, key, inputs, training):
+            return inputs @ self.params["w"], self
+
+    x = np.ones((4, 2), np.float32)
+    losses = [loss, eg.losses.MeanSquaredError()] if beside else loss
+    trainer = eg.Trainer(Line(), losses, optimizer=optax.sgd(0.1), **options)
+    if beside:
+        trainer.fit(x, x[:, 0], verbose=0)
+        assert not np.allclose(trainer.state.params["w"], 1.0)
+        return
+    with pytest.warns(UserWarning, match="nothing is trained: the loss of Line has no gradient"):
+        trainer.fit(x, x[:, 0], verbose=0)
+    assert np.array_equal(trainer.state.params["w"], np.ones(2))
+
+
+def test_the_watched_gradient_is_that_of_the_objective():
+    def objective(w):
+        return jnp.sum(jnp.cos(w)), None
+
+    watched = WatchedGradient(objective)
+    w = jnp.arange(3.0)
+    assert str(jax.make_jaxpr(jax.grad(watched, has_aux=True))(w)) == str(
+        jax.make_jaxpr(jax.grad(objective, has_aux=True))(w)
+    )
+    assert watched.differentiable

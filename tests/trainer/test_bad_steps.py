@@ -279,6 +279,22 @@ def test_inputs_unlike_those_of_the_training_are_named(call):
     assert trainer.predict(X[:5]).shape[0] == 5
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda trainer: trainer.predict(X[:4, :2]),
+        lambda trainer: trainer.fit(X[:4, :2], Y[:4], verbose=0),
+        lambda trainer: trainer.train_on_batch((X[:4, :2], Y[:4])),
+    ],
+)
+def test_inputs_unlike_those_of_the_initialisation_are_named(call):
+    trainer = trainer_of(High)
+    trainer.init_on_batch((X[:6], Y[:6]))
+    notes = notes_of(lambda: call(trainer))
+    wanted = "with which the module was initialised: inputs was float32[4,3], now it is float32[4,2]."
+    assert wanted in notes
+
+
 def test_a_batch_that_failed_is_not_the_first():
     trainer = trainer_of(High)
     trainer.fit(X, Y, verbose=0)

@@ -77,6 +77,17 @@ def test_options_of_the_step_hide_no_fault(options):
     assert report.loss_falls
 
 
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_softmax_before_a_loss_of_logits_is_found(from_logits):
+    module = nn.Sequential([nn.Dense(3), nn.softmax, lambda x: {"a": x, "b": x * 3}])
+    losses = {name: eg.losses.CrossEntropy(from_logits=from_logits) for name in ("a", "b")}
+    own = eg.Trainer(module, losses, optimizer=optax.sgd(0.1))
+    labels = np.arange(16) % 3
+    report = own.check(X, {"a": labels, "b": labels}, steps=2)
+    assert report.probabilities == (("a_loss",) if from_logits else ())
+    assert ("losses get the logits they expect │ NO" in " ".join(str(report).split())) == from_logits
+
+
 def test_gradients_that_are_not_finite_are_named():
     report = trainer("not finite").check(X, Y)
     assert "extra" in report.not_finite
