@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from elegy.data.aligned import aligned_empty
 from elegy.data.batch import PARTS, join_name
-from elegy.data.example_worker import ReadError, Spec, empty, fill, is_numbers, keys_of, leaves_of
+from elegy.data.example_worker import ReadError, Spec, fill, is_numbers, keys_of, leaves_of
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
 from elegy.data.workers import Kind, WorkerPool
@@ -173,7 +174,7 @@ class ExampleReader:
         unique, inverse = np.unique(flat, return_inverse=True)
         repeated = len(unique) < len(flat)
         which = (unique if repeated else flat).tolist()
-        out = empty(self.specs, len(which))
+        out = [aligned_empty((len(which), *spec.shape), spec.dtype) for spec in self.specs]
         try:
             self._read(which, out)
         except ReadError as error:

@@ -14,6 +14,7 @@ from map_style import Pairs, broken, gone
 import elegy as eg
 from elegy.callbacks import ModelCheckpoint
 from elegy.data import Examples, as_source
+from elegy.data.aligned import ALIGNMENT
 from elegy.errors import ExampleError
 
 X, Y = regression(22)
@@ -41,6 +42,8 @@ def test_rows_are_those_of_the_arrays(workers, kind):
         for indices in (np.array([3, 1, 2]), np.array([[5, 5], [0, 21]]), np.arange(22)):
             for ours, theirs in zip(source.take(indices), arrays.take(indices), strict=True):
                 np.testing.assert_array_equal(ours, theirs, strict=True)
+        # The CPU backend computes with memory that is aligned, without a copy.
+        assert [leaf.ctypes.data % ALIGNMENT for _ in range(9) for leaf in source.take(np.arange(7))] == [0] * 18
         part = source.part(4, 9)
         np.testing.assert_array_equal(part.take(np.array([4, 0]))[1], Y[[8, 4]])
         np.testing.assert_array_equal(part.slice(3, 9)[0], X[7:9])
