@@ -19,6 +19,7 @@ from elegy.engine.small_arrays import NEXT
 from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.flat import eval_shape, outline
+from elegy.garbage import collection_paused
 from elegy.loading.chunks import Chunk, capacity, resized, structure
 from elegy.module import high_level, managed
 from elegy.module.levels import level_of
@@ -248,7 +249,10 @@ class Executor:
             self._accumulate(program, buffer)
             self._check_logs(phase, [name for name, _, _ in program.log_names])
             self._remember(phase, buffer, chunk, program)
-        out = self._execute(program, buffer, chunk, epoch)
+            with collection_paused():  # the executable may have to be made
+                out = self._execute(program, buffer, chunk, epoch)
+        else:
+            out = self._execute(program, buffer, chunk, epoch)
         return StepResults(program, out, None if chunk.kind == "single" else chunk.count)
 
     def predict(self, buffer: StateBuffer, chunk: Chunk) -> tuple[list[Any], Any]:
