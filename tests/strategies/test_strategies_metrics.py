@@ -30,13 +30,16 @@ def _metric_cases() -> Any:
 
 TABLE = _metric_cases()
 CASES = {**TABLE.CASES, **TABLE.FURTHER}
-PARAMETERS = [*TABLE.CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in TABLE.FURTHER)]
+PARAMETERS = some([*TABLE.CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in TABLE.FURTHER)], 12)
+SHORT = tuple(case for case in PARAMETERS if isinstance(case, str))
+GROUPS = (SHORT, tuple(name for name in TABLE.CASES if name not in SHORT), tuple(TABLE.FURTHER))
+"""Metrics whose programs are compiled together: those of the short run, and two groups of the others."""
 
 
 @functools.cache
-def on_devices(further: bool) -> dict[str, Any]:
+def on_devices(group: tuple[str, ...]) -> dict[str, Any]:
     """Each metric over its data divided over the devices, as two batches of which one is merged into the other."""
-    strategy, cases = DataParallel(DEVICES), TABLE.FURTHER if further else TABLE.CASES
+    strategy, cases = DataParallel(DEVICES), {name: CASES[name] for name in group}
     data = {name: TABLE.part(data, slice(None)) for name, (_, data) in cases.items()}
     placed = jax.tree.map(lambda leaf: leaf.reshape(DEVICES, -1, *leaf.shape[1:]), data)
 
@@ -54,11 +57,12 @@ def on_devices(further: bool) -> dict[str, Any]:
     return combine(placed)
 
 
-@pytest.mark.parametrize("case", some(PARAMETERS, 12))
+@pytest.mark.parametrize("case", PARAMETERS)
 def test_a_metric_over_devices_has_the_value_of_one_pass(case: str) -> None:
     metric, data = CASES[case]
     expected = metric.batch_updates(**TABLE.part(data, slice(None))).compute()
-    actual = on_devices(case in TABLE.FURTHER)[case]
+    (group,) = (names for names in GROUPS if case in names)
+    actual = on_devices(group)[case]
     for device in range(DEVICES):  # every replica holds the same value
         TABLE.close(jax.tree.map(lambda leaf, d=device: np.asarray(leaf)[d], actual), expected)
 

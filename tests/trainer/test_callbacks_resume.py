@@ -62,6 +62,7 @@ def cut_run(directory, every, csv_every, **kwargs):
     ("cut", "every", "csv_every"),
     some(
         [
+            (11, eg.Every(steps=4), eg.Every(epochs=1)),
             (5, eg.Every(steps=4), eg.Every(epochs=1)),
             (3, eg.Every(epochs=1), eg.Every(steps=2)),
             (13, eg.Every(steps=1), eg.Every(steps=2)),

@@ -150,10 +150,15 @@ def test_initial_epoch_names_where_to_start_and_epochs_where_to_end():
 # limits
 
 
-@pytest.mark.parametrize("k", [1, 2, 8, "auto"])
+ENDS = [(1, 0, [0]), (3, 1, [0]), (5, 1, [0, 1]), (6, 2, [0, 1]), (100, 4, [0, 1, 2, 3])]
+
+
 @pytest.mark.parametrize(
-    ("max_steps", "epochs_done", "recorded"),
-    [(1, 0, [0]), (3, 1, [0]), (5, 1, [0, 1]), (6, 2, [0, 1]), (100, 4, [0, 1, 2, 3])],
+    ("max_steps", "epochs_done", "recorded", "k"),
+    [
+        pytest.param(*end, k, marks=pytest.mark.slow if (i + j) % 2 else ())
+        for (i, end), (j, k) in itertools.product(enumerate(ENDS), enumerate([1, 8, 2, "auto"]))
+    ],
 )
 def test_max_steps_ends_the_run_there(max_steps, epochs_done, recorded, k):
     trainer = trainer_of(Managed)
