@@ -27,9 +27,8 @@ class Block:
 
     Example:
         >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
-        >>> block.names, block.values
-        (('loss',), array([[0.5 ],
-               [0.25]]))
+        >>> block.names, block.rows
+        (('loss',), [[0.5], [0.25]])
         >>> block.records[1]
         Record(kind='step', step=2, epoch=0, examples=64, seconds=1.5, values={'loss': 0.25})
     """
@@ -45,26 +44,27 @@ class Block:
     ):
         self.kind: RecordKind = kind
         self.epoch, self.seconds, self.steps, self.examples = epoch, seconds, steps, examples
-        self.columns, self.names = columns, tuple(columns)
+        self._columns, self.names = columns, tuple(columns)
         self._made: dict[Hashable, Any] = {}
 
     @classmethod
     def of(cls, record: Record) -> Block:
         """Returns a block of one record."""
         kind, step, epoch, examples, seconds, values = record
-        columns = {name: np.array([getattr(value, "members", value)], np.float64) for name, value in values.items()}
-        block = cls(kind, epoch, seconds, [step], [examples], columns)
-        block._made["records"] = [record]
+        block = cls(kind, epoch, seconds, [step], [examples], {})
+        block.names = tuple(values)
+        # One record is written faster without arrays.
+        block._made |= {"records": [record], "rows": [[float(value) for value in values.values()]]}
         return block
 
     @property
-    def values(self) -> np.ndarray:
-        """The values, `float64[records, names]`; of a population, the means of its members."""
-        return self.shared("values", self._values)
+    def rows(self) -> list[list[float]]:
+        """The values of each record, in the order of `names`; of a population, the means of its members."""
+        return self.shared("rows", self._rows)
 
-    def _values(self) -> np.ndarray:
-        means = [column if column.ndim == 1 else column.mean(axis=1) for column in self.columns.values()]
-        return np.stack(means, axis=1) if means else np.empty((len(self.steps), 0))
+    def _rows(self) -> list[list[float]]:
+        means = [column if column.ndim == 1 else column.mean(axis=1) for column in self._columns.values()]
+        return np.stack(means, axis=1).tolist() if means else [[] for _ in self.steps]
 
     @property
     def records(self) -> list[Record]:
@@ -72,7 +72,7 @@ class Block:
         return self.shared("records", self._records)
 
     def _records(self) -> list[Record]:
-        rows = zip(self.steps, self.examples, rows_of(self.columns, len(self.steps)), strict=True)
+        rows = zip(self.steps, self.examples, rows_of(self._columns, len(self.steps)), strict=True)
         return [Record(self.kind, step, self.epoch, examples, self.seconds, row) for step, examples, row in rows]
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -94,8 +94,10 @@ class Block:
         """
         if all(kept):
             return self
+        if not any(kept):
+            return Block(self.kind, self.epoch, self.seconds, [], [], {})
         steps, examples = (list(itertools.compress(given, kept)) for given in (self.steps, self.examples))
-        columns = {name: column[np.array(kept)] for name, column in self.columns.items()}
+        columns = {name: column[np.array(kept)] for name, column in self._columns.items()}
         return Block(self.kind, self.epoch, self.seconds, steps, examples, columns)
 
 

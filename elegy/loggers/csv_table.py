@@ -49,7 +49,7 @@ class CSVTable:
             records: the records. The steps ascend.
         """
         for block in blocks_of(records):
-            values = dict(zip(block.names, block.values[-1].tolist(), strict=True))
+            values = dict(zip(block.names, block.rows[-1], strict=True))
             last: Row = {"epoch": block.epoch, "step": block.steps[-1], **values}
             repeats = self._last is not None and self._last["step"] == block.steps[0]
             if repeats and len(block.steps) > 1:
@@ -139,7 +139,7 @@ def block_lines(block: Block, columns: tuple[str, ...], separator: str) -> bytes
 
     def make() -> bytes:
         own: dict[str, Iterable[Any]] = {"epoch": itertools.repeat(block.epoch), "step": block.steps}
-        own |= dict(zip(block.names, block.values.T.tolist(), strict=True))
+        own |= dict(zip(block.names, zip(*block.rows, strict=True), strict=True))
         found = [own.get(name, itertools.repeat("")) for name in columns]
         return _text(zip(*found, strict=False), separator)
 

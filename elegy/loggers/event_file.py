@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from elegy.lazy import require
 
 _FILES = itertools.count(1)
@@ -62,6 +60,7 @@ class EventFile:
         self._file.close()
 
 
+@functools.cache
 def _event() -> Any:
     return require("tensorboardX.proto.event_pb2", _FOR).Event
 
@@ -99,18 +98,16 @@ def encoded(events: Iterable[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def scalars(tags: Sequence[str], steps: Sequence[int], values: np.ndarray) -> bytes:
+def scalars(tags: Sequence[str], steps: Sequence[int], rows: Iterable[Sequence[float]]) -> bytes:
     """Returns encoded events, one for the values of a step.
 
     Args:
         tags: the names.
         steps: the steps.
-        values: `float64[steps, tags]`; those that are too large for a float32 become infinite.
+        rows: for each step, the values of the tags; those that are too large for a float32 become infinite.
     """
     event = _event()(wall_time=time.time())
     entries = [event.summary.value.add(tag=tag) for tag in tags]
-    with np.errstate(over="ignore"):
-        rows = values.astype(np.float32).tolist()
     buffer, write = _buffer()
     for step, row in zip(steps, rows, strict=True):
         event.step = step

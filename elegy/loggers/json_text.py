@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
-import numpy as np
 import orjson
 
 from elegy import strict_json
@@ -26,7 +26,8 @@ def json_lines(block: Block) -> bytes:
 
 def _lines(block: Block) -> bytes:
     # orjson writes null for numbers that are not finite, and line separators within names as they are.
-    plain = bool(np.isfinite(block.values).all()) and all(name.isascii() for name in block.names)
+    finite = all(all(map(math.isfinite, row)) for row in block.rows)
+    plain = finite and all(name.isascii() for name in block.names)
     dumps = orjson.dumps if plain else _dumps
     kind, epoch, seconds, names = block.kind, block.epoch, round(block.seconds, 3), block.names
     lines = [
@@ -40,7 +41,7 @@ def _lines(block: Block) -> bytes:
                 "values": dict(zip(names, row, strict=True)),
             }
         )
-        for step, examples, row in zip(block.steps, block.examples, block.values.tolist(), strict=True)
+        for step, examples, row in zip(block.steps, block.examples, block.rows, strict=True)
     ]
     return b"\n".join([*lines, b""])
 

@@ -65,13 +65,13 @@ def test_a_record_of_the_step_before_it_shares_its_row(tmp_path):
 def test_records_of_a_population_have_the_values_of_its_members():
     members = np.array([[1.0, 3.0], [2.0, 6.0]])
     made = Block("step", 0, 1.0, [1, 2], [8, 16], {"loss": members, "rate": np.array([0.5, 0.25])})
-    np.testing.assert_array_equal(made.values, [[2.0, 0.5], [4.0, 0.25]])
+    assert made.rows == [[2.0, 0.5], [4.0, 0.25]]
     for record, expected in zip(made.records, members, strict=True):
         assert isinstance(record.values["loss"], MemberValues)
         np.testing.assert_array_equal(record.values["loss"].members, expected)
-        np.testing.assert_array_equal(Block.of(record).columns["loss"], [expected])
+        assert Block.of(record).rows == [[expected.mean(), record.values["rate"]]]
     later = made.where([False, True])
-    assert (later.steps, later.examples, later.values.tolist()) == ([2], [16], [[4.0, 0.25]])
+    assert (later.steps, later.examples, later.rows) == ([2], [16], [[4.0, 0.25]])
 
 
 def test_loggers_of_one_kind_encode_each_record_once(tmp_path, monkeypatch):
