@@ -328,8 +328,7 @@ class ModelCheckpoint(PeriodicCallback):
             else:
                 event.trainer.save(path, saver=self._saver, then=self._prune)
             self._state, self._epoch = weakref.ref(event.trainer.state), event.trainer.epoch
-            if not any(other.name == saved.name for other in before):  # one that is saved again has been logged
-                event.log_checkpoint(path)
+            event.log_checkpoint(path)
         except BaseException:
             self._saved = before
             raise

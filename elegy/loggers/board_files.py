@@ -24,6 +24,7 @@ class BoardFiles:
     def __init__(self, path: Path):
         self._path = path
         self._files: dict[str, EventFile] = {}
+        self._last: set[tuple[str, int, bytes]] = set()  # the messages of the last call of `add`
         self._resumed: int | None = None  # the step of the checkpoint from which the run resumes
         self._known = _NOTHING  # parts and tags that have a record at that step
 
@@ -42,7 +43,7 @@ class BoardFiles:
             self.file(part).write(events)
 
     def add(self, part: str, step: int, messages: Sequence[Any]) -> None:
-        """Writes messages `Summary`.
+        """Writes messages `Summary`, but none twice for a step: the place of a checkpoint that is saved again is known.
 
         Args:
             part: the part of the run.
@@ -51,7 +52,10 @@ class BoardFiles:
         """
         if step == self._resumed:
             messages = [m for m in messages if not {(part, value.tag) for value in m.value} & self._known]
-        self.file(part).summaries(step, messages)
+        new = [m for m in messages if (part, step, m.SerializeToString()) not in self._last]
+        if new:
+            self._last = {(part, step, m.SerializeToString()) for m in new}
+            self.file(part).summaries(step, new)
 
     def rewind(self, step: int) -> None:
         """Hides the records after the step of a checkpoint, and leaves out those of that step that are there.
