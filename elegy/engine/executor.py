@@ -278,9 +278,14 @@ class Executor:
     def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
         self.ran[program.phase] = program
         constant = buffer.pick(program.constant)
-        changed = buffer.take(program.changed, program.donated) if program.donates else buffer.pick(program.changed)
-        donated, sums = changed[: program.donated], changed[program.donated :]
         first, count, single = chunk.first, chunk.count, chunk.kind == "single"
+        packed = program.packed if single else None
+        if program.donates:
+            changed = buffer.take(program.changed, program.donated, packed)
+        else:
+            changed = buffer.pick(program.changed)
+        donated = changed[: program.donated]
+        sums = changed[program.donated :] if packed is None else changed[-1]
         mask = chunk.mask if program.phase != "pred" else None
         if mask is not None:
             mask = program.small.mask(mask, "batch" if single else "chunk")
@@ -295,7 +300,7 @@ class Executor:
             size = 0 if resident else room * program.batch_bytes
         if program.returns_control:
             program.small.returned(out.pop(NEXT), epoch, first + count, count)
-        buffer.put(program.changed, changed)
+        buffer.put(program.changed, changed, packed)
         if program.phase != "pred":  # outputs of predictions may be large, and are read soon
             self._wait_for_room(out, size)
         return out

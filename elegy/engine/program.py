@@ -15,6 +15,7 @@ from elegy.data.batch import rows
 from elegy.engine import costs
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
+from elegy.engine.packed_sums import PackedSums
 from elegy.engine.small_arrays import NEXT, SmallArrays
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
@@ -65,6 +66,7 @@ class Program:
         state: the structure of the state with its log accumulators.
         changed: positions of the leaves that the step changes; those that are not donated come last.
         donated: how many of these are donated.
+        packed: packs the others for single steps; None if they are not packed.
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
@@ -142,6 +144,8 @@ class Program:
         sums = _small_sums(state)
         self.changed = [*(i for i in changed if i not in sums), *(i for i in changed if i in sums)]
         self.donated = sum(i not in sums for i in changed)
+        found = [inputs[i].aval for i in self.changed[self.donated :]]
+        self.packed = PackedSums.of(found, strategy) if self.donates else None
         self.constant = [i for i in range(n_state) if outputs[i] is inputs[i]]
         read = [*(v for equation in self.closed.jaxpr.eqns for v in equation.invars), *self.closed.jaxpr.outvars]
         self.indexed = any(v is index for v in read for index in inputs[-2:])
@@ -185,7 +189,8 @@ class Program:
         """Returns an executable of one step.
 
         It is `(donated, sums, constant, batch, mask, control) -> (logs or outputs, changed)`: changed leaves of the
-        state that may be donated, changed leaves that are not, constant leaves. Keys are passed as raw arrays.
+        state that may be donated, changed leaves that are not, constant leaves. Keys are passed as raw arrays. `sums`
+        is a list, or the array of `packed`; in `changed`, the sums are as they were passed.
         `control` is `int32[3]`: epoch, index of the first batch, number of batches. Training and evaluation steps that
         read the indices return the next one with the logs, as `NEXT`.
         """
@@ -193,7 +198,11 @@ class Program:
             return found
 
         def kernel(donated: Any, sums: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
+            packed = None if isinstance(sums, list) else self.packed
+            sums = sums if packed is None else packed.cut(sums)
             out, changed = self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
+            if packed is not None:
+                changed = [*changed[: self.donated], packed.joined(changed[self.donated :])]
             return self._with_next(out, control, 1), changed
 
         return self._compiled(("single",), kernel, ("state", "small", "state", "batch", "batch", "whole"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from elegy.distributed import collect
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
+from elegy.engine.packed_sums import PackedSums
 from elegy.names import path_name
 from elegy.strategies import Strategy
 
@@ -39,7 +40,8 @@ class StateBuffer:
         self._struct: Any = None
         self._owned: set[int] = set()  # positions of the placed leaves without other references
         self._shared_from: tuple[StateBuffer, set[int], set[int]] | None = None  # origin; its `_owned` before and after
-        self._moved: tuple[Sequence[int], list[Any]] | None = None  # the last arguments of `put`, not in `_leaves` yet
+        # The last arguments of `put`, not in `_leaves` yet.
+        self._moved: tuple[Sequence[int], list[Any], PackedSums | None] | None = None
         self.version = next(_VERSIONS)  # identifies the structure; forks have the same
         self._make: Callable[[], Any] | None = None
 
@@ -136,29 +138,46 @@ class StateBuffer:
         leaves = self.peek()
         return [leaves[i] for i in positions]
 
-    def take(self, positions: Sequence[int], donated: int) -> list[Any]:
-        """Returns the placed leaves at `positions`, the first `donated` of them to be donated; `put` must follow."""
-        if self._moved is not None and self._moved[0] is positions:  # the same positions in every step
-            return self._moved[1]
+    def take(self, positions: Sequence[int], donated: int, packed: PackedSums | None = None) -> list[Any]:
+        """Returns the placed leaves at `positions`, the first `donated` of them to be donated; `put` must follow.
+
+        Args:
+            positions: the positions.
+            donated: how many of the leaves are donated.
+            packed: packs the others into one array, the last of the list; None to leave them as they are.
+        """
+        moved = self._moved
+        if moved is not None and moved[0] is positions and moved[2] is packed:  # the same positions in every step
+            return moved[1]
         leaves, owned = self.pick(positions), self._owned
         taken = zip(positions[:donated], leaves[:donated], strict=True)
-        return [*(leaf if i in owned else _copy(leaf) for i, leaf in taken), *leaves[donated:]]
+        rest = leaves[donated:] if packed is None else [packed.pack(leaves[donated:])]
+        return [*(leaf if i in owned else _copy(leaf) for i, leaf in taken), *rest]
 
-    def put(self, positions: Sequence[int], leaves: list[Any]) -> None:
-        """Replaces the leaves at `positions` by leaves without other references."""
+    def put(self, positions: Sequence[int], leaves: list[Any], packed: PackedSums | None = None) -> None:
+        """Replaces the leaves at `positions` by leaves without other references.
+
+        Args:
+            positions: the positions.
+            leaves: the leaves.
+            packed: as for `take`.
+        """
         assert self._leaves is not None
         if self._moved is None or self._moved[0] is not positions:
             self._settle()
             self._owned.update(positions)
             for i in positions:
                 self._leaves[i] = None  # free the buffer
-        self._moved = positions, leaves
+        self._moved = positions, leaves, packed
         self._logical = None
 
     def _settle(self) -> None:
         """Stores the last arguments of `put` in `_leaves`."""
         if self._moved is not None and self._leaves is not None:
-            for i, leaf in zip(*self._moved, strict=True):
+            positions, leaves, packed = self._moved
+            if packed is not None:
+                leaves = [*leaves[:-1], *packed.unpack(leaves[-1])]
+            for i, leaf in zip(positions, leaves, strict=True):
                 self._leaves[i] = leaf
         self._moved = None
 

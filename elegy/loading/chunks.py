@@ -153,7 +153,7 @@ def array_chunks(
             whole = min(full, (plan.size - plan.done) // count_rows)
             blocks = _in_blocks(source, order[plan.done : plan.done + whole * count_rows], count_rows)
             mask, sizes = _mask(count_rows, count_rows) if masked else None, (count_rows,)
-            as_is = strategy.transfers_in_step
+            as_is = strategy.one_device
             for first, batch in enumerate(blocks, offset):
                 data = batch if as_is else strategy.place(batch, "batch")
                 yield Chunk(data, "single", one, sizes, first, None, mask)

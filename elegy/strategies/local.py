@@ -89,7 +89,7 @@ class Jit(Strategy):
         return to_host(outputs)
 
     @property
-    def transfers_in_step(self) -> bool:
+    def one_device(self) -> bool:
         """True."""
         return True
 

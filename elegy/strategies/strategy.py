@@ -151,8 +151,9 @@ class Strategy:
         return value
 
     @property
-    def transfers_in_step(self) -> bool:
-        """True if `place` returns a batch of NumPy arrays as it is, because a compiled step transfers them."""
+    def one_device(self) -> bool:
+        """True if all arrays of compiled steps are on one device, and `place` returns a batch of NumPy arrays as it is,
+        because the step transfers them."""
         return False
 
     @property
