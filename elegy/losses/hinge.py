@@ -92,7 +92,8 @@ def categorical_hinge(target: ArrayLike, preds: ArrayLike) -> jax.Array:
     own = jnp.clip(target, 0, classes - 1)[..., None]
     score = jnp.take_along_axis(preds, own, axis=-1)[..., 0]
     # Optax selects the score by a product with one-hot labels, which is NaN if another score is -inf.
-    values = jnp.max(preds + (jnp.arange(classes) != own), axis=-1) - score
+    is_own = jnp.arange(classes).reshape((1,) * target.ndim + (-1,)) == own
+    values = jnp.max(jnp.where(is_own, preds, preds + 1), axis=-1) - score
     return jnp.where((target < 0) | (target >= classes), jnp.nan, values)
 
 

@@ -306,7 +306,7 @@ def counted(kwargs: Mapping[str, Any]) -> list[jax.Array]:
         [Array([False,  True], dtype=bool)]
     """
     weights = [kwargs.get("sample_weight"), kwargs.get("mask")]
-    return [jnp.asarray(weight) != 0 for weight in weights if weight is not None and jnp.ndim(weight) > 0]
+    return [jnp.asarray(weight, bool) for weight in weights if weight is not None and jnp.ndim(weight) > 0]
 
 
 def align_counts(counts: jax.Array, shape: tuple[int, ...]) -> jax.Array | None:

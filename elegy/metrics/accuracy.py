@@ -141,7 +141,7 @@ class Accuracy(DecisionMetric):
             right = safe_divide(jnp.sum(hit & counts, axis=1), jnp.sum(counts, axis=1))
         weight = total_weight(sample_weight, mask, (rows,))
         weight = jnp.ones(rows) if weight is None else weight
-        weight = weight * jnp.any(counts, axis=1)
+        weight = jnp.where(jnp.any(counts, axis=1), weight, 0.0)
         total = jnp.sum(weight)
         return Counts(jnp.sum(weight * right), total, total, total)
 

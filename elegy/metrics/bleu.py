@@ -83,7 +83,9 @@ class BLEU(TokenMetric):
         possible = jnp.maximum(said.lengths[:, None] - jnp.arange(self.max_order), 0)
         lengths = jnp.stack([said.lengths, _closest(wanted.lengths, said.lengths)], axis=1)
         added = {"matches": matches, "possible": possible, "lengths": lengths}
-        return self.replace(**{k: getattr(self, k) + jnp.sum(weight * v, axis=0) for k, v in added.items()})
+        return self.replace(
+            **{k: getattr(self, k) + jnp.sum(weight * v.astype(self.dtype), axis=0) for k, v in added.items()}
+        )
 
     def compute(self) -> jax.Array:
         """Returns the score, a scalar in [0, 1]; 0 if an order has no match, as without data."""
@@ -99,7 +101,8 @@ def _closest(references: jax.Array, length: jax.Array) -> jax.Array:
     """The length `(B,)` of the references `(B, R)` that is closest to that of the prediction."""
     far = jnp.iinfo(jnp.int32).max // 4
     # Twice the distance, plus 1 for a longer one.
-    distance = 2 * jnp.abs(references - length[:, None]) + (references > length[:, None])
+    longer = references > length[:, None]
+    distance = 2 * jnp.abs(references - length[:, None]) + longer.astype(references.dtype)
     choice = jnp.argmin(jnp.where(references > 0, distance, far), axis=1)
     return jnp.take_along_axis(references, choice[:, None], axis=1)[:, 0]
 

@@ -188,15 +188,15 @@ class DecisionMetric(Metric):
         if self.class_id is not None:
             return _count(label == self.class_id, jnp.any(chosen == self.class_id, axis=-1), weight, None)
         if self.average == "micro":
-            right, total = jnp.sum(weight * hit), jnp.sum(weight)
+            right, total = jnp.sum(jnp.where(hit, weight, 0.0)), jnp.sum(weight)
             return Counts(right, chosen.shape[-1] * total - right, jnp.zeros(()), total - right)
         count = self.num_classes or 0
-        wrong = weight[..., None] * (chosen != label[..., None])
+        wrong = jnp.where(chosen != label[..., None], weight[..., None], 0.0)
         return Counts(
-            tp=binned_sums(label.ravel(), (weight * hit).ravel(), count),
+            tp=binned_sums(label.ravel(), jnp.where(hit, weight, 0.0).ravel(), count),
             fp=binned_sums(chosen.ravel(), wrong.ravel(), count),
             tn=jnp.zeros(count),
-            fn=binned_sums(label.ravel(), (weight * ~hit).ravel(), count),
+            fn=binned_sums(label.ravel(), jnp.where(hit, 0.0, weight).ravel(), count),
         )
 
     def _count_decisions(
@@ -332,9 +332,6 @@ def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) ->
 
 
 def _count(truth: jax.Array, said: jax.Array, weight: jax.Array, axis: tuple[int, ...] | None) -> Counts:
-    return Counts(
-        tp=jnp.sum(weight * (truth & said), axis=axis),
-        fp=jnp.sum(weight * (~truth & said), axis=axis),
-        tn=jnp.sum(weight * (~truth & ~said), axis=axis),
-        fn=jnp.sum(weight * (truth & ~said), axis=axis),
-    )
+    cases = (truth & said, ~truth & said, ~truth & ~said, truth & ~said)
+    tp, fp, tn, fn = (jnp.sum(jnp.where(case, weight, 0.0), axis=axis) for case in cases)
+    return Counts(tp=tp, fp=fp, tn=tn, fn=fn)

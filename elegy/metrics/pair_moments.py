@@ -92,12 +92,12 @@ class PairMoments(Metric):
         counts = weight != 0
         both = jnp.stack(self.pair(jnp.where(counts, target, 0.0), jnp.where(counts, preds, 0.0)))
         total = jnp.sum(weight, axis=0, keepdims=True)
-        mean = safe_divide(jnp.sum(weight * both, axis=1), total)
+        mean = safe_divide(jnp.sum(weight[None] * both, axis=1), total)
         # Without rounding, the sum of deviations is 0; subtracting it corrects the rounded mean.
-        correction = safe_divide(jnp.sum(weight * (both - mean[:, None]), axis=1), total)
+        correction = safe_divide(jnp.sum(weight[None] * (both - mean[:, None]), axis=1), total)
         # Its digits below those of the mean are kept: `merge` subtracts means, which may be much larger.
         means = CompensatedSum.of(mean, self.dtype) + correction
-        spread = jnp.sum(weight * _products(both - means.value[:, None]), axis=1)
+        spread = jnp.sum(weight[None] * _products(both - means.value[:, None]), axis=1)
         sums = {"weight": CompensatedSum.of(total, self.dtype), "spread": CompensatedSum.of(spread, self.dtype)}
         return self.merge(self.replace(mean=means, **sums))
 

@@ -31,7 +31,7 @@ class RougeL(MeanOverSequences):
     def score(self, target: Sequences, preds: Sequences) -> jax.Array:
         """Returns the F score of each pair, in [0, 1]."""
         lengths = (target.lengths + preds.lengths).astype(self.dtype)
-        return safe_divide(2.0 * common_lengths(target, preds), lengths)
+        return safe_divide(2.0 * common_lengths(target, preds).astype(self.dtype), lengths)
 
 
 def common_lengths(target: Sequences, preds: Sequences) -> jax.Array:

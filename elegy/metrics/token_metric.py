@@ -143,7 +143,7 @@ class MeanOverSequences(TokenMetric):
         wanted, said = self.sequences(target, preds)
         weight = self.weights(wanted.tokens.shape[0], sample_weight, mask)
         return self.replace(
-            total=self.total + weighted_sum(self.score(wanted, said), weight),
+            total=self.total + weighted_sum(self.score(wanted, said).astype(self.dtype), weight),
             count=self.count + jnp.sum(weight * self.size(wanted)),
         )
 

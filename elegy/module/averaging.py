@@ -154,7 +154,7 @@ class Average(Pytree):
         assert self.steps is not None and self.count is not None
         steps, rule = self.steps + 1, self.rule
         takes = (steps > rule.start) & ((steps - rule.start) % rule.every == 0)
-        count = self.count + takes
+        count = self.count + takes.astype(jnp.int32)
         weight = jnp.where(takes, rule.weight(jnp.maximum(count, 1).astype(float)), 0.0)
 
         def move(average: jax.Array, new: jax.Array) -> jax.Array:
