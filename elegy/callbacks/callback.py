@@ -169,9 +169,9 @@ class Callback:
         Returns:
             Indices into `sizes`.
         """
-        return self.batches_heard(step, examples, sizes) if self.batch_hooks_read == "state" else ()
+        return self.selected_batches(step, examples, sizes) if self.batch_hooks_read == "state" else ()
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """Returns the batches of one execution after which the batch hook must be called; by default, all.
 
         An event for every batch costs more than a short step takes. A callback that acts at intervals returns the

@@ -31,7 +31,7 @@ class CallbackList:
         callbacks: instances of `Callback`.
 
     Attributes:
-        hears_batches: by phase (`"train"`, `"test"`, `"predict"`), True if a callback has a batch hook.
+        has_batch_hooks: by phase (`"train"`, `"test"`, `"predict"`), True if a callback has a batch hook.
 
     Raises:
         TypeError: if an entry is not a callback instance, or a hook cannot be called with one event.
@@ -65,7 +65,7 @@ class CallbackList:
         for hook, listeners in self._listeners.items():
             for callback, method in listeners:
                 _check_signature(callback, hook, method)
-        self.hears_batches = {
+        self.has_batch_hooks = {
             phase: self.listens(f"on_{phase}_batch_begin") or self.listens(f"on_{phase}_batch_end")
             for phase in ("train", "test", "predict")
         }
@@ -95,7 +95,7 @@ class CallbackList:
         """
         return bool(self._listeners[hook])
 
-    def batches_heard(self, phase: str, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
+    def selected_batches(self, phase: str, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
         """Returns the batches of one execution for which the loop makes events, in order.
 
         Args:
@@ -104,14 +104,14 @@ class CallbackList:
             examples: training examples seen by the run before it.
             sizes: the examples of each of its batches.
         """
-        if not self.hears_batches[phase]:
+        if not self.has_batch_hooks[phase]:
             return ()
         if self.listens(f"on_{phase}_batch_begin"):
             return range(len(sizes))
-        heard: set[int] = set()
+        selected: set[int] = set()
         for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
-            heard.update(callback.batches_heard(step, examples, sizes))
-        return sorted(heard)
+            selected.update(callback.selected_batches(step, examples, sizes))
+        return sorted(selected)
 
     def emit(self, hook: str, event: Event, failure: BaseException | None = None) -> None:
         """Calls `hook` of every callback that listens to it, in order. Calls `before_end` before `on_train_end`.

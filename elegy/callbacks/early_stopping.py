@@ -113,7 +113,7 @@ class EarlyStopping(Callback):
         needed = {"on_test": evaluated and self.restore_best_weights, "on_eval": evaluated}
         return super().listens(hook) and needed.get(hook[:7], True)
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The first batch of a validation."""
         return (0,) if self._trainer is not None and self._validated is None else ()
 

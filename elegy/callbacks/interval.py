@@ -108,9 +108,9 @@ class PeriodicCallback(Callback):
         """The batches at which the interval ends."""
         if self.only_logs or self.every.unit in ("seconds", "epochs"):
             return ()
-        return PeriodicCallback.batches_heard(self, step, examples, sizes)
+        return PeriodicCallback.selected_batches(self, step, examples, sizes)
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends; for seconds, the last batch."""
         if self.every.unit in ("seconds", "epochs"):
             return range(len(sizes) - 1, len(sizes))

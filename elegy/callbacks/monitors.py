@@ -149,7 +149,7 @@ class ThroughputMonitor(_StepMonitor):
         self._last: Event | None = None  # the last step that was dispatched
         self._evaluation = 0.0  # the time at which the evaluation began
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last batch of an execution: steps within one have no time of their own."""
         return range(len(sizes) - 1, len(sizes))
 

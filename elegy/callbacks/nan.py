@@ -66,9 +66,9 @@ class TerminateOnNaN(PeriodicCallback):
         """As `Callback.listens`: the batch hooks are called with every kind of interval."""
         return Callback.listens(self, hook)
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends, and the last one, whose logs cover the execution."""
-        return {*super().batches_heard(step, examples, sizes), len(sizes) - 1}
+        return {*super().selected_batches(step, examples, sizes), len(sizes) - 1}
 
     def on_train_begin(self, event: Event) -> None:
         """Starts counting."""

@@ -79,13 +79,13 @@ class Profiler(Callback):
         since = step - self._first
         return since == 0 or (self.every is not None and since > 0 and since % int(self.every.steps or 1) == 0)
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches before a trace begins, and its last one."""
         return [k for k in range(len(sizes)) if self._acts_after(step + k + 1)]
 
     def acts_on_run(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The same: executions end there."""
-        return self.batches_heard(step, examples, sizes)
+        return self.selected_batches(step, examples, sizes)
 
     def on_train_begin(self, event: Event) -> None:
         """Finds the first step to trace."""

@@ -198,10 +198,11 @@ class Program:
             return found
 
         def kernel(donated: Any, sums: Any, constant: Any, batch: Any, mask: Any, control: Any) -> tuple[Any, Any]:
-            packed = None if isinstance(sums, list) else self.packed
-            sums = sums if packed is None else packed.cut(sums)
-            out, changed = self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
-            if packed is not None:
+            packed = self.packed
+            if packed is None or isinstance(sums, list):
+                out, changed = self._step([*donated, *sums], constant, batch, mask, control[1], control[0])
+            else:
+                out, changed = self._step([*donated, *packed.cut(sums)], constant, batch, mask, control[1], control[0])
                 changed = [*changed[: self.donated], packed.joined(changed[self.donated :])]
             return self._with_next(out, control, 1), changed
 

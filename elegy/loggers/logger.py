@@ -182,9 +182,9 @@ class Logger(PeriodicCallback, abc.ABC):
         for item in early:
             self.receive(item)
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last batch of an execution in which the interval ends: its event has the steps before it, too."""
-        return range(len(sizes) - 1, len(sizes)) if super().batches_heard(step, examples, sizes) else ()
+        return range(len(sizes) - 1, len(sizes)) if super().selected_batches(step, examples, sizes) else ()
 
     def on_train_batch_end(self, event: Event) -> None:
         """Logs the values of the steps since the last event at which the interval has ended."""

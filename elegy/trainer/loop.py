@@ -102,11 +102,11 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         held: holds a second Ctrl-C back while the state is consumed and its successor not yet in its place.
     """
     session, count = run.session, chunk.count
-    heard: Sequence[int] = ()
+    selected: Sequence[int] = ()
     begins = False
     added: dict[str, Any] = {}  # what callbacks add before the step
-    if run.callbacks.hears_batches["train"]:
-        heard = run.callbacks.batches_heard("train", session.step, run.examples, chunk.sizes)
+    if run.callbacks.has_batch_hooks["train"]:
+        selected = run.callbacks.selected_batches("train", session.step, run.examples, chunk.sizes)
         begins = run.callbacks.listens("on_train_batch_begin")  # then every batch has events
     if begins:
         run.emit("on_train_batch_begin", batch=chunk.first, added=added)
@@ -122,7 +122,7 @@ def _chunk(run: Run, chunk: Chunk, held: AbstractContextManager[Any]) -> None:
         run.clock.look_at_device(out, count)
         if session.monitor.guards:
             session.monitor.record(out, session.step, session.epoch, session.buffer)
-        for k in heard:
+        for k in selected:
             if begins and k:
                 run.emit("on_train_batch_begin", batch=chunk.first + k, is_current=False, added=added)
             skipped = SkippedSteps(chunk.sizes[done : k + 1], out, done) if k > done else None
@@ -243,7 +243,7 @@ def _evaluate(
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)
-            for k in listeners.callbacks.batches_heard("test", session.step, 0, chunk.sizes):
+            for k in listeners.callbacks.selected_batches("test", session.step, 0, chunk.sizes):
                 batch = chunk.first + k
                 emit("on_test_batch_begin", batch=batch)
                 row = with_added(out.logs(k), added)

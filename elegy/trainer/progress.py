@@ -87,7 +87,7 @@ class ProgressBar(Callback):
     def _shows_bars(self) -> bool:
         return self.verbose == 1 and (sys.stderr.isatty() or in_notebook())
 
-    def batches_heard(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
+    def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last of an execution: the bar moves as the device does."""
         return range(len(sizes) - 1, len(sizes))
 

@@ -33,22 +33,22 @@ class Watcher(Callback):
 @pytest.mark.parametrize("steps", [1, 3, 8, 50])
 @pytest.mark.parametrize("before", [0, 2, 7, 49, 50])
 def test_hooks_are_called_at_the_ends_of_the_interval(steps, before):
-    heard = Recorder(eg.Every(steps=steps)).batches_heard(before, 0, [4] * 20)
+    heard = Recorder(eg.Every(steps=steps)).selected_batches(before, 0, [4] * 20)
     expected = [k for k in range(20) if (before + k + 1) // steps > (before + k) // steps]
     assert list(heard) == expected
 
 
 def test_examples_are_counted_with_their_sizes_and_seconds_by_the_execution():
-    assert list(Recorder(eg.Every(examples=10)).batches_heard(0, 3, [4, 4, 4, 1])) == [1]
-    assert list(Recorder(eg.Every(seconds=1)).batches_heard(0, 0, [4, 4, 4])) == [2]
+    assert list(Recorder(eg.Every(examples=10)).selected_batches(0, 3, [4, 4, 4, 1])) == [1]
+    assert list(Recorder(eg.Every(seconds=1)).selected_batches(0, 0, [4, 4, 4])) == [2]
 
 
 def test_one_callback_for_every_batch_makes_events_for_every_batch():
     sizes = [4] * 6
     some, all_ = Recorder(eg.Every(steps=4)), Watcher()
-    assert list(CallbackList([some]).batches_heard("train", 0, 0, sizes)) == [3]
-    assert list(CallbackList([some, all_]).batches_heard("train", 0, 0, sizes)) == list(range(6))
-    assert list(CallbackList([]).batches_heard("train", 0, 0, sizes)) == []
+    assert list(CallbackList([some]).selected_batches("train", 0, 0, sizes)) == [3]
+    assert list(CallbackList([some, all_]).selected_batches("train", 0, 0, sizes)) == list(range(6))
+    assert list(CallbackList([]).selected_batches("train", 0, 0, sizes)) == []
 
 
 @pytest.mark.parametrize("fuse", [1, 4, 8])

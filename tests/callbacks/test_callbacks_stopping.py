@@ -282,7 +282,7 @@ class TestIntervals:
         for callback in (plain, went_back):
             callback.on_train_begin(Event(None, "train", step=0, epoch=0))
         walk(plain, 1, 24)
-        hears = (lambda step: True) if heard == "all" else set(plain.steps).__contains__  # as `batches_heard` says
+        hears = (lambda step: True) if heard == "all" else set(plain.steps).__contains__  # as `selected_batches` says
         walk(went_back, 1, reached, hears)
         went_back.steps.clear()
         counts = {"step": back, "examples": 8 * back, "elapsed": back / 2}
