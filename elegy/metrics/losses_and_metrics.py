@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -328,14 +329,17 @@ class LossesAndMetrics(Metric):
             sample_weight: `(B,)` or finer, or a tree of such arrays; values of weight 0 are not checked.
 
         Raises:
-            ValueError: if a value is invalid for a loss or metric, or a weight is negative.
+            ValueError: if a value is invalid for a loss or metric, or a weight is negative or not finite.
             TypeError: if a dtype is invalid for a loss or metric.
         """
         for weight in map(np.asarray, jax.tree.leaves(sample_weight)):
-            if weight.size and weight.min() < 0:
+            if not weight.size:
+                continue
+            lowest, highest = weight.min(), weight.max()
+            if not (lowest >= 0 and highest < math.inf):  # a NaN is both the lowest and the highest
                 raise ValueError(
-                    f"sample_weight contains {weight.min():.3g}: weights must not be negative, because a mean is "
-                    "divided by their sum. To ignore an example, give it the weight 0."
+                    f"sample_weight contains {highest if lowest >= 0 else lowest:.3g}: weights must be finite and not "
+                    "negative, because a mean is divided by their sum. To ignore an example, give it the weight 0."
                 )
         self.target_check(target, preds, sample_weight)
 

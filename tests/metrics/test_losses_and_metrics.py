@@ -393,7 +393,7 @@ def test_check_leaves_out_tokens_and_tasks_of_weight_zero():
 
 @pytest.mark.parametrize("weight", [[1.0, -0.5, 0.0], [[1.0], [0.0], [-0.5]]])
 def test_check_refuses_negative_weights(weight):
-    with pytest.raises(ValueError, match=r"sample_weight contains -0\.5: weights must not be negative"):
+    with pytest.raises(ValueError, match=r"sample_weight contains -0\.5: weights must be finite and not negative"):
         LossesAndMetrics(metrics=MSE()).check(target=np.zeros(3), preds=np.zeros(3), sample_weight=np.array(weight))
 
 

@@ -43,7 +43,7 @@ def of_signs():
 
 SEVEN = changed(CLASSES, 20, 7)
 BITS = np.stack([CLASSES, 1 - CLASSES], axis=1).astype(np.float32)
-NEGATIVE = changed(np.ones(22, np.float32), 20, -0.5)
+NEGATIVE, NAN, INFINITE = (changed(np.ones(22, np.float32), 20, value) for value in (-0.5, np.nan, np.inf))
 NO_ROWS = batches((0, 8), (8, 8), (8, 16))
 
 CASES = [
@@ -59,6 +59,8 @@ CASES = [
     Case("percent", ValueError, r"contains 100\.0, but binary", fit(X, 100 * BITS), binary),
     Case("negative weights", ValueError, r"sample_weight contains -0\.5", fit(X, Y, sample_weight=NEGATIVE)),
     Case("of a batch", ValueError, r"sample_weight contains -0\.5", fit([(X, Y, NEGATIVE)])),
+    Case("a weight of NaN", ValueError, "sample_weight contains nan", fit(X, Y, sample_weight=NAN)),
+    Case("a weight of inf", ValueError, "contains inf: .*be finite", fit(X, Y, sample_weight=INFINITE)),
     Case(
         "train_on_batch",
         ValueError,
