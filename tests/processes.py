@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,13 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 @pytest.fixture
-def start(tmp_path) -> Callable[..., subprocess.Popen]:
-    """Starts Python code in a process of its own, in the test's directory."""
+def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts Python code in a process of its own, in the test's directory; it ends with the test."""
+    started = []
 
     def run(devices: int, code: str, *arguments: str) -> subprocess.Popen:
         text = HEADER.format(devices=devices) + textwrap.dedent(code)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", text, *arguments],
             cwd=tmp_path,
             env=environment(devices),
@@ -40,8 +41,13 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return run
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

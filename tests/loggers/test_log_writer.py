@@ -18,7 +18,7 @@ def test_a_full_queue_makes_the_caller_wait_and_loses_nothing():
     channel.put(lambda items: goes_on.wait(), None)  # the thread does nothing else until then
     puts = threading.Thread(target=lambda: [channel.put(written.extend, k) for k in range(100)])
     puts.start()
-    wait_until(lambda: waits_in(puts, LogWriter.put))
+    wait_until(lambda: waits_in(puts, LogWriter._wait_for))  # in `put`, it may also wait for the lock
     assert (channel.pending, written) == (2, [])
     goes_on.set()
     puts.join()

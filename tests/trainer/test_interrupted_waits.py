@@ -197,11 +197,11 @@ def test_a_trainer_that_makes_the_data_of_another_one_keeps_its_state(monkeypatc
         trainer.train_on_batch(X[:8], Y[:8])
     put = inner._session.buffer.put
 
-    def interrupted_put(positions, leaves):
+    def interrupted_put(*args):
         assert not inner._session.buffer.readable()  # the old state is consumed, and the new one not in its place
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.2)
-        put(positions, leaves)
+        put(*args)
 
     def data():
         yield BATCHES[0]

@@ -436,11 +436,11 @@ def test_the_second_interrupt_waits_while_a_compiled_step_holds_the_buffers(k, m
     put = trainer._session.buffer.put
     consumed = []
 
-    def interrupted_put(positions, leaves):
+    def interrupted_put(*args):
         consumed.append(not trainer._session.buffer.readable())
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
-        put(positions, leaves)
+        put(*args)
 
     monkeypatch.setattr(trainer._session.buffer, "put", interrupted_put)
     # It puts too, but consumes nothing.
