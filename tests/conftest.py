@@ -58,10 +58,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays: no pass of the garbage collector walks over it again.
-
-    Passes over what the tests make are rare: with Python's thresholds they take one twentieth of the time.
-    """
+    """What was imported and collected stays: no pass of the garbage collector walks over it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
