@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+_SECONDS = 1.0
+"""How long a thread blocks before Python can handle a signal that did not wake it."""
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -85,3 +92,35 @@ def no_wait() -> Iterator[None]:
         yield
     finally:
         _state.wait = outer
+
+
+def receive(queue: SimpleQueue[T]) -> T:
+    """Returns the next item of a queue, as `queue.get()`, but handles every signal within a second.
+
+    Python calls a signal handler when the main thread executes its next instruction. A signal that arrives just before
+    that thread blocks, or that the system gives to another thread, does not wake it.
+
+    Args:
+        queue: the queue.
+
+    Example:
+        >>> queue = SimpleQueue()
+        >>> queue.put("item")
+        >>> receive(queue)
+        'item'
+    """
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=_SECONDS)
+
+
+def join(thread: threading.Thread) -> None:
+    """Waits until a thread has ended; handles signals as `receive` does.
+
+    `Thread.join` is not used: before Python 3.13, an exception of a signal handler in it marks the thread as ended.
+
+    Args:
+        thread: the thread.
+    """
+    while thread.is_alive():
+        time.sleep(0.05)

@@ -1,11 +1,14 @@
 """Waits that a signal may end."""
 
 import signal
+import sys
 import threading
+from queue import SimpleQueue
 
 import pytest
+from moments import wait_until
 
-from elegy.waiting import RunInterrupted, Wait, current_wait, end_wait, no_wait
+from elegy.waiting import RunInterrupted, Wait, current_wait, end_wait, join, no_wait, receive
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +93,31 @@ def test_the_waits_of_another_thread_are_not_the_main_threads():
     stop()
     end.set()
     thread.join()
+
+
+@pytest.mark.parametrize("function", [receive, join])
+def test_a_signal_that_does_not_wake_the_main_thread_ends_its_wait(function):
+    """The system gave it to another thread, as it also may when it comes just before the main thread blocks."""
+    main, ended, in_time = threading.main_thread().ident, threading.Event(), []
+
+    def send():
+        wait_until(lambda: function.__code__ in stack(main))
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        in_time.append(ended.wait(60))  # a wait that goes on ends here, and the handler is called then
+        queue.put(None)
+
+    queue, thread = SimpleQueue(), threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(RunInterrupted), Wait():
+        function(queue if function is receive else thread)
+    ended.set()
+    thread.join()
+    assert in_time == [True]
+
+
+def stack(thread):
+    frame, found = sys._current_frames()[thread], []
+    while frame is not None:
+        found.append(frame.f_code)
+        frame = frame.f_back
+    return found

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from elegy.waiting import RunInterrupted, Wait
+from elegy.waiting import RunInterrupted, Wait, receive
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ def _ahead(iterator: Iterable[T], depth: int) -> Generator[T, None, None]:
     try:
         while True:
             with wait:
-                kind, value = ready.get()
+                kind, value = receive(ready)
             if kind == _END:
                 return
             if kind == _ERROR:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from elegy.waiting import RunInterrupted, Wait
+from elegy.waiting import RunInterrupted, Wait, join, receive
 
 _PATIENCE = 2.0
 """Seconds to wait for the item that a thread reads when it is stopped. A thread that hangs in a read is left alone."""
@@ -155,7 +155,7 @@ class ReadAhead:
         """Waits until there may be an item."""
         if self._thread is not None and self._stopped:  # in an earlier call; it ends after the item that it reads
             with Wait():
-                self._thread.join()
+                join(self._thread)
             self._thread, self._asked = None, len(self._read)
             return
         if self._thread is None:
@@ -164,7 +164,7 @@ class ReadAhead:
         self.ask(convert, 1)
         try:
             with Wait():
-                self._ready.get()
+                receive(self._ready)
         except RunInterrupted:
             self._hangs = True
             raise

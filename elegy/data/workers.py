@@ -20,7 +20,7 @@ import numpy as np
 
 from elegy.data import example_worker
 from elegy.data.example_worker import ReadError, Spec, fill
-from elegy.waiting import Wait
+from elegy.waiting import Wait, receive
 
 Kind = Literal["threads", "processes"]
 
@@ -96,7 +96,7 @@ class WorkerPool:
             self._tasks.put(task(start))
         # A signal must not end the wait of one of several processes: all of them must stop after the same step.
         with contextlib.nullcontext() if jax.distributed.is_initialized() else Wait():
-            errors = [error for _ in starts if (error := done.get()) is not None]
+            errors = [error for _ in starts if (error := receive(done)) is not None]
         if errors:
             raise min(errors, key=lambda error: indices.index(getattr(error, "index", None) or indices[0]))
 
