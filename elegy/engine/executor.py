@@ -208,6 +208,8 @@ class Executor:
 
     def _same(self, phase: CompiledPhase, buffer: StateBuffer, chunk: Chunk) -> Program | None:
         """Looks up the program of an earlier chunk by the identity of its structure, fast enough for every step."""
+        if jax.config.jax_disable_jit and chunk.kind == "single":  # type: ignore[attr-defined]
+            return None
         version, recent = self._recent.get(phase, _NONE)
         found = recent.get((id(chunk.batch), chunk.mask is None)) if version == buffer.version else None
         return found[1] if found is not None and found[0] is chunk.batch else None
@@ -242,7 +244,7 @@ class Executor:
         """Runs the steps of a chunk, stores the new state in the buffer, and returns the logs."""
         program = self._same(phase, buffer, chunk)
         if program is None:
-            if not self.compiles(buffer.cls, phase):
+            if chunk.kind == "single" and not self.compiles(buffer.cls, phase):
                 with self.shapes.noting_batch(phase, chunk.batch):
                     return self._run_plain(phase, buffer, chunk, epoch)
             program = self.program(phase, buffer, chunk.batch, _one_mask(chunk))
@@ -263,7 +265,7 @@ class Executor:
             definition of the outputs for the number of rows with which the step was traced.
         """
         program = self._same("pred", buffer, chunk)
-        if program is None and self.compiles(buffer.cls, "pred"):
+        if program is None and (chunk.kind != "single" or self.compiles(buffer.cls, "pred")):
             program = self.program("pred", buffer, chunk.batch, None)
             self._remember("pred", buffer, chunk, program)
         if program is not None:

@@ -95,8 +95,8 @@ class Jit(Strategy):
 
     @property
     def compiles(self) -> bool:
-        """True."""
-        return True
+        """True, except under `jax.disable_jit()`: there, steps run operation by operation, as under `Eager`."""
+        return not jax.config.jax_disable_jit  # type: ignore[attr-defined]  # options are added at run time
 
     @property
     def donates(self) -> bool:

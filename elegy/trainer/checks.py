@@ -268,9 +268,11 @@ def can_run(buffer: StateBuffer, phase: CompiledPhase) -> None:
     Raises:
         MissingMethodError: if it does not say how to run the phase.
         StepError: if it has no optimizer to train with, or its precision or average cannot be kept.
-        RuntimeError: if a mesh is set in whose context it cannot be compiled.
+        RuntimeError: if a mesh is set in whose context it cannot be compiled, or `jax.disable_jit` keeps it from being
+            compiled for several devices.
     """
     _check_no_mesh(buffer, phase)
+    jit_enabled(buffer, phase)
     precision.check_level(buffer.cls, phase, buffer.form._precision)
     if phase == "train":
         averaging.check_level(buffer.cls, buffer.form)
@@ -297,6 +299,17 @@ def _check_no_mesh(buffer: StateBuffer, phase: Any) -> None:
         "cannot be compiled in its context. Leave the context, and give the mesh to the strategy where it is meant to "
         "be used: `Trainer(..., strategy=Sharded(mesh))`."
     )
+
+
+def jit_enabled(buffer: StateBuffer, phase: Any) -> None:
+    """Raises a RuntimeError if a phase is compiled for its devices, but `jax.disable_jit` is set."""
+    strategy = buffer.strategy
+    if jax.config.jax_disable_jit and strategy.compiles and level_of(buffer.cls, phase) != "core":  # type: ignore[attr-defined]
+        raise RuntimeError(
+            f"`jax.disable_jit()` is set around this call, but steps under {strategy!r} run on their devices only as "
+            "compiled functions. To run the steps operation by operation, use one device: "
+            '`Trainer(..., strategy="eager")`, or `trainer.set_strategy("eager")`.'
+        )
 
 
 def labels(

@@ -27,6 +27,7 @@ def init(session: Session, given: Given) -> None:
             "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
             "another state, `trainer.state = trainer.state.replace(...)`."
         )
+    checks.jit_enabled(session.buffer, "train")
     session.begin_anew(batch_of("init_on_batch", given))
 
 
@@ -34,7 +35,6 @@ def train(session: Session, given: Given) -> Mapping[str, float]:
     """Takes a training step; see `Trainer.train_on_batch`."""
     checks.not_in_fit(session, "train_on_batch")
     batch = batch_of("train_on_batch", given)
-    checks.can_run(session.buffer, "train")
     check_level(session.monitor.policy, session.buffer)
     checks.accumulation(session.accumulate, session.buffer)
     session.follow_schedule()
@@ -70,6 +70,7 @@ def predict(session: Session, given: Given) -> PyTree:
 def _ready(session: Session, phase: Any, batch: Batch) -> StateBuffer:
     """The state for a step on one batch."""
     executor = session.executor
+    checks.can_run(session.buffer, phase)
     executor.shapes.takes_batches[phase] = True
     buffer = session.planned(batch)
     if phase != "pred":

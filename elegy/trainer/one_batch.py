@@ -117,10 +117,11 @@ def check_trains(session: Session, what: str, *, compiled: bool = False) -> None
             "write `managed_train_step`."
         )
     if compiled and not session.strategy.compiles:
-        raise ValueError(
-            f"{what} looks at the compiled training step, but strategy={session.strategy!r} does not compile it: "
-            '`trainer.set_strategy("jit")` first.'
-        )
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]  # options are added at run time
+            why = "`jax.disable_jit()` is set around this call: leave its block first."
+        else:
+            why = f'strategy={session.strategy!r} does not compile it: `trainer.set_strategy("jit")` first.'
+        raise ValueError(f"{what} looks at the compiled training step, but {why}")
 
 
 def own_executor(session: Session, values: tuple[str, ...] = ()) -> Executor:
