@@ -48,6 +48,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import pytest
 from processes import run_devices as run_devices
 from processes import start as start
 
@@ -55,6 +56,24 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # What a shell starts in the background ignores Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of the stage of `.ci/run` with the lowest versions."""
+    parser.addoption("--ends", action="store_true", help="of each table of cases, run only the first and the last")
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--ends`, leaves out the cases between the first and the last, save those that need a library."""
+    if not config.getoption("--ends"):
+        return
+    tables: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    between = {item for cases in tables.values() for item in cases[1:-1] if item.get_closest_marker("needs") is None}
+    config.hook.pytest_deselected(items=[item for item in items if item in between])
+    items[:] = [item for item in items if item not in between]
 
 
 def pytest_collection_finish() -> None:
