@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 
 # Before JAX starts: XLA's pool of threads must have room for the collectives of several devices.
@@ -51,6 +52,7 @@ import jax
 import pytest
 from processes import run_devices as run_devices
 from processes import start as start
+from some_cases import spread
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -63,17 +65,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ends", action="store_true", help="of each table of cases, run only the first and the last")
 
 
-@pytest.hookimpl(trylast=True)  # after -m and -k
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--ends`, leaves out the cases between the first and the last, save those that need a library."""
-    if not config.getoption("--ends"):
-        return
-    tables: dict[str, list[pytest.Item]] = {}
+@pytest.hookimpl(wrapper=True)  # around -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Marks cases slow where a test is marked `some`; with `--ends`, runs the ends of each table of cases.
+
+    Cases that need a library run in any case.
+    """
+    for cases in tables([item for item in items if item.get_closest_marker("slow") is None]):
+        if (some := cases[0].get_closest_marker("some")) is not None:
+            for item in set(cases) - set(spread(cases, *some.args)):
+                item.add_marker(pytest.mark.slow)
+    yield
+    if config.getoption("--ends"):
+        kept = {item for cases in tables(items) for item in (cases[0], cases[-1])}
+        kept |= {item for item in items if item.get_closest_marker("needs") is not None}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def tables(items: list[pytest.Item]) -> list[list[pytest.Item]]:
+    """The cases of each test."""
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    between = {item for cases in tables.values() for item in cases[1:-1] if item.get_closest_marker("needs") is None}
-    config.hook.pytest_deselected(items=[item for item in items if item in between])
-    items[:] = [item for item in items if item not in between]
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return list(cases.values())
 
 
 def pytest_collection_finish() -> None:

@@ -1,6 +1,9 @@
-"""Tables of cases of which a few run in the short run."""
+"""Tables of cases of which a few run in the short run.
 
-from collections.abc import Iterable
+`some` marks the others of one parameter; the mark `some(count)` (`conftest.py`) is for all cases of a test.
+"""
+
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +12,13 @@ import pytest
 def some(cases: Iterable[Any], count: int) -> list[Any]:
     """All cases; `count` of them, evenly spread, run always, and the others are marked slow."""
     cases = list(cases)
-    always = {round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(count)}
+    always = set(spread(range(len(cases)), count))
     return [case if i in always else _slow(case) for i, case in enumerate(cases)]
+
+
+def spread(cases: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the cases, evenly spread, the first and the last among them."""
+    return [cases[i] for i in sorted({round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(count)})]
 
 
 def _slow(case: Any) -> Any:

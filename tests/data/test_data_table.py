@@ -78,6 +78,7 @@ def test_each_kind_equals_the_arrays_given_whole(kind, whole, beginning, tmp_pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.some(10)
 def test_each_kind_is_resumed_in_the_middle_to_the_same_bits(kind, whole, beginning, tmp_path):
     row = SOURCES[kind]
     for steps in (4, None):  # an epoch has 3

@@ -86,6 +86,7 @@ CASES = {
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(5)
 def test_operations_are_those_of_a_count_by_hand(case, accumulate):
     module, x, y, expected = CASES[case]
     trainer = eg.Trainer(module, eg.losses.CrossEntropy(), optimizer=optax.sgd(1e-3), accumulate=accumulate)

@@ -26,6 +26,7 @@ def trained(fuse, **options):
 
 @pytest.mark.parametrize("options", [{}, {"nonfinite": "skip"}, {"accumulate": 2}])
 @pytest.mark.parametrize("fuse", [(1,), (1, 3, 1)])
+@pytest.mark.some(3)
 def test_packed_sums_do_not_change_a_bit(monkeypatch, fuse, options):
     packed = trained(fuse, **options)
     monkeypatch.setattr(PackedSums, "of", lambda structs, strategy: None)

@@ -78,6 +78,7 @@ def test_a_trainer_that_trains_on_goes_on_in_the_same_place(tmp_path, make, plac
 
 @KINDS
 @pytest.mark.parametrize("crash", [0, 1, 2])
+@pytest.mark.some(3)
 def test_a_resumed_run_goes_on_in_its_own_place(tmp_path, make, places, values, crash):
     """After a run of another trainer; the run itself crashes after an epoch of which the checkpoint may be missing."""
 

@@ -171,6 +171,7 @@ def test_values_and_reductions(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(8)
 def test_gradients_ignore_rows_of_weight_zero(case):
     loss, target, preds, _ = CASES[case]
     preds, fixed = (preds[0], preds[1]) if case == "ctc_lengths" else (preds, None)
@@ -198,6 +199,7 @@ def test_gradients_ignore_rows_of_weight_zero(case):
 
 
 @pytest.mark.parametrize("case", ALONE)
+@pytest.mark.some(8)
 def test_batches_of_any_size_give_the_value_of_one_pass(case):
     loss, target, preds, expected = CASES[case]
     metric, cuts = LossMetric(loss), (slice(0, 2), slice(2, 4), slice(4, N))

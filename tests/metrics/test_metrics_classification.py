@@ -51,6 +51,7 @@ SK = {
 @pytest.mark.parametrize("average", ["micro", "macro", "weighted", "none"])
 @pytest.mark.parametrize("form", ["scores", "one_hot", "classes"])
 @pytest.mark.parametrize("cls", SK)
+@pytest.mark.some(32)
 def test_multiclass(cls, form, average, weight):
     target = np.eye(C)[LABELS].astype("f4") if form == "one_hot" else LABELS
     preds = PREDICTED if form == "classes" else SCORES
@@ -206,6 +207,7 @@ def test_ignore_index():
 @pytest.mark.parametrize(("dtype", "classes"), [("int8", 128), ("uint8", 256), ("uint8", 300)])
 @pytest.mark.parametrize("form", ["scores", "classes"])
 @pytest.mark.parametrize("cls", SK)
+@pytest.mark.some(8)
 def test_more_classes_than_the_labels_dtype_counts(cls, form, dtype, classes):
     rng = np.random.default_rng(1)
     top = np.iinfo(dtype).max

@@ -244,6 +244,7 @@ def wide(x):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(12)
 def test_values_over_batches_weights_and_masks(case):
     metric, (target, preds), reference = CASES[case]
 

@@ -106,6 +106,7 @@ def close(a, b, rtol=2e-5):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(12)
 def test_structure_never_changes(case):
     metric, data = CASES[case]
     before = structure(metric)
@@ -122,6 +123,7 @@ def test_structure_never_changes(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(12)
 def test_any_cut_any_order_and_any_tree_give_the_value_of_one_pass(case):
     metric, data = CASES[case]
     expected = metric.batch_updates(**part(data, slice(None))).compute()
@@ -144,6 +146,7 @@ def test_any_cut_any_order_and_any_tree_give_the_value_of_one_pass(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(12)
 def test_rows_of_weight_zero_are_not_there(case):
     metric, data = CASES[case]
     keep = WEIGHT > 0
@@ -156,6 +159,7 @@ def test_rows_of_weight_zero_are_not_there(case):
 
 
 @pytest.mark.parametrize("case", sorted(set(CASES) - {"reduce"}))  # it divides by rows, whatever their weights are
+@pytest.mark.some(12)
 def test_billions_of_rows_are_summed_as_exactly_as_a_few(case):
     metric, data = CASES[case]
     first, second = (jax.tree.map(lambda x, a=a, b=b: x[a:b], data) for a, b in ((0, 10), (10, N)))
@@ -176,6 +180,7 @@ def test_billions_of_rows_are_summed_as_exactly_as_a_few(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.some(12)
 def test_jit_scan_and_vmap(case):
     metric, data = CASES[case]
     batches = jax.tree.map(lambda x: jnp.asarray(x).reshape(4, N // 4, *x.shape[1:]), part(data, slice(None)))

@@ -166,6 +166,7 @@ SK_AUC = {"ROC": sklearn.metrics.roc_auc_score, "PR": sklearn.metrics.average_pr
 @pytest.mark.parametrize("weight", [None, WEIGHT + 0.01], ids=["even", "weighted"])
 @pytest.mark.parametrize("levels", [3, 11, 101])
 @pytest.mark.parametrize("curve", SK_AUC)
+@pytest.mark.some(5)
 def test_auc_is_exact_on_the_grid(curve, levels, weight):
     # Few levels: most pairs are tied.
     scores = (RNG.integers(0, levels, size=N) / (levels - 1)).astype("f4")

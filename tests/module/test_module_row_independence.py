@@ -280,6 +280,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize(("loss", "metrics", "expected"), LOSSES.values(), ids=LOSSES)
+@pytest.mark.some(10)
 def test_losses_and_metrics(loss, metrics, expected):
     assert probed(DENSE, "train", loss, metrics) is expected
 

@@ -20,6 +20,7 @@ BYTES = 8 * (X.shape[1] + Y[0].size) * 4  # of a batch
 @pytest.mark.parametrize(
     ("room", "most"), [(100, None), (32, None), (31, 31), (3.5, 3), (3, 3), (2, 2), (1, 2), (0.1, 2)], ids=str
 )
+@pytest.mark.some(7)
 def test_the_bytes_of_batches_in_flight_are_bounded(monkeypatch, k, room, most):
     """`room` is what may be in flight, counted in the batches of one execution."""
     waited = []

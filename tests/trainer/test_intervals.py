@@ -126,6 +126,7 @@ INTERVALS = [
 
 @pytest.mark.parametrize("fuse", ["auto", 1, 4, 64])
 @pytest.mark.parametrize(("every", "steps"), INTERVALS)
+@pytest.mark.some(8)
 def test_the_state_that_is_read_is_that_of_the_step(every, steps, fuse):
     reads = Reads(every)
     fit(reads, Hears(), fuse=fuse)
@@ -184,6 +185,7 @@ def batches():
         (eg.Every(examples=10), 2, 5),
     ],
 )
+@pytest.mark.some(8)
 def test_a_stop_takes_effect_at_its_own_step(every, times, step, fuse, data):
     stopped = fit(Stops(every, times), fuse=fuse, data=data)
     assert stopped.step == step

@@ -56,6 +56,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("level", [High, Managed])
 @pytest.mark.parametrize("case", OPTIMIZERS)
+@pytest.mark.some(5)
 def test_the_curve_is_that_of_a_bare_loop(case, level):
     tx, tx_of, given = OPTIMIZERS[case]
     one = trainer_of(level, optimizer=tx)

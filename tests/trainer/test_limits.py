@@ -68,6 +68,7 @@ def fit(made, data=(X, Y), **options):
         ({"limit_train": 0.5, "steps_per_epoch": 4}, 2, None),
     ],
 )
+@pytest.mark.some(6)
 def test_limits_bound_the_batches_of_a_pass(data, limits, train, test):
     every = 7 if isinstance(data, tuple) else 6  # 50 rows, or 6 batches
     if "steps_per_epoch" in limits and not isinstance(data, tuple):

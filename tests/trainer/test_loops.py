@@ -176,6 +176,7 @@ def length_unknown():
 )
 @pytest.mark.filterwarnings("ignore:nothing was validated")
 @pytest.mark.parametrize("data", [(X, Y), (length_unknown,)], ids=["arrays", "length unknown"])
+@pytest.mark.some(5)
 def test_an_epoch_ends_once_however_the_run_was_cut(tmp_path, data, how, step, ends):
     def run(callbacks, **kwargs):
         trainer = trainer_of(High)

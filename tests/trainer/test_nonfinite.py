@@ -70,6 +70,7 @@ def test_an_epoch_of_skipped_steps_is_not_the_best(fuse, tmp_path):
 
 
 @pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+@pytest.mark.some(3)
 def test_a_skipped_step_leaves_no_trace(strategy, fuse):
     x, y = data(bad=(0, 3, 9))
     trainer, reference = (make(strategy, nonfinite="skip") for _ in range(2))
@@ -150,6 +151,7 @@ class Cusp(eg.ElegyModule):
 
 
 @pytest.mark.parametrize(("strategy", "fuse"), RUNS)
+@pytest.mark.some(3)
 def test_raising_names_step_epoch_loss_and_leaves(strategy, fuse):
     x, y = data(bad=(7,))
     trainer = make(strategy, nonfinite="raise")
@@ -357,6 +359,7 @@ def test_mistakes_are_said(tmp_path, options, module, given, message):
 
 @pytest.mark.parametrize(("strategy", "fuse"), RUNS)
 @pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.some(5)
 def test_ignore_warns_once_of_a_loss_that_is_read(strategy, fuse, reads):
     class Reads(eg.Callback):
         batch_hooks_read = "logs"

@@ -56,6 +56,7 @@ def trained(function, reduction, strategy):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("function", [by_rows, rolled, against_the_last, by_group, hard, so_far])
+@pytest.mark.some(5)
 def test_losses_across_examples_see_no_padding(function, reduction):
     (value, trainer), (expected, eager) = (trained(function, reduction, strategy) for strategy in ("jit", "eager"))
     np.testing.assert_allclose(value, expected, rtol=1e-5)

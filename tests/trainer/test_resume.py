@@ -79,6 +79,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("stop", [1, STEPS - 1, STEPS, STEPS + 1, 2 * STEPS + 5])
 @pytest.mark.parametrize(("kind", "fuse"), [("high", "auto"), ("high", 1), ("managed", 4)])
+@pytest.mark.some(6)
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(tmp_path, stop, kind, fuse):
     whole = trainer(kind)
     fit(whole, steps_per_execution=fuse)

@@ -17,6 +17,7 @@ X, Y = regression(40)
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
+@pytest.mark.some(3)
 def test_with_steps_per_epoch_at_every_step(tmp_path, cut):
     def fit(trainer, **kwargs):
         trainer.fit(X, Y, batch_size=5, steps_per_epoch=4, epochs=2, verbose=0, **kwargs)

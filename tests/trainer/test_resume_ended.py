@@ -48,6 +48,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("monitor", [None, "val_loss"])
 @pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=3)], ids=["epochs", "steps"])
 @pytest.mark.parametrize("restore", [False, True])
+@pytest.mark.some(4)
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, restore, every, monitor):
     options = {"restore": restore, "every": every, "monitor": monitor}
     first, stopping = run(tmp_path, **options)

@@ -80,6 +80,7 @@ def whole(tmp_path_factory):
 )
 # The position of an iterator is counted, with a warning that says so.
 @pytest.mark.filterwarnings("ignore:the position of the")
+@pytest.mark.some(5)
 def test_no_evaluation_is_lost_or_counted_twice(tmp_path, whole, hook, how, step, every):
     if how == "signal":
         run(tmp_path, every, Ends(hook, step, how))

@@ -105,6 +105,7 @@ READS = {
 
 
 @pytest.mark.parametrize("case", [*WRITES, *READS])
+@pytest.mark.some(4)
 def test_a_refused_save_does_not_change_the_run(tmp_path, monkeypatch, case):
     path = tmp_path / "step_00000004"
     if case in WRITES:

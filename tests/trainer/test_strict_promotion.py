@@ -48,6 +48,7 @@ def test_training(strict):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, (eg.metrics.Metric, eg.losses.Loss)) else "",
 )
+@pytest.mark.some(4)
 def test_losses_and_metrics(strict, metric, target, preds, expected):
     rows = len(target)
     with strict():

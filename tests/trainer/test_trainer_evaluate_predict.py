@@ -317,6 +317,7 @@ class Gaussian:
 
 @pytest.mark.parametrize("strategy", ["jit", "data_parallel", "eager"])
 @pytest.mark.parametrize("rows", [16, 48, 50])
+@pytest.mark.some(4)
 def test_outputs_may_be_distributions(strategy, rows):
     params = {"w": jnp.linspace(-1.0, 1.0, X.shape[1])}
     network = (lambda key, x: params), (lambda params, x: Gaussian(x @ params["w"], jnp.full((1,), 2.0)))

@@ -56,6 +56,7 @@ def check(values, expected):
 
 @pytest.mark.parametrize("strategy", ["jit", "eager", "data_parallel", "sharded"])
 @pytest.mark.parametrize("batch_size", [50, 16])
+@pytest.mark.some(3)
 def test_parameters_and_logs(strategy, batch_size):
     trained = trainer(strategy, nonfinite="skip")
     options = {"sample_weight": W, "batch_size": batch_size, "verbose": 0}

@@ -124,6 +124,7 @@ def use(box, make, **kwargs):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.some(4)
 def test_a_dropped_trainer_frees_its_arrays(kind):
     gc.collect()
     before, box = arrays(), Box()
@@ -161,6 +162,7 @@ class Counts(eg.callbacks.Callback):
 
 @pytest.mark.parametrize("strategy", ["jit", "fsdp"])
 @pytest.mark.parametrize("kind", ["linen", "nnx", "equinox"])
+@pytest.mark.some(3)
 def test_parameters_exist_once_beside_what_the_user_keeps(kind, strategy):
     makers = {
         "linen": linen,

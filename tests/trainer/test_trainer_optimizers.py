@@ -73,6 +73,7 @@ PAIRS += [(optimizer, "data_parallel") for optimizer in WRAPPERS] + [("opaque sa
 
 
 @pytest.mark.parametrize(("optimizer", "strategy"), PAIRS)
+@pytest.mark.some(9)
 def test_an_optimizer_gets_the_loss_of_the_whole_batch(optimizer, strategy):
     level = Managed if optimizer in ("reduce_on_plateau", "lbfgs") else High
     trainer = trainer_of(level, optimizer=OPTIMIZERS[optimizer](), strategy=STRATEGIES[strategy]())

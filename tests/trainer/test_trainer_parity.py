@@ -101,6 +101,7 @@ def test_without_shuffling_the_order_is_the_datas(k):
         (Managed, "iterable", (2, 8)),
     ],
 )
+@pytest.mark.some(3)
 def test_every_number_of_fused_steps_gives_the_same_bits(level, place, ks, monkeypatch):
     if place == "stacked":
         monkeypatch.setattr(execution, "RESIDENT_BYTES", 0)

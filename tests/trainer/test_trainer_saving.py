@@ -86,6 +86,7 @@ def send(number):
         (signal.SIGTERM, EPOCHS * STEPS, 1),
     ],
 )
+@pytest.mark.some(3)
 def test_a_signal_saves_where_it_stops_the_run(tmp_path, capsys, number, step, fuse):
     whole, stopped, resumed = make(), make(), make()
     every = eg.Every(epochs=1)
@@ -210,6 +211,7 @@ DATA = {
 
 @pytest.mark.filterwarnings("ignore:.*is not known: ")
 @pytest.mark.parametrize("kind", DATA)
+@pytest.mark.some(3)
 def test_iterables_resume_at_every_position(tmp_path, kind):
     data, limit = DATA[kind]
     whole = make()

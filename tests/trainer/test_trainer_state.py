@@ -247,6 +247,7 @@ def target_reference(how, steps, start):
 
 @pytest.mark.parametrize("how", ["never", "delayed", "reset", "rotate", "epoch"])
 @FITS
+@pytest.mark.some(6)
 def test_leaves_that_share_a_buffer_are_separated(how, strategy, k):
     trainer = eg.Trainer(Target(how=how), optimizer=TX, strategy=strategy)
     trainer.init_on_batch(X[:8], Y[:8])
