@@ -1,5 +1,7 @@
 """`trainer.find_batch_size`: the largest size that fits, by analysis and by trying."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,21 +80,27 @@ def test_the_trainer_stays_as_it_was(used):
     assert_same_bits(*states)
 
 
-@pytest.mark.parametrize("limit", [108, 5000, 400_000, 10**9])
-@pytest.mark.parametrize("bend", [0, 300])
-def test_a_search_finds_the_last_size_within_the_limit(limit, bend):
-    """Peaks of a line, with a jump where the compiler chooses another algorithm."""
+PEAKS = {
+    "a line": lambda n: 100 + 7 * n,
+    "a jump to another algorithm": lambda n: 100 + 7 * n + (5000 if n > 300 else 0),
+    "blocks of memory": lambda n: 1000 + -(-28 * n // 64) * 64,
+    "a kink": lambda n: 100 + 50 * min(n, 100) + 4 * max(n - 100, 0),
+    "squares": lambda n: 500 + 3 * n * n,
+    "stairs": lambda n: 100 + 1000 * (n // 50),
+    "the compiler gives up": lambda n: 100 + 7 * n if n < 9000 else math.inf,
+    "constant": lambda n: 10,
+}
+
+
+@pytest.mark.parametrize("limit", [108, 5000, 12_345, 400_000, 10**9])
+@pytest.mark.parametrize("kind", PEAKS)
+def test_a_search_finds_the_last_size_within_the_limit(limit, kind):
     asked = []
-
-    def peak(count):
-        asked.append(count)
-        return 100 + 7 * count + (5000 if bend and count > bend else 0)
-
-    expected = max(n for n in range(1, 2**16 + 1) if peak(n) <= limit)
-    asked.clear()
-    assert largest_below(peak, limit, 1, 2**16) == expected
-    assert len(asked) <= 25
-    assert largest_below(peak, 100, 1, 8) is None
+    found = largest_below(lambda n: asked.append(n) or PEAKS[kind](n), limit, 1, 2**16)
+    assert found == max((n for n in range(1, 2**16 + 1) if PEAKS[kind](n) <= limit), default=None)
+    assert len(asked) == len(set(asked)) <= 32  # twice those of a binary search: each is a compilation
+    if kind == "a line":
+        assert len(asked) <= 4
 
 
 def test_what_cannot_be_searched_is_refused():
