@@ -144,6 +144,7 @@ class History(Callback):
             "last": list(self._last),
             "evaluations": {name: [*map(_saved, records)] for name, records in self._evaluations.items()},
             "within": _saved(self._within),
+            "running": self._running,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,6 +154,7 @@ class History(Callback):
         self._evaluations = {name: [*map(_loaded, records)] for name, records in saved.items()}
         self._within = _loaded(state.get("within", {}))
         self._unread.clear()
+        self._running = state.get("running")  # where nothing is left to train, no epoch begins
         self.epoch, self._last = list(state["epoch"]), list(state["last"])
         self.step = list(state.get("step", [0] * len(self.epoch)))  # of a checkpoint that has none: not known
 

@@ -17,7 +17,7 @@ _EVERY_STEP = Every(steps=1)
 _OFTEN = Every(steps=50)
 
 
-class _StepMonitor(PeriodicCallback):
+class StepMonitor(PeriodicCallback):
     """Adds values to the logs of steps."""
 
     batch_hooks_read = "logs"
@@ -38,7 +38,7 @@ def _answers(name: str, asked: str) -> bool:
     return name == asked or (several and name.startswith(asked.removesuffix("/*") + "/"))
 
 
-class _StepValues(_StepMonitor):
+class _StepValues(StepMonitor):
     """Adds step values to the logs, without reading them from the device."""
 
     def on_train_batch_end(self, event: Event) -> None:
@@ -121,7 +121,7 @@ class GradientMonitor(_StepValues):
         self.step_values = (*names, *(f"{name}/*" for name in names)) if per_layer else names
 
 
-class ThroughputMonitor(_StepMonitor):
+class ThroughputMonitor(StepMonitor):
     """Adds `steps_per_second` and `examples_per_second` to the logs: the rates of computed steps in each interval.
 
     It waits until the step is computed, at the end of the first execution after each interval: steps within an
@@ -198,7 +198,7 @@ class ThroughputMonitor(_StepMonitor):
             self._begin = steps, examples, seconds + event.seconds - self._evaluation
 
 
-class DeviceMonitor(_StepMonitor):
+class DeviceMonitor(StepMonitor):
     """Adds the memory in use to the logs, in bytes.
 
     `device_memory` and `device_memory_peak` are those of the device of this process with the most memory in use, on

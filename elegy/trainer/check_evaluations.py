@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 
-from elegy.callbacks import Callback, LambdaCallback, Monitor
+from elegy.callbacks import Callback, LambdaCallback, Monitor, TimeMonitor
+from elegy.callbacks.monitors import StepMonitor
 from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.run import Run
@@ -23,7 +24,7 @@ def check(run: Run, training: ExecutionPlan, evaluations: Sequence[EvaluationPla
         ValueError: if two values have the same name, or a monitored name is not logged.
     """
     _check_names(training, evaluations)
-    _check_monitors(run.callbacks, evaluations)
+    _check_monitors(run.callbacks, training, evaluations)
     for one in evaluations:
         _warn_of_long_interval(run, one)
 
@@ -40,25 +41,29 @@ def _check_names(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan])
             owners[name] = f"the evaluation {one.prefix!r}"
 
 
-def _check_monitors(callbacks: Iterable[Callback], evaluations: Sequence[EvaluationPlan]) -> None:
+def _check_monitors(
+    callbacks: Iterable[Callback], training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]
+) -> None:
     if any(_may_add(callback) for callback in callbacks):
         return
     known = {one.prefix: one.names for one in evaluations}
+    trained = None if any(isinstance(one, (StepMonitor, TimeMonitor)) for one in callbacks) else training.names
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, Monitor):
             continue
         prefix = max((prefix for prefix in known if monitor.name.startswith(prefix)), key=len, default=None)
-        names = None if prefix is None else known[prefix]
+        of_training = prefix is None and not monitor.name.startswith("val_")
+        names = trained if of_training else known.get(prefix or "")
         if names is not None and monitor.name not in names:
             raise ValueError(
-                f"the monitored log {monitor.name!r} of {type(callback).__name__} will not exist: its evaluation logs "
-                f"{', '.join(sorted(names))}."
+                f"the monitored log {monitor.name!r} of {type(callback).__name__} will not exist: "
+                f"{'the training' if of_training else 'its evaluation'} logs {', '.join(sorted(names))}."
             )
 
 
 def _may_add(callback: Callback) -> bool:
-    """True if a callback may add values to the logs of an evaluation; those of this package do not."""
+    """True if a callback of another package may add values to the logs."""
     own = type(callback).__module__.startswith("elegy.") and not isinstance(callback, LambdaCallback)
     return not own and not callback.reads_logs
 

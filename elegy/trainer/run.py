@@ -131,7 +131,7 @@ class Run:
             "first_epoch": self.first_epoch,
             "cursor": self.cursor._asdict(),
             "reorders": self.reorders,
-            "logs": _saved(self.logs) if self._may_have_ended() else {},
+            "logs": _saved(self.logs) if self.cursor.batches else {},  # of a run that may have nothing left to train
             "evaluated": self.schedule.state_dict(),
             "added": _saved(LazyLogs(lambda: self.added)),
         }
@@ -144,11 +144,6 @@ class Run:
         self.logs, self.added = _loaded(state["logs"]), _loaded(state.get("added", {}))
         self.clock.go_on_from(state["seconds"])
         self.schedule.load_state_dict(state.get("evaluated", {}))
-
-    def _may_have_ended(self) -> bool:
-        """True if the logs of the running epoch may be needed before another step: to end it, or for an evaluation."""
-        ended = self.loader.steps is None or self.loader.exhausted(self.cursor)
-        return self.cursor.batches > 0 and (ended or self.schedule.acts_on_run)
 
     def record(self) -> dict[str, Any]:
         """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop.

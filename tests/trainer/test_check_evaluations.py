@@ -34,6 +34,14 @@ def val_a_loss(target, preds):
             "'val_b_acc' of ModelCheckpoint will not exist: its evaluation logs val_b_accuracy",
         ),
         (
+            {"callbacks": [ModelCheckpoint("never", monitor="acc")]},
+            "'acc' of ModelCheckpoint will not exist: the training logs accuracy, cross_entropy, loss",
+        ),
+        (
+            {"callbacks": [EarlyStopping("losses")], "validation_data": None},
+            "'losses' of EarlyStopping will not exist: the training logs accuracy, ",
+        ),
+        (
             {"validation_data": {"a": (X, Y)}, "loss": [eg.losses.CrossEntropy(), val_a_loss]},
             "'val_a_' logs 'val_a_loss'",
         ),
@@ -63,6 +71,14 @@ def test_a_name_that_a_callback_adds_may_be_monitored():
     stop = EarlyStopping("val_score", patience=9)
     trainer().fit(X, Y, validation_data=(X, Y), callbacks=[Score(), stop], verbose=0)
     assert stop.best == 1.0
+
+
+@pytest.mark.parametrize("monitor", ["loss", "grad_norm"])
+def test_a_name_of_the_training_may_be_monitored(monitor):
+    stop = EarlyStopping(monitor, patience=9)
+    callbacks = [eg.callbacks.GradientMonitor(), stop] if monitor == "grad_norm" else [stop]
+    trainer().fit(X, Y, callbacks=callbacks, verbose=0)
+    assert stop.best is not None
 
 
 def test_a_second_fit_counts_the_steps_of_the_first():

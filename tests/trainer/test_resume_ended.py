@@ -45,6 +45,18 @@ def assert_same(one, other):
     assert_same_bits(host(one.state), host(other.state))
 
 
+@pytest.mark.parametrize("steps", [2, 4, 6])  # inside of the first epoch, at its end, inside of the second
+@pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=1)], ids=["epochs", "steps"])
+def test_a_run_that_max_steps_ended_has_the_history_of_all_its_steps_again(tmp_path, every, steps):
+    options = {"every": every, "max_steps": steps, "validation_freq": eg.Every(steps=2), "patience": 9}
+    first, _ = run(tmp_path, **options)
+    assert len(first.history.history["loss"]) == -(-steps // STEPS)
+    for _ in range(2):
+        again, _ = run(tmp_path, **options)
+        assert_same(again, first)
+        assert again.history.evaluations == first.history.evaluations
+
+
 @pytest.mark.parametrize("monitor", [None, "val_loss"])
 @pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=3)], ids=["epochs", "steps"])
 @pytest.mark.parametrize("restore", [False, True])
