@@ -98,7 +98,8 @@ class Executor:
             buffer.set(checked_reset(buffer.get()))
             return
         reset = self._reset_of(buffer)
-        buffer.put(reset.changed, reset.kernel(buffer.pick(reset.changed), buffer.pick(reset.constant))[1])
+        with buffer.lock:
+            buffer.put(reset.changed, reset.kernel(buffer.pick(reset.changed), buffer.pick(reset.constant))[1])
 
     def _reset_of(self, buffer: StateBuffer) -> Reset:
         version, recent = self._last_reset
@@ -188,9 +189,10 @@ class Executor:
 
     def _state_key(self, buffer: StateBuffer) -> Any:
         """The key of a state's structure; every epoch of a run has the same one."""
-        if self._last_key[0] != buffer.version:
-            self._last_key = buffer.version, batch_key(buffer.struct)
-        return self._last_key[1]
+        version, key = self._last_key  # another thread may replace it
+        if version != buffer.version:
+            version, key = self._last_key = buffer.version, batch_key(buffer.struct)
+        return key
 
     def _rows_follow(self, buffer: StateBuffer, inputs: PyTree, replicas: int) -> bool:
         """True if every output has a row for each row of a replica's inputs, whatever their number is.
@@ -232,9 +234,12 @@ class Executor:
             return
         fresh = {name: log.reset() for name, log in getattr(program.state._logs, program.phase).items()}
         fresh = self.strategy.for_members(fresh)
-        buffer.extend(
-            lambda state: self.strategy.place_state(state.replace(_logs=state._logs.replace(**{program.phase: fresh})))
-        )
+        with buffer.lock:
+            buffer.extend(
+                lambda state: self.strategy.place_state(
+                    state.replace(_logs=state._logs.replace(**{program.phase: fresh}))
+                )
+            )
 
     # steps
 
@@ -278,6 +283,14 @@ class Executor:
         return jax.tree.flatten(outputs)
 
     def _execute(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> Any:
+        with buffer.lock:  # the data of a batch to come may read the state meanwhile, in the thread that reads ahead
+            out, size = self._donate_and_put(program, buffer, chunk, epoch)
+        if program.phase != "pred":  # outputs of predictions may be large, and are read soon
+            self._wait_for_room(out, size)
+        return out
+
+    def _donate_and_put(self, program: Program, buffer: StateBuffer, chunk: Chunk, epoch: int) -> tuple[Any, int]:
+        """Returns the results of an execution, and the size of its batches in bytes."""
         self.ran[program.phase] = program
         constant = buffer.pick(program.constant)
         first, count, single = chunk.first, chunk.count, chunk.kind == "single"
@@ -303,9 +316,7 @@ class Executor:
         if program.returns_control:
             program.small.returned(out.pop(NEXT), epoch, first + count, count)
         buffer.put(program.changed, changed, packed)
-        if program.phase != "pred":  # outputs of predictions may be large, and are read soon
-            self._wait_for_room(out, size)
-        return out
+        return out, size
 
     def _check_logs(self, phase: str, names: list[str]) -> None:
         """Checks that a step logs the same names as the earlier steps of its epoch.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import jax
@@ -25,13 +27,19 @@ class StateBuffer:
     A compiled step donates the buffers of the state. Buffers that a user or a callback also refers to must stay valid:
     `take` copies these before they are donated. A loop whose state nobody reads copies nothing.
 
+    Several threads may read the state while one of them runs steps: data that is read ahead may use the trainer.
+
     Args:
         strategy: how a state is placed.
         state: the logical state.
+
+    Attributes:
+        lock: held from `take` to `put`, and by the methods that read or replace the state.
     """
 
     def __init__(self, strategy: Strategy, state: Any):
         self.strategy = strategy
+        self.lock = threading.RLock()
         self._logical: Any = state
         self.cls: type = type(state)
         self._leaves: list[Any] | None = None
@@ -60,8 +68,9 @@ class StateBuffer:
 
     def readable(self) -> bool:
         """True if no placed leaf was donated."""
-        self._settle()
-        return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
+        with self.lock:
+            self._settle()
+            return not any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in self._leaves or ())
 
     def _check_readable(self) -> None:
         if not self.readable():
@@ -90,20 +99,22 @@ class StateBuffer:
 
     def get(self) -> Any:
         """Returns the logical state, which stays valid."""
-        self.materialise()
-        if self._logical is None:
-            assert self._leaves is not None
-            self._check_readable()
-            self._owned = set()
-            self._logical = self.strategy.collect_state(self.placed())
-        return self._logical
+        with self.lock:
+            self.materialise()
+            if self._logical is None:
+                assert self._leaves is not None
+                self._check_readable()
+                self._owned = set()
+                self._logical = self.strategy.collect_state(self.placed())
+            return self._logical
 
     def set(self, state: Any) -> None:
         """Replaces the state by one that the caller may keep."""
-        self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
-        self._moved, self._owned = None, set()
-        self.cls = type(state)
-        self.version = next(_VERSIONS)
+        with self.lock:
+            self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
+            self._moved, self._owned = None, set()
+            self.cls = type(state)
+            self.version = next(_VERSIONS)
 
     def peek(self) -> list[Any]:
         """Returns the placed leaves, with raw arrays for keys; the caller must not donate them."""
@@ -124,7 +135,8 @@ class StateBuffer:
 
     def placed(self) -> Any:
         """Returns the placed state; the caller must not donate it."""
-        leaves = self.peek()
+        with self.lock:
+            leaves = list(self.peek())
         return jax.tree.unflatten(self._treedef, wrap_keys(leaves, self._impls))
 
     def one_replica(self) -> Any:
@@ -207,40 +219,54 @@ class StateBuffer:
 
     def fork(self) -> Self:
         """Returns another buffer with the same state; steps on one do not change the other."""
-        self.materialise()
-        self._check_readable()
-        other = type(self)(self.strategy, self._logical)
-        if self._leaves is not None:
-            other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
-            other._impls = self._impls
-        other.cls, other.version = self.cls, self.version
-        return other
+        with self.lock:
+            self.materialise()
+            self._check_readable()
+            other = type(self)(self.strategy, self._logical)
+            if self._leaves is not None:
+                other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
+                other._impls = self._impls
+            other.cls, other.version = self.cls, self.version
+            return other
 
     def shared_fork(self) -> Self:
         """Returns a fork that may be read while this buffer runs steps. Call its `release` at the end."""
-        other, owned = self.fork(), self._owned
-        self._owned = set()
-        other._shared_from = self, owned, self._owned
-        return other
+        with self.lock:
+            other, owned = self.fork(), self._owned
+            self._owned = set()
+            other._shared_from = self, owned, self._owned
+            return other
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[Self]:
+        """Gives a `shared_fork` and releases it at the end of the block."""
+        fork = self.shared_fork()
+        try:
+            yield fork
+        finally:
+            fork.release()
 
     def release(self) -> None:
         """Ends the sharing of a `shared_fork`: its origin need not copy unchanged leaves before donation any more."""
         if self._shared_from is not None:
             origin, owned, since = self._shared_from
-            if origin._owned is since and not since:
-                origin._owned = owned
+            with origin.lock:
+                if origin._owned is since and not since:
+                    origin._owned = owned
 
     @property
     def form(self) -> Any:
         """The logical state if it exists, otherwise its structure; to read fields, not values."""
-        return self.struct if self._logical is None else self._logical
+        logical = self._logical  # another thread may drop it
+        return self.struct if logical is None else logical
 
     @property
     def struct(self) -> Any:
         """The state's structure, shapes and dtypes on one replica."""
-        if self._struct is None:
-            self._struct = self.strategy.local_struct(self.placed(), "state")
-        return self._struct
+        with self.lock:
+            if self._struct is None:
+                self._struct = self.strategy.local_struct(self.placed(), "state")
+            return self._struct
 
 
 def _copy(leaf: Any) -> Any:

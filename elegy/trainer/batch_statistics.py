@@ -21,7 +21,7 @@ from elegy.lazy import is_instance_of
 from elegy.module import high_level
 from elegy.module.averaging import Weights, with_weights
 from elegy.names import path_name
-from elegy.trainer import checks
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -45,7 +45,7 @@ def update_batch_stats(session: Session, given: Given, batch_size: Any, steps: A
 
 
 def _check(session: Session) -> None:
-    checks.not_in_fit(session, _WHAT)
+    not_in_fit(session, _WHAT)
     if session.strategy.processes > 1:
         raise RuntimeError(f"{_WHAT} runs in one process, but the strategy has {session.strategy.processes}.")
     if not session.initialized:

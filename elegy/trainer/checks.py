@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -46,40 +43,6 @@ def seed(value: Any) -> int:
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"seed must fit into 64 bits, from -2**63 to 2**63 - 1, but it is {number}.")
     return number
-
-
-_fitting: weakref.WeakSet[Any] = weakref.WeakSet()
-_fitting_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def one_fit(session: Any) -> Iterator[None]:
-    """While the block runs, the trainer cannot be fitted by another thread, a callback or the data.
-
-    Raises:
-        RuntimeError: if it is being fitted already.
-    """
-    with _fitting_lock:
-        not_in_fit(session, "fit")
-        _fitting.add(session)
-    try:
-        yield
-    finally:
-        _fitting.discard(session)
-
-
-def not_in_fit(session: Any, method: str) -> None:
-    """Checks that the trainer is not being fitted: another training would change the counters of that run.
-
-    Raises:
-        RuntimeError: while `fit` runs, in whichever thread.
-    """
-    if session in _fitting:
-        raise RuntimeError(
-            f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
-            "before or after, and not in another thread. Within a callback, evaluate and predict may be called, and "
-            "`trainer.stop_training = True` ends the run."
-        )
 
 
 def seconds(name: str, value: Any) -> float | None:

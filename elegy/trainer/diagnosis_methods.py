@@ -6,12 +6,13 @@ from elegy.data.columns import Given
 from elegy.integers import positive_int
 from elegy.trainer import batch_size as batch_size_module
 from elegy.trainer import check as check_module
-from elegy.trainer import checks, one_batch
 from elegy.trainer import cost as cost_module
 from elegy.trainer import learning_rate as learning_rate_module
+from elegy.trainer import one_batch
 from elegy.trainer.check import CheckReport
 from elegy.trainer.cost import Cost
 from elegy.trainer.learning_rate import LearningRateTest
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 
@@ -235,6 +236,6 @@ class DiagnosisMethods:
             >>> 200 < size < 250, trainer.cost(x, x[:, :1], batch_size=size).peak_bytes <= 1_000_000
             (True, True)
         """
-        checks.not_in_fit(self._session, "find_batch_size")
+        not_in_fit(self._session, "find_batch_size")
         given = Given.of("find_batch_size", data, inputs, labels, sample_weight)
         return batch_size_module.find_batch_size(self._session, given, budget, multiple, largest, trial)

@@ -13,6 +13,7 @@ from elegy.module.averaging import Weights, with_weights
 from elegy.runs.report import report as write_report
 from elegy.trainer import persistence
 from elegy.trainer import weights as weights_module
+from elegy.trainer.one_fit import in_thread_of_fit
 from elegy.trainer.run_record import run_record
 from elegy.trainer.session import Session
 from elegy.types import Hyperparameters, PyTree
@@ -72,7 +73,9 @@ class FileMethods:
         Raises:
             CheckpointError: if it cannot be written, or there is no state yet; of a saver, if the save before
                 this one failed.
+            RuntimeError: while `fit` runs in another thread.
         """
+        in_thread_of_fit(self._session, "save")
         with measured("saving"):
             persistence.save(self._session, path, saver, then)
 
@@ -174,7 +177,9 @@ class FileMethods:
 
         Raises:
             CheckpointError: if something cannot be pickled, or the file cannot be written.
+            RuntimeError: while `fit` runs in another thread.
         """
+        in_thread_of_fit(self._session, "save_pickle")
         from elegy.checkpoint import save_pickle
 
         whole = copy.copy(self)  # with a state that can be read here, also where it lay on several processes

@@ -20,6 +20,7 @@ from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
+from elegy.trainer.one_fit import one_fit
 from elegy.trainer.run import Run
 from elegy.trainer.run_record import parameters
 from elegy.trainer.sanity import sanity_check
@@ -94,7 +95,7 @@ def fit(
     if not config.fast_dev_run:  # it has no checkpoints
         rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
     with (
-        checks.one_fit(session),
+        one_fit(session),
         _measured(callbacks),
         session.executor.asked_for(values),
         UndoOnFailure(session) as undo,

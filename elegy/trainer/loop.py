@@ -10,6 +10,7 @@ from typing import Any
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
 from elegy.callbacks.skipped import SkippedSteps
 from elegy.engine.measures import with_measures
+from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
@@ -235,11 +236,13 @@ def _evaluate(
     logs: Mapping[str, float] = {}
     added: dict[str, Any] = {}
     failure: BaseException | None = None
+    fork: StateBuffer | None = None
     emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
     try:
         emit("on_test_begin")
         # After the hooks, which may assign the state to evaluate.
-        buffer = with_measures(session.with_weights(session.buffer.fork(), weights), plan.measures)
+        fork = session.buffer.shared_fork()
+        buffer = with_measures(session.with_weights(fork, weights), plan.measures)
         executor.reset(buffer, "test")
         for chunk in plan.chunks(buffer):
             out = executor.run("test", buffer, chunk, session.epoch)
@@ -257,5 +260,7 @@ def _evaluate(
         failure = error
         raise
     finally:
+        if fork is not None:
+            fork.release()
         emit("on_test_end", failure=failure, logs=logs)
     return logs

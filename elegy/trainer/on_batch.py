@@ -14,6 +14,7 @@ from elegy.loading.chunks import Chunk, structure
 from elegy.trainer import checks, predictions
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.one_batch import batch_of, inputs_of
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.outputs import BatchOutputs
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
@@ -33,7 +34,7 @@ def init(session: Session, given: Given) -> None:
 
 def train(session: Session, given: Given) -> Mapping[str, float]:
     """Takes a training step; see `Trainer.train_on_batch`."""
-    checks.not_in_fit(session, "train_on_batch")
+    not_in_fit(session, "train_on_batch")
     batch = batch_of("train_on_batch", given)
     check_level(session.monitor.policy, session.buffer)
     checks.accumulation(session.accumulate, session.buffer)
@@ -52,17 +53,17 @@ def train(session: Session, given: Given) -> Mapping[str, float]:
 def test(session: Session, given: Given) -> Mapping[str, float]:
     """Evaluates a batch; see `Trainer.test_on_batch`."""
     batch = batch_of("test_on_batch", given)
-    buffer = _ready(session, "test", batch).fork()
-    session.executor.reset(buffer, "test")
-    return session.executor.run("test", buffer, _chunk(session, batch), session.epoch).logs(0)
+    with _ready(session, "test", batch).shared() as buffer:
+        session.executor.reset(buffer, "test")
+        return session.executor.run("test", buffer, _chunk(session, batch), session.epoch).logs(0)
 
 
 def predict(session: Session, given: Given) -> PyTree:
     """Computes the outputs for a batch; see `Trainer.predict_on_batch`."""
     inputs = inputs_of("predict_on_batch", given)
-    buffer = _ready(session, "pred", pack(inputs)).fork()
-    chunk = _chunk(session, inputs)
-    leaves, treedef = session.executor.predict(buffer, chunk)
+    with _ready(session, "pred", pack(inputs)).shared() as buffer:
+        chunk = _chunk(session, inputs)
+        leaves, treedef = session.executor.predict(buffer, chunk)
     outline = predictions.outline_of(session, chunk.batch)
     return BatchOutputs(session.strategy.collect_outputs(leaves), treedef, outline, rows(inputs)).tree()
 

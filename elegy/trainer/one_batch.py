@@ -23,6 +23,7 @@ from elegy.loading.chunks import Chunk, resized, structure
 from elegy.module.levels import level_of
 from elegy.trainer import checks
 from elegy.trainer.nonfinite import check_level
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 
@@ -171,7 +172,7 @@ def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuf
     Raises:
         RuntimeError: while `fit` runs.
     """
-    checks.not_in_fit(session, what)
+    not_in_fit(session, what)
     snapshot = session.snapshot()
     try:
         if session.initialized:

@@ -16,9 +16,9 @@ from elegy.module.averaging import Weights
 from elegy.module.freezing import frozen_paths, with_more
 from elegy.patterns import as_patterns
 from elegy.strategies import Strategy
-from elegy.trainer import checks
 from elegy.trainer.configuration import configuration
 from elegy.trainer.nonfinite import Policy
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.run_record import parameters
 from elegy.trainer.session import Session
 from elegy.types import PyTree
@@ -201,7 +201,7 @@ class StateMethods(Generic[M]):
         self._freeze("unfreeze", patterns, freezes=False)
 
     def _freeze(self, method: str, patterns: tuple[str, ...], freezes: bool) -> None:
-        checks.not_in_fit(self._session, method)
+        not_in_fit(self._session, method)
         patterns = as_patterns(patterns, method)
         if not patterns:
             raise ValueError(f"{method} was given no pattern. The pattern of all parameters is '*'.")

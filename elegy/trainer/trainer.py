@@ -36,6 +36,7 @@ from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.passes import PassOptions, plan_pass
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
@@ -228,7 +229,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             CheckpointError: if the checkpoint is damaged, or of another run.
         """
         session = self._session
-        checks.not_in_fit(session, "fit")
+        not_in_fit(session, "fit")
         config = FitConfig.checked(
             batch_size=batch_size,
             epochs=epochs,

@@ -155,6 +155,22 @@ def test_predict_of_batches_uses_their_inputs():
     np.testing.assert_allclose(trainer.predict(iter(batches), steps=2), reference[:16], **CLOSE)
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("good", range(1, 5))  # of none, the call itself raises
+def test_predict_iter_yields_the_batches_before_an_error_of_the_data(good, prefetch):
+    def source():
+        for i in range(good):
+            yield X[8 * i : 8 * i + 8]
+        raise OSError("gone")
+
+    trainer, seen = ready(), []
+    outputs = trainer.predict_iter(source(), prefetch=prefetch)
+    with pytest.raises(OSError, match="gone"):
+        seen.extend(outputs)
+    expected = [np.array(network(trainer.state.params, X[8 * i : 8 * i + 8])) for i in range(good)]
+    np.testing.assert_allclose(np.array(seen), np.array(expected), **CLOSE)
+
+
 def test_predict_iter_yields_batches_as_they_come():
     trainer = ready()
     pulled = []
