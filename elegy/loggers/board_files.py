@@ -95,6 +95,6 @@ def _encoded(block: Block, known: frozenset[tuple[str, str]]) -> list[tuple[str,
         if (part, tag := f"{begin}_{short}") not in known:
             columns.setdefault(part, []).append((tag, k))
     return [
-        (part, scalars([tag for tag, _ in chosen], block.steps, [[row[k] for _, k in chosen] for row in block.rows]))
+        (part, scalars([tag for tag, _ in chosen], block.steps, [block.columns[k] for _, k in chosen]))
         for part, chosen in columns.items()
     ]

@@ -49,7 +49,7 @@ class CSVTable:
             records: the records. The steps ascend.
         """
         for block in blocks_of(records):
-            values = dict(zip(block.names, block.rows[-1], strict=True))
+            values = {name: column[-1] for name, column in zip(block.names, block.columns, strict=True)}
             last: Row = {"epoch": block.epoch, "step": block.steps[-1], **values}
             repeats = self._last is not None and self._last["step"] == block.steps[0]
             if repeats and len(block.steps) > 1:
@@ -137,13 +137,20 @@ def block_lines(block: Block, columns: tuple[str, ...], separator: str) -> bytes
         b'0;1;;0.5\\n0;2;;0.25\\n'
     """
 
-    def make() -> bytes:
-        own: dict[str, Iterable[Any]] = {"epoch": itertools.repeat(block.epoch), "step": block.steps}
-        own |= dict(zip(block.names, zip(*block.rows, strict=True), strict=True))
-        found = [own.get(name, itertools.repeat("")) for name in columns]
-        return _text(zip(*found, strict=False), separator)
+    return block.shared(("csv", columns, separator), lambda: _rows(block, columns, separator))
 
-    return block.shared(("csv", columns, separator), make)
+
+def _rows(block: Block, columns: tuple[str, ...], separator: str) -> bytes:
+    own: dict[str, Iterable[Any]] = {"epoch": itertools.repeat(block.epoch), "step": block.steps}
+    known = b",".join(itertools.chain.from_iterable(block.texts))
+    # orjson and Python write the same digits, but other exponents, of numbers beyond 1e16 and below 1e-4.
+    if separator.encode() in b"0123456789-." or any(other in known for other in (b"null", b"e", b"0.0000")):
+        own |= dict(zip(block.names, block.columns, strict=True))
+        return _text(zip(*(own.get(name, itertools.repeat("")) for name in columns), strict=False), separator)
+    own = {name: map(str, column) for name, column in own.items()}
+    own |= {name: b",".join(texts).decode().split(",") for name, texts in zip(block.names, block.texts, strict=True)}
+    found = [own.get(name, itertools.repeat("")) for name in columns]
+    return "".join([separator.join(row) + "\n" for row in zip(*found, strict=False)]).encode()
 
 
 def _text(rows: Iterable[Iterable[Any]], separator: str) -> bytes:

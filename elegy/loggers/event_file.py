@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from crc32c import crc32c
+
 from elegy.lazy import require
 
 _FILES = itertools.count(1)
 _FOR = "the TensorBoard callback"
 _PREFIX = "elegy-memory"
+
+_MANY = 8
+"""Events of so many steps are encoded together."""
 
 
 class EventFile:
@@ -98,23 +104,81 @@ def encoded(events: Iterable[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def scalars(tags: Sequence[str], steps: Sequence[int], rows: Iterable[Sequence[float]]) -> bytes:
+def scalars(tags: Sequence[str], steps: Sequence[int], columns: Sequence[Sequence[float]]) -> bytes:
     """Returns encoded events, one for the values of a step.
 
     Args:
         tags: the names.
         steps: the steps.
-        rows: for each step, the values of the tags; those that are too large for a float32 become infinite.
+        columns: for each name, its values; those that are too large for a float32 become infinite.
     """
-    event = _event()(wall_time=time.time())
+    now, at, pieces = time.time(), 0, []
+    for size, group in itertools.groupby(steps, _size):
+        count = len(list(group))
+        encode = _alike if size and count >= _MANY else _events
+        part = slice(at, at + count)
+        pieces.append(encode(now, tags, steps[part], [column[part] for column in columns]))
+        at += count
+    return b"".join(pieces)
+
+
+def _events(now: float, tags: Sequence[str], steps: Sequence[int], columns: Sequence[Sequence[float]]) -> bytes:
+    event = _event()(wall_time=now)
     entries = [event.summary.value.add(tag=tag) for tag in tags]
     buffer, write = _buffer()
-    for step, row in zip(steps, rows, strict=True):
+    for k, step in enumerate(steps):
         event.step = step
-        for entry, value in zip(entries, row, strict=True):
-            entry.simple_value = value
+        for entry, column in zip(entries, columns, strict=True):
+            entry.simple_value = column[k]
         write(event.SerializeToString())
     return buffer.getvalue()
+
+
+def _alike(now: float, tags: Sequence[str], steps: Sequence[int], columns: Sequence[Sequence[float]]) -> bytes:
+    """As `_events`, of steps that are encoded in the same number of bytes, in a fifth of the time.
+
+    Their records differ in the bytes of the step, of the values and of the checksum, so tensorboardX makes one record,
+    and these bytes are set in its copies.
+    """
+    count, size = len(steps), _size(steps[0])
+    places, length = _places(tuple(tags), size)
+    one = [[0.0]] * len(tags)
+    records = np.tile(np.frombuffer(_events(now, tags, steps[:1], one), np.uint8), (count, 1))
+    assert records.shape[1] == length
+    shifts = 7 * np.arange(size)
+    digits = (np.asarray(steps, np.int64)[:, None] >> shifts) & 0x7F
+    digits[:, :-1] |= 0x80  # more digits follow
+    with np.errstate(over="ignore"):
+        values = np.array(columns, np.float64).reshape(len(tags), count).T.astype("<f4", order="C")
+    records[:, places] = np.concatenate([digits.astype(np.uint8), values.view(np.uint8)], axis=1)
+    messages, width = records[:, 12:-4].tobytes(), length - 16
+    sums = [crc32c(messages[k : k + width]) for k in range(0, count * width, width)]
+    found = np.array(sums, np.uint32)
+    masked = ((found >> np.uint32(15)) | (found << np.uint32(17))) + np.uint32(0xA282EAD8)
+    records[:, -4:] = masked.astype("<u4")[:, None].view(np.uint8)
+    return records.tobytes()
+
+
+def _size(step: int) -> int:
+    """The bytes of a step in an event, a digit of seven bits in each; a step 0 is left out."""
+    return (step.bit_length() + 6) // 7
+
+
+@functools.lru_cache(256)
+def _places(tags: tuple[str, ...], size: int) -> tuple[np.ndarray, int]:
+    """Returns the places in a record of the bytes of the step and of the values, and the length of a record.
+
+    Args:
+        tags: the names.
+        size: the bytes of the step.
+    """
+    step = sum(1 << 7 * k for k in range(size))
+    # In the second record, each of these bytes is another one.
+    one, other = (
+        np.frombuffer(_events(1.0, tags, [step * k], [[struct.unpack("<f", bytes([k] * 4))[0]]] * len(tags)), np.uint8)
+        for k in (1, 2)
+    )
+    return np.flatnonzero(one[12:-4] != other[12:-4]) + 12, len(one)
 
 
 def tags_at(directory: Path, step: int) -> set[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -26,28 +27,43 @@ def json_lines(block: Block) -> bytes:
 
 def _lines(block: Block) -> bytes:
     # orjson writes null for numbers that are not finite, and line separators within names as they are.
-    finite = all(all(map(math.isfinite, row)) for row in block.rows)
-    plain = finite and all(name.isascii() for name in block.names)
-    dumps = orjson.dumps if plain else _dumps
-    kind, epoch, seconds, names = block.kind, block.epoch, round(block.seconds, 3), block.names
-    lines = [
-        dumps(
+    plain = all(name.isascii() for name in block.names) and not any(b"null" in column for column in block.texts)
+    return _joined(block) if plain else _one_by_one(block)
+
+
+def _joined(block: Block) -> bytes:
+    """The lines, of texts of whole columns: orjson takes a third of the time that it takes for a dict of each line."""
+    names = [orjson.dumps(name) for name in block.names]
+    begin = b'{"type":%b,"step":' % orjson.dumps(block.kind)
+    seconds = orjson.dumps(round(block.seconds, 3))
+    between = [b',"epoch":%d,"examples":' % block.epoch, b',"seconds":%b,"values":{' % seconds]
+    if names:
+        between[1] += names[0] + b":"
+    between += [b",%b:" % name for name in names[1:]]
+    counts = [orjson.dumps(list(given))[1:-1].split(b",") for given in (block.steps, block.examples)]
+    parts: list[Iterable[bytes]] = [itertools.repeat(begin), counts[0]]
+    for separator, column in zip(between, [counts[1], *block.texts], strict=bool(names)):
+        parts += [itertools.repeat(separator), column]
+    if not names:
+        parts.append(itertools.repeat(between[1]))
+    return b"".join(itertools.chain.from_iterable(zip(*parts, itertools.repeat(b"}}\n"), strict=False)))
+
+
+def _one_by_one(block: Block) -> bytes:
+    return b"".join(
+        strict_json.dumps(
             {
-                "type": kind,
-                "step": step,
-                "epoch": epoch,
-                "examples": examples,
-                "seconds": seconds,
-                "values": dict(zip(names, row, strict=True)),
+                "type": record.kind,
+                "step": record.step,
+                "epoch": record.epoch,
+                "examples": record.examples,
+                "seconds": round(record.seconds, 3),
+                "values": {name: float(value) for name, value in record.values.items()},
             }
-        )
-        for step, examples, row in zip(block.steps, block.examples, block.rows, strict=True)
-    ]
-    return b"\n".join([*lines, b""])
-
-
-def _dumps(value: object) -> bytes:
-    return strict_json.dumps(value).encode()
+        ).encode()
+        + b"\n"
+        for record in block.records
+    )
 
 
 def kept_lines(path: Path, position: Position) -> list[str]:

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Write = Callable[[list[Any]], object]
@@ -15,7 +15,7 @@ Write = Callable[[list[Any]], object]
 _CAPACITY = 256
 _IDLE = 1.0
 _GATHER = 0.02
-"""Seconds for which the thread gathers items: each time that it wakes, the loop gives it the interpreter's lock."""
+"""Seconds for which the thread gathers single items: each time that it wakes, it takes turns with the loop."""
 
 _MOST = 4
 """The largest number of items of one call, after which the loop can have the interpreter's lock."""
@@ -51,25 +51,27 @@ class LogWriter:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for the first item
+        self._at_once = False  # the queue has items that have been gathered
         self._waiting = 0  # callers that wait for the thread
 
-    def put(self, channel: Channel, write: Write, item: Any) -> None:
-        """Appends an item; waits if the queue is full.
+    def put(self, entries: Sequence[tuple[Channel, Write, Any]], at_once: bool = False) -> None:
+        """Appends items; waits if the queue is full.
 
         Args:
-            channel: whose item it is.
-            write: the function that writes it.
-            item: the item.
+            entries: for each item, its channel, the function that writes it, and the item.
+            at_once: True if the thread need not gather further items before it writes these.
         """
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="elegy-log-writer", daemon=True)
                 self._thread.start()
-            if self._count() >= self._capacity:
-                self._wait_for(lambda: self._count() < self._capacity)
-            self._queue.append((channel, write, item))
-            channel.pending += 1
-            if self._idle:
+            for channel, write, item in entries:
+                if self._count() >= self._capacity:
+                    self._wait_for(lambda: self._count() < self._capacity)
+                self._queue.append((channel, write, item))
+                channel.pending += 1
+            self._at_once |= at_once
+            if self._idle or at_once:
                 self._changed.notify_all()
 
     def wait(self, channel: Channel) -> None:
@@ -105,7 +107,8 @@ class LogWriter:
                     self._thread = None
                     return
                 self._idle = False
-                self._changed.wait_for(lambda: self._waiting, _GATHER)
+                self._changed.wait_for(lambda: self._waiting or self._at_once, _GATHER)
+                self._at_once = False
                 channels = list(dict.fromkeys(channel for channel, _, _ in self._queue))
                 self._taken = sorted(self._queue, key=lambda entry: channels.index(entry[0]))
                 self._queue = []
@@ -171,7 +174,7 @@ class Channel:
         """
         if self.error is not None:
             self.drain()
-        self._writer.put(self, write, item)
+        self._writer.put([(self, write, item)])
 
     def drain(self) -> None:
         """Waits until all items have been written."""
@@ -184,3 +187,15 @@ class Channel:
     def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
         """A copy is empty: items and threads stay in the process."""
         return Channel, ()
+
+
+def put_all(entries: Sequence[tuple[Channel, Write, Any]]) -> None:
+    """Appends items of several channels to the thread of all loggers, which writes them at once.
+
+    An exception of a channel stays there, for its next `put` or `drain`.
+
+    Args:
+        entries: for each item, its channel, the function that writes it, and the item.
+    """
+    if entries:
+        WRITER.put(entries, at_once=True)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from elegy.callbacks.callback import Callback
-from elegy.callbacks.deferred_logs import DeferredLogReader
+from elegy.callbacks.deferred_logs import finish
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.items import Item
 from elegy.distributed import is_first
+from elegy.lazy_logs import LazyLogs
 from elegy.loggers.block import Block, Records
+from elegy.loggers.gatherer import Entry, Gatherer
 from elegy.loggers.log_writer import Channel
 from elegy.loggers.record import Position, Record, RecordKind
 from elegy.loggers.values import drawn
@@ -23,8 +25,6 @@ from elegy.types import Every
 OFTEN = Every(steps=50)
 """The default interval of loggers."""
 
-_SECONDS = 1.0
-
 
 class Logger(PeriodicCallback, abc.ABC):
     """Base class of loggers: it decides what is logged and when, and calls the methods that write it.
@@ -32,15 +32,15 @@ class Logger(PeriodicCallback, abc.ABC):
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
-    device in the order of the steps, up to eight executions late if they come less than a second apart, so that the
-    loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at the end
+    device in the order of the steps, if they come less than a second apart 0.02 s or up to eight executions late, so
+    that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at the end
     of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the first
     one logs.
 
     A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
     there is no method are left out, and a warning says so once. `log_config`, `log_scalars` and `log_block` are called
     in a thread, the other methods in that of the loop while the thread has nothing to do for this logger, so no method
-    needs a lock. If the thread is more than 256 executions behind, the loop waits for it. An exception of these methods
+    needs a lock. If 256 calls wait for the thread, the loop waits for it. An exception of these methods
     is raised in the loop.
 
     Args:
@@ -84,7 +84,7 @@ class Logger(PeriodicCallback, abc.ABC):
         self._is_open = False
         self._early: list[Item] = []  # received before that
         self._lacking: set[str] = set()
-        self._reader = DeferredLogReader(_SECONDS)
+        self._gatherer = Gatherer()
         self._channel = Channel()
 
     # what a subclass implements
@@ -160,13 +160,15 @@ class Logger(PeriodicCallback, abc.ABC):
     # hooks
 
     def meet(self, callbacks: Sequence[Callback]) -> None:
-        """Receives items from here on."""
+        """Receives items from here on. The loggers of a run share a gatherer."""
         self._running, self._begun, self._early = True, False, []
+        first = next((callback for callback in callbacks if isinstance(callback, Logger)), self)
+        self._gatherer = first._gatherer if first is not self and self in callbacks else Gatherer()
 
     def on_train_begin(self, event: Event) -> None:
         """Finds out if the trainer trains on, and then continues its run."""
         super().on_train_begin(event)
-        self._reader.clear()
+        self._gatherer.clear()
         if self._is_open:  # the last run never ended
             self._close("failed")
         if not 0 < self._at.step <= event.step:
@@ -191,8 +193,7 @@ class Logger(PeriodicCallback, abc.ABC):
         offsets = self.offsets(event)
         if offsets:
             own = bool(self.step_values)
-            key = ("step", own, tuple(offsets))
-            self._reader.defer(lambda: self._log(event, key, lambda: _step_blocks(event, own, offsets)), event.logs)
+            self._gather(event, ("step", own, self.every), lambda: _step_blocks(event, own, offsets))
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
@@ -201,16 +202,13 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def record_epoch(self, event: Event) -> None:
         """Logs the values of an epoch at whose end the interval ends, or with an interval of another unit."""
-        self._reader.defer(lambda: self._log(event, "epoch", lambda: [_block(event, "epoch", event.logs)]), event.logs)
+        self._gather(event, "epoch", lambda: [_block(event, "epoch", event.logs)])
 
     def on_evaluation_end(self, event: Event) -> None:
         """Logs the values of evaluations inside of an epoch."""
         self._evaluated = event.step
         key = ("evaluation", type(self).evaluation_values)
-        self._reader.defer(
-            lambda: self._log(event, key, lambda: [_block(event, "evaluation", self.evaluation_values(event))]),
-            event.logs,
-        )
+        self._gather(event, key, lambda: [_block(event, "evaluation", self.evaluation_values(event))])
 
     def evaluation_values(self, event: Event) -> Mapping[str, float]:
         """Returns the values of the record of evaluations inside of an epoch."""
@@ -242,7 +240,7 @@ class Logger(PeriodicCallback, abc.ABC):
         """Writes all that is deferred, and closes the target."""
         self._event, self._running = None, False
         self._at = self._position(event)
-        self._reader.finish(event, lambda: self._close(event.ended or "finished"))
+        finish(event, self._gatherer.flush, lambda: self._close(event.ended or "finished"))
 
     def state_dict(self) -> dict[str, Any]:
         """Writes all that is deferred; returns the name and the position of the run."""
@@ -267,7 +265,7 @@ class Logger(PeriodicCallback, abc.ABC):
             self.run = state.get("run")
 
     def _write_all(self) -> None:
-        self._reader.flush()
+        self._gatherer.flush()
         self._channel.drain()
 
     def _open(self) -> None:
@@ -290,19 +288,24 @@ class Logger(PeriodicCallback, abc.ABC):
                 self._is_open = False
                 self.finish(ended)
 
-    def _log(self, event: Event, key: Hashable, make: Callable[[], Sequence[Block]]) -> None:
+    def _gather(self, event: Event, key: Hashable, make: Callable[[], Sequence[Block]]) -> None:
+        if self._channel.error is not None:
+            self._channel.drain()
+        if is_first():
+            self._gatherer.add(event, self._entry, key, make)
+
+    def _entry(self, blocks: Sequence[Block]) -> Entry | None:
         self._open()
-        if self._is_open:
-            for block in event.shared(key, make):
-                if (new := self._new_in(block)).steps:
-                    self._channel.put(self._log_blocks, new)
+        new = [block for block in map(self._new_in, blocks) if block.steps] if self._is_open else []
+        return (self._channel, self._log_blocks, new) if new else None
 
     def _log_configs(self, configs: list[Mapping[str, Any]]) -> None:
         for config in configs:
             self.log_config(config)
 
-    def _log_blocks(self, blocks: list[Block]) -> None:
-        self.log_block(Records(blocks))
+    def _log_blocks(self, gathered: list[Sequence[Block]]) -> None:
+        for blocks in gathered:
+            self.log_block(Records(blocks))
 
     def _new_in(self, block: Block) -> Block:
         """Leaves out the records that are not `_is_new`; for subclasses."""
@@ -324,7 +327,7 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
-        return {**self.__dict__, "_event": None, "_is_open": False, "_reader": DeferredLogReader(_SECONDS)}
+        return {**self.__dict__, "_event": None, "_is_open": False, "_gatherer": Gatherer()}
 
 
 def _block(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Block:
@@ -341,11 +344,16 @@ def _step_blocks(event: Event, own: bool, offsets: Sequence[int]) -> list[Block]
     """
     blocks = []
     if event.skipped is not None and any(offsets):
-        counts = event.skipped.counts(event.examples)
-        chosen = [len(counts) - k for k in offsets if k]
-        columns = {name: column[chosen] for name, column in event.skipped.columns(own).items()}
-        steps, examples = [event.step - k for k in offsets if k], [counts[k] for k in chosen]
+        # Values that callbacks have added are in the logs alone.
+        alone = not isinstance(event.logs, LazyLogs) or event.logs.has_additions
+        counts = [*event.skipped.counts(event.examples), event.examples]
+        chosen = [k for k in offsets if k or not alone]
+        places = [len(counts) - 1 - k for k in chosen]
+        columns = {name: column[places] for name, column in event.skipped.columns(own, with_last=True).items()}
+        steps, examples = [event.step - k for k in chosen], [counts[place] for place in places]
         blocks = [Block("step", event.epoch, event.elapsed, steps, examples, columns)]
+        if not alone:
+            return blocks
     if not offsets[-1]:
         values = event.step_logs if own else {}
         blocks.append(_block(event, "step", {name: values.get(name, value) for name, value in event.logs.items()}))

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,20 +64,18 @@ def test_a_record_of_the_step_before_it_shares_its_row(tmp_path):
 def test_records_of_a_population_have_the_values_of_its_members():
     members = np.array([[1.0, 3.0], [2.0, 6.0]])
     made = Block("step", 0, 1.0, [1, 2], [8, 16], {"loss": members, "rate": np.array([0.5, 0.25])})
-    assert made.rows == [[2.0, 0.5], [4.0, 0.25]]
+    assert made.columns == [[2.0, 4.0], [0.5, 0.25]]
     for record, expected in zip(made.records, members, strict=True):
         assert isinstance(record.values["loss"], MemberValues)
         np.testing.assert_array_equal(record.values["loss"].members, expected)
-        assert Block.of(record).rows == [[expected.mean(), record.values["rate"]]]
+        assert Block.of(record).columns == [[expected.mean()], [record.values["rate"]]]
     later = made.where([False, True])
-    assert (later.steps, later.examples, later.rows) == ([2], [16], [[4.0, 0.25]])
+    assert (later.steps, later.examples, later.columns) == ([2], [16], [[4.0], [0.25]])
 
 
 def test_loggers_of_one_kind_encode_each_record_once(tmp_path, monkeypatch):
-    encoded, dumps = [], json_text.orjson.dumps
-    monkeypatch.setattr(
-        json_text, "orjson", SimpleNamespace(dumps=lambda value: encoded.append(value["step"]) or dumps(value))
-    )
+    encoded, joined = [], json_text._joined
+    monkeypatch.setattr(json_text, "_joined", lambda block: encoded.extend(block.steps) or joined(block))
     seen = []
 
     class Seen(Logger):

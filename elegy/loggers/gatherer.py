@@ -1,0 +1,151 @@
+"""Gathers what the loggers of a run are to write, so that each of them is called a few times a second."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+
+from elegy.callbacks.deferred_logs import MOST
+from elegy.callbacks.event import Event
+from elegy.lazy_logs import LazyLogs
+from elegy.loggers.block import Block
+from elegy.loggers.log_writer import Channel, Write, put_all
+
+Make = Callable[[], Sequence[Block]]
+
+_QUICK = 1.0
+"""Events that come later than this after the last one, in seconds, are read at once."""
+
+_GATHER = 0.02
+"""Seconds for which records are gathered: each hand-over wakes the thread, which then takes turns with the loop."""
+
+_LARGEST = 16
+"""The largest number of blocks of one call of a logger, after which the loop can have the interpreter's lock."""
+
+
+Entry = tuple[Channel, Write, Sequence[Block]]
+Target = Callable[[Sequence[Block]], Entry | None]
+"""Returns the channel of a logger, its function that writes lists of blocks, and those of the blocks that are to be
+written; None for none."""
+
+
+class Gatherer:
+    """Defers the reads of all loggers of a run, and hands their records to the thread together.
+
+    If events come in quick succession, they are read when the oldest one is 0.02 s old, those of them whose logs the
+    device has computed. If the device is eight events behind, four are read. All loggers share one read of an event.
+    Events stay in order.
+
+    Example:
+        >>> import numpy as np
+        >>> def target(blocks):
+        ...     print([block.steps for block in blocks])
+        >>> gatherer, block = Gatherer(), Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> for step in (2, 3):
+        ...     event = Event(None, "train", step=step, epoch=0, logs={"loss": 0.5})
+        ...     gatherer.add(event, target, "step", lambda: [block])
+        [[1, 2]]
+        >>> gatherer.flush()
+        [[1, 2]]
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[_Gathered] = deque()
+        self._newest: _Gathered | None = None
+        self._last = -float("inf")  # when the newest event came
+        self._quick = False  # it came soon after the one before it
+
+    def add(self, event: Event, target: Target, key: Hashable, make: Make) -> None:
+        """Logs the records of an event, now or later.
+
+        Args:
+            event: the event.
+            target: receives the records.
+            key: what the records are, and all that they depend on beside the event.
+            make: reads the logs and makes the records.
+        """
+        newest = self._newest
+        if newest is None or newest.event is not event:
+            now = time.monotonic()
+            self._quick, self._last = now - self._last < _QUICK, now
+            self._hand_over(self._due(now) if self._quick else len(self._pending))
+            newest = self._newest = _Gathered(event, now)
+            if self._quick:
+                self._pending.append(newest)
+        if self._quick:
+            newest.wanted.setdefault(key, (make, []))[1].append(target)
+        else:
+            _give({target: list(event.shared(key, make))})
+
+    def _due(self, now: float) -> int:
+        """The number of events to read now."""
+        pending = self._pending
+        if len(pending) >= MOST and pending[-MOST].ready is False:
+            return len(pending) - MOST // 2  # the device is so far behind; it has the other half to do meanwhile
+        if not pending or now - pending[0].came < _GATHER:
+            return 0
+        return sum(1 for _ in itertools.takewhile(lambda entry: entry.ready is not False, pending))
+
+    def flush(self) -> None:
+        """Reads all events. If one of the reads fails, the events after it are dropped."""
+        pending, self._pending, self._newest = self._pending, deque(), None
+        if pending:
+            _hand_over(pending, len(pending))
+
+    def clear(self) -> None:
+        """Drops all events."""
+        self._pending.clear()
+        self._newest = None
+
+    def _hand_over(self, count: int) -> None:
+        if count:
+            _hand_over(self._pending, count)
+
+
+class _Gathered:
+    """An event that is not read yet.
+
+    Args:
+        event: the event.
+        came: the `time.monotonic()` of the hook.
+    """
+
+    __slots__ = ("came", "event", "wanted")
+
+    def __init__(self, event: Event, came: float):
+        self.event, self.came = event, came
+        self.wanted: dict[Hashable, tuple[Make, list[Target]]] = {}
+
+    @property
+    def ready(self) -> bool | None:
+        """True if the logs can be read without waiting for the device; None if this is unknown."""
+        return getattr(self.event.logs, "ready", None)
+
+
+def _hand_over(pending: deque[_Gathered], count: int) -> None:
+    """Reads the oldest events, and hands over what is read, also if a read fails."""
+    blocks: dict[Target, list[Block]] = {}
+    newest = pending[count - 1].event.logs
+    if isinstance(newest, LazyLogs):
+        newest.wait()  # one wait for the device instead of one for each event
+    try:
+        for _ in range(count):
+            entry = pending.popleft()
+            for key, (make, targets) in entry.wanted.items():
+                made = entry.event.shared(key, make)
+                for target in targets:
+                    blocks.setdefault(target, []).extend(made)
+    finally:
+        _give(blocks)
+
+
+def _give(blocks: dict[Target, list[Block]]) -> None:
+    entries: list[Entry] = []
+    for target, made in blocks.items():
+        entry = target(made)
+        if entry is not None:
+            channel, write, new = entry
+            entries += [(channel, write, new[k : k + _LARGEST]) for k in range(0, len(new), _LARGEST)]
+    put_all(entries)

@@ -1,0 +1,142 @@
+"""Records of all loggers of a run are read and written together, and their encodings are those of the libraries."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboardX.proto.event_pb2 import Event as BoardEvent
+from tensorboardX.record_writer import RecordWriter
+
+import elegy as eg
+from elegy.callbacks import CallbackList, Event, LazyLogs
+from elegy.loggers import CSV, JSONLines, Logger, event_file
+from elegy.loggers.block import Block
+from elegy.loggers.csv_table import block_lines
+from elegy.loggers.gatherer import Gatherer
+from elegy.loggers.json_text import json_lines
+
+FLOATS = st.one_of(st.floats(), st.floats(width=32), st.floats(1e-6, 1e-3), st.floats(1e15, 1e18))
+
+
+@pytest.fixture
+def now(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("elegy.loggers.gatherer.time.monotonic", lambda: clock[0])
+    return clock
+
+
+def event(step, reads, **fields):
+    def fetch():
+        reads.append(step)
+        return {"loss": float(step)}
+
+    logs = LazyLogs(fetch, ready=lambda: True)
+    return Event(None, "train", step=step, epoch=0, logs=logs, **fields)
+
+
+def test_events_of_fiftieths_of_a_second_are_read_together_and_once(now):
+    reads, given_ = [], {"a": [], "b": []}
+    targets = {name: (lambda blocks, to=to: to.append([b.steps[0] for b in blocks])) for name, to in given_.items()}
+    gatherer = Gatherer()
+    for step in range(1, 8):
+        one = event(step, reads)
+        for target in targets.values():
+            gatherer.add(one, target, "step", lambda e=one: [Block("step", 0, 0, [e.step], [8], dict(e.logs))])
+        now[0] += 0.008
+    # The first comes after nothing. The oldest of the others is 0.024 s old when the fifth and the eighth come.
+    assert given_ == {"a": [[1], [2, 3, 4]], "b": [[1], [2, 3, 4]]}
+    assert reads == [1, 2, 3, 4]
+    gatherer.flush()
+    assert reads == list(range(1, 8))
+    assert given_["a"][2:] == given_["b"][2:] == [[5, 6, 7]]
+
+
+def test_a_failed_read_leaves_the_records_before_it(now):
+    written = []
+    gatherer, broken = Gatherer(), LazyLogs(lambda: 1 / 0)
+    for step in (1, 2, 3, 4):
+        one = event(step, []) if step != 3 else Event(None, "train", step=3, epoch=0, logs=broken)
+        gatherer.add(one, lambda blocks: written.extend(blocks), "step", lambda e=one: list(e.logs))
+    with pytest.raises(ZeroDivisionError):
+        gatherer.flush()
+    assert written == ["loss", "loss"]
+    gatherer.flush()
+    assert written == ["loss", "loss"]
+
+
+def test_an_error_is_that_of_the_logger_that_has_it(tmp_path, now):
+    class Full(Logger):
+        def log_scalars(self, record):
+            raise OSError("no space left")
+
+    callbacks = CallbackList([JSONLines(tmp_path / "a.jsonl", eg.Every(epochs=1)), Full(eg.Every(epochs=1))])
+    callbacks.emit("on_train_begin", event(0, []))
+    callbacks.emit("on_epoch_begin", event(0, []))
+    callbacks.emit("on_epoch_end", event(1, []))
+    with pytest.raises(OSError, match="no space left") as caught:
+        callbacks.emit("on_train_end", event(1, []))
+    assert any("Full.on_train_end" in note for note in caught.value.__notes__)
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[-1])["values"] == {"loss": 1.0}
+
+
+def test_values_that_a_callback_adds_are_in_the_record_of_their_step(tmp_path):
+    class Add(eg.Callback):
+        batch_hooks_read = "logs"
+
+        def selected_batches(self, step, examples, sizes):
+            return [k for k in range(len(sizes)) if (step + k + 1) % 4 == 0]
+
+        def on_train_batch_end(self, event):
+            if event.step % 4 == 0:
+                event.log("double", 2 * event.step)
+
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    module = (lambda key, x: {"w": np.zeros((3, 1), np.float32)}, lambda variables, x: x @ variables["w"])
+    made = [JSONLines(tmp_path / "a.jsonl", eg.Every(steps=1)), CSV(tmp_path / "a.csv", every=eg.Every(steps=1))]
+    trainer = eg.Trainer(module, eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    trainer.fit(x, x[:, :1], batch_size=4, epochs=1, callbacks=[*made, Add()], steps_per_execution=6, verbose=0)
+    lines = [json.loads(line) for line in made[0].path.read_text().splitlines()]
+    steps = {line["step"]: line["values"].get("double") for line in lines if line["type"] == "step"}
+    assert steps == {k: 2.0 * k if k % 4 == 0 else None for k in range(1, 11)}
+    rows = csv.DictReader(io.StringIO(made[1].path.read_text()))
+    assert {int(row["step"]): row["double"] for row in rows} == {k: f"{2.0 * k}" if k % 4 == 0 else "" for k in steps}
+
+
+@given(
+    st.lists(st.lists(FLOATS, min_size=20, max_size=20), min_size=1, max_size=3),
+    st.sampled_from([1, 120, 127, 16_380, 2_097_140, 10**12]),
+)
+def test_events_of_many_steps_are_those_of_tensorboardx(columns, first):
+    steps, tags = list(range(first, first + 20)), [f"batch_{k}" for k in range(len(columns))]
+    buffer, write = event_file._buffer()
+    for k, step in enumerate(steps):
+        one = BoardEvent(wall_time=7.5, step=step)
+        for tag, column in zip(tags, columns, strict=True):
+            one.summary.value.add(tag=tag, simple_value=column[k])
+        RecordWriter.write(write.__self__, one.SerializeToString())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("elegy.loggers.event_file.time.time", lambda: 7.5)
+        assert event_file.scalars(tags, steps, columns) == buffer.getvalue()
+
+
+@given(st.lists(st.lists(FLOATS, min_size=3, max_size=3), max_size=3), st.sampled_from([",", ";", ".", "1"]))
+def test_lines_of_a_block_are_those_of_csv_and_json(columns, separator):
+    named = {f"n{k}": np.array(column) for k, column in enumerate(columns)}
+    block = Block("step", 3, 1.23456, [9, 10, 11], [72, 80, 88], named)
+    text = io.StringIO()
+    rows = [[3, step, "", *(column[k] for column in columns)] for k, step in enumerate(block.steps)]
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
+    assert block_lines(block, ("epoch", "step", "other", *named), separator).decode() == text.getvalue()
+    read = [json.loads(line) for line in json_lines(block).splitlines()]
+    assert [(line["step"], line["examples"], line["seconds"]) for line in read] == [
+        (step, 8 * step, 1.235) for step in block.steps
+    ]
+    found = [[float(line["values"][name]) for line in read] for name in named]
+    np.testing.assert_array_equal(np.array(found).reshape(len(columns), 3), np.array(columns).reshape(len(columns), 3))
