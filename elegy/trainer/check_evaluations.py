@@ -9,6 +9,7 @@ from elegy.callbacks import Callback, LambdaCallback, Monitor, TimeMonitor
 from elegy.callbacks.monitors import StepMonitor
 from elegy.trainer.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
+from elegy.trainer.member_stopping import MemberStopping
 from elegy.trainer.run import Run
 
 
@@ -48,7 +49,7 @@ def _check_monitors(
         return
     known = {one.prefix: one.names for one in evaluations}
     trained = None if any(isinstance(one, (StepMonitor, TimeMonitor)) for one in callbacks) else training.names
-    for callback in callbacks:
+    for callback in (one.rule if isinstance(one, MemberStopping) else one for one in callbacks):
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, Monitor):
             continue

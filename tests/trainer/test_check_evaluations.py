@@ -73,6 +73,14 @@ def test_a_name_that_a_callback_adds_may_be_monitored():
     assert stop.best == 1.0
 
 
+@pytest.mark.parametrize("monitor", ["val_acc", "acc"])
+def test_members_of_a_population_monitor_what_is_logged(monitor):
+    made = eg.Population(trainer, seeds=2)
+    with pytest.raises(ValueError, match=f"'{monitor}' of EarlyStopping will not exist: .* logs .*accuracy"):
+        made.fit(X, Y, validation_data=(X, Y), callbacks=[EarlyStopping(monitor)], verbose=0)
+    assert made[0].step == 0
+
+
 @pytest.mark.parametrize("monitor", ["loss", "grad_norm"])
 def test_a_name_of_the_training_may_be_monitored(monitor):
     stop = EarlyStopping(monitor, patience=9)
