@@ -164,7 +164,8 @@ class _Keys:
             elif group and full not in self:
                 raise CliError(f"{where}: {full!r} is a group: it has values by name, not the value {value!r}.")
             elif full not in self:
-                raise CliError(f"{where}: unknown key {full!r}.{nearest(full, self.names)}")
+                groups = dict.fromkeys(name.rpartition(".")[0] for name in self.names if "." in name)
+                raise CliError(f"{where}: unknown key {full!r}.{nearest(full, [*self.names, *groups])}")
             else:
                 if inside:
                     self.restricted(value, to, where, f"{full}.")

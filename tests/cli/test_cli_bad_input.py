@@ -38,7 +38,7 @@ BAD = [
     ("fit prog.py --config", "needs the path of a file"),
     ("fit prog.py --config gone.yaml", "gone.yaml cannot be read: .*No such file"),
     ("fit prog.py --config typo.yaml", "typo.yaml: unknown key 'build.scal'. Did you mean 'build.scale'\\?"),
-    ("fit prog.py --config group.yaml", "group.yaml: unknown key 'biuld'"),
+    ("fit prog.py --config group.yaml", "group.yaml: unknown key 'biuld'. Did you mean 'build'\\?"),
     ("fit prog.py --config field.yaml", "'optimizer.rates.frist'. Did you mean 'optimizer.rates.first'\\?"),
     ("fit prog.py --config list.yaml", "must be a mapping of groups"),
     ("fit prog.py --config code.yaml", "code.yaml cannot be read"),
