@@ -16,9 +16,13 @@ def bodies(equation: Any) -> list[Any]:
     Args:
         equation: an equation of a jaxpr.
     """
-    values = equation.params.values()
-    listed = (value if isinstance(value, (tuple, list)) else [value] for value in values)
-    return [one for some in listed for one in some if hasattr(one, "eqns")]
+    found = []
+    for value in equation.params.values():  # without generators: this runs for every equation of every step
+        if isinstance(value, (tuple, list)):
+            found += [one for one in value if hasattr(one, "eqns")]
+        elif hasattr(value, "eqns"):
+            found.append(value)
+    return found
 
 
 def equations(traced: Any) -> Iterator[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import jax
@@ -67,10 +69,22 @@ class Optimizer(Pytree):
 
     def init(self, params: PyTree) -> Self:
         """Returns the optimizer with a fresh state for `params` (a pytree of float or complex arrays)."""
+        try:
+            with _lookahead_unnoticed():
+                state = self.tx.init(params)
+        except Exception:  # perhaps because it takes pairs only
+            if (paired := self._of_pairs(params)) is None:
+                raise
+            return paired
+        paired = self._of_pairs(params) if _holds(state, optax.LookaheadState) else None
+        return self.replace(state=state) if paired is None else paired
+
+    def _of_pairs(self, params: PyTree) -> Self | None:
+        """Returns the optimizer with a fresh state for pairs of parameters; None if it does not take them."""
         pair = optax.LookaheadParams.init_synced(params)
-        if _takes_pairs(self.tx, pair):
-            return self.replace(state=LookaheadPair(self.tx.init(pair), params))
-        return self.replace(state=self.tx.init(params))
+        if not _takes_pairs(self.tx, pair):
+            return None
+        return self.replace(state=LookaheadPair(self.tx.init(pair), params))
 
     def update(self, grads: PyTree, params: PyTree, **extra: Any) -> tuple[PyTree, Self]:
         """Takes one step.
@@ -193,6 +207,21 @@ def _lookahead_error(error: Exception) -> TypeError:
         "apply_if_finite, cannot contain it. Write `optax.lookahead(optax.apply_if_finite(...), ...)` instead. "
         f"Optax reports {type(error).__name__}: {text}"
     )
+
+
+@contextlib.contextmanager
+def _lookahead_unnoticed() -> Iterator[None]:
+    """A block in which `optax.lookahead` does not warn that it got parameters instead of a pair of them."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "`params` has no attribute `fast`" not in str(record.msg)
+
+    absl = logging.getLogger("absl")  # that of Optax
+    absl.addFilter(other)
+    try:
+        yield
+    finally:
+        absl.removeFilter(other)
 
 
 def _takes_pairs(tx: Transformation, pair: optax.LookaheadParams) -> bool:

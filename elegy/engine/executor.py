@@ -21,7 +21,7 @@ from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.flat import eval_shape, outline
 from elegy.garbage import collection_paused
 from elegy.loading.chunks import Chunk, capacity, resized, structure
-from elegy.module import high_level, managed
+from elegy.module import ElegyModule, high_level, managed
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
@@ -97,6 +97,9 @@ class Executor:
         if not self.compiles(buffer.cls, phase):
             buffer.set(checked_reset(buffer.get()))
             return
+        buffer.materialise()
+        if buffer.fresh and buffer.cls.reset_step is ElegyModule.reset_step:
+            return  # its making ended with a reset, and a second one has the same values
         reset = self._reset_of(buffer)
         with buffer.lock:
             buffer.put(reset.changed, reset.kernel(buffer.pick(reset.changed), buffer.pick(reset.constant))[1])

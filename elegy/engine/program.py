@@ -280,7 +280,11 @@ def _row(array: jax.Array, k: Any) -> jax.Array:
 
 
 def _rows(array: jax.Array, index: jax.Array) -> jax.Array:
-    return array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    rows = jax.lax.GatherDimensionNumbers(
+        offset_dims=tuple(range(1, array.ndim)), collapsed_slice_dims=(0,), start_index_map=(0,)
+    )
+    mode = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    return jax.lax.gather(array, jax.lax.expand_dims(index, (1,)), rows, (1, *array.shape[1:]), mode=mode)
 
 
 def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:

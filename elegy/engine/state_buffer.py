@@ -34,7 +34,10 @@ class StateBuffer:
         state: the logical state.
 
     Attributes:
+        cls: the class of the state.
         lock: held from `take` to `put`, and by the methods that read or replace the state.
+        version: identifies the structure; forks have the same.
+        fresh: True if the state is a first state, which its making has reset, and nothing has changed it.
     """
 
     def __init__(self, strategy: Strategy, state: Any):
@@ -50,7 +53,8 @@ class StateBuffer:
         self._shared_from: tuple[StateBuffer, set[int], set[int]] | None = None  # origin; its `_owned` before and after
         # The last arguments of `put`, not in `_leaves` yet.
         self._moved: tuple[Sequence[int], list[Any], PackedSums | None] | None = None
-        self.version = next(_VERSIONS)  # identifies the structure; forks have the same
+        self.version = next(_VERSIONS)
+        self.fresh = False
         self._make: Callable[[], Any] | None = None
 
     @classmethod
@@ -95,7 +99,7 @@ class StateBuffer:
             make, self._make = self._make, None
             struct, version = self._struct, self.version
             self.put_state(make())
-            self._struct, self.version = struct, version
+            self._struct, self.version, self.fresh = struct, version, True
 
     def get(self) -> Any:
         """Returns the logical state, which stays valid."""
@@ -112,7 +116,7 @@ class StateBuffer:
         """Replaces the state by one that the caller may keep."""
         with self.lock:
             self._logical, self._leaves, self._treedef, self._struct = state, None, None, None
-            self._moved, self._owned = None, set()
+            self._moved, self._owned, self.fresh = None, set(), False
             self.cls = type(state)
             self.version = next(_VERSIONS)
 
@@ -181,7 +185,7 @@ class StateBuffer:
             for i in positions:
                 self._leaves[i] = None  # free the buffer
         self._moved = positions, leaves, packed
-        self._logical = None
+        self._logical, self.fresh = None, False
 
     def _settle(self) -> None:
         """Stores the last arguments of `put` in `_leaves`."""
@@ -198,6 +202,7 @@ class StateBuffer:
         self._hold(placed)
         assert self._leaves is not None
         self._logical, self._struct, self._owned = None, None, set(range(len(self._leaves)))
+        self.fresh = False
         self.cls = type(placed)
         self.version = next(_VERSIONS)
 
@@ -226,7 +231,7 @@ class StateBuffer:
             if self._leaves is not None:
                 other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
                 other._impls = self._impls
-            other.cls, other.version = self.cls, self.version
+            other.cls, other.version, other.fresh = self.cls, self.version, self.fresh
             return other
 
     def shared_fork(self) -> Self:

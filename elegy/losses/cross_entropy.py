@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.typing import ArrayLike
 
 from elegy.losses.class_targets import check_class_indices, class_shape_error, class_targets, values_outside
@@ -64,15 +65,42 @@ def cross_entropy(
     if target.ndim == preds.ndim:
         return _from_distribution(target.astype(preds.dtype), preds, from_logits, label_smoothing)
     target = widen_integers(target)
+    # Negative indices would count from the end.
+    inside = lax.clamp(np.asarray(0, target.dtype), target, np.asarray(preds.shape[-1] - 1, target.dtype))
     if from_logits and not label_smoothing:
-        # Negative indices would count from the end.
-        first, last = (np.asarray(index, target.dtype) for index in (0, preds.shape[-1] - 1))
-        values = optax.softmax_cross_entropy_with_integer_labels(preds, jax.lax.clamp(first, target, last))
+        values = _of_indices(inside, preds)
     else:
         one_hot = jax.nn.one_hot(target, preds.shape[-1], dtype=preds.dtype)
         values = _from_distribution(one_hot, preds, from_logits, label_smoothing)
-    outside = (target < 0) | (target >= preds.shape[-1])
-    return number_where(outside, jnp.nan if check_bounds else 0.0, values)
+    return number_where(lax.ne(target, inside), jnp.nan if check_bounds else 0.0, values)
+
+
+def _of_indices(target: jax.Array, logits: jax.Array) -> jax.Array:
+    """Computes the bits of `optax.softmax_cross_entropy_with_integer_labels`, for indices that are in range.
+
+    To trace, differentiate and lower the jitted functions that Optax calls takes four times as long. They also look for
+    indices that are out of range in every step.
+
+    Args:
+        target: class indices, `(...)`.
+        logits: `(..., C)`, real.
+    """
+    axis = logits.ndim - 1
+    rows = tuple(range(axis))
+    entries = lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=(axis,),
+        start_index_map=(axis,),
+        operand_batching_dims=rows,
+        start_indices_batching_dims=rows,
+    )
+    index = lax.expand_dims(target, (axis,))
+    chosen = lax.gather(logits, index, entries, (1,) * logits.ndim, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+    highest = lax.reduce_max(logits, (axis,))
+    # A row of which every logit is -inf, or one is +inf.
+    highest = lax.stop_gradient(lax.select(lax.is_finite(highest), highest, lax.full_like(highest, 0)))
+    total = lax.reduce_sum(lax.exp(lax.sub(logits, lax.broadcast_in_dim(highest, logits.shape, rows))), (axis,))
+    return lax.sub(lax.add(lax.log(total), highest), chosen)
 
 
 def _binary(target: jax.Array, preds: jax.Array, from_logits: bool, label_smoothing: float | None) -> jax.Array:

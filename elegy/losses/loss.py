@@ -139,7 +139,7 @@ class Loss(Pytree):
             examples=kwargs.get("examples"),
             weighted=self.applies_weight,
         )
-        return numerator * self.weight, denominator
+        return numerator if self.weight == 1.0 else numerator * self.weight, denominator
 
     @property
     def _called(self) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,6 +51,29 @@ def number_where(condition: jax.Array, number: float, otherwise: jax.Array) -> j
         Array([7., 1.], dtype=float32)
     """
     return jax.lax.select(jnp.broadcast_to(condition, otherwise.shape), jax.lax.full_like(otherwise, number), otherwise)
+
+
+def whole_sum(values: jax.Array) -> jax.Array:
+    """Returns `jnp.sum(values)` of floats, in one primitive (see `number_where`).
+
+    Args:
+        values: an array of float32 or float64.
+
+    Example:
+        >>> whole_sum(jnp.ones((2, 3)))
+        Array(6., dtype=float32)
+    """
+    return jax.lax.reduce_sum(values, tuple(range(values.ndim)))
+
+
+def stacked(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Returns `jnp.stack(arrays)` of arrays of one shape and dtype, in primitives (see `number_where`).
+
+    Example:
+        >>> stacked([jnp.ones(2), jnp.zeros(2)]).shape
+        (2, 2)
+    """
+    return jax.lax.concatenate([jax.lax.expand_dims(array, (0,)) for array in arrays], 0)
 
 
 def log_softmax_of(target: jax.Array, logits: jax.Array) -> jax.Array:

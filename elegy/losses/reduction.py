@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
-from elegy.losses.numbers import at_least_float32, check_real, number_where
+from elegy.losses.numbers import at_least_float32, check_real, number_where, whole_sum
 
 
 class Reduction(enum.Enum):
@@ -56,8 +58,11 @@ def safe_divide(numerator: ArrayLike, denominator: ArrayLike) -> jax.Array:
         0.0
     """
     numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
-    empty = denominator == 0
-    return number_where(empty, 0, numerator / number_where(empty, 1, denominator))
+    empty = lax.eq(denominator, np.zeros((), denominator.dtype))
+    divisor = number_where(empty, 1, denominator)
+    alike = numerator.shape == divisor.shape and numerator.dtype == divisor.dtype
+    alike = alike and jnp.issubdtype(numerator.dtype, jnp.inexact)
+    return number_where(empty, 0, lax.div(numerator, divisor) if alike else numerator / divisor)
 
 
 def align_weight(weight: ArrayLike, shape: tuple[int, ...], what: str) -> jax.Array:
@@ -120,7 +125,7 @@ def weighted_sum(values: jax.Array, weight: jax.Array | None) -> jax.Array:
         2.0
     """
     if weight is None:
-        return jnp.sum(values)
+        return whole_sum(values)
     return jnp.sum(jnp.where(weight != 0, values * weight, 0.0))
 
 

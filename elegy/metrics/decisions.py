@@ -8,10 +8,11 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from elegy.losses.labels import widen_integers
-from elegy.losses.numbers import check_real
+from elegy.losses.numbers import check_real, whole_sum
 from elegy.losses.reduction import safe_divide, total_weight
 from elegy.losses.shapes import array_shape, match_real
 from elegy.metrics.metric import Metric
@@ -184,12 +185,18 @@ class DecisionMetric(Metric):
     ) -> Counts:
         label, chosen = class_indices(target, preds, self.top_k or 1, type(self).__name__)
         weight = self.weights(label, sample_weight, mask)
-        hit = jnp.any(chosen == label[..., None], axis=-1)
+        if chosen.shape[-1] == 1:
+            found = lax.squeeze(chosen, (chosen.ndim - 1,))
+            hit = lax.eq(found, label) if found.dtype == label.dtype else found == label
+        else:
+            hit = jnp.any(chosen == label[..., None], axis=-1)
         if self.class_id is not None:
             return _count(label == self.class_id, jnp.any(chosen == self.class_id, axis=-1), weight, None)
         if self.average == "micro":
-            right, total = jnp.sum(jnp.where(hit, weight, 0.0)), jnp.sum(weight)
-            return Counts(right, chosen.shape[-1] * total - right, jnp.zeros(()), total - right)
+            right = whole_sum(lax.select(hit, weight, lax.full_like(weight, 0)))
+            total = whole_sum(weight)
+            chosen_in_all = total if chosen.shape[-1] == 1 else chosen.shape[-1] * total
+            return Counts(right, lax.sub(chosen_in_all, right), jnp.zeros(()), lax.sub(total, right))
         count = self.num_classes or 0
         wrong = jnp.where(chosen != label[..., None], weight[..., None], 0.0)
         return Counts(
@@ -327,7 +334,7 @@ def class_indices(target: jax.Array, preds: jax.Array, top_k: int, what: str) ->
         target = jnp.argmax(target, axis=-1)
     target = target.reshape(preds.shape[:-1])
     if top_k == 1:
-        return target, jnp.argmax(preds, axis=-1, keepdims=True)
+        return target, lax.expand_dims(jnp.argmax(preds, axis=-1), (target.ndim,))
     return target, jax.lax.top_k(preds, top_k)[1]
 
 

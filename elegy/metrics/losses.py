@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.function import as_loss
 from elegy.losses.loss import Loss
+from elegy.losses.numbers import number_where, stacked, whole_sum
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
 from elegy.losses.target_check import check_target
 from elegy.metrics.metric import Metric
@@ -85,11 +89,14 @@ class LossTerms(Metric):
         All are NaN if none had data, because 0 would look like a perfect loss.
         """
         weights = [d.value for d in self.denominators if d is not None]
-        nothing = jnp.all(jnp.stack(weights) == 0) if len(weights) == len(self.names) > 0 else False
-        return {
-            name: n.value if d is None else jnp.where(nothing, jnp.nan, safe_divide(n.value, d.value))
+        values = {
+            name: n.value if d is None else safe_divide(n.value, d.value)
             for name, n, d in zip(self.names, self.numerators, self.denominators, strict=True)
         }
+        if not weights or len(weights) < len(values):
+            return values
+        nothing = functools.reduce(lax.bitwise_and, (lax.eq(one, np.zeros((), one.dtype)) for one in weights))
+        return {name: number_where(nothing, jnp.nan, value) for name, value in values.items()}
 
     def compute_logs(self) -> dict[str, jax.Array]:
         """Returns the same as `compute`."""
@@ -116,10 +123,10 @@ class LossTerms(Metric):
         total = jnp.zeros((), self.dtype)
         divided = [(n.value, d.value) for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
         if divided:
-            numerators, denominators = map(jnp.stack, zip(*divided, strict=True))
+            numerators, denominators = map(stacked, zip(*divided, strict=True))
             # One collective for all denominators, which do not depend on the parameters.
             weights = sum_over_replicas(jax.lax.stop_gradient(denominators))
-            total += jnp.sum(safe_divide(numerators, weights))
+            total = lax.add(total, whole_sum(safe_divide(numerators, weights)))
         return sum((n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
 
     def sum_denominators(self, sum_over_replicas: Callable[[Any], Any]) -> Self:

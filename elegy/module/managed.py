@@ -268,10 +268,10 @@ def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, j
             f"{type(module).__name__} has no random key yet: make the first state with "
             "`state = module.init_step(jax.random.key(0), batch)`."
         )
-    # The state's key is a counter, like consecutive seeds, and the step's key is a hash of it. XLA removes a hash that
-    # is not used, but not a chain of splits in steps that draw no random numbers.
+    # The state's key is a counter, the step's key a hash of it. XLA removes an unused hash, but not a chain of splits.
     counter = jax.random.key_data(module.key)
-    state_key = jax.random.wrap_key_data(counter.at[..., -1].add(1), impl=jax.random.key_impl(module.key))
+    counter = jax.lax.add(counter, np.eye(*counter.shape, dtype=counter.dtype)[-1])
+    state_key = jax.random.wrap_key_data(counter, impl=jax.random.key_impl(module.key))
     return state_key, strategy.fold_key(jax.random.fold_in(module.key, ("train", "test", "pred").index(phase)))
 
 

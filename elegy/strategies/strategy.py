@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elegy.strategies.seeds import key_of
 from elegy.types import PyTree
 
 M = TypeVar("M")
@@ -79,7 +80,7 @@ class Strategy:
         Args:
             seed: the trainer's.
         """
-        return jax.random.key(seed)
+        return key_of(seed)
 
     @property
     def data_seeds(self) -> tuple[int, ...] | None:

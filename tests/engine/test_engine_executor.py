@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from boring_modules import High, regression
+from boring_modules import High, compilations, regression
 
 import elegy as eg
 
@@ -60,3 +62,35 @@ def test_a_second_fit_does_not_trace_the_module():
     trainer.evaluate(X[:80], Y[:80], batch_size=8, verbose=0)
     assert before > 0
     assert len(traced) == before
+
+
+def test_a_first_state_is_not_reset_again():
+    trainer = trainer_of()
+    with compilations() as names:
+        trainer.fit(X, Y, batch_size=400, verbose=0)
+    assert not [name for name in names if "reset" in name]
+    first = trainer.history.history["loss"][0]
+    with compilations() as names:
+        trainer.fit(X, Y, batch_size=400, verbose=0)
+    assert [name for name in names if "reset" in name]
+
+    dirty, clean = trainer_of(), trainer_of()  # with sums that are not those of a first state
+    clean.init_on_batch(X[:400], Y[:400])
+    dirty.state = clean.state.replace(losses_and_metrics=trainer.state.losses_and_metrics)
+    dirty.fit(X, Y, batch_size=400, verbose=0)
+    assert dirty.history.history["loss"] == [first]
+
+
+def test_a_reset_of_the_users_runs_in_each_epoch():
+    class Counting(High):
+        epochs: jax.Array = eg.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+
+        def reset_step(self):
+            return super().reset_step().replace(epochs=self.epochs + 1)
+
+    trainer = trainer_of(Counting)
+    trainer.init_on_batch(X[:8], Y[:8])
+    made = int(trainer.state.epochs)
+    again = trainer_of(Counting)
+    again.fit(X, Y, batch_size=400, epochs=2, verbose=0)
+    assert int(again.state.epochs) == made + 2

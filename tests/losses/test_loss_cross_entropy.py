@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import sklearn.metrics
 from scipy.special import expit, log_softmax, softmax
@@ -39,6 +40,27 @@ def test_negative_narrow_labels_are_out_of_range(label):
     labels = np.array([3, label], "int8")
     values = cross_entropy(labels, jnp.zeros((2, 200)))
     np.testing.assert_allclose(values, [np.log(200), np.nan], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(32, 10), (4, 5, 6), (7,)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_indices_have_the_bits_of_optax(shape, scale):
+    logits = (scale * np.random.default_rng(2).normal(size=shape)).astype("f4")
+    logits.reshape(-1, shape[-1])[-1, :3] = [-np.inf, logits.max(), -0.0]
+    if shape[0] == 32:
+        logits[:3] = np.array([-np.inf, np.inf, np.nan])[:, None]  # whole rows
+    labels = np.random.default_rng(3).integers(0, shape[-1], shape[:-1])
+    weight = np.random.default_rng(4).normal(size=shape[:-1]).astype("f4")
+
+    def weighted(function):
+        return jax.jit(jax.value_and_grad(lambda logits: (weight * function(logits)).sum()))
+
+    ours = weighted(lambda logits: cross_entropy(labels, logits))(logits)
+    theirs = weighted(lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, labels))(logits)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    values = jax.jit(lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, labels))(logits)
+    np.testing.assert_array_equal(jax.jit(cross_entropy)(labels, logits), values)
 
 
 @pytest.mark.parametrize("target", [ONE_HOT, SOFT, ONE_HOT.astype("int32")], ids=["one_hot", "soft", "int_one_hot"])

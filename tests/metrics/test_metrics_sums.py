@@ -55,6 +55,15 @@ def test_merged_in_any_order_and_by_any_tree_counts_are_exact(counts, random):
     assert exact(sums[0]) == sum(counts)
 
 
+def test_summands_are_broadcast_and_widened():
+    total = CompensatedSum.zeros((3,)) + 2.0 + CompensatedSum.of(jnp.arange(3.0))
+    np.testing.assert_array_equal((CompensatedSum.of(1.0) + total).value, [3.0, 4.0, 5.0])
+    with jax.enable_x64(True):
+        wide = total + CompensatedSum.of(0.25, jnp.float64)
+        assert wide.parts.dtype == jnp.float64
+        np.testing.assert_array_equal(wide.value, [2.25, 3.25, 4.25])
+
+
 def test_sums_that_cancel():
     values = np.random.default_rng(0).normal(size=1000).astype("f4") * 1e6
     total = functools.reduce(

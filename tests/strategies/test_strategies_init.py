@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from boring_modules import compilations
 
 import elegy as eg
 from elegy.strategies import FSDP, DataParallel, Jit, Sharded
@@ -63,3 +64,20 @@ def test_training_leaves_the_variables_of_the_user_alone(name):
     trainer.fit(VALUES, VALUES.sum(1, keepdims=True) * 2, epochs=2, batch_size=8, verbose=0)
     np.testing.assert_array_equal(variables["w"], np.ones((3, 1)))
     assert not np.allclose(trainer.state.params["w"], variables["w"])
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**31 - 1, 2**31, 2**32 + 5, -1], ids=str)
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_first_key_is_that_of_jax(impl, seed):
+    with jax.default_prng_impl(impl):
+        ours, theirs = Jit().first_key(seed), jax.random.key(seed)
+        assert (ours.dtype, ours.sharding, ours.committed) == (theirs.dtype, theirs.sharding, False)
+        np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+        np.testing.assert_array_equal(jax.random.normal(ours, (3,)), jax.random.normal(theirs, (3,)))
+
+
+def test_the_first_key_compiles_nothing():
+    jax.clear_caches()
+    with compilations() as names:
+        Jit().first_key(17)
+    assert not names
