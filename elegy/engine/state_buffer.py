@@ -58,10 +58,12 @@ class StateBuffer:
         self._make: Callable[[], Any] | None = None
 
     @classmethod
-    def planned(cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any]) -> Self:
-        """Makes a buffer of known structure, whose placed state is computed on first use."""
+    def planned(
+        cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any], *, fresh: bool = False
+    ) -> Self:
+        """Makes a buffer of known structure, whose placed state is computed on first use, as `fresh` if so."""
         buffer = cls(strategy, module)
-        buffer._logical, buffer._struct, buffer._make = None, struct, make
+        buffer._logical, buffer._struct, buffer._make, buffer.fresh = None, struct, make, fresh
         return buffer
 
     def outline(self, struct: Any) -> Self:
@@ -97,9 +99,9 @@ class StateBuffer:
         """Computes the state of a `planned` buffer."""
         if self._make is not None:
             make, self._make = self._make, None
-            struct, version = self._struct, self.version
+            struct, version, fresh = self._struct, self.version, self.fresh
             self.put_state(make())
-            self._struct, self.version, self.fresh = struct, version, True
+            self._struct, self.version, self.fresh = struct, version, fresh
 
     def get(self) -> Any:
         """Returns the logical state, which stays valid."""

@@ -94,3 +94,11 @@ def test_a_reset_of_the_users_runs_in_each_epoch():
     again = trainer_of(Counting)
     again.fit(X, Y, batch_size=400, epochs=2, verbose=0)
     assert int(again.state.epochs) == made + 2
+
+
+def test_an_evaluation_with_metrics_of_its_own_begins_with_a_reset():
+    trainer = trainer_of()
+    own = eg.Evaluation((X, Y), metrics=eg.metrics.MeanAbsoluteError())
+    trainer.fit(X, Y, batch_size=400, validation_data={"own": own, "same": (X, Y)}, verbose=0)
+    values = {name: values[-1] for name, values in trainer.history.history.items()}
+    assert values["val_own_loss"] == values["val_same_loss"]
