@@ -34,4 +34,6 @@ def with_measures(buffer: StateBuffer, measures: LossesAndMetrics | None) -> Sta
         return buffer.strategy.place_state(strong(changed(buffer.get(), buffer.strategy.for_members(measures))))
 
     struct = changed(buffer.struct, jax.tree.map(struct_of, measures))
-    return StateBuffer.planned(buffer.strategy, struct, struct, make)
+    other = StateBuffer.planned(buffer.strategy, struct, struct, make)
+    other.lock = buffer.lock
+    return other

@@ -35,7 +35,8 @@ class StateBuffer:
 
     Attributes:
         cls: the class of the state.
-        lock: held from `take` to `put`, and by the methods that read or replace the state.
+        lock: held from `take` to `put`, and by the methods that read or replace the state. Forks have the same one:
+            programs with collectives must reach all devices in one order, whichever threads they come from.
         version: identifies the structure; forks have the same.
         fresh: True if the state is a first state, which its making has reset, and nothing has changed it.
     """
@@ -230,6 +231,7 @@ class StateBuffer:
             self.materialise()
             self._check_readable()
             other = type(self)(self.strategy, self._logical)
+            other.lock = self.lock
             if self._leaves is not None:
                 other._leaves, other._treedef, other._struct = list(self._leaves), self._treedef, self._struct
                 other._impls = self._impls

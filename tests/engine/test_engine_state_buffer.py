@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import elegy as eg
+from elegy.engine.measures import with_measures
 from elegy.engine.state_buffer import StateBuffer
 from elegy.strategies import Jit
 
@@ -59,6 +61,24 @@ def test_a_shared_fork_that_was_released_costs_no_copy():
     assert buffer.take([0], 1)[0] is not leaf  # the fork may still read it
     fork.release()
     assert buffer.take([0], 1)[0] is leaf
+
+
+@pytest.mark.parametrize("measures", [None, eg.metrics.LossesAndMetrics(metrics=eg.metrics.Accuracy())])
+def test_steps_on_forks_are_sent_to_the_devices_one_after_another(measures):
+    state = eg.ElegyModule()
+    buffer = StateBuffer(Jit(), state)
+    fork, entered = with_measures(buffer.fork(), measures), threading.Event()
+
+    def step():
+        with fork.lock:
+            entered.set()
+
+    thread = threading.Thread(target=step)
+    with buffer.lock:
+        thread.start()
+        assert not entered.wait(0.05)
+    thread.join()
+    assert entered.is_set()
 
 
 def test_consumed_leaves_are_named_as_lost():
