@@ -33,9 +33,9 @@ class Logger(PeriodicCallback, abc.ABC):
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
     device in the order of the steps, if they come less than a second apart 0.02 s or up to eight executions late, so
-    that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at the end
-    of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the first
-    one logs.
+    that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at
+    the end of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the
+    first one logs.
 
     A subclass implements `log_scalars`, and of the other methods those that its target has. Items of a kind for which
     there is no method are left out, and a warning says so once. `log_config`, `log_scalars` and `log_block` are called
