@@ -45,7 +45,7 @@ class StateBuffer:
         self.strategy = strategy
         self.lock = threading.RLock()
         self._logical: Any = state
-        self.cls: type = type(state)
+        self.cls: type[Any] = type(state)
         self._leaves: list[Any] | None = None
         self._treedef: Any = None
         self._impls: dict[int, Any] = {}  # the generators of the random keys, which are stored as raw arrays

@@ -136,7 +136,7 @@ def _on_host(tree: PyTree) -> PyTree:
     if len(leaves) > 1:
         for leaf in leaves:
             leaf.copy_to_host_async()
-    return structure.unflatten(map(np.asarray, leaves))
+    return jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
 
 
 def _arrays(tree: PyTree) -> list[jax.Array]:
