@@ -55,6 +55,7 @@ FLOORS = {
     "waiting": 1,
     "strict_json": 1,
     "suggestions": 1,
+    "transfers": 1,
     "walltime": 1,
 }
 

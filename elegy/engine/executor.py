@@ -27,6 +27,7 @@ from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
 from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions
 from elegy.strategies import Strategy
+from elegy.transfers import explicit_transfers
 from elegy.types import Batch, PyTree
 
 IN_FLIGHT_BYTES = 64 * 2**20
@@ -309,12 +310,15 @@ class Executor:
             mask = program.small.mask(mask, "batch" if single else "chunk")
         control = program.small.control(epoch, first, count)
         if single:
-            out, changed = program.single()(donated, sums, constant, chunk.data, mask, control)
+            kernel = program.single()
+            with explicit_transfers():
+                out, changed = kernel(donated, sums, constant, chunk.data, mask, control)
             size = program.batch_bytes
         else:
             room, resident = capacity(chunk), chunk.kind == "resident"
             kernel = program.fused(room, resident=resident, count=chunk.count if chunk.static else None)
-            out, changed = kernel(donated, sums, constant, chunk.data, chunk.index, mask, control)
+            with explicit_transfers():
+                out, changed = kernel(donated, sums, constant, chunk.data, chunk.index, mask, control)
             size = 0 if resident else room * program.batch_bytes
         if program.returns_control:
             program.small.returned(out.pop(NEXT), epoch, first + count, count)

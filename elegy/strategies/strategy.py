@@ -282,9 +282,6 @@ def struct_of(leaf: Any) -> jax.ShapeDtypeStruct:
 def to_host(outputs: PyTree) -> PyTree:
     """Copies every array of a tree to NumPy, in one transfer; typed keys stay as they are."""
     leaves, treedef = jax.tree.flatten(outputs)
-    arrays = [isinstance(v, jax.Array) and isinstance(v.dtype, np.dtype) for v in leaves]
-    for leaf, array in zip(leaves, arrays, strict=True):
-        if array:
-            leaf.copy_to_host_async()
-    typed = [isinstance(v, jax.Array) and not array for v, array in zip(leaves, arrays, strict=True)]
-    return jax.tree.unflatten(treedef, [v if key else np.asarray(v) for v, key in zip(leaves, typed, strict=True)])
+    keys = {i for i, v in enumerate(leaves) if isinstance(v, jax.Array) and not isinstance(v.dtype, np.dtype)}
+    copied = jax.device_get([None if i in keys else leaf for i, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(treedef, [leaf if i in keys else np.asarray(copied[i]) for i, leaf in enumerate(leaves)])
