@@ -60,12 +60,13 @@ def ctc(target: ArrayLike, preds: ArrayLike | tuple[ArrayLike, ArrayLike], *, bl
     logits = logits.astype(at_least_float32(logits.dtype))
     target = widen_integers(target)
     labels, lengths = left_packed(target, (target != blank_id) & (target >= 0))
-    label_paddings = (jnp.arange(labels.shape[1]) >= lengths[:, None]).astype(logits.dtype)
+    label_paddings = (jnp.arange(labels.shape[1])[None] >= lengths[:, None]).astype(logits.dtype)
     logit_paddings = jnp.zeros(logits.shape[:2], logits.dtype)
     if frames is not None:
-        logit_paddings = (jnp.arange(logits.shape[1]) >= jnp.asarray(frames)[:, None]).astype(logits.dtype)
+        logit_paddings = (jnp.arange(logits.shape[1])[None] >= jnp.asarray(frames)[:, None]).astype(logits.dtype)
     # Optax selects log-probabilities by a product with one-hot labels, which TF32 would round to 10 bits.
-    with jax.default_matmul_precision("highest"):
+    # It adds arrays of different ranks, too.
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
         return optax.ctc_loss(logits, logit_paddings, labels, label_paddings, blank_id=blank_id)
 
 

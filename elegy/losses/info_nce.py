@@ -66,7 +66,7 @@ def info_nce(
 
     def values(these: jax.Array, others: jax.Array) -> jax.Array:
         similarity = jnp.matmul(these, others.T, precision="highest") / temperature
-        compared = negatives | (jnp.arange(negatives.size) == own[:, None])
+        compared = negatives[None] | (jnp.arange(negatives.size)[None] == own[:, None])
         similarity = jnp.where(compared, similarity, -jnp.inf)
         return optax.softmax_cross_entropy_with_integer_labels(similarity, own)
 

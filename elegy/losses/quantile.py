@@ -48,7 +48,7 @@ def quantile(target: ArrayLike, preds: ArrayLike, q: float | Sequence[float] = 0
             )
         target = jnp.broadcast_to(target.reshape(*rows, 1), preds.shape)
     target, preds = match_real(target, preds, "Quantile")
-    level = jnp.asarray(q, preds.dtype)
+    level = jnp.broadcast_to(jnp.asarray(q, preds.dtype), preds.shape)
     error = target - preds
     return mean_over_features(jnp.maximum(level * error, (level - 1.0) * error))
 

@@ -44,8 +44,8 @@ class MatthewsCorrelation(ConfusionMatrix):
         fn, fp = jnp.sum(matrix * others, axis=1), jnp.sum(matrix * others, axis=0)
         # Sums of what is not in a row or column, because differences from 1 lose digits if one class is frequent.
         true, said = tp + fn, tp + fp
-        tn = jnp.sum(others * (true - matrix.T), axis=1)
-        not_true, not_said = jnp.sum(others * true, axis=1), jnp.sum(others * said, axis=1)
+        tn = jnp.sum(others * (true[None] - matrix.T), axis=1)
+        not_true, not_said = jnp.sum(others * true[None], axis=1), jnp.sum(others * said[None], axis=1)
         spread = jnp.sqrt(jnp.sum(true * not_true)) * jnp.sqrt(jnp.sum(said * not_said))
         return safe_divide(jnp.sum(tp * tn - fn * fp), spread)
 
@@ -86,9 +86,9 @@ class CohenKappa(ConfusionMatrix):
         """Returns kappa, a scalar; NaN if no disagreement is expected, as without data."""
         matrix = safe_divide(self.matrix.value, jnp.sum(self.matrix.value))
         classes = jnp.arange(self.num_classes)
-        apart = jnp.abs(classes[:, None] - classes).astype(matrix.dtype)
+        apart = jnp.abs(classes[:, None] - classes[None]).astype(matrix.dtype)
         cost = {None: jnp.minimum(apart, 1.0), "linear": apart, "quadratic": jnp.square(apart)}[self.weights]
-        by_chance = jnp.sum(matrix, axis=1)[:, None] * jnp.sum(matrix, axis=0)
+        by_chance = jnp.sum(matrix, axis=1)[:, None] * jnp.sum(matrix, axis=0)[None]
         return 1.0 - jnp.sum(cost * matrix) / jnp.sum(cost * by_chance)
 
 

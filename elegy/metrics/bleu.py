@@ -80,7 +80,7 @@ class BLEU(TokenMetric):
         wanted, said = self.sequences(target, preds, references=True)
         weight = self.weights(said.tokens.shape[0], sample_weight, mask)[:, None]
         matches = clipped_matches(wanted, said, self.max_order)
-        possible = jnp.maximum(said.lengths[:, None] - jnp.arange(self.max_order), 0)
+        possible = jnp.maximum(said.lengths[:, None] - jnp.arange(self.max_order)[None], 0)
         lengths = jnp.stack([said.lengths, _closest(wanted.lengths, said.lengths)], axis=1)
         added = {"matches": matches, "possible": possible, "lengths": lengths}
         return self.replace(
@@ -128,9 +128,9 @@ def clipped_matches(target: Sequences, preds: Sequences, max_order: int) -> jax.
             own = own[:, :-1, :-1] & same[:, n - 1 :, n - 1 :]
             others = others[..., :-1, :-1] & shared[..., n - 1 :, n - 1 :]
         starts = jnp.arange(own.shape[-1])
-        earlier = jnp.sum(own & (starts < starts[:, None]), axis=-1)
-        fits = jnp.arange(others.shape[-1]) + n <= target.lengths[..., None]
+        earlier = jnp.sum(own & (starts[None] < starts[:, None])[None], axis=-1)
+        fits = jnp.arange(others.shape[-1])[None, None] + n <= target.lengths[..., None]
         often = jnp.max(jnp.sum(others & fits[:, :, None, :], axis=-1), axis=1)
-        counted = (starts + n <= preds.lengths[:, None]) & (earlier < often)
+        counted = (starts[None] + n <= preds.lengths[:, None]) & (earlier < often)
         found.append(jnp.sum(counted, axis=-1))
     return jnp.stack(found, axis=-1)

@@ -65,7 +65,7 @@ def edit_distances(target: Sequences, preds: Sequences) -> jax.Array:
         [3]
     """
     rows, width = target.tokens.shape
-    place = jnp.arange(width + 1, dtype=jnp.int32)
+    place = jnp.arange(width + 1, dtype=jnp.int32)[None]
 
     def step(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         index, token = given

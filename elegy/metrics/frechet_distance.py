@@ -84,11 +84,12 @@ class FrechetDistance(Metric):
             )
         weight = total_weight(sample_weight, mask, target.shape[:1])
         weight = jnp.ones(target.shape[:1], self.dtype) if weight is None else weight
-        both = jnp.where(weight[:, None] != 0, jnp.stack([target, preds]).astype(self.dtype), 0.0)
+        weight = weight[None, :, None]
+        both = jnp.where(weight != 0, jnp.stack([target, preds]).astype(self.dtype), 0.0)
         total = jnp.sum(weight)
-        mean = safe_divide(jnp.sum(weight[:, None] * both, axis=1), total)
+        mean = safe_divide(jnp.sum(weight * both, axis=1), total)
         deviations = both - mean[:, None]
-        spread = jnp.einsum("tbi,tbj->tij", weight[:, None] * deviations, deviations, precision=_EXACT)
+        spread = jnp.einsum("tbi,tbj->tij", weight * deviations, deviations, precision=_EXACT)
         batch = {"weight": total, "mean": mean, "spread": spread}
         return self.merge(self.replace(**{name: CompensatedSum.of(x, self.dtype) for name, x in batch.items()}))
 
@@ -122,4 +123,4 @@ class FrechetDistance(Metric):
 
 def _root(matrix: jax.Array) -> jax.Array:
     values, vectors = jnp.linalg.eigh(matrix)
-    return jnp.matmul(vectors * jnp.sqrt(jnp.maximum(values, 0.0)), vectors.T, precision=_EXACT)
+    return jnp.matmul(vectors * jnp.sqrt(jnp.maximum(values, 0.0))[None], vectors.T, precision=_EXACT)

@@ -47,7 +47,7 @@ def common_lengths(target: Sequences, preds: Sequences) -> jax.Array:
         [2]
     """
     rows, width = target.tokens.shape
-    inside = jnp.arange(width) < target.lengths[:, None]
+    inside = jnp.arange(width)[None] < target.lengths[:, None]
 
     def step(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         index, token = given

@@ -98,7 +98,7 @@ class SpearmanCorrelation(Metric):
         table = self.table.value / jnp.sum(self.table.value)
         first, second = _centred_ranks(jnp.sum(table, axis=1)), _centred_ranks(jnp.sum(table, axis=0))
         spreads = [jnp.sqrt(jnp.sum(jnp.sum(table, axis=1 - i) * r * r)) for i, r in enumerate((first, second))]
-        return jnp.clip(jnp.sum(table * first[:, None] * second) / (spreads[0] * spreads[1]), -1.0, 1.0)
+        return jnp.clip(jnp.sum(table * first[:, None] * second[None]) / (spreads[0] * spreads[1]), -1.0, 1.0)
 
     def target_check(self, target: PyTree, preds: PyTree) -> None:
         """Checks that the targets are in their range.

@@ -70,7 +70,55 @@ TOKENS = np.array([[5, 6, 7, 8]])
     ],
     ids=["EditDistance", "RougeL", "BLEU"],
 )
-def test_metrics_of_sequences(metric, preds, expected):
-    with jax.numpy_dtype_promotion("strict"):
+@pytest.mark.parametrize("strict", STRICT)
+def test_metrics_of_sequences(strict, metric, preds, expected):
+    with strict():
         value = metric.update(target=TOKENS, preds=preds, mask=np.ones(1, bool)).compute()
     np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+CLASSES = {"target": np.array([0, 0, 1, 1, 2, 2]), "preds": np.array([0, 1, 1, 1, 2, 0])}
+NUMBERS = {"target": RNG.uniform(size=6).astype(np.float32), "preds": RNG.uniform(size=6).astype(np.float32)}
+ROWS = {"target": RNG.normal(size=(6, 3)).astype(np.float32), "preds": RNG.normal(size=(6, 3)).astype(np.float32)}
+FRAMES = RNG.normal(size=(2, 5, 4)).astype(np.float32), np.array([5, 3])
+
+
+@pytest.mark.parametrize(
+    ("made", "given"),
+    [
+        (eg.metrics.MatthewsCorrelation(3), CLASSES),
+        (eg.metrics.CohenKappa(3, weights="linear"), CLASSES),
+        (eg.metrics.SpearmanCorrelation(), NUMBERS),
+        (eg.metrics.FrechetDistance(3), ROWS),
+        (eg.losses.FocalCrossEntropy(alpha=(0.2, 0.3, 0.5)), {"target": CLASSES["target"], "preds": ROWS["preds"]}),
+        (eg.losses.Quantile((0.1, 0.5, 0.9)), {"target": NUMBERS["target"], "preds": ROWS["preds"]}),
+        (eg.losses.InfoNCE(), {"preds": (ROWS["target"], ROWS["preds"])}),
+        (eg.losses.CTC(), {"target": np.array([[1, 2, 0], [3, 0, 0]]), "preds": FRAMES}),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else type(value).__name__,
+)
+def test_strict_ranks_change_no_value(made, given):
+    def value():
+        return made(**given) if isinstance(made, eg.losses.Loss) else made.update(**given).compute()
+
+    expected = value()
+    with jax.numpy_rank_promotion("raise"):
+        np.testing.assert_array_equal(value(), expected)
+
+
+@pytest.mark.parametrize("strict", STRICT)
+def test_sequences_with_masks(strict):
+    """The cross-entropy of (B, T) classes with weights (B, T), in buckets of two lengths, against NumPy."""
+    batches = []
+    for length in (2, 4):
+        inputs = RNG.normal(size=(3, length, 3)).astype(np.float32)
+        batches.append((inputs, inputs.argmax(-1), (RNG.uniform(size=(3, length)) < 0.7).astype(np.float32)))
+    network = (lambda key, x: jnp.eye(3), lambda params, x: jnp.matmul(x, params))
+    losses, metrics = [eg.losses.CrossEntropy()], [eg.metrics.Accuracy(), eg.metrics.Perplexity()]
+    trainer = eg.Trainer(network, losses, metrics, optax.sgd(0.0))
+    with strict():
+        history = trainer.fit(batches, verbose=0).history
+    terms = [np.log(np.exp(x).sum(-1)) - np.take_along_axis(x, y[..., None], -1)[..., 0] for x, y, _ in batches]
+    loss = sum((w * t).sum() for t, (_, _, w) in zip(terms, batches, strict=True)) / sum(b[2].sum() for b in batches)
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-5)
+    np.testing.assert_allclose(history["perplexity"], [np.exp(loss)], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""What Elegy transfers to the devices is explicit, so that `jax.transfer_guard("disallow")` finds transfers of a user."""
+"""Transfers of Elegy to the devices are explicit: `jax.transfer_guard("disallow")` finds those of a user."""
 
 import contextlib
 
