@@ -137,3 +137,15 @@ def check_traceable(build: Callable[..., Any], values: Mapping[str, jax.Array]) 
                 f"the hyperparameter {name!r} cannot be that of a population: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]} {STATIC_ADVICE}"
             ) from error
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Compares two JSON values, of which NaN equals NaN.
+
+    Example:
+        >>> equal({"rate": [0.1, float("nan")]}, {"rate": [0.1, float("nan")]})
+        True
+    """
+    first, second = jax.tree.leaves(one), jax.tree.leaves(other)
+    same_tree = bool(jax.tree.structure(one) == jax.tree.structure(other))
+    return same_tree and all(a == b or (a != a and b != b) for a, b in zip(first, second, strict=True))

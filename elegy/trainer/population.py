@@ -19,7 +19,7 @@ from elegy.errors import CheckpointError
 from elegy.lazy_logs import MemberValues
 from elegy.pytree import Static
 from elegy.strategies.members import Members, members_mesh
-from elegy.trainer.hyperparameters import Values, check_names, check_traceable, differences
+from elegy.trainer.hyperparameters import Values, check_names, check_traceable, differences, equal
 from elegy.trainer.member_history import MemberHistory
 from elegy.trainer.member_stopping import MemberStopping
 from elegy.trainer.members import check_member, checked_trainer, take_member
@@ -323,7 +323,7 @@ class Population:
         for name in ("seeds", "hyperparameters"):
             if name not in saved:
                 raise CheckpointError(f"the checkpoint {Path(path).name!r} is not of a population.")
-            if saved[name] != mine[name]:
+            if not equal(saved[name], mine[name]):
                 raise CheckpointError(
                     f"the checkpoint is of members with other {name}: {saved[name]}, and those of this population are "
                     f"{mine[name]}. Make a population with the same members to restore it."

@@ -15,6 +15,7 @@ from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import sharing, with_own_place
+from elegy.trainer.hyperparameters import equal
 from elegy.trainer.persistence import load
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
@@ -137,7 +138,9 @@ def check_same_run(run: Run, session: Session, metadata: Mapping[str, Any], path
         if saved["data"] is not None:
             now["the number of processes that bring batches"] = jax.process_count()
             before["the number of processes that bring batches"] = sharing(saved)
-    wrong = [f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in now if before[name] != now[name]]
+    wrong = [
+        f"{name} was {before[name]!r}, now it is {now[name]!r}" for name in now if not equal(before[name], now[name])
+    ]
     if wrong:
         raise CheckpointError(
             f"the checkpoint {path} is of another run: {'; '.join(wrong)}. Resume with the run's own data and "

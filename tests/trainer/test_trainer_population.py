@@ -266,6 +266,24 @@ def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
         other.restore(tmp_path / "members")
 
 
+def test_a_hyperparameter_that_is_nan_is_that_of_its_checkpoint(tmp_path):
+    def build(learning_rate, unused):
+        return plain(learning_rate)
+
+    over = {"learning_rate": [0.1, 0.2], "unused": [1.0, np.nan]}
+    made = [eg.Population(build, over=over) for _ in range(3)]
+    made[0].fit(X, Y, **FIT, callbacks=[eg.callbacks.ModelCheckpoint(tmp_path / "run")])
+    made[0].save(tmp_path / "members")
+    made[1].restore(tmp_path / "members")
+    values = [one.evaluate(X, Y, verbose=0) for one in made[:2]]
+    jax.tree.map(np.testing.assert_array_equal, *values)
+    made[2].fit(X, Y, **FIT, resume=tmp_path / "run")
+    np.testing.assert_array_equal(made[2].history["val_loss"], made[0].history["val_loss"])
+    other = eg.Population(build, over=over | {"unused": [np.nan, np.nan]})
+    with pytest.raises(eg.errors.CheckpointError, match="members with other hyperparameters"):
+        other.restore(tmp_path / "members")
+
+
 class Indexed(eg.ElegyModule):
     """A managed module whose steps read the indices of the batch and the epoch."""
 
