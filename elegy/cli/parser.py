@@ -192,14 +192,46 @@ def _split_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def _read(path: str) -> dict[str, Any]:
     load = require("jsonargparse", "the command line").get_loader("yaml")
     try:
-        values = load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = load(text)
     except Exception as error:
         raise CliError(f"the configuration file {path} cannot be read: {error}") from error
+    _check_doubled(text, path)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise CliError(f"the configuration file {path} must be a mapping of groups, such as `fit: {{epochs: 10}}`.")
     return values
+
+
+def _check_doubled(text: str, path: str) -> None:
+    """Checks that no mapping of a YAML document has a key twice: YAML's loaders take the last one without a word.
+
+    Raises:
+        CliError: naming the key and both lines.
+    """
+    yaml = require("yaml", "the command line")
+    waiting = [("", yaml.compose(text, Loader=yaml.SafeLoader))]
+    seen: set[int] = set()  # an alias is its node once more
+    while waiting:
+        name, node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(f"{name}[{i}]", one) for i, one in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                full, line = f"{name}.{key.value}".lstrip("."), key.start_mark.line + 1
+                one = (key.tag, str(key.value))
+                if one in lines:
+                    raise CliError(
+                        f"the configuration file {path} has the key {full} twice, in the lines {lines[one]} and "
+                        f"{line}: remove one, or join what is below them."
+                    )
+                lines[one] = line
+                waiting.append((full, value))
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any], whole: Collection[str], path: str = "") -> None:

@@ -19,6 +19,9 @@ CONFIGS = {
     "code.yaml": "build: {scale: !!python/object/apply:os.system ['touch hacked']}",
     "type.yaml": "fit: {epochs: many}",
     "flat.yaml": "build: 3",
+    "twice.yaml": "fit:\n  epochs: 1\n  batch_size: 4\n  epochs: 2",
+    "groups.yaml": "fit: {epochs: 1}\nbuild: {scale: 2}\nfit: {batch_size: 4}",
+    "line.json": '{"fit": {"epochs": 1, "epochs": 2}}',
 }
 
 BAD = [
@@ -44,6 +47,9 @@ BAD = [
     ("fit prog.py --config code.yaml", "code.yaml cannot be read"),
     ("fit prog.py --config type.yaml", "--fit.epochs takes int or null, but it is many"),
     ("fit prog.py --config flat.yaml", "flat.yaml: 'build' is a group: it has values by name, not the value 3"),
+    ("fit prog.py --config twice.yaml", "twice.yaml has the key fit.epochs twice, in the lines 2 and 4"),
+    ("fit prog.py --config groups.yaml", "groups.yaml has the key fit twice, in the lines 1 and 3"),
+    ("fit prog.py --config line.json", "line.json has the key fit.epochs twice, in the lines 1 and 1"),
     ("fit prog.py --build.scale=-inf", "--build.scale takes float, but it is -inf. In YAML, .* is -.inf"),
     ("fit prog.py --fit.batch_size 0", "error: batch_size must be a positive integer, not 0"),
     ("fit prog.py --fit.epochs -1", "error: epochs must be a positive integer, not -1"),
