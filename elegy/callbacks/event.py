@@ -127,7 +127,7 @@ class Event:
         Raises:
             TypeError: if the name is not a string, or the value is none of these.
             ValueError: if the step logs a value of this name itself.
-            RuntimeError: in a prediction, which has no logs.
+            RuntimeError: in a prediction, which has no logs, and in `on_train_end`, when all logs are complete.
 
         Example:
             >>> event = Event(None, "train", step=10, epoch=0, logs=LazyLogs(lambda: {"loss": 0.5}))
@@ -137,6 +137,12 @@ class Event:
         """
         if self.phase == "predict":
             raise RuntimeError(f"event.log({name!r}, ...): a prediction has no logs.")
+        if self.ended is not None:
+            raise RuntimeError(
+                f"event.log({name!r}, ...) at the end of fit: the logs of the last step and of the last epoch are "
+                "complete. Call it in on_epoch_end, or in the batch hooks; event.log_text and the other methods for "
+                "what is not a number work here."
+            )
         if not isinstance(name, str) or not name:
             raise TypeError(f"event.log takes the name of the value and the value, but the name is {name!r}.")
         if callable(value):

@@ -192,3 +192,20 @@ def test_a_function_is_called_once():
     history = trainer(callbacks=[Calls(), reader]).fit(X, Y, **options()).history
     assert history["at"] == [1, 2]
     assert calls == [5, 10]
+
+
+class AtTheEnd(eg.Callback):
+    """Logs a value when the logs are complete."""
+
+    def on_train_end(self, event):
+        event.log_text("note", "the end")
+        event.log("score", 1.0)
+
+
+def test_a_value_at_the_end_of_fit_is_refused(tmp_path):
+    trainer = eg.Trainer(nn.Dense(2), eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1))
+    logger = eg.loggers.JSONLines(tmp_path / "log.jsonl")
+    with pytest.raises(RuntimeError, match=r"'score'.*complete. Call it in on_epoch_end"):
+        trainer.fit(X, Y, callbacks=[AtTheEnd(), logger], verbose=0)
+    assert trainer.step == 2
+    assert "the end" in (tmp_path / "log.jsonl").read_text()
