@@ -73,13 +73,14 @@ class DeferredLogReader:
         self._pending.clear()
 
 
-def finish(event: Event, flush: Callable[[], None], close: Callable[[], None]) -> None:
+def finish(event: Event, flush: Callable[[], None], close: Callable[[], None], *, warn: bool = True) -> None:
     """Does all deferred reads, then closes the files.
 
     Args:
         event: the event of `on_train_end`.
         flush: does the reads.
         close: closes the files.
+        warn: False if the run failed because of these files.
 
     Warns:
         UserWarning: if the run failed and the reads fail, too: the run's own exception is the one to raise.
@@ -90,6 +91,6 @@ def finish(event: Event, flush: Callable[[], None], close: Callable[[], None]) -
         finally:
             close()
     except Exception as error:
-        if event.ended != "failed":
+        if event.ended != "failed" or not warn:
             raise
         warnings.warn(f"the run failed, and its last logs could not be written: {error}", stacklevel=3)

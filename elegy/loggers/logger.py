@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from elegy.callbacks.callback import Callback
@@ -17,6 +18,7 @@ from elegy.distributed import is_first
 from elegy.lazy_logs import LazyLogs
 from elegy.loggers.block import Block, Records
 from elegy.loggers.gatherer import Entry, Gatherer
+from elegy.loggers.disk_errors import name_file
 from elegy.loggers.log_writer import Channel
 from elegy.loggers.record import Position, Record, RecordKind
 from elegy.loggers.values import drawn
@@ -84,8 +86,10 @@ class Logger(PeriodicCallback, abc.ABC):
         self._is_open = False
         self._early: list[Item] = []  # received before that
         self._lacking: set[str] = set()
+        self._checkpoints: set[tuple[int, str, Any]] = set()  # those of the last step that has some
         self._gatherer = Gatherer()
         self._channel = Channel()
+        self._disk_error: OSError | None = None  # of this run
 
     # what a subclass implements
 
@@ -169,11 +173,12 @@ class Logger(PeriodicCallback, abc.ABC):
         """Finds out if the trainer trains on, and then continues its run."""
         super().on_train_begin(event)
         self._gatherer.clear()
+        self._disk_error = None
         if self._is_open:  # the last run never ended
             self._close("failed")
         if not 0 < self._at.step <= event.step:
             self.run = None
-        self._event, self._is_open, self._resumes = event, False, None
+        self._event, self._is_open, self._resumes, self._checkpoints = event, False, None, set()
 
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the target, so that an error is raised before the first step."""
@@ -233,14 +238,23 @@ class Logger(PeriodicCallback, abc.ABC):
         self._open()
         # W&B drops records of steps before its last one. The item has its value, so the device is hardly behind.
         self._write_all()
+        if item.kind == "checkpoint":
+            one = (item.step, item.name, item.value)
+            if one in self._checkpoints:  # the end of a run saves the end of its last epoch anew
+                return
+            self._checkpoints = {one} | {other for other in self._checkpoints if other[0] == item.step}
         if self._is_open and self._is_new(item.kind, item.step, item.epoch, item.name):
-            getattr(self, f"log_{item.kind}")(item)
+            with self._naming_file():
+                getattr(self, f"log_{item.kind}")(item)
 
     def on_train_end(self, event: Event) -> None:
         """Writes all that is deferred, and closes the target."""
         self._event, self._running = None, False
         self._at = self._position(event)
-        finish(event, self._gatherer.flush, lambda: self._close(event.ended or "finished"))
+        raised = self._disk_error is not None and self._channel.error is None
+        # The error that ends the run says it; the rest of the log meets the same disk.
+        with contextlib.suppress(OSError) if raised else contextlib.nullcontext():
+            finish(event, self._gatherer.flush, lambda: self._close(event.ended or "finished"), warn=not raised)
 
     def state_dict(self) -> dict[str, Any]:
         """Writes all that is deferred; returns the name and the position of the run."""
@@ -259,6 +273,7 @@ class Logger(PeriodicCallback, abc.ABC):
         # Before 0.9.0, the states of CSV and TensorBoard were others: such a run begins a log of its own.
         self._resumes = Position(state["step"], state.get("epoch", 0), state.get("evaluated", -1))
         self._evaluated = self._resumes.evaluated
+        self._checkpoints = set()
         if self._is_open:
             self.rewind(self._resumes)
         else:
@@ -300,12 +315,23 @@ class Logger(PeriodicCallback, abc.ABC):
         return (self._channel, self._log_blocks, new) if new else None
 
     def _log_configs(self, configs: list[Mapping[str, Any]]) -> None:
-        for config in configs:
-            self.log_config(config)
+        with self._naming_file():
+            for config in configs:
+                self.log_config(config)
 
     def _log_blocks(self, gathered: list[Sequence[Block]]) -> None:
-        for blocks in gathered:
-            self.log_block(Records(blocks))
+        with self._naming_file():
+            for blocks in gathered:
+                self.log_block(Records(blocks))
+
+    @contextlib.contextmanager
+    def _naming_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if name_file(error, getattr(self, "path", None), type(self).__name__):
+                self._disk_error = error
+            raise
 
     def _new_in(self, block: Block) -> Block:
         """Leaves out the records that are not `_is_new`; for subclasses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from pathlib import Path
@@ -81,3 +82,68 @@ def test_steps_of_an_execution_are_those_of_steps_that_run_alone(tmp_path):
 
     for every in (eg.Every(steps=3), eg.Every(examples=10), eg.Every(steps=1)):
         assert written(8, every) == written(1, every)
+
+
+class Checkpoints(Logger):
+    """Collects the places of checkpoints."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def log_scalars(self, record):
+        pass
+
+    def log_checkpoint(self, item):
+        self.steps.append((Path(item.value).parent.name, item.step))
+
+
+def test_a_checkpoint_that_is_saved_again_is_logged_once(tmp_path):
+    """The end of an epoch saves its last step again, which an interval in steps had saved."""
+    trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    logger, path = Checkpoints(), tmp_path / "log.jsonl"
+    x = np.ones((8, 2), np.float32)
+    saves = [eg.callbacks.ModelCheckpoint(tmp_path / name, every=eg.Every(steps=2)) for name in "ab"]
+    trainer.fit(x, x[:, :1], batch_size=2, verbose=0, callbacks=[*saves, logger, loggers.JSONLines(path)])
+    assert sorted(logger.steps) == [("a", 2), ("a", 4), ("b", 2), ("b", 4)]
+    assert path.read_text().count("step_") == 4
+
+
+class Full:
+    """A file on a full disk."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, text=b""):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writelines = flush = write
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def close(self):
+        self._file.close()
+        self.write()
+
+
+@pytest.mark.parametrize("kind", ["CSV", "JSONLines"])
+def test_the_error_of_a_full_disk_names_logger_and_file_once(tmp_path, kind, monkeypatch):
+    path = tmp_path / "log"
+    opened = Path.open
+
+    def full(self, mode="r", **options):
+        file = opened(self, mode, **options)
+        return Full(file) if self == path and mode == "ab" else file
+
+    monkeypatch.setattr(Path, "open", full)
+    trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    x = np.ones((8, 2), np.float32)
+    with pytest.raises(OSError, match=r"No space left on device: '.*log'") as raised:
+        trainer.fit(x, x[:, :1], batch_size=2, epochs=50, verbose=0, callbacks=[getattr(loggers, kind)(path)])
+    assert raised.value.errno == errno.ENOSPC
+    notes = "\n".join(raised.value.__notes__)
+    assert notes.count("could not write its log") == 1
+    assert kind in notes
+    assert np.isfinite(trainer.evaluate(x, x[:, :1], verbose=0)["loss"])
