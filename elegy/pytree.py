@@ -140,6 +140,10 @@ class _PytreeMeta(abc.ABCMeta):
             tree.__init__(*args, **kwargs)
         except TypeError as error:
             instead = [hint for name, hint in tree._removed_arguments.items() if name in kwargs]
+            if dataclasses.is_dataclass(cls) and "positional argument" in str(error):
+                given = [one for one in inspect.signature(cls).parameters.values() if one.kind is one.KEYWORD_ONLY]
+                if given and len(args) > len(inspect.signature(cls).parameters) - len(given):
+                    instead.append(f"These are given by name: {', '.join(one.name for one in given)}.")
             if not instead:
                 raise
             raise TypeError(f"{error}. {' '.join(instead)}") from error

@@ -91,7 +91,7 @@ def focal_cross_entropy(
                 f"FocalCrossEntropy: alpha has {factors.size} factors for {preds.shape[-1]} classes. Give one number, "
                 "or one for each class."
             )
-        terms = terms * factors
+        terms = terms * jnp.broadcast_to(factors, terms.shape)
     values = jnp.sum(terms, axis=-1)
     return values if outside is None else jnp.where(outside, jnp.nan, values)
 
@@ -119,8 +119,8 @@ class FocalCrossEntropy(Loss):
         0.173286...
     """
 
-    gamma: float = static_field(default=2.0)
-    alpha: float | tuple[float, ...] | None = static_field(default=None)
+    gamma: float = static_field(default=2.0, kw_only=True)
+    alpha: float | tuple[float, ...] | None = static_field(default=None, kw_only=True)
     from_logits: bool = static_field(default=True, kw_only=True)
     binary: bool = static_field(default=False, kw_only=True)
     label_smoothing: float | None = static_field(default=None, kw_only=True)

@@ -16,6 +16,7 @@ from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.numbers import TracedWeight, as_weight
+from elegy.losses.option_types import check_option_types
 from elegy.losses.pairing import check_pairs, is_ours
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide, total_weight
 from elegy.losses.shapes import array_shape
@@ -59,6 +60,7 @@ class Loss(Pytree):
 
     def __post_init__(self) -> None:
         """Normalizes the options: None means the default, a reduction may be given by its value."""
+        check_option_types(self)
         vars(self).update(
             reduction=Reduction.MEAN if self.reduction is None else Reduction(self.reduction),
             weight=1.0 if self.weight is None else as_weight(self.weight),

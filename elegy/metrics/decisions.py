@@ -83,6 +83,7 @@ class DecisionMetric(Metric):
 
     Raises:
         ValueError: if options contradict each other.
+        TypeError: if an option has the wrong type.
     """
 
     threshold: float = static_field(default=0.5)
@@ -103,6 +104,11 @@ class DecisionMetric(Metric):
         """Checks the options."""
         super().__post_init__()
         what = type(self).__name__
+        if isinstance(self.threshold, int) and self.threshold > 1:  # the first argument in torchmetrics
+            raise ValueError(
+                f"{what}: threshold={self.threshold!r} looks like a number of classes: write "
+                f"num_classes={self.threshold!r}. A threshold of logits is a float, {float(self.threshold)!r}."
+            )
         average = "none" if self.average is None else str(self.average).lower()
         mode = None if self.mode is None else DataType(self.mode)
         if average not in self.averages:

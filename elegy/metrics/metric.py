@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from elegy.losses.arguments import call_with_named, names_argument
 from elegy.losses.lookup import Indexing, Renaming
 from elegy.losses.numbers import at_least_float32, default_float
+from elegy.losses.option_types import check_option_types
 from elegy.losses.pairing import check_pairs, is_ours
 from elegy.losses.target_check import check_inner
 from elegy.metrics.sums import add_trees, sum_leading_axis
@@ -59,6 +60,7 @@ class Metric(Pytree):
 
     def __post_init__(self) -> None:
         """Normalizes the options: None means the default."""
+        check_option_types(self)
         vars(self).update(
             name=name_of(self), dtype=default_float() if self.dtype is None else at_least_float32(self.dtype)
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from elegy.metrics.decisions import DataType, DecisionMetric
+from elegy.metrics.decisions import Average, DataType, DecisionMetric
 from elegy.metrics.sums import CompensatedSum
 from elegy.pytree import field, static_field
 
@@ -118,11 +118,13 @@ class Recall(_PositiveCounts):
 class FBeta(_PositiveCounts):
     """The weighted harmonic mean of precision and recall, `(1 + b²) tp / ((1 + b²) tp + b² fn + fp)`.
 
+    Only `beta` may be given by its position.
+
     Args:
+        beta: how many times as important recall is as precision.
         threshold: a binary or multi-label prediction above it is positive.
         num_classes: as for `Precision`.
         average: `micro`, `macro`, `weighted` or `none` (see `DecisionMetric`).
-        beta: how many times as important recall is as precision.
         ignore_index: a value of the target that is not counted.
         top_k: how many of the highest scores count as predicted.
         mode: `binary`, `multiclass`, `multilabel`, or None to derive it from the shapes.
@@ -135,12 +137,15 @@ class FBeta(_PositiveCounts):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> metric = FBeta(beta=2.0).update(target=jnp.array([0, 1, 1]), preds=jnp.array([0.9, 0.8, 0.1]))
+        >>> metric = FBeta(2.0).update(target=jnp.array([0, 1, 1]), preds=jnp.array([0.9, 0.8, 0.1]))
         >>> metric.compute().item()
         0.5
     """
 
-    beta: float = static_field(default=1.0, kw_only=True)
+    threshold: float = static_field(default=0.5, kw_only=True)
+    num_classes: int | None = static_field(default=None, kw_only=True)
+    average: Average | None = static_field(default="micro", kw_only=True)
+    beta: float = static_field(default=1.0)
 
     def __post_init__(self) -> None:
         """Checks the options and sets the state to zero."""
@@ -179,4 +184,7 @@ class F1(FBeta):
         0.666666...
     """
 
+    threshold: float = static_field(default=0.5)
+    num_classes: int | None = static_field(default=None)
+    average: Average | None = static_field(default="micro")
     beta: float = static_field(default=1.0, init=False)

@@ -94,15 +94,20 @@ CASES = {
     "categorical_hinge": (losses.CategoricalHinge(), LABELS, LOGITS, np_categorical_hinge(LOGITS)),
     "focal": (losses.FocalCrossEntropy(), LABELS, LOGITS, FOCAL),
     "focal_probabilities": (losses.FocalCrossEntropy(from_logits=False), LABELS, softmax(LOGITS, -1), FOCAL),
-    "focal_alpha": (losses.FocalCrossEntropy(2.0, (0.1, 0.2, 0.3, 0.4)), LABELS, LOGITS, CLASS_FACTORS[LABELS] * FOCAL),
+    "focal_alpha": (
+        losses.FocalCrossEntropy(gamma=2.0, alpha=(0.1, 0.2, 0.3, 0.4)),
+        LABELS,
+        LOGITS,
+        CLASS_FACTORS[LABELS] * FOCAL,
+    ),
     "focal_smooth": (
-        losses.FocalCrossEntropy(1.5, label_smoothing=0.2),
+        losses.FocalCrossEntropy(gamma=1.5, label_smoothing=0.2),
         LABELS,
         LOGITS,
         (-SMOOTH * (1 - np.exp(LOG_P)) ** 1.5 * LOG_P).sum(-1),
     ),
     "focal_binary": (
-        losses.FocalCrossEntropy(1.5, 0.25, binary=True),
+        losses.FocalCrossEntropy(gamma=1.5, alpha=0.25, binary=True),
         SIGNS,
         REAL,
         np_binary_focal(SIGNS, REAL, 1.5, 0.25),
@@ -238,7 +243,7 @@ def test_against_scikit_learn():
 def test_focal_without_gamma_is_the_cross_entropy():
     for options, target in (({}, LABELS), ({"label_smoothing": 0.1}, LABELS), ({"binary": True}, SIGNS)):
         preds = (LOGITS if target is LABELS else REAL).astype("f4")
-        got = losses.FocalCrossEntropy(0.0, **options)(target=target, preds=preds)
+        got = losses.FocalCrossEntropy(gamma=0.0, **options)(target=target, preds=preds)
         np.testing.assert_allclose(got, losses.CrossEntropy(**options)(target=target, preds=preds), rtol=1e-5)
 
 
@@ -248,7 +253,7 @@ def test_extreme_predictions_stay_finite():
     @jax.jit
     @jax.grad
     def grad(x):
-        sure = losses.FocalCrossEntropy(0.5)(target=jnp.array([0]), preds=x["sure"])
+        sure = losses.FocalCrossEntropy(gamma=0.5)(target=jnp.array([0]), preds=x["sure"])
         apart = losses.Contrastive()(target=jnp.array([0]), preds=(x["same"], x["same"]))
         return sure + apart + losses.Triplet()(preds=(x["same"],) * 3) + losses.InfoNCE()(preds=(x["zero"],) * 2)
 
@@ -262,7 +267,7 @@ def test_a_logit_of_minus_infinity_excludes_a_class(from_indices):
     """Value and gradient are those without the class."""
     logits, index = jnp.array([[0.5, -1.0, 2.0]]), jnp.array([1])
     target = index if from_indices else jnp.array([[0.25, 0.75, 0.0]])
-    kinds = [losses.FocalCrossEntropy(0.5), losses.CrossEntropy()]
+    kinds = [losses.FocalCrossEntropy(gamma=0.5), losses.CrossEntropy()]
     kinds += [losses.CategoricalHinge()] if from_indices else [losses.KLDivergence()]
     for loss in kinds:
         excluded = jax.value_and_grad(lambda x, loss=loss: loss(target=target, preds=x.at[0, 2].set(-jnp.inf)))(logits)
@@ -320,7 +325,7 @@ def test_targets_out_of_range(case):
     ("make", "error", "message"),
     [
         (lambda: losses.Quantile(1.0), ValueError, "q=1.0 must be a number between 0 and 1"),
-        (lambda: losses.FocalCrossEntropy(-1.0), ValueError, "gamma=-1.0 must be 0 or more"),
+        (lambda: losses.FocalCrossEntropy(gamma=-1.0), ValueError, "gamma=-1.0 must be 0 or more"),
         (lambda: losses.FocalCrossEntropy(alpha=2, binary=True), ValueError, "must be one number in"),
         (lambda: losses.FocalCrossEntropy(label_smoothing=1.0), ValueError, "label_smoothing=1.0 must be in"),
         (lambda: losses.FocalCrossEntropy(alpha=(1, 2))(LABELS, LOGITS), ValueError, "2 factors for 4 classes"),
