@@ -147,5 +147,7 @@ def equal(one: Any, other: Any) -> bool:
         True
     """
     first, second = jax.tree.leaves(one), jax.tree.leaves(other)
-    same_tree = bool(jax.tree.structure(one) == jax.tree.structure(other))
-    return same_tree and all(a == b or (a != a and b != b) for a, b in zip(first, second, strict=True))
+    tree: Any = jax.tree.structure(one)
+    return tree == jax.tree.structure(other) and all(
+        a == b or (a != a and b != b) for a, b in zip(first, second, strict=True)
+    )
