@@ -17,8 +17,8 @@ from elegy.callbacks.items import Item
 from elegy.distributed import is_first
 from elegy.lazy_logs import LazyLogs
 from elegy.loggers.block import Block, Records
-from elegy.loggers.gatherer import Entry, Gatherer
 from elegy.loggers.disk_errors import name_file
+from elegy.loggers.gatherer import Entry, Gatherer
 from elegy.loggers.log_writer import Channel
 from elegy.loggers.record import Position, Record, RecordKind
 from elegy.loggers.values import drawn
