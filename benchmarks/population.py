@@ -1,6 +1,7 @@
 """Sixteen digits MLPs in one population, against one Trainer.
 
 On a GPU, where one of them leaves the device idle, the goal is 3. On a CPU the arithmetic of sixteen is the bound.
+There, the members with a shared order train one after another, because this network is wide.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from elegy.data.batch import rows
 from elegy.engine import costs
 from elegy.engine.fusing import steps_per_execution
 from elegy.engine.keys import key_impls, unwrap_keys, wrap_keys
+from elegy.engine.member_turns import members_in_turn
 from elegy.engine.packed_sums import PackedSums
 from elegy.engine.small_arrays import NEXT, SmallArrays
 from elegy.errors import StepError
@@ -135,6 +136,9 @@ class Program:
             closed, result = self._trace(step, state, batch, mask, _INDEX, _INDEX)
         self.state = state
         self.closed = without_dead_code(closed)
+        if phase == "train" and strategy.maps_members and strategy.data_seeds is None:
+            in_turn = members_in_turn(self.closed, state.get_params(), jax.default_backend())
+            self.strategy = strategy.in_turn if in_turn else strategy
         self._out = result[0]
         self.names = frozenset(name for name, _, _ in self.log_names)
         n_state = len(jax.tree.leaves(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ _MEMBER_AXIS: dict[str, int] = {"batch": 1, "chunk": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Members(Strategy):
-    """Runs the step of every member of a population in one compiled step, by `jax.vmap`.
+    """Runs the step of every member of a population in one compiled step, by `jax.vmap` or in a loop over the members.
 
     The leaves of the state have a leading axis of members, which is divided over the devices. Members never exchange
     anything. `elegy.Population` uses it.
@@ -37,6 +38,7 @@ class Members(Strategy):
         seeds: the seed of each member.
         own_order: True if each member sees the examples in the order of its own seed.
         mesh: the devices; their number divides that of the members.
+        batched: True for `jax.vmap`, False for a loop over the members.
 
     Example:
         >>> Members((0, 1), True, members_mesh(2, jax.devices()[:1])).count
@@ -46,6 +48,7 @@ class Members(Strategy):
     seeds: tuple[int, ...]
     own_order: bool
     mesh: Mesh
+    batched: bool = True
 
     def __reduce__(self) -> tuple:
         return reduced(self, Jit)
@@ -87,6 +90,11 @@ class Members(Strategy):
     def maps_members(self) -> bool:
         """True."""
         return True
+
+    @property
+    def in_turn(self) -> Members:
+        """This strategy with a loop over the members."""
+        return dataclasses.replace(self, batched=False)
 
     def for_members(self, tree: PyTree) -> PyTree:
         """Repeats every leaf along a leading axis of members."""
@@ -145,7 +153,7 @@ class Members(Strategy):
     def compile(
         self, step: Callable, args: Sequence[Kind], *, outputs: Kind = "whole", donate: bool = False
     ) -> Callable:
-        """Compiles a `vmap` of the step over the members, on several devices within a `shard_map`.
+        """Compiles a `vmap` of the step, or a loop, over the members, on several devices within a `shard_map`.
 
         Outputs of every kind get an axis of members behind that of the rows; what is equal for all rows gets it last.
         """
@@ -155,7 +163,8 @@ class Members(Strategy):
             specs = tuple(self._spec(value, kind) for value, kind in zip(given, kinds, strict=True))
             axes = tuple(list(spec).index(_AXIS) if _AXIS in spec else None for spec in specs)
             values = [value.values if isinstance(value, PerMember) else value for value in given]
-            mapped = jax.vmap(step, in_axes=axes, axis_size=self.count // self.mesh.size)
+            count = self.count // self.mesh.size
+            mapped = jax.vmap(step, in_axes=axes, axis_size=count) if self.batched else _loop(step, axes, count)
             if self.mesh.size > 1:
                 every = PartitionSpec(_AXIS)
                 mapped = shard_map(mapped, mesh=self.mesh, in_specs=specs, out_specs=(every, every), check_vma=False)
@@ -170,6 +179,24 @@ class Members(Strategy):
             out_shardings=(None, self._state()),
             compiler_options=self._options(),
         )
+
+
+def _loop(step: Callable, axes: Sequence[int | None], count: int) -> Callable:
+    """Returns what `jax.vmap(step, in_axes=axes, axis_size=count)` does, as a loop; axes belong to whole arguments."""
+
+    def all_in_turn(*given: Any) -> Any:
+        def one(index: jax.Array) -> Any:
+            def of_one(value: PyTree, axis: int | None) -> PyTree:
+                if axis is None:
+                    return value
+                row = functools.partial(jax.lax.dynamic_index_in_dim, index=index, axis=axis, keepdims=False)
+                return jax.tree.map(row, value)
+
+            return step(*map(of_one, given, axes))
+
+        return jax.lax.map(one, jnp.arange(count, dtype=jnp.int32))
+
+    return all_in_turn
 
 
 def members_mesh(count: int, devices: Sequence[Device]) -> Mesh:

@@ -92,6 +92,11 @@ class Strategy:
         """True if every output of a step has an axis of members."""
         return False
 
+    @property
+    def in_turn(self) -> Strategy:
+        """The strategy that runs the members of a population one after another; itself without members."""
+        return self
+
     def for_members(self, tree: PyTree) -> PyTree:
         """Repeats arrays for every member of a population; returns the tree as it is without members."""
         return tree

@@ -33,9 +33,10 @@ Order = Literal["own", "shared"]
 class Population:
     """Trains many members at once: runs that differ in their seeds and in numbers such as the learning rate.
 
-    The states of the members are stacked, and one compiled step trains all of them (`jax.vmap`), divided over the
-    devices if there are several. Each member equals the run of a Trainer of its own, up to rounding: its own seed,
-    first parameters, random numbers, order of the examples, metrics and early stopping.
+    The states of the members are stacked, and one compiled step trains all of them (`jax.vmap`; large steps on a CPU
+    with a shared order one member after another), divided over the devices if there are several. Each member equals the
+    run of a Trainer of its own, up to rounding: its own seed, first parameters, random numbers, order of the examples,
+    metrics and early stopping.
 
     Args:
         build: a function from hyperparameters to a `Trainer`, which is called with traced numbers; or a Trainer

@@ -97,6 +97,36 @@ def test_every_way_of_batches_gives_members_their_own_order(options):
     assert_equals_own_runs(population, lambda: plain(accumulate=2), **options)
 
 
+@pytest.mark.parametrize("options", some([{}, {"steps_per_execution": 1}, {"shuffle": False}], 1))
+def test_members_that_train_one_after_another_equal_their_own_runs(monkeypatch, options):
+    # As for steps that are large enough on a CPU. Members with equal seeds equal their own runs in a shared order.
+    decided = []
+    monkeypatch.setattr("elegy.engine.program.members_in_turn", lambda *_: decided.append(True) or True)
+    over = {name: [*values, *values[::-1]] for name, values in OVER.items()}
+    population = eg.Population(build, over=over, seeds=[5] * 4, order="shared", devices=jax.devices()[:2])
+    assert_equals_own_runs(population, **options)
+    assert decided
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(population.state)} == {2}
+
+
+def test_large_steps_of_members_equal_their_own_runs():
+    x = np.random.default_rng(1).normal(size=(60, 64)).astype(np.float32)
+    y = np.arange(60) % 10
+    fit = {"epochs": 2, "batch_size": 32, "verbose": 0}
+
+    def wide(learning_rate):
+        module = nn.Sequential([nn.Dense(384), nn.relu, nn.Dense(10)])
+        return eg.Trainer(module, eg.losses.CrossEntropy(), eg.metrics.Accuracy(), optax.sgd(learning_rate))
+
+    population = eg.Population(wide, over={"learning_rate": [0.05, 0.1]}, seeds=[2, 2], devices=jax.devices()[:1])
+    history = population.fit(x, y, **fit)
+    assert not population._trainer._session.executor.ran["train"].strategy.batched
+    own = eg.Trainer(wide(0.1).state, seed=2)
+    theirs = own.fit(x, y, **fit)
+    np.testing.assert_allclose(history["loss"][:, 1], theirs.history["loss"], rtol=1e-6)
+    assert_same(population[1].state.params, own.state.params)
+
+
 @pytest.mark.slow
 def test_arrays_that_are_stacked_on_the_host(monkeypatch):
     monkeypatch.setattr("elegy.trainer.execution.RESIDENT_BYTES_ON_CPU", 0)
