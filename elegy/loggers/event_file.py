@@ -109,11 +109,12 @@ def scalars(tags: Sequence[str], steps: Sequence[int], columns: Sequence[Sequenc
 
     Args:
         tags: the names.
-        steps: the steps.
+        steps: the steps, ascending.
         columns: for each name, its values; those that are too large for a float32 become infinite.
     """
     now, at, pieces = time.time(), 0, []
-    for size, group in itertools.groupby(steps, _size):
+    sizes = [_size(steps[0])] * len(steps) if _size(steps[0]) == _size(steps[-1]) else map(_size, steps)
+    for size, group in itertools.groupby(sizes):
         count = len(list(group))
         encode = _alike if size and count >= _MANY else _events
         part = slice(at, at + count)

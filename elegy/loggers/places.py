@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_TAKEN: set[Path] = set()
+_TAKEN: set[str] = set()
 """The files and directories of the running loggers of this process."""
 
 
@@ -26,7 +27,7 @@ def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
         UserWarning: if the result is not the user's path.
     """
     wanted = path = next(candidates)
-    while path.resolve() in _TAKEN or not is_free(path):
+    while os.path.realpath(path) in _TAKEN or not is_free(path):
         path = next(candidates)
     reserve(path)
     if path != wanted:
@@ -39,12 +40,12 @@ def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
 
 def reserve(path: Path) -> None:
     """Marks `path` as in use by a running logger."""
-    _TAKEN.add(path.resolve())
+    _TAKEN.add(os.path.realpath(path))
 
 
 def release(path: Path) -> None:
     """Marks `path` as no longer in use."""
-    _TAKEN.discard(path.resolve())
+    _TAKEN.discard(os.path.realpath(path))
 
 
 def file_of(asked: Path, run: str | None, is_free: Callable[[Path], bool]) -> Path:
