@@ -73,7 +73,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     for cases in tables([item for item in items if item.get_closest_marker("slow") is None]):
         if (some := cases[0].get_closest_marker("some")) is not None:
-            for item in set(cases) - set(spread(cases, *some.args)):
+            also = {item for item in cases if item.callspec.id in some.kwargs.get("also", ())}
+            for item in set(cases) - set(spread(cases, *some.args)) - also:
                 item.add_marker(pytest.mark.slow)
     yield
     if config.getoption("--ends"):

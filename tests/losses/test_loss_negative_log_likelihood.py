@@ -58,7 +58,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("row", TABLE)
-@pytest.mark.some(6)
+@pytest.mark.some(6, also=["numpyro one for all"])
 def test_values_weights_and_masks_equal_scipy(row):
     make, target, log_prob = TABLE[row]
     np.testing.assert_allclose(LOSS(target=target, preds=make()), -log_prob.mean(), **CLOSE)

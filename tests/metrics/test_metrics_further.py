@@ -244,7 +244,7 @@ def wide(x):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.some(12)
+@pytest.mark.some(12, also=["ece_binary", "jaccard_micro"])
 def test_values_over_batches_weights_and_masks(case):
     metric, (target, preds), reference = CASES[case]
 

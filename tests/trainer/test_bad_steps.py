@@ -374,7 +374,7 @@ def test_logs_whose_keys_change_are_an_error(build, strategy):
 
 
 @pytest.mark.parametrize("hook", eg.callbacks.HOOKS)
-@pytest.mark.some(6)
+@pytest.mark.some(6, also=["on_train_batch_begin"])
 def test_a_callback_that_raises_is_named_and_the_state_is_intact(hook):
     class Broken(eg.Callback):
         batch_hooks_read = "state"

@@ -58,7 +58,7 @@ FORMS = ("file.safetensors", "weights", "checkpoint", "variables", "by path")
     ("kind", "begun", "form"),
     [(kind, (i + j) % 2 == 1, form) for i, kind in enumerate(("linen", "haiku")) for j, form in enumerate(FORMS)],
 )
-@pytest.mark.some(5)
+@pytest.mark.some(5, also=["haiku-False-variables"])
 def test_weights_move_to_another_trainer(tmp_path, kind, begun, form):
     x, y = regression()
     source = trained(kind)
