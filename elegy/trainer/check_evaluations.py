@@ -13,24 +13,22 @@ from elegy.trainer.member_stopping import MemberStopping
 from elegy.trainer.run import Run
 
 
-def check(run: Run, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
-    """Checks the names of the evaluations and the names that callbacks monitor; warns of an evaluation that never runs.
+def check_names(callbacks: Iterable[Callback], training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+    """Checks the names that the evaluations log, and those that callbacks monitor.
 
     Args:
-        run: a run that has not begun.
+        callbacks: the callbacks of a run.
         training: the plan of its training.
         evaluations: its evaluations.
 
     Raises:
         ValueError: if two values have the same name, or a monitored name is not logged.
     """
-    _check_names(training, evaluations)
-    _check_monitors(run.callbacks, training, evaluations)
-    for one in evaluations:
-        _warn_of_long_interval(run, one)
+    _check_owners(training, evaluations)
+    _check_monitors(callbacks, training, evaluations)
 
 
-def _check_names(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+def _check_owners(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
     owners = dict.fromkeys(training.names or (), "the training")
     for one in evaluations:
         for name in sorted(one.names or ()):
@@ -69,13 +67,13 @@ def _may_add(callback: Callback) -> bool:
     return not own and not callback.reads_logs
 
 
-def _warn_of_long_interval(run: Run, evaluation: EvaluationPlan) -> None:
-    """Warns if the interval is longer than the run, which may be one of several calls of `fit`."""
+def warn_of_long_interval(run: Run, evaluation: EvaluationPlan) -> None:
+    """Warns of an evaluation whose interval is longer than the run, which may be one of several calls of `fit`."""
     every, last = evaluation.every, run.last_count(evaluation.every.unit)
     if last is None or getattr(every, every.unit) <= last:
         return
     warnings.warn(
         f"the evaluation {evaluation.prefix!r} will not run: its interval is {every!r}, and the run ends at {last:g} "
         f"{every.unit}. Give a shorter `validation_freq` or `Evaluation(every=...)`, or train longer.",
-        stacklevel=6,
+        stacklevel=5,
     )

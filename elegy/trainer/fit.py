@@ -158,6 +158,7 @@ def fit(
             EvaluationPlan(one.prefix, one.every, plan, one.weights)
             for one, plan in zip(evaluations, plans, strict=True)
         ]
+        check_evaluations.check_names(callbacks, training, ready)
         if config.sanity_check:
             sanity_check(session, ready, config.sanity_check)
         run = session.run = Run(session, config, training, ready, listeners, undo)
@@ -167,7 +168,8 @@ def fit(
         if folder is not None:
             folder.parameters = parameters(session)
         try:
-            check_evaluations.check(run, training, ready)
+            for one in ready:
+                check_evaluations.warn_of_long_interval(run, one)
             loop.fit(run)
         finally:
             session.run = None  # first: callbacks that are asked for their state may fail

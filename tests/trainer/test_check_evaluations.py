@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -61,6 +63,27 @@ def test_the_mistake_is_named(tmp_path, monkeypatch, options, message):
     assert made.step == 0
     assert made.state.params is None
     assert not list(tmp_path.iterdir())
+
+
+def test_the_mistake_is_named_before_a_step_of_the_sanity_check():
+    ran = []
+
+    def watched(target, preds):
+        jax.debug.callback(lambda: ran.append(1))
+        return (preds.argmax(-1) == target).astype(jnp.float32)
+
+    def fit(monitor):
+        made = eg.Trainer(nn.Dense(2), eg.losses.CrossEntropy(), watched, optax.sgd(0.1))
+        options = {"sanity_check": 2, "max_steps": 1, "callbacks": [EarlyStopping(monitor)], "verbose": 0}
+        made.fit(X, Y, validation_data=(X, Y), **options)
+
+    with pytest.raises(ValueError, match="'val_accuracy' of EarlyStopping will not exist"):
+        fit("val_accuracy")
+    jax.effects_barrier()
+    assert not ran
+    fit("val_watched")
+    jax.effects_barrier()
+    assert ran
 
 
 def test_a_name_that_a_callback_adds_may_be_monitored():
