@@ -50,11 +50,16 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
+from hypothesis import HealthCheck, settings
 from processes import run_devices as run_devices
 from processes import start as start
 from some_cases import spread
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# No examples that fail because the machine is busy.
+settings.register_profile("busy machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 # What a shell starts in the background ignores Ctrl-C; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

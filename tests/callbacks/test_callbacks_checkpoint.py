@@ -66,7 +66,7 @@ def test_best_and_last_are_kept_apart(tmp_path):
     assert (callback.best_path, callback.best_value, callback.last_path) == (best, 1, last)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values=st.lists(st.integers(0, 9), min_size=1, max_size=8), k=st.integers(0, 3), last=st.booleans())
 def test_neither_the_newest_nor_the_best_is_ever_deleted(tmp_path_factory, values, k, last):
     if k == 0 and not last:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elegy.checkpoint.store import read_metadata, restore, save
@@ -159,7 +159,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(tree=TREES)
 def test_any_tree(tmp_path_factory, tree):
     tree = {"root": tree}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elegy.data.batch import pack, pad_rows, rows, take_rows, unpack
@@ -92,7 +92,6 @@ def test_rows_names_what_does_not_agree(batch, message):
         rows(batch)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(0, 20))
 def test_pad_rows_repeats_the_last_row_and_take_rows_undoes_it(count, more):
     batch = {"a": np.arange(count * 2, dtype=np.int16).reshape(count, 2), "b": np.arange(count, dtype=np.float32)}

@@ -20,7 +20,7 @@ from elegy.data.iterables import IterableSource
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=20)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(LENGTHS, st.integers(1, 5), st.integers(2, 4), st.booleans(), st.integers(0, 3), st.integers(1, 3))
 def test_every_sequence_is_in_one_batch_of_few_shapes(lengths, size, shapes, shuffle, epoch, multiple):
     sequences = made(lengths)
@@ -42,7 +42,7 @@ def test_every_sequence_is_in_one_batch_of_few_shapes(lengths, size, shapes, shu
             assert not row[~mask].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.integers(1, 4))
 def test_the_lengths_need_the_least_padding_of_all(lengths, count):
     def padded(chosen):

@@ -13,7 +13,7 @@ from elegy.data import pack_sequences
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(any)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(LENGTHS, st.integers(1, 10), st.sampled_from([(), (2,)]))
 def test_every_token_is_in_one_place_of_its_sequence(lengths, length, shape):
     sequences = made(lengths, shape)
@@ -40,7 +40,7 @@ def test_every_token_is_in_one_place_of_its_sequence(lengths, length, shape):
             np.testing.assert_array_equal(np.concatenate(pieces), sequence)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS)
 def test_rows_are_filled_well(lengths):
     rows = len(pack_sequences(made(lengths), 9).tokens)
@@ -49,7 +49,7 @@ def test_rows_are_filled_well(lengths):
     assert max(halves, -(-sum(lengths) // 9)) <= rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS)
 def test_the_label_is_the_next_token_of_the_same_sequence(lengths):
     sequences = made(lengths)

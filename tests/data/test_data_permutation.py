@@ -3,13 +3,12 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elegy.data.permutation import epoch_permutation, index_dtype
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 10_000), st.integers(1, 200))
 def test_every_example_exactly_once(seed, epoch, size):
     order = epoch_permutation(seed, epoch, size)
@@ -17,7 +16,6 @@ def test_every_example_exactly_once(seed, epoch, size):
     np.testing.assert_array_equal(np.sort(order), np.arange(size))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 100))
 def test_it_depends_on_the_arguments_alone(seed, epoch):
     np.random.seed(0)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elegy.data.permutation import epoch_permutation
@@ -10,7 +10,6 @@ from elegy.integers import positive_int
 SIZES = st.integers(1, 200)
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(1, 250), st.booleans(), st.data())
 def test_a_plan_agrees_with_a_plain_loop(size, batch_size, drop, data):
     plan = EpochPlan(size, batch_size, drop_remaining=drop, what="evaluate")
@@ -28,7 +27,6 @@ def test_a_plan_agrees_with_a_plain_loop(size, batch_size, drop, data):
     assert limited.last_size == expected[limit - 1][1] - expected[limit - 1][0]
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(1, 200), st.integers(0, 5), st.booleans())
 def test_an_epoch_sees_every_example_exactly_once(size, batch_size, epoch, shuffle):
     plan = EpochPlan(size, batch_size, what="predict")
@@ -38,7 +36,6 @@ def test_an_epoch_sees_every_example_exactly_once(size, batch_size, epoch, shuff
     np.testing.assert_array_equal(seen, np.arange(size) if order is None else order)
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(1, 200), st.data())
 def test_index_matrix_of_some_batches(size, batch_size, data):
     plan = EpochPlan(size, batch_size, what="predict")

@@ -92,7 +92,7 @@ def seen(kind, calls, depth):
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(list(KINDS)), CALLS, st.integers(1, 4))
 def test_any_plan_of_passes_stops_and_resumes_gives_the_same_batches_and_states(kind, calls, depth):
     assert seen(kind, calls, depth) == seen(kind, calls, 0)

@@ -21,7 +21,7 @@ def made(lengths, shape=(), dtype=np.int32):
     return [values[a:b] for a, b in itertools.pairwise(counts)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, SIDES, st.sampled_from([None, "left", "right"]), st.sampled_from([(), (2,)]), st.integers(1, 4))
 def test_rows_are_the_sequences_and_padding(lengths, side, truncate, shape, multiple):
     sequences = made(lengths, shape)

@@ -178,7 +178,7 @@ def test_bad_validation_data_is_named(given, error, message):
         as_validation_source(given)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.data())
 def test_take_and_slice_are_numpy_indexing(size, data):
     host, device = np.arange(size * 3, dtype=np.int16).reshape(size, 3), jnp.arange(size, dtype=jnp.float32)

@@ -3,14 +3,13 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from elegy.data.sources import as_source
 from elegy.data.split import split
 
 
-@settings(deadline=None)
 @given(st.integers(2, 200), st.floats(0.01, 0.99))
 def test_the_last_rows_are_for_validation(size, fraction):
     kept = math.floor(size * (1 - fraction))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
@@ -35,7 +35,6 @@ def test_each_example_gets_the_weight_of_its_class(labels):
     np.testing.assert_array_equal(w, np.array(EXPECTED, np.float32), strict=True)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1), st.dictionaries(st.integers(0, 5), st.floats(0, 100, width=32)))
 def test_it_agrees_with_scikit_learn(labels, class_weight):
     given_weights = {k: class_weight.get(k, 1.0) for k in range(6)}

@@ -223,7 +223,7 @@ def test_built_in_metrics_are_maskable(case):
     cuts=st.lists(st.integers(0, 4).map(lambda k: 3 * k), max_size=4),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_mean_and_r2_over_any_cut(values, cuts, seed):
     values = np.array(values, "f4")
     rng = np.random.default_rng(seed)

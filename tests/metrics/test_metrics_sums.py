@@ -44,7 +44,7 @@ def test_counts_go_on_beyond_the_digits_of_float32():
 
 
 @given(st.lists(st.integers(0, 2**24), min_size=1, max_size=40), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_merged_in_any_order_and_by_any_tree_counts_are_exact(counts, random):
     sums = [CompensatedSum.of(float(count)) for count in counts]
     stacked = CompensatedSum(jnp.stack([one.parts for one in sums]))
