@@ -13,6 +13,7 @@ class FakeState:
     own: object = None
     key: int = 0
     optimizer: object = None
+    _logs: tuple = ()
 
     def get_params(self):
         return self.params

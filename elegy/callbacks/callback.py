@@ -216,5 +216,5 @@ class Callback:
         """Restores what `kept_states` returned; called right before `load_state_dict`.
 
         Args:
-            states: the states from the checkpoint.
+            states: the states from the checkpoint; empty if it has none.
         """

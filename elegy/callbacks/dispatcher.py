@@ -237,8 +237,8 @@ class CallbackList:
     def _load_deferred(self) -> None:
         (states, kept), self._deferred = self._deferred, ({}, {})
         for name, callback in self._named():
-            if name in kept:
-                _call(callback, "load_kept_states", callback.load_kept_states, kept[name])
+            if name in kept or name in states:
+                _call(callback, "load_kept_states", callback.load_kept_states, kept.get(name, {}))
             if name in states:
                 _call(callback, "load_state_dict", callback.load_state_dict, states[name])
 

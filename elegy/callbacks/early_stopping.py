@@ -33,8 +33,9 @@ class EarlyStopping(Callback):
         restore_best_weights: True to end the run with the state of the best value: for a `val_` name the state that
             was validated, otherwise the state at the epoch's end. All fields are restored, so that `evaluate` returns
             `best` again, except counters and random keys: `trainer.step`, `trainer.epoch`, the keys and Optax's
-            `count` fields keep their last values. The best state needs device memory of its own. A run that a signal
-            or an exception ends keeps its last state, so that it can be resumed.
+            `count` fields keep their last values. The best state needs device memory of its own, and space in
+            checkpoints of later steps, so that a resumed run ends with it, too. A run that a signal or an exception
+            ends keeps its last state, so that it can be resumed.
         start_from_epoch: the number of epochs at the beginning of the run that are not compared.
         verbose: 1 to print why training stopped and which epoch was restored. With 0, `fit` says why it stopped where
             it prints epochs.
@@ -117,11 +118,6 @@ class EarlyStopping(Callback):
         """The first batch of a validation."""
         return (0,) if self._trainer is not None and self._validated is None else ()
 
-    def on_epoch_begin(self, event: Event) -> None:
-        """Keeps the state of a resumed run if it is the best so far."""
-        if self.restore_best_weights and self._best_state is None and self._best_step == event.step:
-            self._best_state = event.trainer.state
-
     def on_test_begin(self, event: Event) -> None:
         """Forgets the state of the last validation with the monitored log."""
         self._watches.append(event.evaluation == self._evaluation)
@@ -172,20 +168,22 @@ class EarlyStopping(Callback):
     def on_train_end(self, event: Event) -> None:
         """Restores the best state, if asked to."""
         self._trainer = self._validated = None
+        if event.ended in ("interrupted", "failed"):
+            return  # a later `trainer.save` saves the best state, too
         best, self._best_state = self._best_state, None
-        if not self.restore_best_weights or self.best is None or event.ended in ("interrupted", "failed"):
+        if not self.restore_best_weights or self.best is None:
             return
         current = event.trainer.state
         if best is current or (best is None and self._best_step == event.step):
             return
         if best is None:
             warnings.warn(
-                f"EarlyStopping cannot restore {self._best()}: the run was resumed after it, and a checkpoint contains "
-                "the last weights only. `ModelCheckpoint(monitor=...)` keeps the best.",
+                f"EarlyStopping cannot restore {self._best()}: the run was resumed after it from a checkpoint that was "
+                "saved without `restore_best_weights`.",
                 stacklevel=2,
             )
             return
-        event.trainer.state = going_on(best, current)
+        event.trainer.state = going_on(without_logs(best), without_logs(current)).replace(_logs=current._logs)
         self._best_step = event.step
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
@@ -200,7 +198,7 @@ class EarlyStopping(Callback):
         return f"epoch {self.best_epoch + 1} ({self.monitor.name} {self.best:.6g})"
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best value and the patience used, without the best state."""
+        """Returns the best value and the patience used; `kept_states` returns the best state."""
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -214,13 +212,28 @@ class EarlyStopping(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the counts of the resumed run, and stops it at once if patience is used up."""
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
-        if state["best_epoch"] != self.best_epoch:
-            self._best_step, self._best_state = state["best_step"], None
+        self._best_step = state["best_step"]
+        if self.restore_best_weights and self._trainer is not None and self._best_step == self._trainer.step:
+            self._best_state = self._trainer.state
         self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state.get("best_value_step")
         self.stopped_epoch, self.wait = state["stopped_epoch"] if still else None, state["wait"]
         self._first_epoch = state["first_epoch"]
         if still and self._trainer is not None:
             self._trainer.stop_training = True
+
+    def kept_states(self) -> dict[str, Any]:
+        """Returns the best state, unless it is the last one."""
+        last = self._trainer is not None and self._trainer.step == self._best_step
+        return {} if self._best_state is None or last else {"best": without_logs(self._best_state)}
+
+    def load_kept_states(self, states: dict[str, Any]) -> None:
+        """Restores the best state."""
+        self._best_state = states.get("best") if self.restore_best_weights else None
+
+
+def without_logs(state: Any) -> Any:
+    """Returns a state without the sums of its logs."""
+    return state.replace(_logs=type(state._logs)())
 
 
 def going_on(best: Any, current: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.callbacks import Callback, EarlyStopping, Event
-from elegy.callbacks.early_stopping import going_on
+from elegy.callbacks.early_stopping import going_on, without_logs
 from elegy.lazy_logs import MemberValues
 
 
@@ -117,7 +117,7 @@ class MemberStopping(Callback):
                 self.ends[i] = End(event.step, event.epoch + (event.batch is None), dict(self._counts))
                 self.kept[i] = Kept(event.epoch, event.step)
         state = event.trainer.state if stops.any() or (better.any() and self.rule.restore_best_weights) else None
-        state = None if state is None else _without_logs(state)
+        state = None if state is None else without_logs(state)
         if self.rule.restore_best_weights and better.any():
             self._best = state if self._best is None else select(better, state, self._best)
         if stops.any():
@@ -143,7 +143,7 @@ class MemberStopping(Callback):
         if event.ended == "failed":
             return
         current = event.trainer.state
-        before = state = _without_logs(current)
+        before = state = without_logs(current)
         stopped = np.array([end is not None for end in self.ends])
         self._settled = event.ended != "interrupted"
         if self.rule.restore_best_weights and self._best is not None and self._settled:
@@ -177,7 +177,7 @@ class MemberStopping(Callback):
         ]
         self._counts, self._within = dict(state["counts"]), set(state["within"])
         if state["settled"]:
-            self._best = self._final = _without_logs(self._trainer.state)
+            self._best = self._final = without_logs(self._trainer.state)
         if all(end is not None for end in self.ends):
             self._trainer.stop_training = True
 
@@ -188,10 +188,6 @@ class MemberStopping(Callback):
     def load_kept_states(self, states: dict[str, Any]) -> None:
         """Restores the best states, and those of stopped members."""
         self._best, self._final = states.get("best"), states.get("final")
-
-
-def _without_logs(state: Any) -> Any:
-    return state.replace(_logs=type(state._logs)())
 
 
 def _of_member(logs: dict[str, float], index: int) -> dict[str, float]:

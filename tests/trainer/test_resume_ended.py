@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import shutil
 import signal
 
 import jax
@@ -14,7 +16,7 @@ from boring_modules import assert_same_bits, host
 
 import elegy as eg
 from elegy.callbacks import EarlyStopping, ModelCheckpoint
-from elegy.checkpoint import find_checkpoints
+from elegy.checkpoint import checkpoint_name, find_checkpoints
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(40, 3)).astype(np.float32)
@@ -125,13 +127,13 @@ def test_the_best_weights_of_a_resumed_run_are_not_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [{"epochs": 6}, {"max_steps": 17}, {"max_steps": 18, "every": eg.Every(steps=4)}])
-@pytest.mark.filterwarnings("ignore:EarlyStopping cannot restore")
 def test_a_longer_run_goes_on_from_the_last_weights_not_the_best(tmp_path, cut):
     options = {"restore": True, "patience": 60}
     run(tmp_path / "a", **{"epochs": 9, **options, **cut})
     longer, _ = run(tmp_path / "a", **{**options, "epochs": 9, "every": cut.get("every", eg.Every(epochs=1))})
     whole, _ = run(tmp_path / "b", **{**options, "epochs": 9, "every": cut.get("every", eg.Every(epochs=1))})
     assert longer.history.history == whole.history.history
+    assert_same_bits(host(longer.state), host(whole.state))  # the best one
 
 
 def test_an_interrupted_run_keeps_its_last_weights(tmp_path):
@@ -146,6 +148,36 @@ def test_an_interrupted_run_keeps_its_last_weights(tmp_path):
     assert cut.interrupted == signal.SIGTERM
     resumed, _ = run(tmp_path / "b", **{**options, "restore": False})
     assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("every", [eg.Every(epochs=1), eg.Every(steps=3)], ids=["epochs", "steps"])
+@pytest.mark.parametrize("how", ["signal", "failure", "saved by hand"])
+def test_a_run_that_was_cut_ends_with_the_best_weights_of_the_whole_run(tmp_path, how, every):
+    options = {"restore": True, "patience": 9, "every": every}
+    whole, best = run(tmp_path / "a", **options)
+    assert 0 < best.best_epoch < whole.epoch - 9
+
+    class Cut(eg.Callback):
+        def on_epoch_end(self, event):
+            if event.epoch == best.best_epoch + 4 and how == "failure":
+                raise ZeroDivisionError
+            if event.epoch == best.best_epoch + 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    with contextlib.suppress(ZeroDivisionError):
+        cut, _ = run(tmp_path / "b", callbacks=[Cut()], **options)
+    if how == "saved by hand":
+        shutil.rmtree(tmp_path / "b")
+        cut.save(tmp_path / "b" / checkpoint_name(cut.step))
+    resumed, _ = run(tmp_path / "b", **options)
+    assert_same(resumed, whole)
+    # Weights are read as the state is, whatever else the checkpoint holds.
+    weights, state = (eg.Trainer(Linear(), loss=eg.losses.CrossEntropy(), optimizer=optax.adam(1.0)) for _ in range(2))
+    weights.init_on_batch(X, Y)
+    weights.load_weights(find_checkpoints(tmp_path / "b")[-1])
+    state.init_on_batch(X, Y)
+    state.restore(find_checkpoints(tmp_path / "b")[-1])
+    assert_same_bits(host(weights.state.params), host(state.state.params))
 
 
 @pytest.mark.parametrize(("every", "steps"), [(3, 10), (5, 10), (4, 3)])
