@@ -168,8 +168,8 @@ def fit(
         if folder is not None:
             folder.parameters = parameters(session)
         try:
-            for one in ready:
-                check_evaluations.warn_of_long_interval(run, one)
+            for evaluation in ready:
+                check_evaluations.warn_of_long_interval(run, evaluation)
             loop.fit(run)
         finally:
             session.run = None  # first: callbacks that are asked for their state may fail
