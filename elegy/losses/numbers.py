@@ -50,6 +50,8 @@ def number_where(condition: jax.Array, number: float, otherwise: jax.Array) -> j
         >>> number_where(jnp.array([True, False]), 7.0, jnp.ones(2))
         Array([7., 1.], dtype=float32)
     """
+    if jax.config.jax_debug_nans:  # to which an array of NaN is an error, even if none of it is chosen
+        return jnp.where(condition, number, otherwise)
     return jax.lax.select(jnp.broadcast_to(condition, otherwise.shape), jax.lax.full_like(otherwise, number), otherwise)
 
 
