@@ -1,4 +1,4 @@
-"""Waits that a signal handler can end: for the next batch, for a thread that prefetches."""
+"""Waits that a signal handler can end: for the next batch, for a thread that prefetches or saves."""
 
 from __future__ import annotations
 
@@ -122,5 +122,7 @@ def join(thread: threading.Thread) -> None:
     Args:
         thread: the thread.
     """
+    pause = 0.001
     while thread.is_alive():
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from elegy import waiting
+
 
 def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
@@ -18,7 +20,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def waits_in(thread: threading.Thread, function: Callable[..., object]) -> bool:
     """True if a thread waits for another one, a lock or an event in a call of a Python function."""
     frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None or frame.f_code.co_filename != threading.__file__:
+    if frame is None or frame.f_code.co_filename not in (threading.__file__, waiting.__file__):
         return False
     while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back

@@ -5,9 +5,12 @@ import sys
 import threading
 from queue import SimpleQueue
 
+import numpy as np
 import pytest
 from moments import wait_until
 
+from elegy.checkpoint import AsyncSaver, store
+from elegy.loggers.log_writer import Channel, LogWriter
 from elegy.waiting import RunInterrupted, Wait, current_wait, end_wait, join, no_wait, receive
 
 
@@ -112,6 +115,35 @@ def test_a_signal_that_does_not_wake_the_main_thread_ends_its_wait(function):
         function(queue if function is receive else thread)
     ended.set()
     thread.join()
+    assert in_time == [True]
+
+
+@pytest.mark.parametrize("kind", ["a save", "a logger"])
+def test_such_a_ctrl_c_leaves_a_thread_that_hangs(kind, tmp_path, monkeypatch):
+    main, ended, hangs, in_time = threading.main_thread().ident, threading.Event(), threading.Event(), []
+    if kind == "a save":
+        monkeypatch.setattr(store, "write", lambda *_: hangs.wait(60))
+        saver = AsyncSaver()
+        saver.save(tmp_path / "saved", {"w": np.ones(2)}, {})
+        wait, code = saver.wait, AsyncSaver.wait.__code__
+    else:
+        channel = Channel(LogWriter())
+        channel.put(lambda items: hangs.wait(60), None)
+        wait, code = channel.drain, Channel.drain.__code__
+
+    def send():
+        wait_until(lambda: code in stack(main))
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        in_time.append(ended.wait(30))
+        hangs.set()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    ended.set()
+    thread.join()
+    wait()
     assert in_time == [True]
 
 

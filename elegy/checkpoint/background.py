@@ -13,6 +13,7 @@ import jax
 from elegy.checkpoint import store
 from elegy.errors import CheckpointError
 from elegy.types import PyTree
+from elegy.waiting import join
 
 
 class AsyncSaver:
@@ -86,7 +87,7 @@ class AsyncSaver:
         """
         if self._thread is not None and not self._left:
             try:
-                self._thread.join()
+                join(self._thread)
             except KeyboardInterrupt:
                 self._left = True
                 raise

@@ -14,6 +14,9 @@ Write = Callable[[list[Any]], object]
 
 _CAPACITY = 256
 _IDLE = 1.0
+_SECONDS = 1.0
+"""How long a thread waits before Python can handle a signal that did not wake it."""
+
 _GATHER = 0.02
 """Seconds for which the thread gathers single items: each time that it wakes, it takes turns with the loop."""
 
@@ -87,8 +90,11 @@ class LogWriter:
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         self._waiting += 1
         self._changed.notify_all()
-        self._changed.wait_for(condition)
-        self._waiting -= 1
+        try:
+            while not self._changed.wait_for(condition, _SECONDS):
+                pass  # a signal that did not wake the main thread is handled here
+        finally:
+            self._waiting -= 1
 
     def forget(self) -> None:
         """Drops all items, in a forked process: they are written in the process that appended them."""
