@@ -98,11 +98,12 @@ class StateBuffer:
 
     def materialise(self) -> None:
         """Computes the state of a `planned` buffer."""
-        if self._make is not None:
-            make, self._make = self._make, None
-            struct, version, fresh = self._struct, self.version, self.fresh
-            self.put_state(make())
-            self._struct, self.version, self.fresh = struct, version, fresh
+        with self.lock:  # another thread waits until the state is there
+            if self._make is not None:
+                make, self._make = self._make, None
+                struct, version, fresh = self._struct, self.version, self.fresh
+                self.put_state(make())
+                self._struct, self.version, self.fresh = struct, version, fresh
 
     def get(self) -> Any:
         """Returns the logical state, which stays valid."""
