@@ -169,7 +169,9 @@ class EarlyStopping(Callback):
         """Restores the best state, if asked to."""
         self._trainer = self._validated = None
         if event.ended in ("interrupted", "failed"):
-            return  # a later `trainer.save` saves the best state, too
+            if self._best_step == event.step:  # a resumed run finds it in the last state
+                self._best_state = None
+            return  # a later save has the best state, too
         best, self._best_state = self._best_state, None
         if not self.restore_best_weights or self.best is None:
             return

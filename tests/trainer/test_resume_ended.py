@@ -16,7 +16,7 @@ from boring_modules import assert_same_bits, host
 
 import elegy as eg
 from elegy.callbacks import EarlyStopping, ModelCheckpoint
-from elegy.checkpoint import checkpoint_name, find_checkpoints
+from elegy.checkpoint import checkpoint_name, find_checkpoints, store
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(40, 3)).astype(np.float32)
@@ -178,6 +178,22 @@ def test_a_run_that_was_cut_ends_with_the_best_weights_of_the_whole_run(tmp_path
     state.init_on_batch(X, Y)
     state.restore(find_checkpoints(tmp_path / "b")[-1])
     assert_same_bits(host(weights.state.params), host(state.state.params))
+
+
+def test_the_best_state_is_saved_once_where_it_is_the_last_one(tmp_path):
+    options = {"restore": True, "patience": 9}
+    whole, best = run(tmp_path / "a", **options)
+
+    class Cut(eg.Callback):
+        def on_epoch_end(self, event):
+            if event.epoch == best.best_epoch:
+                signal.raise_signal(signal.SIGTERM)
+
+    run(tmp_path / "b", callbacks=[Cut()], **options)
+    kept = [store.read_metadata(path)["kept"] for path in find_checkpoints(tmp_path / "b")]
+    assert kept[-1] == {}
+    resumed, _ = run(tmp_path / "b", **options)
+    assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(3, 10), (5, 10), (4, 3)])
