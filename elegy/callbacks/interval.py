@@ -161,12 +161,12 @@ class PeriodicCallback(Callback):
         return event.epoch if self.every.unit == "epochs" else self._count(event)
 
     def _count(self, event: Event) -> float:
-        return {
-            "steps": event.step,
-            "epochs": event.epoch + 1,
-            "examples": event.examples,
-            "seconds": event.elapsed,
-        }[self.every.unit]
+        unit = self.every.unit
+        if unit == "steps":
+            return event.step
+        if unit == "epochs":
+            return event.epoch + 1
+        return event.examples if unit == "examples" else event.elapsed
 
 
 def _offsets(every: Every, event: Event, sizes: Sequence[int]) -> list[int]:

@@ -132,7 +132,7 @@ def block_lines(block: Block, columns: tuple[str, ...], separator: str) -> bytes
 
     Example:
         >>> import numpy as np
-        >>> block = Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> block = Block("step", 0, [1.5, 1.5], [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
         >>> block_lines(block, ("epoch", "step", "accuracy", "loss"), ";")
         b'0;1;;0.5\\n0;2;;0.25\\n'
     """

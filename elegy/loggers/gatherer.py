@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
-from elegy.callbacks.deferred_logs import MOST
 from elegy.callbacks.event import Event
 from elegy.lazy_logs import LazyLogs
-from elegy.loggers.block import Block
+from elegy.loggers.block import Block, joined
 from elegy.loggers.log_writer import Channel, Write, put_all
 
 Make = Callable[[], Sequence[Block]]
@@ -18,11 +17,14 @@ Make = Callable[[], Sequence[Block]]
 _QUICK = 1.0
 """Events that come later than this after the last one, in seconds, are read at once."""
 
-_GATHER = 0.02
+_GATHER = 0.1
 """Seconds for which records are gathered: each hand-over wakes the thread, which then takes turns with the loop."""
 
-_LARGEST = 16
-"""The largest number of blocks of one call of a logger, after which the loop can have the interpreter's lock."""
+_MOST = 32
+"""The largest number of events that wait: XLA's CPU backend has as many executions in flight."""
+
+_LARGEST = 256
+"""The largest number of records of one call of a logger, after which the loop can have the interpreter's lock."""
 
 
 Entry = tuple[Channel, Write, Sequence[Block]]
@@ -34,15 +36,16 @@ written; None for none."""
 class Gatherer:
     """Defers the reads of all loggers of a run, and hands their records to the thread together.
 
-    If events come in quick succession, they are read when the oldest one is 0.02 s old, those of them whose logs the
-    device has computed. If the device is eight events behind, four are read. All loggers share one read of an event.
-    Events stay in order.
+    If events come in quick succession, they are read ten times a second, those of them whose logs the device has
+    computed. If the device is 32 events behind, 16 are read. All loggers share one read of an event, and the
+    records of several events, which are joined to larger blocks. Events stay in order.
 
     Example:
         >>> import numpy as np
         >>> def target(blocks):
         ...     print([block.steps for block in blocks])
-        >>> gatherer, block = Gatherer(), Block("step", 0, 1.5, [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> block = Block("step", 0, [1.5, 1.5], [1, 2], [32, 64], {"loss": np.array([0.5, 0.25])})
+        >>> gatherer = Gatherer()
         >>> for step in (2, 3):
         ...     event = Event(None, "train", step=step, epoch=0, logs={"loss": 0.5})
         ...     gatherer.add(event, target, "step", lambda: [block])
@@ -56,6 +59,7 @@ class Gatherer:
         self._newest: _Gathered | None = None
         self._last = -float("inf")  # when the newest event came
         self._quick = False  # it came soon after the one before it
+        self._gathered = -float("inf")  # when events were handed over last
 
     def add(self, event: Event, target: Target, key: Hashable, make: Make) -> None:
         """Logs the records of an event, now or later.
@@ -82,10 +86,12 @@ class Gatherer:
     def _due(self, now: float) -> int:
         """The number of events to read now."""
         pending = self._pending
-        if len(pending) >= MOST and pending[-MOST].ready is False:
-            return len(pending) - MOST // 2  # the device is so far behind; it has the other half to do meanwhile
-        if not pending or now - pending[0].came < _GATHER:
+        if len(pending) >= _MOST and pending[-_MOST].ready is False:
+            return len(pending) - _MOST // 2  # the device is so far behind; it has the other half to do meanwhile
+        # The device may be 0.1 s behind: then the oldest event that it has computed is always so old.
+        if not pending or now - max(pending[0].came, self._gathered) < _GATHER:
             return 0
+        self._gathered = now
         return sum(1 for _ in itertools.takewhile(lambda entry: entry.ready is not False, pending))
 
     def flush(self) -> None:
@@ -143,9 +149,25 @@ def _hand_over(pending: deque[_Gathered], count: int) -> None:
 
 def _give(blocks: dict[Target, list[Block]]) -> None:
     entries: list[Entry] = []
+    together: dict[tuple[int, ...], list[Block]] = {}  # the loggers with the same blocks share what they are joined to
     for target, made in blocks.items():
-        entry = target(made)
+        key = tuple(map(id, made))
+        if key not in together:
+            together[key] = joined(made, _LARGEST)
+        entry = target(together[key])
         if entry is not None:
             channel, write, new = entry
-            entries += [(channel, write, new[k : k + _LARGEST]) for k in range(0, len(new), _LARGEST)]
+            entries += [(channel, write, few) for few in _calls(new)]
     put_all(entries)
+
+
+def _calls(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Cuts blocks into those for one call of a logger each."""
+    few: list[Block] = []
+    for block in blocks:
+        if few and sum(len(one.steps) for one in few) + len(block.steps) > _LARGEST:
+            yield few
+            few = []
+        few.append(block)
+    if few:
+        yield few

@@ -34,7 +34,7 @@ class Logger(PeriodicCallback, abc.ABC):
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
-    device in the order of the steps, if they come less than a second apart 0.02 s or up to eight executions late, so
+    device in the order of the steps, if they come less than a second apart 0.1 s or up to 32 executions late, so
     that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at
     the end of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the
     first one logs.
@@ -306,7 +306,7 @@ class Logger(PeriodicCallback, abc.ABC):
     def _gather(self, event: Event, key: Hashable, make: Callable[[], Sequence[Block]]) -> None:
         if self._channel.error is not None:
             self._channel.drain()
-        if is_first():
+        if self.first_process_only or is_first():
             self._gatherer.add(event, self._entry, key, make)
 
     def _entry(self, blocks: Sequence[Block]) -> Entry | None:
@@ -377,7 +377,7 @@ def _step_blocks(event: Event, own: bool, offsets: Sequence[int]) -> list[Block]
         places = [len(counts) - 1 - k for k in chosen]
         columns = {name: column[places] for name, column in event.skipped.columns(own, with_last=True).items()}
         steps, examples = [event.step - k for k in chosen], [counts[place] for place in places]
-        blocks = [Block("step", event.epoch, event.elapsed, steps, examples, columns)]
+        blocks = [Block("step", event.epoch, [event.elapsed] * len(steps), steps, examples, columns)]
         if not alone:
             return blocks
     if not offsets[-1]:

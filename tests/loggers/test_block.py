@@ -20,7 +20,7 @@ NAMES = ("loss", 'a,"b"', "val_\u00e9\u2028")
 
 
 def block():
-    return Block("step", 2, 1.23456, [7, 8, 9], [70, 80, 90], dict(zip(NAMES, VALUES.T, strict=True)))
+    return Block("step", 2, [1.23456] * 3, [7, 8, 9], [70, 80, 90], dict(zip(NAMES, VALUES.T, strict=True)))
 
 
 @pytest.mark.parametrize("records", [Records([block()]), list(Records([block()]))], ids=["a block", "a list"])
@@ -63,7 +63,7 @@ def test_a_record_of_the_step_before_it_shares_its_row(tmp_path):
 
 def test_records_of_a_population_have_the_values_of_its_members():
     members = np.array([[1.0, 3.0], [2.0, 6.0]])
-    made = Block("step", 0, 1.0, [1, 2], [8, 16], {"loss": members, "rate": np.array([0.5, 0.25])})
+    made = Block("step", 0, [1.0, 1.0], [1, 2], [8, 16], {"loss": members, "rate": np.array([0.5, 0.25])})
     assert made.columns == [[2.0, 4.0], [0.5, 0.25]]
     for record, expected in zip(made.records, members, strict=True):
         assert isinstance(record.values["loss"], MemberValues)

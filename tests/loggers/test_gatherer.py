@@ -17,7 +17,7 @@ from tensorboardX.record_writer import RecordWriter
 import elegy as eg
 from elegy.callbacks import CallbackList, Event, LazyLogs
 from elegy.loggers import CSV, JSONLines, Logger, event_file
-from elegy.loggers.block import Block
+from elegy.loggers.block import Block, joined
 from elegy.loggers.csv_table import block_lines
 from elegy.loggers.gatherer import Gatherer
 from elegy.loggers.json_text import json_lines
@@ -41,21 +41,83 @@ def event(step, reads, **fields):
     return Event(None, "train", step=step, epoch=0, logs=logs, **fields)
 
 
-def test_events_of_fiftieths_of_a_second_are_read_together_and_once(now):
+def of_step(one):
+    return [Block("step", 0, [0.0], [one.step], [8], {name: np.array([v]) for name, v in one.logs.items()})]
+
+
+def test_events_of_a_tenth_of_a_second_are_read_and_joined_together_and_once(now):
     reads, given_ = [], {"a": [], "b": []}
-    targets = {name: (lambda blocks, to=to: to.append([b.steps[0] for b in blocks])) for name, to in given_.items()}
+    targets = {name: (lambda blocks, to=to: to.extend(blocks)) for name, to in given_.items()}
     gatherer = Gatherer()
     for step in range(1, 8):
         one = event(step, reads)
         for target in targets.values():
-            gatherer.add(one, target, "step", lambda e=one: [Block("step", 0, 0, [e.step], [8], dict(e.logs))])
-        now[0] += 0.008
-    # The first comes after nothing. The oldest of the others is 0.024 s old when the fifth and the eighth come.
-    assert given_ == {"a": [[1], [2, 3, 4]], "b": [[1], [2, 3, 4]]}
+            gatherer.add(one, target, "step", lambda e=one: of_step(e))
+        now[0] += 0.04
+    # The first comes after nothing. The oldest of the others is 0.12 s old when the fifth and the eighth come.
+    assert [block.steps for block in given_["a"]] == [[1], [2, 3, 4]]
     assert reads == [1, 2, 3, 4]
     gatherer.flush()
     assert reads == list(range(1, 8))
-    assert given_["a"][2:] == given_["b"][2:] == [[5, 6, 7]]
+    assert [block.steps for block in given_["a"][2:]] == [[5, 6, 7]]
+    assert all(one is other for one, other in zip(given_["a"], given_["b"], strict=True))
+
+
+def test_events_are_handed_over_ten_times_a_second_if_the_device_is_behind(now):
+    computed, given_ = [0], []
+
+    def target(blocks):
+        given_.append((now[0], blocks[-1].steps[-1]))
+
+    gatherer = Gatherer()
+    for step in range(1, 101):
+        logs = LazyLogs(lambda step=step: {"loss": float(step)}, ready=lambda step=step: step <= computed[0])
+        one = Event(None, "train", step=step, epoch=0, logs=logs)
+        gatherer.add(one, target, "step", lambda e=one: of_step(e))
+        now[0] += 0.01
+        computed[0] = step - 20  # 0.2 s behind
+    times = [time for time, _ in given_[1:]]
+    assert np.diff(times).min() > 0.1 - 1e-9
+    assert given_[1:] == [(time, round(100 * time) - 20) for time in times]
+    gatherer.flush()
+    assert given_[-1][1] == 100
+
+
+def test_no_more_than_thirty_two_events_wait(now):
+    read, steps = [], 200
+    gatherer = Gatherer()
+    for step in range(1, steps + 1):
+        logs = LazyLogs(lambda step=step: {"loss": float(step)}, ready=lambda: False)
+        one = Event(None, "train", step=step, epoch=0, logs=logs)
+        gatherer.add(one, lambda blocks: None, "step", lambda e=one: read.append(e.step) or of_step(e))
+        assert step - len(read) <= 32
+    assert read == list(range(1, len(read) + 1))
+    assert len(read) >= steps - 32
+
+
+MADE = st.tuples(
+    st.sampled_from(["step", "evaluation"]), st.integers(1, 4), st.sampled_from(["loss", "a"]), st.booleans()
+)
+
+
+@given(st.lists(MADE, min_size=1, max_size=8), st.integers(1, 9))
+def test_joined_blocks_have_the_records_and_lines_of_their_parts(parts, most):
+    blocks, step = [], 0
+    for kind, count, name, single in parts:
+        steps = list(range(step + 1, step + 1 + count))
+        step += count
+        columns = {name: np.array(steps) / 7, "other": 1.0 * np.array(steps)}
+        block = Block(kind, 3, [0.1 * step] * count, steps, [8 * k for k in steps], columns)
+        blocks += [Block.of(record) for record in block.records] if single else [block]
+    found = joined(blocks, most)
+    assert [r for block in found for r in block.records] == [r for block in blocks for r in block.records]
+    assert max(len(b.steps) for b in found) <= max(most, *(len(b.steps) for b in blocks))
+    for lines in (json_lines, lambda block: block_lines(block, ("step", "loss", "other"), ",")):
+        assert b"".join(map(lines, found)) == b"".join(map(lines, blocks))
+    for block in found:
+        odd = block.where([step % 2 == 1 for step in block.steps])
+        assert odd.steps == [step for step in block.steps if step % 2]
+        assert odd.records == [record for record in block.records if record.step % 2]
 
 
 def test_a_failed_read_leaves_the_records_before_it(now):
@@ -63,12 +125,12 @@ def test_a_failed_read_leaves_the_records_before_it(now):
     gatherer, broken = Gatherer(), LazyLogs(lambda: 1 / 0)
     for step in (1, 2, 3, 4):
         one = event(step, []) if step != 3 else Event(None, "train", step=3, epoch=0, logs=broken)
-        gatherer.add(one, lambda blocks: written.extend(blocks), "step", lambda e=one: list(e.logs))
+        gatherer.add(one, lambda blocks: written.extend(blocks), "step", lambda e=one: of_step(e))
     with pytest.raises(ZeroDivisionError):
         gatherer.flush()
-    assert written == ["loss", "loss"]
+    assert [block.steps for block in written] == [[1], [2]]
     gatherer.flush()
-    assert written == ["loss", "loss"]
+    assert [block.steps for block in written] == [[1], [2]]
 
 
 def test_an_error_is_that_of_the_logger_that_has_it(tmp_path, now):
@@ -129,7 +191,7 @@ def test_events_of_many_steps_are_those_of_tensorboardx(columns, first):
 @given(st.lists(st.lists(FLOATS, min_size=3, max_size=3), max_size=3), st.sampled_from([",", ";", ".", "1"]))
 def test_lines_of_a_block_are_those_of_csv_and_json(columns, separator):
     named = {f"n{k}": np.array(column) for k, column in enumerate(columns)}
-    block = Block("step", 3, 1.23456, [9, 10, 11], [72, 80, 88], named)
+    block = Block("step", 3, [1.23456] * 3, [9, 10, 11], [72, 80, 88], named)
     text = io.StringIO()
     rows = [[3, step, "", *(column[k] for column in columns)] for k, step in enumerate(block.steps)]
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
