@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import Literal, jaxpr_as_fun
+from jax.extend.core import Literal
 
 from elegy.flat import make_jaxpr
 from elegy.garbage import collection_paused
+from elegy.jaxprs import as_call, without_dead_code
 from elegy.strategies.strategy import struct_of
 from elegy.types import PyTree
 
@@ -52,7 +53,7 @@ class InitKernel:
         leaves = jax.tree.leaves(args)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             # Inside of another traced function there is nothing to compile or copy here.
-            out = jax.jit(jaxpr_as_fun(self._closed), out_shardings=self._shardings)(*leaves)
+            out = jax.jit(as_call(self._closed), out_shardings=self._shardings)(*leaves)
             return jax.tree.unflatten(self._treedef, out)
         given = self._given(leaves)
         out = [self._put(given[i], place) if i in given else None for i, place in enumerate(self._shardings)]
@@ -64,7 +65,8 @@ class InitKernel:
     def structure(self, *args: Any) -> PyTree:
         """Traces `init`, and returns the shapes and dtypes of the state; `__call__` uses the same trace."""
         if self._closed is None:
-            self._closed, self._struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
+            closed, self._struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
+            self._closed = without_dead_code(closed)
             self._treedef = jax.tree.structure(self._struct)
             self._shardings = jax.tree.leaves(self._find_shardings(self._struct))
         return self._struct
@@ -84,17 +86,15 @@ class InitKernel:
     def _compute(self, computed: list[int], leaves: list[Any]) -> list[jax.Array]:
         if not computed:
             return []
-        jaxpr, function = self._closed.jaxpr, jaxpr_as_fun(self._closed)
+        jaxpr = self._closed.jaxpr
         read = {id(var) for equation in jaxpr.eqns for var in equation.invars}
         read |= {id(jaxpr.outvars[i]) for i in computed}
-        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
+        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]  # the others may be on other devices
+        invars, outvars = [jaxpr.invars[i] for i in needed], [jaxpr.outvars[i] for i in computed]
+        function = as_call(self._closed.replace(jaxpr=jaxpr.replace(invars=invars, outvars=outvars)))
 
         def init_step(arguments: list[Any]) -> list[Any]:
-            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may be on other devices
-            for i, value in zip(needed, arguments, strict=True):
-                filled[i] = value
-            out = function(*filled)
-            return [out[i] for i in computed]
+            return function(*arguments)
 
         shardings = [self._shardings[i] for i in computed]
         arguments = self._place([leaves[i] for i in needed])
