@@ -10,8 +10,30 @@ from elegy.callbacks.event import Event
 
 Mode = Literal["auto", "min", "max"]
 
-_MAXIMIZED = re.compile(r"(^|_)(acc|accuracy|auc|auroc|f1|precision|recall|r2)(_score|_at_\w+|_top\w*|_\d+)?$")
+# Scores of which the largest value is the best. The word ends the name: what comes before it may be a data set's name.
+_MAXIMIZED = re.compile(
+    r"(^|_)(acc|accuracy|auc|auroc|auprc|prauc|f1|f_?beta|precision|recall|sensitivity|specificity|r2|explained_variance"
+    r"|correlation|mcc|kappa|m?iou|jaccard(_index)?|dice|bleu|rouge(_?l)?|psnr|peak_signal_noise_ratio|ssim"
+    r"|structural_similarity)(_score|_(at|of)_\w+|_top\w*|_macro|_micro|_weighted|_\d+)*$"
+)
 _MINIMIZED = re.compile(r"(loss|error)$")
+# The loss of this name is the negative of the metric of this name.
+_AMBIGUOUS = re.compile(r"(^|_)cosine_similarity(_\d+)?$")
+
+
+def best_is(name: str) -> Literal["min", "max"] | None:
+    """Tells by a log's name if its smallest or its largest value is the best; None if the name does not tell.
+
+    Args:
+        name: the log's name.
+
+    Example:
+        >>> best_is("val_accuracy"), best_is("val_word_error_rate"), best_is("val_cosine_similarity")
+        ('max', 'min', None)
+    """
+    if _AMBIGUOUS.search(name):
+        return None
+    return "max" if _MAXIMIZED.search(name) and not _MINIMIZED.search(name) else "min"
 
 
 class Monitor:
@@ -20,13 +42,15 @@ class Monitor:
     Args:
         name: the log's name.
         mode: `"min"` if a smaller value is better, `"max"` if a larger one is. `"auto"` is `"max"` for names that
-            contain a word like accuracy, auc, f1, precision, recall or r2 and do not end in loss or error, and
-            `"min"` for all other names.
+            end in the name of a score, such as accuracy, auc, f1, recall, r2, dice, bleu or correlation (all scores of
+            `elegy.metrics`), or in one with `_macro`, `_top5`, `_at_10` or `_of_2` after it, and `"min"` for all other
+            names.
         min_delta: how much better a value must be to count.
 
     Raises:
         TypeError: if the name is not a string.
-        ValueError: for an unknown mode.
+        ValueError: for an unknown mode; with `"auto"`, for `cosine_similarity`, of which the loss and the metric of
+            this name have opposite signs.
 
     Example:
         >>> Monitor("val_accuracy").better(0.9, 0.8), Monitor("val_loss").better(0.9, 0.8)
@@ -39,7 +63,13 @@ class Monitor:
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode={mode!r}: it must be 'auto', 'min' or 'max'.")
         if mode == "auto":
-            mode = "max" if _MAXIMIZED.search(name) and not _MINIMIZED.search(name) else "min"
+            found = best_is(name)
+            if found is None:
+                raise ValueError(
+                    f"{name!r} may be the metric, of which the largest value is the best, or the loss, of which the "
+                    "smallest one is: pass mode='max' or mode='min'."
+                )
+            mode = found
         self.name = name
         self.mode: Mode = mode
         self.min_delta = abs(min_delta)

@@ -55,7 +55,7 @@ class OptunaPruning(Callback):
                 "the study has several objectives, and Optuna prunes only trials of one: leave out OptunaPruning."
             )
         self.trial = trial
-        self.monitor = Monitor(monitor)
+        self.monitor = Monitor(monitor, "min")  # the study has the direction
         self._reports = 0
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from elegy.callbacks.items import Item
-from elegy.callbacks.monitor import Monitor
+from elegy.callbacks.monitor import Monitor, best_is
 from elegy.lazy import require
 from elegy.loggers.logger import OFTEN, Logger
 from elegy.loggers.record import Record
@@ -57,7 +57,8 @@ class Rich(Logger):
         for name, value in record.values.items():
             row = self._rows.setdefault(name, {})
             row[column] = value
-            if column == "epoch" and Monitor(name).better(value, row.get("best")):
+            direction = best_is(name) if column == "epoch" else None
+            if direction is not None and Monitor(name, direction).better(value, row.get("best")):
                 row["best"] = value
 
     def log_text(self, item: Item) -> None:

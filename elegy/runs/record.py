@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elegy.callbacks import History
-from elegy.callbacks.monitor import Monitor
+from elegy.callbacks.monitor import best_is
 from elegy.checkpoint.naming import RUN_FILE
 from elegy.runs.files import kept, read_json
 from elegy.runs.place import is_locked
@@ -95,16 +95,18 @@ class RunRecord:
         """The best value of each loss and metric over epochs and evaluations, and its step.
 
         The largest value is the best of names that `ModelCheckpoint` would maximise, the smallest one of others. Values
-        of monitors, such as learning rates, speeds and norms, have no best.
+        of monitors, such as learning rates, speeds and norms, have no best, nor has `cosine_similarity`, which may be
+        the loss or the metric.
         """
         found: dict[str, tuple[float, int]] = {}
         for name, (steps, values) in self.series().items():
-            if name.startswith("seconds_") or name.partition("/")[0] in _MEASURED:
+            direction = best_is(name)
+            if direction is None or name.startswith("seconds_") or name.partition("/")[0] in _MEASURED:
                 continue
             finite = [(value, step) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
             if finite:
-                largest = Monitor(name).mode == "max"
-                found[name] = min(finite, key=lambda pair: (-pair[0] if largest else pair[0], pair[1]))
+                sign = -1 if direction == "max" else 1
+                found[name] = min(finite, key=lambda pair: (sign * pair[0], pair[1]))
         return found
 
     @property

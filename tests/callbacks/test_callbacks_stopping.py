@@ -10,6 +10,7 @@ from boring_modules import High, regression
 from fake_run import FakeState, FakeTrainer, run
 
 import elegy as eg
+from elegy import metrics
 from elegy.callbacks import (
     HOOKS,
     CallbackList,
@@ -21,9 +22,17 @@ from elegy.callbacks import (
     PeriodicCallback,
     TerminateOnNaN,
 )
+from elegy.names import snake_case
 from elegy.types import Every
 
 NAN, INF = math.nan, math.inf
+# Metrics of which the smallest value is the best: errors, distances and entropies.
+ERRORS = """BinaryCrossEntropy BinaryCrossentropy ECE EditDistance ExpectedCalibrationError FrechetDistance MAE MAPE MSE
+MeanAbsoluteError MeanAbsolutePercentageError MeanSquareError MeanSquaredError Perplexity RootMeanSquareError
+RootMeanSquaredError SMAPE SymmetricMeanAbsolutePercentageError WER WordErrorRate""".split()
+# Names of elegy.metrics that are not scores or errors, and the one that is also a loss.
+NO_VALUES = """AuxLosses AuxMetrics CompensatedSum ConfusionMatrix CosineSimilarity DataType LossMetric Losses
+LossesAndMetrics Mean Metric Metrics Reduce Reduction Sum""".split()
 
 
 def losses(values, name="val_loss"):
@@ -53,10 +62,27 @@ class TestMonitor:
             ("val_far_accuracy", "max"),
             ("accuracy_top5", "max"),
             ("precision_at_10", "max"),
+            ("val_recall_of_2", "max"),
+            ("val_f1_macro", "max"),
+            ("val_mean_iou", "max"),
+            ("val_dice_loss", "min"),
+            ("val_dice_cross_entropy", "min"),
         ],
     )
     def test_auto_mode(self, name, mode):
         assert Monitor(name).mode == mode
+
+    @pytest.mark.parametrize("name", sorted(name for name in metrics.__all__ if name not in NO_VALUES))
+    def test_auto_mode_knows_the_metrics_of_the_library(self, name):
+        log = snake_case(getattr(metrics, name).__name__)
+        mode = "min" if name in ERRORS else "max"
+        assert Monitor(f"val_{log}").mode == Monitor(f"val_{log}_1").mode == mode
+
+    def test_a_name_of_a_metric_and_a_loss_with_opposite_signs(self):
+        for callback in (EarlyStopping, lambda name: ModelCheckpoint("run", monitor=name)):
+            with pytest.raises(ValueError, match="'val_cosine_similarity' may be the metric"):
+                callback("val_cosine_similarity")
+        assert EarlyStopping("val_cosine_similarity", mode="max").monitor.mode == "max"
 
     def test_unknown_mode(self):
         with pytest.raises(ValueError, match="mode='biggest': it must be 'auto', 'min' or 'max'"):
