@@ -12,6 +12,8 @@ import numpy as np
 from elegy.names import array_name, path_name
 from elegy.types import PyTree
 
+_MISSING = ": missing; the module has "
+
 
 def match_variables(own: Mapping[str, PyTree], given: Mapping[str, PyTree], who: str) -> dict[str, PyTree]:
     """Replaces a module's own values by given ones.
@@ -44,7 +46,14 @@ def match_variables(own: Mapping[str, PyTree], given: Mapping[str, PyTree], who:
         if name not in own and jax.tree.leaves(tree):
             problems.append(f"{name}: unexpected; the collections of {who} are {', '.join(own) or 'none'}")
     if problems:
-        raise ValueError(f"the given variables do not fit {who}:\n  " + "\n  ".join(problems))
+        message = f"the given variables do not fit {who}:\n  " + "\n  ".join(problems)
+        if all(_MISSING in problem for problem in problems):
+            message += (
+                "\nA collection is given as a whole. To set a part of one, make the first state with "
+                "`trainer.init_on_batch(...)` and replace the part: "
+                "`trainer.state = trainer.state.replace(params={**trainer.state.params, ...})`."
+            )
+        raise ValueError(message)
     return out
 
 
@@ -54,7 +63,7 @@ def _match(name: str, own: PyTree, given: PyTree, problems: list[str]) -> PyTree
     for path, leaf in jax.tree_util.tree_leaves_with_path(own):
         where = path_name(path)
         if where not in values:
-            problems.append(f"{name}/{where}: missing; the module has {array_name(leaf)}")
+            problems.append(f"{name}/{where}{_MISSING}{array_name(leaf)}")
             continue
         value = values.pop(where)
         if jnp.shape(value) != leaf.shape or not _same_kind(value, leaf):

@@ -76,10 +76,13 @@ def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: An
     """
     weight = given.get("sample_weight")
     if given.get("preds") is not kwargs.get("preds"):
+        key = "/".join(keys)
         error.add_note(
-            f"{what} received the output of the key {'/'.join(keys)!r} alone, because it was given under that key. "
+            f"{what} received the output of the key {key!r} alone, because it was given under that key. "
             "Under another key it receives all outputs."
         )
+        if isinstance(target := given.get("target"), Mapping) and not _holds(kwargs.get("target"), keys):
+            error.add_note(f"It received all labels, because they have no key {key!r}: {contents(target)}.")
     elif isinstance(weight, Mapping):
         raise TypeError(
             f"{what} needs one array of sample weights, but they are a dict: {contents(weight)}. Give one "

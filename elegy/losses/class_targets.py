@@ -84,9 +84,12 @@ def check_class_indices(target: PyTree, classes: int, what: str, ignore_index: i
         target = target[target != ignore_index]
     shown = values_outside(target, 0, classes - 1)
     if shown:
+        advice = "Use more outputs, or shift the labels."
+        if target.min() < 0:
+            advice = "Shift the labels, or, if a negative one marks what has no label, give that a sample weight of 0."
         raise ValueError(
             f"{what}: the target contains {shown}, but the last axis of preds has {classes} classes: "
-            f"the indices must be in 0..{classes - 1}. Use more outputs, or shift the labels."
+            f"the indices must be in 0..{classes - 1}. {advice}"
         )
 
 

@@ -62,12 +62,14 @@ def limit(name: str, value: Any) -> int | float | None:
     """Checks a limit: None, a number of batches, or a fraction of all batches as a float.
 
     Raises:
-        ValueError: if it is none of these.
+        TypeError, ValueError: if it is none of these.
     """
     if isinstance(value, float) and 0 < value <= 1:
         return value
     if isinstance(value, float):
         raise ValueError(f"{name}={value}: a fraction of the batches is above 0 and at most 1.0.")
+    if value is not None and as_integer(value) is None:
+        raise TypeError(f"{name} must be a positive integer, or a fraction of the batches as a float, not {value!r}.")
     return positive_int_or_none(name, value)
 
 
@@ -86,7 +88,14 @@ def validation_freq(value: Any) -> Every:
     Raises:
         TypeError, ValueError: if it is neither an `Every` nor a positive integer.
     """
-    return value if isinstance(value, Every) else Every(epochs=positive_int("validation_freq", value))
+    if isinstance(value, Every):
+        return value
+    if as_integer(value) is None:
+        raise TypeError(
+            "validation_freq must be a positive integer, a number of epochs, or an interval such as "
+            f"`eg.Every(steps=500)`, not {value!r}."
+        )
+    return Every(epochs=positive_int("validation_freq", value))
 
 
 def sanity_check(value: Any) -> int:

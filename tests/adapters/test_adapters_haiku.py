@@ -181,6 +181,7 @@ def test_variables_that_do_not_fit_are_listed():
     with pytest.raises(ValueError) as caught:
         HaikuModule(STATEFUL, variables=params).init(KEY, X)
     assert "params/linear/b: missing; the module has float32[4]" in str(caught.value)
+    assert "A collection is given as a whole" not in str(caught.value)
     assert "params/linear/w: given float32[2,2], but the module has float32[3,4]" in str(caught.value)
 
 

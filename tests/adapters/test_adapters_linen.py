@@ -167,7 +167,10 @@ def test_a_collection_that_is_not_given_is_initialised():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["Dense_0"].pop("bias"), r"params/Dense_0/bias: missing; the module has float32\[4\]"),
+        (
+            lambda p: p["Dense_0"].pop("bias"),
+            r"Dense_0/bias: missing; the module has float32\[4\]\nA collection is given as a whole",
+        ),
         (lambda p: p.update(extra=jnp.ones(1)), r"params/extra: unexpected float32\[1\]"),
         (
             lambda p: p["Dense_0"].update(kernel=jnp.ones((3, 9))),

@@ -27,12 +27,46 @@ from elegy.types import Every
 
 NAN, INF = math.nan, math.inf
 # Metrics of which the smallest value is the best: errors, distances and entropies.
-ERRORS = """BinaryCrossEntropy BinaryCrossentropy ECE EditDistance ExpectedCalibrationError FrechetDistance MAE MAPE MSE
-MeanAbsoluteError MeanAbsolutePercentageError MeanSquareError MeanSquaredError Perplexity RootMeanSquareError
-RootMeanSquaredError SMAPE SymmetricMeanAbsolutePercentageError WER WordErrorRate""".split()
+ERRORS = [
+    "BinaryCrossEntropy",
+    "BinaryCrossentropy",
+    "ECE",
+    "EditDistance",
+    "ExpectedCalibrationError",
+    "FrechetDistance",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquareError",
+    "MeanSquaredError",
+    "Perplexity",
+    "RootMeanSquareError",
+    "RootMeanSquaredError",
+    "SMAPE",
+    "SymmetricMeanAbsolutePercentageError",
+    "WER",
+    "WordErrorRate",
+]
 # Names of elegy.metrics that are not scores or errors, and the one that is also a loss.
-NO_VALUES = """AuxLosses AuxMetrics CompensatedSum ConfusionMatrix CosineSimilarity DataType LossMetric Losses
-LossesAndMetrics Mean Metric Metrics Reduce Reduction Sum""".split()
+NO_VALUES = [
+    "AuxLosses",
+    "AuxMetrics",
+    "CompensatedSum",
+    "ConfusionMatrix",
+    "CosineSimilarity",
+    "DataType",
+    "LossMetric",
+    "Losses",
+    "LossesAndMetrics",
+    "Mean",
+    "Metric",
+    "Metrics",
+    "Reduce",
+    "Reduction",
+    "Sum",
+]
 
 
 def losses(values, name="val_loss"):

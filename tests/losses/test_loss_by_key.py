@@ -182,6 +182,12 @@ def test_an_error_tells_that_the_output_was_chosen_by_key():
     assert "the loss 'a_loss' received the output of the key 'a' alone" in "".join(caught.value.__notes__)
 
 
+def test_an_error_tells_that_the_labels_lack_the_key():
+    with pytest.raises(TypeError) as caught:
+        logs_of({"a": MeanSquaredError()}, target={"b": ZERO}, preds={"a": ONE})
+    assert "It received all labels, because they have no key 'a': the only key is 'b'." in caught.value.__notes__
+
+
 class Point(NamedTuple):
     x: Any
     y: Any

@@ -48,6 +48,13 @@ NO_ROWS = batches((0, 8), (8, 8), (8, 16))
 
 CASES = [
     Case("a late label", ValueError, r"the target contains 7.*has 2 classes.*0\.\.1", fit(X, SEVEN), classifier),
+    Case(
+        "unknown",
+        ValueError,
+        r"contains -1, .*no label, give that a sample weight of 0",
+        fit(X, CLASSES - 1),
+        classifier,
+    ),
     Case("unshuffled", ValueError, "the target contains 7", fit(X, SEVEN, shuffle=False), classifier),
     Case("on the device", ValueError, "the target contains 7", fit(X, jnp.asarray(SEVEN)), classifier),
     Case("within an epoch", ValueError, "the target contains 7", fit(X, SEVEN, steps_per_epoch=1), classifier),

@@ -110,6 +110,8 @@ def test_a_fast_run_takes_a_few_steps_and_writes_nothing(tmp_path, few, steps):
     [
         ({"limit_train": 0}, "limit_train"),
         ({"limit_train": 1.5}, "a fraction of the batches is above 0 and at most 1.0"),
+        ({"limit_train": "half"}, "limit_train must be a positive integer, or a fraction of the batches as a float"),
+        ({"validation_freq": 0.5}, r"or an interval such as `eg.Every\(steps=500\)`, not 0.5"),
         ({"limit_validation": -0.1}, "limit_validation=-0.1"),
         ({"fast_dev_run": 0}, "fast_dev_run"),
         ({"limit_train": 3, "steps_per_epoch": 9}, "steps_per_epoch=9"),
@@ -119,7 +121,7 @@ def test_a_fast_run_takes_a_few_steps_and_writes_nothing(tmp_path, few, steps):
 )
 def test_bad_limits_are_named(options, message):
     made = trainer()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         fit(made, **options)
     assert made.step == 0
 
