@@ -162,16 +162,27 @@ def key_names(option: Option) -> tuple[list[str], list[str]]:
         >>> key_names(Option("build.sizes", dict[str, int]))
         (['build.sizes'], ['build.sizes.'])
     """
-    names, prefixes = [option.name], []
-    if any((typing.get_origin(one) or one) is dict for one in (option.type, *typing.get_args(option.type))):
-        prefixes.append(f"{option.name}.")
+    found = key_types(option)
+    parts = {name: (kind, *typing.get_args(kind)) for name, kind in found.items()}
+    dicts = [name for name, kinds in parts.items() if any((typing.get_origin(one) or one) is dict for one in kinds)]
+    return list(found), [f"{name}." for name in dicts]
+
+
+def key_types(option: Option) -> dict[str, Any]:
+    """Returns the keys that an option accepts, without those of dicts, and their types.
+
+    Example:
+        >>> from elegy.types import Every
+        >>> list(key_types(Option("fit.freq", int | Every)).items())[1]
+        ('fit.freq.steps', int | None)
+    """
+    found = {option.name: option.type}
     for made in dataclasses_in(option.type):
         hints = typing.get_type_hints(made)
         for field in dataclasses.fields(made):
             if field.init:
-                inner = key_names(Option(f"{option.name}.{field.name}", hints[field.name]))
-                names, prefixes = names + inner[0], prefixes + inner[1]
-    return names, prefixes
+                found |= key_types(Option(f"{option.name}.{field.name}", hints[field.name]))
+    return found
 
 
 def type_text(kind: Any) -> str:

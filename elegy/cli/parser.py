@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elegy.cli.errors import CliError, nearest
-from elegy.cli.options import REQUIRED, Option, key_names, type_text
+from elegy.cli.options import REQUIRED, Option, key_names, key_types, type_text
 from elegy.lazy import require
 
 PROGRAM = "program"
@@ -103,13 +103,19 @@ def _explained(message: str, options: Iterable[Option]) -> str:
     """The message for a value of the wrong type; other messages of jsonargparse stay as they are."""
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.findall(r"(?:Got|Given) value: (.*)", message)
-    kinds = {option.name: option.type for option in options}
-    if key is None or not value or key[1] not in kinds:
+    kinds = {name: kind for option in options for name, kind in key_types(option).items()}
+    if key is None or key[1] not in kinds:
+        return message
+    kind = kinds[key[1]]
+    if dataclasses.is_dataclass(kind) and "Unable to load config" in message:
+        name = dataclasses.fields(kind)[0].name
+        return f"--{key[1]} has values by name: write --{key[1]}.{name} VALUE, or --{key[1]} '{{{name}: VALUE}}'."
+    if not value:
         return message
     word = value[-1].strip("'").lower()
     right = {"inf": ".inf", "+inf": ".inf", "infinity": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(word)
     more = "" if right is None else f" In YAML, whose forms options have, this number is {right}."
-    return f"--{key[1]} takes {type_text(kinds[key[1]])}, but it is {value[-1]}.{more}"
+    return f"--{key[1]} takes {type_text(kind)}, but it is {value[-1]}.{more}"
 
 
 def _yaml(value: Any) -> str:
@@ -127,9 +133,9 @@ class _Keys:
     """The keys that options accept."""
 
     def __init__(self, options: Iterable[Option]):
-        found = [key_names(option) for option in options]
-        self.names = {name for names, _ in found for name in names}
-        self._prefixes = tuple(prefix for _, prefixes in found for prefix in prefixes)
+        options = list(options)
+        self.names = {name: kind for option in options for name, kind in key_types(option).items()}
+        self._prefixes = tuple(prefix for option in options for prefix in key_names(option)[1])
 
     def __contains__(self, key: str) -> bool:
         return key in self.names or key.startswith(self._prefixes)
@@ -156,21 +162,21 @@ class _Keys:
                 continue
             group = any(name.startswith(f"{full}.") for name in self.names)
             inside = group and isinstance(value, Mapping)
-            if group and full not in self and value is None:  # a group in a file, with nothing in it
+            only_group = group and (full not in self or dataclasses.is_dataclass(self.names.get(full)))
+            if only_group and value is None:  # a group in a file, with nothing in it
                 continue
             if inside and full not in self:
                 if found := self.restricted(value, to, where, f"{full}."):
                     kept[key] = found
-            elif group and full not in self:
+            elif only_group and not inside:
                 raise CliError(f"{where}: {full!r} is a group: it has values by name, not the value {value!r}.")
             elif full not in self:
-                groups = dict.fromkeys(name.rpartition(".")[0] for name in self.names if "." in name)
-                raise CliError(f"{where}: unknown key {full!r}.{nearest(full, [*self.names, *groups])}")
+                known = dict.fromkeys([*self.names, *(name.rpartition(".")[0] for name in self.names if "." in name)])
+                raise CliError(f"{where}: unknown key {full!r}.{nearest(full, known)}")
             else:
-                if inside:
-                    self.restricted(value, to, where, f"{full}.")
+                inner = self.restricted(value, to, where, f"{full}.") if inside else value
                 if full in to:
-                    kept[key] = value
+                    kept[key] = inner
         return kept
 
 

@@ -67,6 +67,15 @@ def test_help_has_the_docstrings_of_the_program_and_of_the_trainer(program, caps
     assert "--build.act" not in text  # a function has no values that a file could hold
 
 
+def test_a_group_with_nothing_in_it_has_its_defaults(program, capsys):
+    pathlib.Path("run.yaml").write_text("optimizer:\n  rates:\n    # first: 0.5\nbuild:\n")
+    for config in ([], ["--config", "run.yaml"]):
+        with pytest.raises(SystemExit):
+            call("fit", program, *config, "--print_config")
+    printed = capsys.readouterr().out
+    assert printed == 2 * printed[: len(printed) // 2]
+
+
 def test_printed_configuration_is_read_again(program, capsys):
     with pytest.raises(SystemExit):
         call("fit", program, "--optimizer.rates.first", "1e-7", "--fit.max_steps", "5", "--print_config")
