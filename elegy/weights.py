@@ -24,7 +24,7 @@ from elegy.module import ElegyModule
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.layers import structs
 from elegy.trainer import Trainer
-from elegy.trainer.weights import flat_weights
+from elegy.trainer.saving.weights import flat_weights
 from elegy.types import PyTree
 
 __all__ = ["load", "save"]

@@ -16,7 +16,7 @@ from elegy.data.batch import PARTS, join_name
 from elegy.data.columns import Given
 from elegy.data.sources import source_of
 from elegy.names import array_name
-from elegy.trainer.evaluations import Evaluation, is_dict_of_sets
+from elegy.trainer.evaluation.evaluations import Evaluation, is_dict_of_sets
 from elegy.types import PyTree
 
 NAMES = ("test", "validation", "train")

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from elegy.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from elegy.trainer.evaluations import Evaluation
+    from elegy.trainer.evaluation.evaluations import Evaluation
     from elegy.trainer.model import Model
-    from elegy.trainer.population import Population
+    from elegy.trainer.population.population import Population
     from elegy.trainer.trainer import Trainer
 
 __all__ = ["Evaluation", "Model", "Population", "Trainer"]
 
 _NAMES = {
-    "trainer.evaluations": ("Evaluation",),
+    "trainer.evaluation.evaluations": ("Evaluation",),
     "trainer.model": ("Model",),
-    "trainer.population": ("Population",),
+    "trainer.population.population": ("Population",),
     "trainer.trainer": ("Trainer",),
 }
 

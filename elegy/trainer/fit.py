@@ -15,15 +15,17 @@ from elegy.data.plan import DEFAULT_BATCH_SIZE, EpochPlan
 from elegy.data.sources import source_of
 from elegy.module.averaging import check_weights
 from elegy.runs.folder import RunFolder
-from elegy.trainer import check_evaluations, checks, loop, resume, rollback
+from elegy.trainer import checks, loop, rollback
 from elegy.trainer.config import FitConfig
-from elegy.trainer.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
+from elegy.trainer.evaluation import checks as check_evaluations
+from elegy.trainer.evaluation.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
+from elegy.trainer.evaluation.sanity import sanity_check
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.one_fit import one_fit
 from elegy.trainer.run import Run
-from elegy.trainer.run_record import parameters
-from elegy.trainer.sanity import sanity_check
+from elegy.trainer.saving import resume
+from elegy.trainer.saving.run_record import parameters
 from elegy.trainer.session import Session, UndoOnFailure
 
 Source = ArraySource | IterableSource

@@ -16,11 +16,12 @@ from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
-from elegy.trainer import resume, rollback
-from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer import rollback
+from elegy.trainer.evaluation.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.run import Run, with_added
+from elegy.trainer.saving import resume
 from elegy.trainer.session import Session
 from elegy.waiting import RunInterrupted
 from elegy.walltime import current, measured, measured_items

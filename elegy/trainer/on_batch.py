@@ -11,11 +11,12 @@ from elegy.data.batch import rows
 from elegy.data.columns import Given
 from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk, structure
-from elegy.trainer import checks, predictions
+from elegy.trainer import checks
+from elegy.trainer.evaluation import predictions
+from elegy.trainer.evaluation.outputs import BatchOutputs
 from elegy.trainer.nonfinite import check_level
 from elegy.trainer.one_batch import batch_of, inputs_of
 from elegy.trainer.one_fit import not_in_fit
-from elegy.trainer.outputs import BatchOutputs
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
 from elegy.waiting import no_wait

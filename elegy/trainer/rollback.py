@@ -11,8 +11,8 @@ from elegy.checkpoint import Address, is_intact, store
 from elegy.checkpoint.directory import opened
 from elegy.data import ArraySource
 from elegy.errors import NonFiniteError
-from elegy.trainer import resume
 from elegy.trainer.run import Run
+from elegy.trainer.saving import resume
 
 logger = logging.getLogger("elegy")
 

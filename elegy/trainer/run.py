@@ -21,11 +21,11 @@ from elegy.loading import Cursor
 from elegy.loading.chunks import ChunkSize, as_many_as_fit
 from elegy.trainer.clock import RunClock
 from elegy.trainer.config import FitConfig
-from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer.evaluation.evaluations import EvaluationPlan
+from elegy.trainer.evaluation.schedule import EvaluationSchedule
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.nonfinite import LossWatch
-from elegy.trainer.schedule import EvaluationSchedule
 from elegy.trainer.session import Session, UndoOnFailure
 
 

@@ -16,10 +16,10 @@ from elegy.module.averaging import Weights
 from elegy.module.freezing import frozen_paths, with_more
 from elegy.patterns import as_patterns
 from elegy.strategies import Strategy
-from elegy.trainer.configuration import configuration
 from elegy.trainer.nonfinite import Policy
 from elegy.trainer.one_fit import not_in_fit
-from elegy.trainer.run_record import parameters
+from elegy.trainer.saving.configuration import configuration
+from elegy.trainer.saving.run_record import parameters
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 

@@ -25,19 +25,20 @@ from elegy.patterns import as_patterns
 from elegy.runs.folder import RunFolder
 from elegy.runs.place import run_dir_path
 from elegy.strategies import Strategy, resolve_strategy
-from elegy.trainer import checks, loop, predictions
+from elegy.trainer import checks, loop
 from elegy.trainer import fit as fit_module
 from elegy.trainer.batch_methods import BatchMethods
 from elegy.trainer.config import FitConfig
-from elegy.trainer.configuration import checked_config
-from elegy.trainer.diagnosis_methods import DiagnosisMethods
-from elegy.trainer.file_methods import FileMethods
+from elegy.trainer.diagnosis.methods import DiagnosisMethods
+from elegy.trainer.evaluation import predictions
+from elegy.trainer.evaluation.passes import PassOptions, plan_pass
 from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
 from elegy.trainer.one_fit import not_in_fit
-from elegy.trainer.passes import PassOptions, plan_pass
+from elegy.trainer.saving.configuration import checked_config
+from elegy.trainer.saving.methods import FileMethods
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
 from elegy.types import Every, Hyperparameters, PyTree

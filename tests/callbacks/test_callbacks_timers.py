@@ -11,7 +11,8 @@ import pytest
 
 import elegy as eg
 from elegy.callbacks import ModelCheckpoint, TimeMonitor, Timer
-from elegy.trainer import clock, persistence
+from elegy.trainer import clock
+from elegy.trainer.saving import persistence
 from elegy.walltime import PARTS
 
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]

@@ -11,7 +11,7 @@ from boring_modules import Core, High, assert_same_bits, regression, trainer_of
 
 import elegy as eg
 from elegy.engine.executor import Executor
-from elegy.trainer.batch_size import largest_below
+from elegy.trainer.diagnosis.batch_size import largest_below
 
 X, Y = regression(16)
 WIDE = np.ones((4, 500), np.float32)

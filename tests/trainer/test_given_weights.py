@@ -16,7 +16,7 @@ import elegy as eg
 from elegy.callbacks import ModelCheckpoint
 from elegy.checkpoint import read_metadata, restore, store
 from elegy.errors import CheckpointError
-from elegy.trainer import given_weights, persistence
+from elegy.trainer.saving import given_weights, persistence
 from elegy.trainer.state_methods import session_of
 
 X, Y = regression(22)

@@ -12,7 +12,7 @@ from boring_modules import Core, High, Managed, assert_same_bits, regression, sq
 
 import elegy as eg
 from elegy.data import epoch_permutation
-from elegy.trainer.learning_rate import LearningRateTest
+from elegy.trainer.diagnosis.learning_rate import LearningRateTest
 
 X, Y = regression(64)
 

@@ -10,7 +10,7 @@ import pytest
 from boring_modules import High
 
 import elegy as eg
-from elegy.trainer import configuration
+from elegy.trainer.saving import configuration
 
 VALUES = {"width": 64, "data": {"rows": [10, 20], "shuffled": True}, "rate": 1e-3, "note": None}
 

@@ -23,7 +23,7 @@ from elegy.metrics import Metric
 from elegy.module.averaging import Weights, with_weights
 from elegy.module.freezing import optimizer_params
 from elegy.module.precision import wide_params
-from elegy.trainer import given_weights
+from elegy.trainer.saving import given_weights
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 

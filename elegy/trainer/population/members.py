@@ -9,8 +9,8 @@ import jax
 from elegy.module.levels import level_of
 from elegy.module.recipe import with_functions_of
 from elegy.strategies import Jit
-from elegy.trainer.member_history import MemberHistory
 from elegy.trainer.nonfinite import Skipped
+from elegy.trainer.population.history import MemberHistory
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import session_of
 from elegy.trainer.trainer import Trainer

@@ -17,7 +17,7 @@ from elegy.engine.executor import Executor
 from elegy.engine.program import Program
 from elegy.integers import as_integer, positive_int, positive_int_or_none
 from elegy.loading.chunks import resized
-from elegy.trainer.cost import cost_of
+from elegy.trainer.diagnosis.cost import cost_of
 from elegy.trainer.one_batch import (
     arrays_of,
     check_trains,

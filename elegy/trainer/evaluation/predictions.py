@@ -12,9 +12,9 @@ from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
+from elegy.trainer.evaluation.outputs import BatchOutputs, Outline, join
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
-from elegy.trainer.outputs import BatchOutputs, Outline, join
 from elegy.trainer.session import Session
 from elegy.types import PyTree
 

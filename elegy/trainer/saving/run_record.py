@@ -8,7 +8,7 @@ import jax
 
 from elegy.names import path_name
 from elegy.runs.record import RunRecord, of_history, read
-from elegy.trainer.configuration import configuration
+from elegy.trainer.saving.configuration import configuration
 from elegy.trainer.session import Session
 
 

@@ -19,10 +19,10 @@ from elegy.errors import CheckpointError
 from elegy.lazy_logs import MemberValues
 from elegy.pytree import Static
 from elegy.strategies.members import Members, members_mesh
-from elegy.trainer.hyperparameters import Values, check_names, check_traceable, differences, equal
-from elegy.trainer.member_history import MemberHistory
-from elegy.trainer.member_stopping import MemberStopping
-from elegy.trainer.members import check_member, checked_trainer, take_member
+from elegy.trainer.population.history import MemberHistory
+from elegy.trainer.population.hyperparameters import Values, check_names, check_traceable, differences, equal
+from elegy.trainer.population.members import check_member, checked_trainer, take_member
+from elegy.trainer.population.stopping import MemberStopping
 from elegy.trainer.state_methods import session_of
 from elegy.trainer.trainer import Trainer
 from elegy.types import Device, PyTree

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from elegy.data.columns import Given
 from elegy.integers import positive_int
-from elegy.trainer import batch_size as batch_size_module
-from elegy.trainer import check as check_module
-from elegy.trainer import cost as cost_module
-from elegy.trainer import learning_rate as learning_rate_module
 from elegy.trainer import one_batch
-from elegy.trainer.check import CheckReport
-from elegy.trainer.cost import Cost
-from elegy.trainer.learning_rate import LearningRateTest
+from elegy.trainer.diagnosis import batch_size as batch_size_module
+from elegy.trainer.diagnosis import check as check_module
+from elegy.trainer.diagnosis import cost as cost_module
+from elegy.trainer.diagnosis import learning_rate as learning_rate_module
+from elegy.trainer.diagnosis.check import CheckReport
+from elegy.trainer.diagnosis.cost import Cost
+from elegy.trainer.diagnosis.learning_rate import LearningRateTest
 from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
 from elegy.types import PyTree

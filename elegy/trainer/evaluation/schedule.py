@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from elegy.callbacks.interval import interval_ends
-from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer.evaluation.evaluations import EvaluationPlan
 
 
 class EvaluationSchedule:

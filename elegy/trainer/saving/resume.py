@@ -15,10 +15,10 @@ from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import sharing, with_own_place
-from elegy.trainer.hyperparameters import equal
-from elegy.trainer.persistence import load
+from elegy.trainer.population.hyperparameters import equal
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
+from elegy.trainer.saving.persistence import load
 from elegy.trainer.session import Session
 from elegy.types import Hyperparameters
 

@@ -11,10 +11,10 @@ from elegy.checkpoint import AsyncSaver
 from elegy.distributed import is_first, together
 from elegy.module.averaging import Weights, with_weights
 from elegy.runs.report import report as write_report
-from elegy.trainer import persistence
-from elegy.trainer import weights as weights_module
 from elegy.trainer.one_fit import in_thread_of_fit
-from elegy.trainer.run_record import run_record
+from elegy.trainer.saving import persistence
+from elegy.trainer.saving import weights as weights_module
+from elegy.trainer.saving.run_record import run_record
 from elegy.trainer.session import Session
 from elegy.types import Hyperparameters, PyTree
 from elegy.walltime import measured
@@ -213,7 +213,7 @@ class FileMethods:
                 program knows, or the files cannot be written.
             ImportError: if flatbuffers is not installed (`pip install "elegy[export]"`).
         """
-        from elegy.trainer.export import export
+        from elegy.trainer.export.exported import export
 
         state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export(state, path, inputs, platforms) if is_first() else None, f"writing {path}")
@@ -230,7 +230,7 @@ class FileMethods:
             CheckpointError: if the step cannot be converted.
             ImportError: if TensorFlow is not installed.
         """
-        from elegy.trainer.export import export_saved_model
+        from elegy.trainer.export.exported import export_saved_model
 
         state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export_saved_model(state, path, inputs) if is_first() else None, f"writing {path}")
@@ -251,7 +251,7 @@ class FileMethods:
             CheckpointError: if jax2onnx cannot convert the step, or its model computes something else.
             ImportError: if jax2onnx or onnxruntime is not installed (`pip install "elegy[onnx]"`).
         """
-        from elegy.trainer.export_onnx import export_onnx
+        from elegy.trainer.export.onnx_model import export_onnx
 
         state = with_weights(self._session.state_for(inputs), weights)
         together(lambda: export_onnx(state, path, inputs) if is_first() else None, f"writing {path}")

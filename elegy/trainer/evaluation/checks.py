@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from elegy.callbacks import Callback, LambdaCallback, Monitor, TimeMonitor
 from elegy.callbacks.monitors import StepMonitor
-from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer.evaluation.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
-from elegy.trainer.member_stopping import MemberStopping
+from elegy.trainer.population.stopping import MemberStopping
 from elegy.trainer.run import Run
 
 

@@ -20,7 +20,7 @@ from elegy.errors import CheckpointError
 from elegy.lazy import require
 from elegy.names import path_name
 from elegy.strategies.strategy import struct_of
-from elegy.trainer.export import prediction, symbolic_batch
+from elegy.trainer.export.exported import prediction, symbolic_batch
 from elegy.types import PyTree
 
 _PURPOSE = "exporting an ONNX model"

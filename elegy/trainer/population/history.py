@@ -8,7 +8,7 @@ import numpy as np
 
 from elegy.callbacks import History
 from elegy.lazy_logs import MemberValues
-from elegy.trainer.member_stopping import End, MemberStopping
+from elegy.trainer.population.stopping import End, MemberStopping
 
 
 class MemberHistory(NamedTuple):

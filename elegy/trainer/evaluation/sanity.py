@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from elegy.data import IterableSource
 from elegy.engine.measures import with_measures
-from elegy.trainer.evaluations import EvaluationPlan
+from elegy.trainer.evaluation.evaluations import EvaluationPlan
 from elegy.trainer.session import Session
 from elegy.walltime import measured
 

@@ -21,8 +21,9 @@ from elegy.module.freezing import frozen_paths
 from elegy.module.logs import LogBook, empty_log
 from elegy.module.precision import wide_params
 from elegy.patterns import few
-from elegy.trainer import checks, given_weights
+from elegy.trainer import checks
 from elegy.trainer.nonfinite import Skipped
+from elegy.trainer.saving import given_weights
 from elegy.trainer.session import Session
 from elegy.types import Hyperparameters, PyTree
 

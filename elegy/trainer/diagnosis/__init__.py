@@ -1,0 +1,1 @@
+"""What a step costs, what is wrong with it, and which settings suit it."""

@@ -1,0 +1,1 @@
+"""Predictions in files that run without this library."""

@@ -1,0 +1,1 @@
+"""What a trainer writes to files, and how it takes it back."""
