@@ -18,7 +18,7 @@ _CONTROL = jax.ShapeDtypeStruct((3,), jnp.int32)
 
 
 def flops(program: Program) -> float:
-    """Counts the floating-point operations of one step, over all devices.
+    """Counts the floating-point operations of one step, over all devices and members of a population.
 
     XLA's analysis of the lowered step counts a multiply-add as two operations, and only the products of a convolution
     that the padding and the strides leave. It counts the body of a loop once, so the result is multiplied by what the
@@ -32,9 +32,10 @@ def flops(program: Program) -> float:
     once, _ = work(program.closed, loops_once=True)
     analysis = lower(program).cost_analysis()
     counted = analysis.get("flops", 0.0) if isinstance(analysis, dict) else 0.0
-    # Under `shard_map` both are the counts of one replica.
-    replicas = math.prod(size for _, size in program.strategy.axis_env)
-    return replicas * (counted * total / once if counted > 0 < once else total)
+    strategy = program.strategy
+    if counted > 0 < once:
+        return strategy.runs_of_lowered * counted * total / once
+    return math.prod(size for _, size in strategy.axis_env) * strategy.members * total
 
 
 def lower(program: Program) -> jax.stages.Lowered:

@@ -117,6 +117,31 @@ class Members(Strategy):
             return structs
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), structs)
 
+    def placed_struct(self, value: PyTree, kind: Kind) -> PyTree:
+        """Returns the shapes, dtypes and shardings for all members, from those of one member."""
+        stacks_batch = kind in _MEMBER_AXIS and self.data_seeds is not None and value is not None
+        axis = _MEMBER_AXIS[kind] if stacks_batch else 0 if kind in ("state", "small") else None
+
+        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+            struct, spec = struct_of(leaf), PartitionSpec()
+            if axis is not None:
+                shape = (*struct.shape[:axis], self.count, *struct.shape[axis:])
+                struct, spec = jax.ShapeDtypeStruct(shape, struct.dtype), PartitionSpec(*[None] * axis, _AXIS)
+            return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=NamedSharding(self.mesh, spec))
+
+        structs = jax.tree.map(placed, value)
+        return PerMember(structs) if stacks_batch else structs
+
+    @property
+    def runs_of_lowered(self) -> int:
+        """Once for each device; in a loop, which shows the step of one member, once for each member."""
+        return self.mesh.size if self.batched else self.count
+
+    @property
+    def members(self) -> int:
+        """The number of members."""
+        return self.count
+
     def place(self, value: PyTree, kind: Kind) -> PyTree:
         """Starts the transfer to the devices; NumPy arrays of one batch are transferred by the step."""
         left = kind == "batch" or (kind == "chunk" and jax.default_backend() == "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -124,10 +125,20 @@ class Strategy:
         """Returns the shapes, dtypes and shardings of a value as `place_state` or `place` places it.
 
         Args:
-            value: arrays or `jax.ShapeDtypeStruct`, with the global shapes.
+            value: arrays or `jax.ShapeDtypeStruct`, with the global shapes; for a population, with those of one member.
             kind: the kind of value.
         """
         return jax.tree.map(struct_of, value)
+
+    @property
+    def runs_of_lowered(self) -> int:
+        """How often the work of a lowered step is done: once for each replica of a `shard_map`."""
+        return math.prod(size for _, size in self.axis_env)
+
+    @property
+    def members(self) -> int:
+        """The number of members of a population, otherwise 1."""
+        return 1
 
     @property
     def axis_env(self) -> tuple[tuple[str, int], ...]:

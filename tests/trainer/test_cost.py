@@ -107,3 +107,46 @@ def test_steps_that_are_not_compiled_are_refused():
         eg.Trainer(MLP(), eg.losses.CrossEntropy()).cost(X, Y)
     with pytest.raises(ValueError, match="accumulate=8 cuts a batch"):
         trainer(accumulate=8).cost(X[:4], Y[:4])
+
+
+@pytest.mark.parametrize(
+    ("order", "width", "devices", "in_turn"),
+    [
+        ("own", 8, 1, False),
+        ("own", 8, 2, False),
+        ("shared", 8, 1, False),
+        ("shared", 256, 1, True),
+        ("shared", 256, 2, True),
+    ],
+)
+def test_the_cost_of_a_population_is_that_of_its_members(order, width, devices, in_turn):
+    members, rows = 4, 64
+    x, y = np.ones((2 * rows, width), np.float32), np.zeros(2 * rows, np.int32)
+
+    def build(rate=0.1):
+        module = nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(10)])
+        return eg.Trainer(module, eg.losses.CrossEntropy(), optimizer=optax.adam(rate))
+
+    one = build()
+    one.fit(x, y, batch_size=rows, verbose=0)
+    seen = {}
+
+    class Look(eg.callbacks.Callback):
+        def on_train_end(self, event):
+            seen["step"], seen["cost"] = event.trainer.step_flops, event.trainer.cost(x[:rows], y[:rows])
+            seen["in turn"] = not next(iter(event.trainer._session.executor.ran.values())).strategy.batched
+
+    population = eg.Population(
+        build, over={"rate": [0.1] * members}, seeds=members, order=order, devices=jax.local_devices()[:devices]
+    )
+    monitor = eg.callbacks.MFUMonitor(peak=1e12, every=eg.Every(steps=1))
+    history = population.fit(x, y, batch_size=rows, epochs=3, verbose=0, callbacks=[Look(), monitor])
+    alone, cost = one.cost(x[:rows], y[:rows]), seen["cost"]
+    assert seen["in turn"] is in_turn
+    assert seen["step"] == pytest.approx(members * one.step_flops, rel=0.02)
+    assert cost.flops == pytest.approx(members * alone.flops, rel=0.02)
+    assert cost.parameters == members * alone.parameters
+    for kind in ("parameters", "optimizer"):
+        assert cost.bytes[kind] * devices == members * alone.bytes[kind]
+    assert cost.bytes["batch"] == alone.bytes["batch"] * (members // devices if order == "own" else 1)
+    assert (history["tflops"][-1] > 0).all()

@@ -21,7 +21,7 @@ from elegy.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The operations and the memory of one training step; `print` shows a table.
+    """The operations and the memory of one training step, for a population of all members; `print` shows a table.
 
     Args:
         flops: floating-point operations, over all devices, a multiply-add as two.
@@ -95,7 +95,7 @@ def cost_of(program: Program) -> Cost:
     memory: Any = costs.lower(program).compile().memory_analysis()
     found["temporaries"] = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     found["outputs"] = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    params = [leaf for kind, leaf in zip(kinds, jax.tree.leaves(state), strict=True) if kind == "parameters"]
+    params = [leaf for kind, leaf in zip(kinds, leaves, strict=True) if kind == "parameters"]
     count = sum(math.prod(leaf.shape) for leaf in params)
     return Cost(program.flops, count, found, rows(program.batch))
 

@@ -24,7 +24,7 @@ class DiagnosisMethods:
 
     @property
     def step_flops(self) -> float:
-        """The floating-point operations of the training step that ran last, over all devices.
+        """The floating-point operations of the training step that ran last, over all devices and members.
 
         XLA counts them in the lowered step, a multiply-add as two; loops count by their lengths. An optimizer that
         every replica repeats counts for each of them. Operations inside of custom calls are not known.
