@@ -58,9 +58,9 @@ def _report(prog: str, argv: Sequence[str]) -> None:
 
 
 READERS = {
-    "runs": Reader("DIR", "List runs with their best values.", _list),
-    "compare": Reader("RUN RUN", "Draw runs together on a page, and list the settings that differ.", _compare),
-    "report": Reader("RUN", "Write a page about a run.", _report),
+    "runs": Reader("DIR", "Lists runs with their best values.", _list),
+    "compare": Reader("RUN RUN", "Draws runs together on a page, and lists the settings that differ.", _compare),
+    "report": Reader("RUN", "Writes a page about a run.", _report),
 }
 
 

@@ -58,6 +58,7 @@ class RunFolder(Callback):
         self._lock, self._console = Lock(), Console()
         self._record: dict[str, Any] = {}
         self._fit: dict[str, Any] = {}
+        self._trainer: Any = None  # while a fit runs
 
     def with_callbacks(self, given: Sequence[Callback]) -> tuple[Callback, ...]:
         """Returns the callbacks of a fit: those given, the folder, and those that write to it.
@@ -130,11 +131,11 @@ class RunFolder(Callback):
             self._end(None)
         finally:
             self._lock.release()
-            self._continued = None
+            self._continued = self._trainer = None
 
     def on_train_begin(self, event: Event) -> None:
         """Takes the folder, and writes the configuration and the environment."""
-        resumes = self._continued
+        resumes, self._trainer = self._continued, event.trainer
         folder = resumes or _shared(lambda: self._own_or_new(event.step), "making the run folder")
         assert folder is not None
         self._place(folder)
@@ -177,7 +178,7 @@ class RunFolder(Callback):
     def receive(self, item: Item) -> None:
         """Notes the checkpoint that was saved."""
         if item.kind == "checkpoint" and self._record:
-            self._write(item.step, item.epoch)
+            self._write(item.step, self._trainer.epoch)  # the epoch of the item may have ended
 
     def on_train_end(self, event: Event) -> None:
         """Notes where the run ended."""

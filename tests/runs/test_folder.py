@@ -160,6 +160,22 @@ def test_a_folder_in_which_a_trainer_trains_is_not_resumed_by_another():
     assert found == {"folder": Path("runs/a_1"), "step": 3}
 
 
+def test_a_running_run_has_the_epochs_and_steps_of_its_newest_checkpoint():
+    found = []
+
+    class Read(Callback):
+        def meet(self, callbacks):
+            self.saver = next(one for one in callbacks if isinstance(one, eg.callbacks.ModelCheckpoint))
+
+        def on_epoch_begin(self, event):
+            self.saver.wait()
+            record = eg.runs.read("runs/a")
+            found.append((record.epoch, record.step))
+
+    fit(trainer(), callbacks=[Read()], epochs=3)
+    assert found == [(0, 0), (1, 3), (2, 6)]
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(start, tmp_path):
     code = """
