@@ -100,7 +100,8 @@ def _array(value: Any, spec: Any, name: str) -> np.ndarray:
     if integers and array.size and not (np.iinfo(kind).min <= array.min() and array.max() <= np.iinfo(kind).max):
         raise BadRequest(f"{wanted}, but it has values from {array.min()} to {array.max()}.")
     if array.dtype.kind not in "biuf" or not (integers or jax.numpy.can_cast(array.dtype, kind, "same_kind")):
-        raise BadRequest(f"{wanted}, but its values are {array.dtype}.")
+        kinds = {"U": "text", "S": "text", "O": "not all numbers: one is null, for example"}
+        raise BadRequest(f"{wanted}, but its values are {kinds.get(array.dtype.kind, array.dtype)}.")
     return array.astype(kind)
 
 

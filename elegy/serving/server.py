@@ -95,7 +95,7 @@ def _check_numbers(max_batch_size: int, max_wait_ms: float, max_bytes: int) -> N
 def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, max_bytes: int = 64_000_000) -> Any:
     """Returns the ASGI application, whose arguments are those of `serve`."""
     applications, responses = require("starlette.applications", "elegy serve"), require("starlette.responses", "")
-    route = require("starlette.routing", "").Route
+    route, http_error = require("starlette.routing", "").Route, require("starlette.exceptions", "").HTTPException
     _check_numbers(max_batch_size, max_wait_ms, max_bytes)
     batcher = Batcher(served, max_batch_size, max_wait_ms / 1000)
 
@@ -112,6 +112,11 @@ def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, m
 
     def failed(code: int, message: str) -> Any:
         return responses.JSONResponse({"error": message}, code)
+
+    async def refused(request: Any, error: Any) -> Any:
+        there = "GET /, GET /health and POST /predict"
+        message = f"there is no {request.method} {request.url.path}: the server answers {there}."
+        return responses.JSONResponse({"error": message}, error.status_code, error.headers)
 
     async def predict(request: Any) -> Any:
         body = bytearray()
@@ -144,7 +149,7 @@ def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, m
         await asyncio.to_thread(batcher.close)
 
     routes = [route("/", page), route("/health", health), route("/predict", predict, methods=["POST"])]
-    return applications.Starlette(routes=routes, lifespan=lifespan)
+    return applications.Starlette(routes=routes, exception_handlers={http_error: refused}, lifespan=lifespan)
 
 
 def _listed(value: Any) -> str:

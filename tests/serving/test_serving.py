@@ -134,8 +134,8 @@ BAD = [
     (b'{"inputs": [[1, 2]]}', r"float32\[rows,3\], but its shape is \[1, 2\]"),
     (b'{"inputs": [1, 2, 3]}', r"its shape is \[3\]"),
     (b'{"inputs": [[1, 2, 3], [1]]}', "differ in length"),
-    (b'{"inputs": [["a", "b", "c"]]}', "its values are <U1"),
-    (b'{"inputs": [[null, 1, 2]]}', "its values are object"),
+    (b'{"inputs": [["a", "b", "c"]]}', "its values are text"),
+    (b'{"inputs": [[null, 1, 2]]}', "its values are not all numbers: one is null"),
     (b'{"inputs": []}', r"its shape is \[0\]"),
     (npy(X[:0]), "at least 1"),
     (npy(X[:, :2]), r"its shape is \[40, 2\]"),
@@ -185,7 +185,10 @@ def test_the_pages(client):
     page = client.get("/").text
     assert "float32[rows,3]" in page
     assert "no authentication" in page
-    assert client.get("/predict").status_code == 405
+    for answer, code in ((client.get("/predict"), 405), (client.post("/predictions"), 404)):
+        assert answer.status_code == code
+        assert "the server answers GET /, GET /health and POST /predict" in answer.json()["error"]
+    assert client.get("/predict").headers["allow"] == "POST"
 
 
 def test_an_export_is_served_without_the_trainer(trainer, tmp_path):
