@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from elegy.callbacks.items import Item
 from elegy.lazy import require
 from elegy.loggers.logger import OFTEN
@@ -66,7 +68,11 @@ class Trackio(ServiceLogger):
             (artifact.add_dir if item.value.is_dir() else artifact.add_file)(str(item.value))
             self._trackio.log_artifact(artifact)
             return
-        kinds = {"text": trackio.Markdown, "image": trackio.Image, "histogram": trackio.Histogram}
+
+        def image(pixels: np.ndarray) -> Any:  # Trackio's images have three or four channels
+            return trackio.Image(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
+
+        kinds = {"text": trackio.Markdown, "image": image, "histogram": trackio.Histogram}
         value = kinds[item.kind](item.value) if item.kind in kinds else item.value
         self._trackio.log({item.name: value}, step=item.step)
 

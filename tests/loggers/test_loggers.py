@@ -526,6 +526,18 @@ def test_what_a_crash_cut_is_removed_and_sent_anew(tmp_path, monkeypatch):
     assert Flaky.rows == of_json(logger)
 
 
+def test_trackio_gets_images_of_one_channel(tmp_path):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    gray = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    logger = Trackio(project_of(tmp_path), directory=tmp_path, every=eg.Every(epochs=1))
+    fit([logger, LambdaCallback(on_epoch_end=lambda event: event.log_image("gray", gray))], epochs=1)
+    rows = SQLiteStorage.get_logs(logger.project, f"{logger.name}-{logger.run}")
+    (name,) = [Path(row["gray"]["file_path"]).name for row in rows if "gray" in row]
+    pixels = plt.imread(next(Path(os.environ["TRACKIO_DIR"]).rglob(name)))
+    np.testing.assert_array_equal(np.round(pixels[..., :3] * 255), np.stack([gray] * 3, axis=-1))
+
+
 @pytest.mark.parametrize(("cls", "extra"), [(MLflow, "mlflow"), (Trackio, "trackio"), (WandB, "wandb")])
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, cls, extra):
     monkeypatch.setitem(sys.modules, extra, None)
