@@ -51,7 +51,6 @@ class StateBuffer:
         self._impls: dict[int, Any] = {}  # the generators of the random keys, which are stored as raw arrays
         self._struct: Any = None
         self._owned: set[int] = set()  # positions of the placed leaves without other references
-        self._shared_from: tuple[StateBuffer, set[int], set[int]] | None = None  # origin; its `_owned` before and after
         # The last arguments of `put`, not in `_leaves` yet.
         self._moved: tuple[Sequence[int], list[Any], PackedSums | None] | None = None
         self.version = next(_VERSIONS)
@@ -239,30 +238,21 @@ class StateBuffer:
             other.cls, other.version, other.fresh = self.cls, self.version, self.fresh
             return other
 
-    def shared_fork(self) -> Self:
-        """Returns a fork that may be read while this buffer runs steps. Call its `release` at the end."""
-        with self.lock:
-            other, owned = self.fork(), self._owned
-            self._owned = set()
-            other._shared_from = self, owned, self._owned
-            return other
-
     @contextlib.contextmanager
     def shared(self) -> Iterator[Self]:
-        """Gives a `shared_fork` and releases it at the end of the block."""
-        fork = self.shared_fork()
+        """Gives a fork that may be read while this buffer runs steps, until the end of the block.
+
+        Until then, this buffer copies the leaves of the fork before it donates them.
+        """
+        with self.lock:
+            fork, owned = self.fork(), self._owned
+            self._owned = since = set[int]()
         try:
             yield fork
         finally:
-            fork.release()
-
-    def release(self) -> None:
-        """Ends the sharing of a `shared_fork`: its origin need not copy unchanged leaves before donation any more."""
-        if self._shared_from is not None:
-            origin, owned, since = self._shared_from
-            with origin.lock:
-                if origin._owned is since and not since:
-                    origin._owned = owned
+            with self.lock:
+                if self._owned is since and not since:  # no step has run meanwhile
+                    self._owned = owned
 
     @property
     def form(self) -> Any:

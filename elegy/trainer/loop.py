@@ -10,7 +10,6 @@ from typing import Any
 from elegy.callbacks.interrupt import Interrupts, handle_interrupts
 from elegy.callbacks.skipped import SkippedSteps
 from elegy.engine.measures import with_measures
-from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
@@ -213,8 +212,32 @@ def evaluate(
     Raises:
         RunInterrupted: in a validation, after a signal.
     """
+    executor = session.executor
+    logs: Mapping[str, float] = {}
+    added: dict[str, Any] = {}
+    failure: BaseException | None = None
+    emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
     with measured("evaluation"):
-        logs = _evaluate(session, plan, listeners, interrupts, prefix, weights)
+        try:
+            emit("on_test_begin")
+            # After the hooks, which may assign the state to evaluate.
+            with session.buffer.shared() as fork:
+                buffer = with_measures(session.with_weights(fork, weights), plan.measures)
+                executor.reset(buffer, "test")
+                for chunk in plan.chunks(buffer):
+                    out = executor.run("test", buffer, chunk, session.epoch)
+                    for k in listeners.callbacks.selected_batches("test", session.step, 0, chunk.sizes):
+                        batch = chunk.first + k
+                        emit("on_test_batch_begin", batch=batch)
+                        emit("on_test_batch_end", batch=batch, logs=with_added(out.logs(k), added))
+                    logs = with_added(out.logs(chunk.count - 1), added)
+                    if interrupts is not None and interrupts.interrupted:
+                        raise RunInterrupted
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            emit("on_test_end", failure=failure, logs=logs)
         _finish(logs)
     return logs
 
@@ -223,45 +246,3 @@ def _finish(logs: Mapping[str, float]) -> None:
     """Waits for the device if the time of steps is measured, so that it is not counted as that of what comes next."""
     if current() is not None and isinstance(logs, LazyLogs):
         _ = logs.ready_at
-
-
-def _evaluate(
-    session: Session,
-    plan: ExecutionPlan,
-    listeners: Listeners,
-    interrupts: Interrupts | None,
-    prefix: str | None,
-    weights: Weights,
-) -> Mapping[str, float]:
-    executor = session.executor
-    logs: Mapping[str, float] = {}
-    added: dict[str, Any] = {}
-    failure: BaseException | None = None
-    fork: StateBuffer | None = None
-    emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
-    try:
-        emit("on_test_begin")
-        # After the hooks, which may assign the state to evaluate.
-        fork = session.buffer.shared_fork()
-        buffer = with_measures(session.with_weights(fork, weights), plan.measures)
-        executor.reset(buffer, "test")
-        for chunk in plan.chunks(buffer):
-            out = executor.run("test", buffer, chunk, session.epoch)
-            for k in listeners.callbacks.selected_batches("test", session.step, 0, chunk.sizes):
-                batch = chunk.first + k
-                emit("on_test_batch_begin", batch=batch)
-                row = with_added(out.logs(k), added)
-                listeners.emit_in_pass(
-                    "on_test_batch_end", "test", plan, batch=batch, logs=row, added=added, evaluation=prefix
-                )
-            logs = with_added(out.logs(chunk.count - 1), added)
-            if interrupts is not None and interrupts.interrupted:
-                raise RunInterrupted
-    except BaseException as error:
-        failure = error
-        raise
-    finally:
-        if fork is not None:
-            fork.release()
-        emit("on_test_end", failure=failure, logs=logs)
-    return logs

@@ -54,12 +54,11 @@ def test_a_fork_moves_and_leaves_its_origin():
     assert other.get().b.tolist() == [2, 2]
 
 
-def test_a_shared_fork_that_was_released_costs_no_copy():
+def test_a_shared_fork_costs_no_copy_after_its_block():
     buffer = buffer_of()
     (leaf,) = buffer.pick([0])
-    fork = buffer.shared_fork()
-    assert buffer.take([0], 1)[0] is not leaf  # the fork may still read it
-    fork.release()
+    with buffer.shared():
+        assert buffer.take([0], 1)[0] is not leaf  # the fork may still read it
     assert buffer.take([0], 1)[0] is leaf
 
 

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from elegy.engine.state_buffer import StateBuffer
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
@@ -55,38 +54,36 @@ def _predictions(
 ) -> Predictions:
     """Yields the outputs of each batch."""
     executor = session.executor
-    buffer: StateBuffer | None = None
     waiting: list[tuple[tuple[list[Any], Any], Chunk]] = []
     failure: BaseException | None = None
     try:
         listeners.emit_in_pass("on_predict_begin", "predict", plan)
         # Forked after the hooks, which may assign the state to predict with; the caller may train between batches.
-        buffer = session.with_weights(session.buffer.shared_fork(), weights)
-        failed: Exception | None = None
-        try:
-            for chunk in plan.chunks(buffer):
-                listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=chunk.first)
-                waiting.append((executor.predict(buffer, chunk), chunk))
-                for batch in range(chunk.first, chunk.first + chunk.count):
-                    if batch > chunk.first:
-                        listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=batch)
-                    listeners.emit_in_pass("on_predict_batch_end", "predict", plan, batch=batch)
-                if len(waiting) > 1:  # the device works on the next chunk while this one is copied
-                    yield from _outputs(session, *waiting.pop(0))
-        except Exception as error:  # of the data, say: the outputs of the batches before it come first
-            failed = error
-        while waiting:
-            yield from _outputs(session, *waiting.pop(0))
-        if failed is not None:
-            raise failed
+        with session.buffer.shared() as fork:
+            buffer = session.with_weights(fork, weights)
+            failed: Exception | None = None
+            try:
+                for chunk in plan.chunks(buffer):
+                    listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=chunk.first)
+                    waiting.append((executor.predict(buffer, chunk), chunk))
+                    for batch in range(chunk.first, chunk.first + chunk.count):
+                        if batch > chunk.first:
+                            listeners.emit_in_pass("on_predict_batch_begin", "predict", plan, batch=batch)
+                        listeners.emit_in_pass("on_predict_batch_end", "predict", plan, batch=batch)
+                    if len(waiting) > 1:  # the device works on the next chunk while this one is copied
+                        yield from _outputs(session, *waiting.pop(0))
+            except Exception as error:  # of the data, say: the outputs of the batches before it come first
+                failed = error
+            while waiting:
+                yield from _outputs(session, *waiting.pop(0))
+            if failed is not None:
+                raise failed
     except GeneratorExit:  # the caller stopped iterating
         raise
     except BaseException as error:
         failure = error
         raise
     finally:
-        if buffer is not None:
-            buffer.release()
         try:
             listeners.emit_in_pass("on_predict_end", "predict", plan, failure)
         finally:
