@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from elegy.data import ArraySource, IterableSource
-from elegy.loading.batch_loader import ArrayLoader, BatchLoader, Cursor, IterableLoader
+from elegy.loading.batch_loader import ArrayLoader, BatchLoader, IterableLoader
 from elegy.loading.device_copies import DeviceCopies
 from elegy.loading.multihost import MultihostLoader
+from elegy.loading.part import Cursor, Part
 
-__all__ = ["ArrayLoader", "BatchLoader", "Cursor", "DeviceCopies", "IterableLoader", "MultihostLoader", "batch_loader"]
+__all__ = ["BatchLoader", "Cursor", "DeviceCopies", "Part", "batch_loader"]
 
 
 def batch_loader(
@@ -48,13 +49,11 @@ def batch_loader(
         return ArrayLoader(source, batch_size, drop_remaining, copies=copies, what=what, **options)
     source = source.in_batches(batch_size, drop_remaining, processes)
     loader = MultihostLoader if processes > 1 else IterableLoader
-    if source.batch_size is not None:
-        return loader(source, finite, what=what, **options)
-    if batch_size is not None:
+    if source.batch_size is None and batch_size is not None:
         raise ValueError(
             f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."
         )
-    if drop_remaining:
+    if source.batch_size is None and drop_remaining:
         raise ValueError(
             f"drop_remaining was given to {what} with an iterable, which makes its own batches. Let the iterable leave "
             "the short one out."

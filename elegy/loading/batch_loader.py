@@ -7,44 +7,22 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
-import numpy as np
 
 from elegy.data import ArraySource, IterableSource, check_finite, prefetch
 from elegy.data.batch import named_leaves, rows
 from elegy.data.plan import EpochPlan
-from elegy.loading.chunks import (
-    BatchLayout,
-    Chunk,
-    ChunkSize,
-    array_chunks,
-    as_many_as_fit,
-    iterable_chunks,
-    structure,
-)
+from elegy.loading.chunks import BatchLayout, Chunk, array_chunks, iterable_chunks, structure
 from elegy.loading.device_copies import DeviceCopies
+from elegy.loading.part import WHOLE, Cursor, Part
 from elegy.strategies import Strategy
 from elegy.types import Batch, PyTree
 
 S = TypeVar("S", bound=ArraySource | IterableSource)
-
-
-class Cursor(NamedTuple):
-    """The position in a pass.
-
-    Args:
-        batches: the number of completed batches.
-        examples: the number of their examples; for arrays, the first ones in the pass's order.
-    """
-
-    batches: int = 0
-    examples: int = 0
-
-
-BEGINNING = Cursor()
-"""The beginning of a pass."""
+LayoutOf = Callable[[Batch], BatchLayout]
+Chunks = Generator[Chunk, None, None]
 
 
 def _as_given(batch: Batch) -> Batch:
@@ -100,24 +78,13 @@ class BatchLoader(abc.ABC, Generic[S]):
         """Returns the first batch of the next pass, unchanged; the pass yields it again."""
 
     @abc.abstractmethod
-    def chunks(
-        self,
-        layout_of: Callable[[Batch], BatchLayout],
-        strategy: Strategy,
-        order: np.ndarray | None = None,
-        limit: int | None = None,
-        start: Cursor = BEGINNING,
-        chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Generator[Chunk, None, None]:
+    def chunks(self, layout_of: LayoutOf, strategy: Strategy, part: Part = WHOLE) -> Chunks:
         """Yields the chunks of one pass.
 
         Args:
             layout_of: a function from a batch to the layout of batches with its example shapes.
             strategy: places the batches.
-            order: `int[size]`, the order of the examples of arrays; None for their own.
-            limit: the largest number of batches.
-            start: the position from which a resumed run continues.
-            chunk_size: limits the size of the chunks.
+            part: which batches; iterables have their own order.
         """
 
     def rows_of(self, layout: BatchLayout) -> int:
@@ -213,17 +180,10 @@ class ArrayLoader(BatchLoader[ArraySource]):
             self._first = self.source.slice(*self.plan.batch_rows(0))
         return self._first
 
-    def chunks(
-        self,
-        layout_of: Callable[[Batch], BatchLayout],
-        strategy: Strategy,
-        order: np.ndarray | None = None,
-        limit: int | None = None,
-        start: Cursor = BEGINNING,
-        chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Generator[Chunk, None, None]:
+    def chunks(self, layout_of: LayoutOf, strategy: Strategy, part: Part = WHOLE) -> Chunks:
         """Yields the chunks of one pass over the arrays; see `BatchLoader.chunks`."""
-        plan, source = self.plan, dataclasses.replace(self.source, batch=self.view(self.source.batch))
+        plan, start = self.plan, part.start
+        source = dataclasses.replace(self.source, batch=self.view(self.source.batch))
         if self.exhausted(start):
             return prefetch((), 0)
         if start.examples:
@@ -232,8 +192,7 @@ class ArrayLoader(BatchLoader[ArraySource]):
         layout = layout_of(self.view(self.first_batch()))
         if layout.resident and self._on_device is None:
             self._on_device = self._copies.place(source.batch, strategy)
-        count = plan.steps if limit is None else min(limit, plan.steps)
-        return array_chunks(source, plan, order, layout, strategy, self._on_device, count, start.batches, chunk_size)
+        return array_chunks(source, plan, layout, strategy, self._on_device, part)
 
 
 class IterableLoader(BatchLoader[IterableSource]):
@@ -275,20 +234,12 @@ class IterableLoader(BatchLoader[IterableSource]):
         self._check_values(first, 0)
         return first
 
-    def chunks(
-        self,
-        layout_of: Callable[[Batch], BatchLayout],
-        strategy: Strategy,
-        order: np.ndarray | None = None,
-        limit: int | None = None,
-        start: Cursor = BEGINNING,
-        chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Generator[Chunk, None, None]:
+    def chunks(self, layout_of: LayoutOf, strategy: Strategy, part: Part = WHOLE) -> Chunks:
         """Yields the chunks of one pass over the iterable; see `BatchLoader.chunks`."""
-        batches = self._batches(limit, start)
-        return iterable_chunks(batches, layout_of, strategy, start.batches, self.view(self._first), chunk_size)
+        batches, like = self._batches(part), self.view(self._first)
+        return iterable_chunks(batches, layout_of, strategy, part.start.batches, like, part.chunk_size)
 
-    def _batches(self, limit: int | None, start: Cursor) -> Iterator[Batch]:
+    def _batches(self, part: Part) -> Iterator[Batch]:
         """Returns the batches of the next pass, converted by `view`; reads the first one at once.
 
         From here on, batches may be read ahead, up to the last one that the pass may need.
@@ -297,8 +248,9 @@ class IterableLoader(BatchLoader[IterableSource]):
         assert self._pass is not None
         batches = self._pass if self._resumed else itertools.chain([self._first], self._pass)
         self._pass, self._resumed = None, False
-        self.source.read_ahead_to(self.limit if limit is None else min(start.batches + limit, self.limit or math.inf))
-        return itertools.islice(self._checked(batches, start.batches), limit)
+        first, limit = part.start.batches, part.limit
+        self.source.read_ahead_to(self.limit if limit is None else min(first + limit, self.limit or math.inf))
+        return itertools.islice(self._checked(batches, first), limit)
 
     def _checked(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
         first = structure(self._first)

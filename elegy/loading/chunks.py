@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -16,6 +16,7 @@ from elegy.data.aligned import aligned_empty
 from elegy.data.batch import pad_rows, rows
 from elegy.data.members import PerMember, of_members
 from elegy.data.plan import EpochPlan
+from elegy.loading.part import WHOLE, ChunkSize, Part, as_many_as_fit
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
 from elegy.types import Batch, PyTree
@@ -30,16 +31,6 @@ gathers all chunks, because a thread would take cores from the step."""
 
 BLOCK_BYTES = 2**17
 """Bytes. Single batches of a shuffled epoch are cut out of blocks of this size: one gather costs less than several."""
-
-
-ChunkSize = Callable[[int, int, Sequence[int]], int]
-"""Returns how many of the next batches make a chunk, from the numbers of batches and examples of this pass so far, and
-the examples of each batch that the chunk may contain. It may be called ahead of the running chunk."""
-
-
-def as_many_as_fit(batches: int, examples: int, sizes: Sequence[int]) -> int:
-    """The chunk size without a limit."""
-    return len(sizes)
 
 
 @dataclasses.dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make, in every step
@@ -119,27 +110,23 @@ def bytes_of(struct: PyTree) -> int:
 def array_chunks(
     source: ArraySource,
     plan: EpochPlan,
-    order: np.ndarray | None,
     layout: BatchLayout,
     strategy: Strategy,
     placed: PyTree | None,
-    limit: int,
-    offset: int = 0,
-    chunk_size: ChunkSize = as_many_as_fit,
+    part: Part = WHOLE,
 ) -> Generator[Chunk, None, None]:
     """Cuts an epoch over arrays into chunks.
 
     Args:
         source: the arrays.
-        plan: the batches of the epoch.
-        order: the epoch's permutation, `int[size]`, or `int[size, members]`; `None` for the data's own order.
+        plan: the batches of the epoch, from the beginning of the part.
         layout: how batches are grouped and padded.
         strategy: how data is placed.
         placed: the arrays on the device, for resident data.
-        limit: the number of batches.
-        offset: the number of earlier batches of the epoch.
-        chunk_size: limits the size of the chunks.
+        part: which batches.
     """
+    order, offset = part.order, part.start.batches
+    limit = plan.steps if part.limit is None else min(part.limit, plan.steps)
     short = 0 < limit == plan.steps and plan.last_size < plan.batch_size
     full = limit - 1 if short and not layout.masked else limit
     count_rows = layout.rows(plan.batch_size)
@@ -192,7 +179,7 @@ def array_chunks(
             sizes = [size] * min(layout.steps, full - first)
             if first + len(sizes) == steps:
                 sizes[-1] = last_size
-            count = chunk_size(first, first * size, sizes)
+            count = part.chunk_size(first, first * size, sizes)
             yield chunk(first, count)
             first += count
 

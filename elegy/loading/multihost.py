@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ import numpy as np
 from elegy.data import IterableSource
 from elegy.data.batch import pad_rows, rows, take_rows
 from elegy.distributed import from_first, gather, together
-from elegy.loading.batch_loader import BEGINNING, Cursor, IterableLoader
-from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, resized, structure
+from elegy.loading.batch_loader import Chunks, IterableLoader, LayoutOf
+from elegy.loading.chunks import BatchLayout, Chunk, resized, structure
+from elegy.loading.part import WHOLE, Part
 from elegy.names import array_name, differences, path_name
 from elegy.strategies import Strategy
 from elegy.strategies.strategy import struct_of
@@ -64,18 +65,10 @@ class MultihostLoader(IterableLoader):
             self._first = batch
         return self._first
 
-    def chunks(
-        self,
-        layout_of: Callable[[Batch], BatchLayout],
-        strategy: Strategy,
-        order: np.ndarray | None = None,
-        limit: int | None = None,
-        start: Cursor = BEGINNING,
-        chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Generator[Chunk, None, None]:
+    def chunks(self, layout_of: LayoutOf, strategy: Strategy, part: Part = WHOLE) -> Chunks:
         """Yields the chunks of one pass over the data of all processes; see `BatchLoader.chunks`."""
-        batches, like = self._batches(limit, start), self.view(self._first)
-        return joined_chunks(batches, like, layout_of(like), strategy, start.batches)
+        batches, like = self._batches(part), self.view(self._first)
+        return joined_chunks(batches, like, layout_of(like), strategy, part.start.batches)
 
     def rows_of(self, layout: BatchLayout) -> int:
         """Returns the rows of a full batch over all processes, including padding."""
@@ -129,9 +122,7 @@ def _check_alike(batch: Batch, what: str) -> None:
         )
 
 
-def joined_chunks(
-    batches: Iterator[Batch], like: Batch, layout: BatchLayout, strategy: Strategy, first: int
-) -> Generator[Chunk, None, None]:
+def joined_chunks(batches: Iterator[Batch], like: Batch, layout: BatchLayout, strategy: Strategy, first: int) -> Chunks:
     """Joins one batch of each process into a global batch, until no process has another one.
 
     The processes exchange the sizes of their batches, so that short batches and iterables of different lengths give

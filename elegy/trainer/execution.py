@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +19,14 @@ from elegy.engine.measures import with_measures
 from elegy.engine.program import CompiledPhase, Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.trip_counts import trip_counts
-from elegy.loading import BatchLoader, Cursor, batch_loader
-from elegy.loading.batch_loader import BEGINNING
-from elegy.loading.chunks import BatchLayout, Chunk, ChunkSize, as_many_as_fit, bytes_of, resized, structure
+from elegy.loading import BatchLoader, batch_loader
+from elegy.loading.batch_loader import Chunks
+from elegy.loading.chunks import BatchLayout, bytes_of, resized, structure
 from elegy.loading.multihost import agreed
+from elegy.loading.part import WHOLE, Part
 from elegy.metrics import LossesAndMetrics
 from elegy.module.levels import level_of
 from elegy.module.row_independence import RowProbe
-from elegy.strategies import Strategy
 from elegy.trainer import checks
 from elegy.types import Batch, PyTree
 
@@ -54,41 +54,27 @@ class ExecutionPlan:
     """How the batches of one loader run in one phase.
 
     Args:
-        phase: the phase.
         loader: iterates the batches.
         layout: how batches are grouped and padded.
-        strategy: places them.
         state: the structure of the state after a step; None if the phase is not compiled.
         names: the names of the values that a step logs; None if the phase is not compiled.
         measures: the losses and metrics of an evaluation that replace those of the state; None for those.
         row_probe: a function of a state and a batch; its probe tests if batches of such examples may be padded.
     """
 
-    phase: CompiledPhase
     loader: BatchLoader
     layout: BatchLayout
-    strategy: Strategy
     state: Any = None
     names: Collection[str] | None = None
     measures: LossesAndMetrics | None = None
     row_probe: Callable[[StateBuffer, Batch], RowProbe] | None = None
 
-    def chunks(
-        self,
-        buffer: StateBuffer,
-        order: np.ndarray | None = None,
-        limit: int | None = None,
-        start: Cursor = BEGINNING,
-        chunk_size: ChunkSize = as_many_as_fit,
-    ) -> Generator[Chunk, None, None]:
-        """One pass over the data.
+    def chunks(self, buffer: StateBuffer, part: Part = WHOLE) -> Chunks:
+        """Yields the chunks of one pass over the data.
 
         Args:
             buffer: holds the state.
-            order: as for `BatchLoader.chunks`, like the other arguments.
-            limit: the most batches to give.
-            start: how much of the pass an interrupted run has seen.
-            chunk_size: the most batches of each chunk.
+            part: which batches.
         """
 
         def layout_of(batch: Batch) -> BatchLayout:
@@ -97,7 +83,7 @@ class ExecutionPlan:
             masked = self.row_probe(buffer, batch).rows_are_independent(buffer.one_replica)
             return dataclasses.replace(self.layout, masked=masked)
 
-        return self.loader.chunks(layout_of, self.strategy, order, limit, start, chunk_size)
+        return self.loader.chunks(layout_of, buffer.strategy, part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,11 +232,10 @@ def plan_execution(
         once: as for `plan_phases`.
     """
     phase, loader, fuse = request.phase, request.loader, request.fuse
-    strategy = executor.strategy
     if not executor.compiles(buffer.cls, phase):
-        return ExecutionPlan(phase, loader, BatchLayout(), strategy, measures=request.measures)
+        return ExecutionPlan(loader, BatchLayout(), measures=request.measures)
     batch = structure(loader.view(loader.first_batch()))
-    layout, source = BatchLayout(masked=masked, multiple=strategy.replicas), loader.source
+    layout, source = BatchLayout(masked=masked, multiple=executor.strategy.replicas), loader.source
     program = executor.program(phase, buffer, *_structs(batch, layout, loader, phase))
     steps = _steps(program, loader, fuse)
     steps = steps if request.most is None else min(steps, request.most)
@@ -276,7 +261,7 @@ def plan_execution(
     static = counts.static if request.static is None else request.static
     layout = dataclasses.replace(layout, steps=counts.full, resident=resident, static=static)
     row_probe = functools.partial(executor.row_probe, phase)
-    return ExecutionPlan(phase, loader, layout, strategy, program.state, program.names, request.measures, row_probe)
+    return ExecutionPlan(loader, layout, program.state, program.names, request.measures, row_probe)
 
 
 def _structs(batch: PyTree, layout: BatchLayout, loader: BatchLoader, phase: CompiledPhase) -> tuple[PyTree, PyTree]:

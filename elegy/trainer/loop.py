@@ -76,7 +76,7 @@ def _epoch(run: Run) -> Mapping[str, float]:
     run.clock.begin_epoch()
     stopped = run.cursor.batches > 0 and _evaluated_and_over(run)  # an evaluation that an interrupted run did not end
     # Before the reset, because an iterable may be exhausted.
-    chunks = run.training.chunks(buffer, run.order(), run.steps_left(), run.cursor, run.chunk_size())
+    chunks = run.training.chunks(buffer, run.part())
     if not run.cursor.batches:
         executor.reset(buffer, "train")
         run.logs = {}

@@ -17,8 +17,8 @@ from elegy.distributed import from_first
 from elegy.engine.step_results import PlainStepResults, StepResults
 from elegy.errors import CheckpointError
 from elegy.lazy_logs import LazyLogs, from_json, to_json
-from elegy.loading import Cursor
-from elegy.loading.chunks import ChunkSize, as_many_as_fit
+from elegy.loading import Cursor, Part
+from elegy.loading.part import ChunkSize, as_many_as_fit
 from elegy.trainer.clock import RunClock
 from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluation.evaluations import EvaluationPlan
@@ -244,11 +244,7 @@ class Run:
         size = self.loader.batch_size
         return None if size is None else self.examples + (min(counts) - self.session.step) * size
 
-    def steps_left(self) -> int | None:
-        """How many steps `max_steps` leaves; None for any number."""
-        return None if self.config.max_steps is None else self.config.max_steps - self.steps
-
-    def chunk_size(self) -> ChunkSize:
+    def _chunk_size(self) -> ChunkSize:
         """Ends chunks where a callback acts on the run, an evaluation is due or the number of microbatches changes, and
         before the time is up."""
         step, examples, pace = self.session.step, self.examples, self.clock.pace
@@ -321,7 +317,12 @@ class Run:
 
     # data
 
-    def order(self) -> np.ndarray | None:
+    def part(self) -> Part:
+        """The part of the epoch that is left, up to `max_steps`."""
+        most = self.config.max_steps
+        return Part(self._order(), None if most is None else most - self.steps, self.cursor, self._chunk_size())
+
+    def _order(self) -> np.ndarray | None:
         """The order in which the epoch sees the examples, `int[examples]`, or `int[examples, members]`; None for the
         data's own."""
         source, seed, epoch = self.loader.source, self.session.seed, self.session.epoch

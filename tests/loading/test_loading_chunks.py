@@ -3,7 +3,7 @@ import pytest
 
 from elegy.data import ArraySource
 from elegy.data.plan import EpochPlan
-from elegy.loading import chunks
+from elegy.loading import Cursor, Part, chunks
 from elegy.loading.chunks import BatchLayout, array_chunks
 from elegy.strategies import Jit
 
@@ -20,7 +20,7 @@ def test_batches_cut_from_blocks_are_the_rows_of_the_order(monkeypatch, block, l
     )
     plan = EpochPlan(53, 8, done=done)
     layout = BatchLayout(masked=masked)
-    found = list(array_chunks(ArraySource.of((x, y)), plan, order, layout, Jit(), None, limit, 40))
+    found = list(array_chunks(ArraySource.of((x, y)), plan, layout, Jit(), None, Part(order, limit, Cursor(40))))
     assert [chunk.first for chunk in found] == list(range(40, 40 + limit))
     for i, chunk in enumerate(found):
         index = order[done + 8 * i : done + 8 * i + 8]

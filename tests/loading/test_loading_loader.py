@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elegy.data import ArraySource, IterableSource
-from elegy.loading import Cursor, batch_loader
+from elegy.loading import Cursor, Part, batch_loader
 from elegy.loading.chunks import BatchLayout
 from elegy.strategies import Jit
 
@@ -46,14 +46,14 @@ def test_every_example_comes_once(iterable, steps, masked):
 def test_resident_data_is_gathered_by_index():
     layout = BatchLayout(steps=4, masked=True, resident=True)
     order = np.arange(22)[::-1]
-    chunks = list(loader().chunks(lambda batch: layout, Jit(), order))
+    chunks = list(loader().chunks(lambda batch: layout, Jit(), Part(order)))
     assert rows(chunks) == DATA[::-1].tolist()
     assert chunks[0].data is chunks[1].data
 
 
 def test_a_pass_goes_on_where_it_was_cut():
     layout = BatchLayout(steps=2, masked=True)
-    rest = loader().chunks(lambda batch: layout, Jit(), None, None, Cursor(batches=2, examples=8))
+    rest = loader().chunks(lambda batch: layout, Jit(), Part(start=Cursor(batches=2, examples=8)))
     assert rows(rest) == DATA[8:].tolist()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from elegy.data import IterableSource
 from elegy.engine.measures import with_measures
+from elegy.loading import Part
 from elegy.trainer.evaluation.evaluations import EvaluationPlan
 from elegy.trainer.session import Session
 from elegy.walltime import measured
@@ -33,7 +34,7 @@ def sanity_check(session: Session, evaluations: Sequence[EvaluationPlan], steps:
             with measured("evaluation"):
                 buffer = with_measures(session.with_weights(session.buffer.fork(), one.weights), one.plan.measures)
                 executor.reset(buffer, "test")
-                for chunk in one.plan.chunks(buffer, limit=steps):
+                for chunk in one.plan.chunks(buffer, Part(limit=steps)):
                     dict(executor.run("test", buffer, chunk, session.epoch).logs(chunk.count - 1))  # waits for errors
         except Exception as error:
             error.add_note(
