@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
+from elegy.data import pack, unpack
 from elegy.data.columns import Given
-from elegy.trainer import on_batch
+from elegy.engine.program import CompiledPhase
+from elegy.engine.state_buffer import StateBuffer
+from elegy.loading.chunks import structure
+from elegy.trainer import checks
+from elegy.trainer.evaluation import predictions
+from elegy.trainer.evaluation.outputs import BatchOutputs
+from elegy.trainer.one_batch import batch_of, chunk_of, inputs_of
+from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
-from elegy.types import PyTree
+from elegy.types import Batch, PyTree
+from elegy.waiting import no_wait
 
 
 class BatchMethods:
@@ -34,7 +44,14 @@ class BatchMethods:
                 data.
             ValueError: if the batch is empty, its arrays differ in length, or a name is missing.
         """
-        on_batch.init(self._session, Given.of("init_on_batch", data, inputs, labels, sample_weight))
+        session, given = self._session, Given.of("init_on_batch", data, inputs, labels, sample_weight)
+        if session.run is not None:
+            raise RuntimeError(
+                "the state cannot be made anew while fit runs: call init_on_batch before or after it, or assign "
+                "another state, `trainer.state = trainer.state.replace(...)`."
+            )
+        checks.jit_enabled(session.buffer, "train")
+        session.begin_anew(batch_of("init_on_batch", given))
 
     def train_on_batch(
         self, data: PyTree = None, labels: PyTree = None, *, inputs: PyTree = None, sample_weight: PyTree = None
@@ -57,13 +74,31 @@ class BatchMethods:
             ValueError: as `init_on_batch`.
             NonFiniteError: if the step is not finite, unless the trainer's `nonfinite` says `"ignore"` or `"skip"`.
         """
-        return on_batch.train(self._session, Given.of("train_on_batch", data, inputs, labels, sample_weight))
+        session, given = self._session, Given.of("train_on_batch", data, inputs, labels, sample_weight)
+        not_in_fit(session, "train_on_batch")
+        batch = batch_of("train_on_batch", given)
+        session.check_can_run("train")
+        session.follow_schedule()
+        buffer, chunk = _ready(session, "train", batch), chunk_of(session, batch)
+        with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
+            out = session.executor.run("train", buffer, chunk, session.epoch)
+            session.step += 1
+        if session.monitor.guards:
+            session.monitor.record(out, session.step - 1, session.epoch, buffer)
+            if session.monitor.policy != "skip":
+                session.monitor.settle()
+        return out.logs(0)
 
     def test_on_batch(
         self, data: PyTree = None, labels: PyTree = None, *, inputs: PyTree = None, sample_weight: PyTree = None
     ) -> Mapping[str, float]:
         """Evaluates one batch, alone; arguments and result as for `train_on_batch`. The state stays as it is."""
-        return on_batch.test(self._session, Given.of("test_on_batch", data, inputs, labels, sample_weight))
+        session, given = self._session, Given.of("test_on_batch", data, inputs, labels, sample_weight)
+        batch = batch_of("test_on_batch", given)
+        session.check_can_run("test")
+        with _ready(session, "test", batch).shared() as buffer:
+            session.executor.reset(buffer, "test")
+            return session.executor.run("test", buffer, chunk_of(session, batch), session.epoch).logs(0)
 
     def predict_on_batch(
         self,
@@ -81,4 +116,26 @@ class BatchMethods:
             labels: the names of labels in the data, which are left out; they may be missing.
             sample_weight: the name of weights in the data, which are left out; it may be missing.
         """
-        return on_batch.predict(self._session, Given.of("predict_on_batch", data, inputs, labels, sample_weight))
+        session, given = self._session, Given.of("predict_on_batch", data, inputs, labels, sample_weight)
+        batch = inputs_of("predict_on_batch", given)
+        session.check_can_run("pred")
+        with _ready(session, "pred", pack(batch)).shared() as buffer:
+            chunk = chunk_of(session, batch)
+            leaves, treedef = session.executor.predict(buffer, chunk)
+        outline = predictions.outline_of(session, chunk.batch)
+        return BatchOutputs(session.strategy.collect_outputs(leaves), treedef, outline, chunk.sizes[0]).tree()
+
+
+def _ready(session: Session, phase: CompiledPhase, batch: Batch) -> StateBuffer:
+    """The state for a step on one batch."""
+    executor = session.executor
+    executor.shapes.takes_batches[phase] = True
+    buffer = session.planned(batch)
+    if phase != "pred":
+        checks.labels(buffer, phase, batch, functools.partial(executor.outputs, phase, buffer))
+    if executor.compiles(buffer.cls, phase):
+        executor.program(phase, buffer, structure(unpack(batch)[0] if phase == "pred" else batch), None)
+    session.adopt(buffer)
+    if phase != "pred":
+        session.note_inputs(batch)
+    return session.buffer

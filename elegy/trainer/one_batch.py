@@ -22,7 +22,6 @@ from elegy.integers import positive_int_or_none
 from elegy.loading.chunks import Chunk, resized, structure
 from elegy.module.levels import level_of
 from elegy.trainer import checks
-from elegy.trainer.nonfinite import check_level
 from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
 from elegy.types import Batch, PyTree
@@ -108,9 +107,7 @@ def check_trains(session: Session, what: str, *, compiled: bool = False) -> None
         StepError: if the module cannot train.
         ValueError: for a step of the core level, or of a strategy that does not compile.
     """
-    checks.can_run(session.buffer, "train")
-    check_level(session.monitor.policy, session.buffer)
-    checks.accumulation(session.accumulate, session.buffer)
+    session.check_can_run("train")
     if level_of(session.buffer.cls, "train") == "core":
         raise ValueError(
             f"{what} looks into the training step, but {session.buffer.cls.__name__}.train_step is of the core level, "

@@ -14,6 +14,7 @@ from elegy.data import pack, unpack
 from elegy.data.batch import rows
 from elegy.distributed import collect
 from elegy.engine.executor import Executor
+from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import CheckpointError
 from elegy.loading import BatchLoader, DeviceCopies
@@ -184,9 +185,8 @@ class Session:
         """
         for request in requests:
             self.executor.shapes.takes_batches[request.phase] = request.loader.plan is None
-            checks.can_run(self.buffer, request.phase)
+            self.check_can_run(request.phase)
             if request.phase == "train":
-                check_level(self.monitor.policy, self.buffer)
                 checks.accumulation(self.accumulate, self.buffer, rows(request.loader.first_batch()))
                 self.executor.accumulate(self.accumulate)
         first = requests[0].loader.first_batch()
@@ -196,6 +196,13 @@ class Session:
         if requests[0].phase != "pred":
             self.note_inputs(first)
         return plans
+
+    def check_can_run(self, phase: CompiledPhase) -> None:
+        """Checks that the module says how to run a phase, and that the arguments of the trainer fit; see `checks`."""
+        checks.can_run(self.buffer, phase)
+        if phase == "train":
+            check_level(self.monitor.policy, self.buffer)
+            checks.accumulation(self.accumulate, self.buffer)
 
     def planned(self, batch: Batch) -> StateBuffer:
         """The state; where there is none, one for batches like this that is made when it is needed."""
