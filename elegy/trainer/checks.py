@@ -73,15 +73,6 @@ def limit(name: str, value: Any) -> int | float | None:
     return positive_int_or_none(name, value)
 
 
-def fast_dev_run(value: Any) -> int:
-    """Checks `fast_dev_run`, and returns the number of batches; 0 for an ordinary run.
-
-    Raises:
-        ValueError: if it is neither a bool nor a positive integer.
-    """
-    return int(value) if isinstance(value, bool) else positive_int("fast_dev_run", value)
-
-
 def validation_freq(value: Any) -> Every:
     """Checks `validation_freq`: an interval, or a number of epochs.
 
@@ -98,28 +89,26 @@ def validation_freq(value: Any) -> Every:
     return Every(epochs=positive_int("validation_freq", value))
 
 
-def sanity_check(value: Any) -> int:
-    """Checks `sanity_check`.
+def number_or_zero(name: str, what: str, value: Any) -> int:
+    """Checks a number of which 0 means none.
+
+    Args:
+        name: the name of the argument.
+        what: what is counted, for the message.
+        value: the argument.
 
     Raises:
         ValueError: if it is not an integer of at least 0.
     """
     number = as_integer(value)
     if number is None or number < 0:
-        raise ValueError(f"sanity_check must be a number of validation steps, 0 for none, not {value!r}.")
+        raise ValueError(f"{name} must be a number of {what}, 0 for none, not {value!r}.")
     return number
 
 
 def prefetch(value: Any) -> int:
-    """Checks `prefetch`.
-
-    Raises:
-        ValueError: if it is not an integer of at least 0.
-    """
-    number = as_integer(value)
-    if number is None or number < 0:
-        raise ValueError(f"prefetch must be a number of batches to read ahead, 0 for none, not {value!r}.")
-    return number
+    """Checks `prefetch`; errors as for `number_or_zero`."""
+    return number_or_zero("prefetch", "batches to read ahead", value)
 
 
 def hyperparameters(value: Any) -> Any:

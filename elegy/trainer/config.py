@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Any, Literal, Self
 
-from elegy.integers import positive_int_or_none
+from elegy.integers import positive_int, positive_int_or_none
 from elegy.module.averaging import Weights
 from elegy.trainer import checks
 from elegy.types import Every, Hyperparameters
@@ -59,7 +59,7 @@ class FitConfig:
         for name in ("limit_train", "limit_validation"):
             given[name] = checks.limit(name, given[name])
         given["hyperparameters"] = checks.hyperparameters(given["hyperparameters"])
-        given["sanity_check"] = checks.sanity_check(given["sanity_check"])
+        given["sanity_check"] = checks.number_or_zero("sanity_check", "validation steps", given["sanity_check"])
         given["prefetch"] = checks.prefetch(given["prefetch"])
         if given["overfit_batches"] is not None:
             if given["steps_per_epoch"] is not None:
@@ -68,15 +68,11 @@ class FitConfig:
                     "say how many batches make an epoch: use one of them."
                 )
             given["shuffle"] = False
-        given["fast_dev_run"] = few = checks.fast_dev_run(given["fast_dev_run"])
+        few = given["fast_dev_run"]
+        given["fast_dev_run"] = few = int(few) if isinstance(few, bool) else positive_int("fast_dev_run", few)
         if few:
-            given |= {
-                "limit_train": few,
-                "limit_validation": few,
-                "validation_freq": Every(epochs=1),
-                "initial_epoch": 0,
-            }
-            given |= {"max_steps": None, "max_time": None, "resume": None, "sanity_check": 0}
+            given |= {"limit_train": few, "limit_validation": few, "validation_freq": Every(epochs=1)}
+            given |= {"initial_epoch": 0, "max_steps": None, "max_time": None, "resume": None, "sanity_check": 0}
         return cls(epochs=1 if few else epochs, **given)
 
     def check_validation(self, validates: bool) -> None:
@@ -88,20 +84,13 @@ class FitConfig:
         Raises:
             ValueError: if there is none.
         """
-        optional = ("validation_batch_size", "validation_steps", *(() if self.fast_dev_run else ("limit_validation",)))
-        for name in (*optional, "sanity_check"):
-            if not validates and getattr(self, name) not in (None, 0):
+        if validates:
+            return
+        unset: dict[str, Any] = {"validation_batch_size": None, "validation_steps": None, "sanity_check": 0}
+        if not self.fast_dev_run:  # which sets these itself
+            unset |= {"limit_validation": None, "validation_freq": Every(epochs=1)}
+        for name, value in {**unset, "validation_weights": "trained"}.items():
+            if (given := getattr(self, name)) != value:
                 raise ValueError(
-                    f"{name}={getattr(self, name)}, but there is no validation data: pass validation_data or "
-                    "validation_split."
+                    f"{name}={given!r}, but there is no validation data: pass validation_data or validation_split."
                 )
-        if not validates and not self.fast_dev_run and self.validation_freq != Every(epochs=1):
-            raise ValueError(
-                f"validation_freq={self.validation_freq!r}, but there is no validation data: pass validation_data or "
-                "validation_split."
-            )
-        if not validates and self.validation_weights != "trained":
-            raise ValueError(
-                f"validation_weights={self.validation_weights!r}, but there is no validation data: pass "
-                "validation_data or validation_split."
-            )

@@ -180,15 +180,11 @@ def _joined(
     return LazyLogs(
         lambda: {
             **logs,
-            **_others(added, logs),
+            **{name: value for name, value in added.items() if name not in logs},
             **{f"{prefix}{name}": v for prefix, values in evaluations.items() for name, v in values.items()},
         },
         lambda: all(getattr(part, "ready", True) is not False for part in (logs, *evaluations.values())),
     )
-
-
-def _others(added: Mapping[str, Any], logs: Mapping[str, float]) -> dict[str, Any]:
-    return {name: value for name, value in added.items() if name not in logs}
 
 
 def evaluate(

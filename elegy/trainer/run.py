@@ -145,23 +145,17 @@ class Run:
         self.clock.go_on_from(state["seconds"])
         self.schedule.load_state_dict(state.get("evaluated", {}))
 
-    def record(self) -> dict[str, Any]:
+    def record(self, *, own: bool = True) -> dict[str, Any]:
         """What a later run needs to go on where this one is: counters, cursor, data, callbacks, the kind of loop.
+
+        Args:
+            own: as for `BatchLoader.state`.
 
         Raises:
             CheckpointError: if the state of the data cannot be had.
         """
-        return self._record(self.loader.state(self.cursor.batches))
-
-    def last_record(self) -> dict[str, Any]:
-        """As `record`, of a run that is over, which may never be saved: data that cannot tell its state is counted."""
-        try:
-            return self.record()
-        except CheckpointError:
-            return self._record(self.loader.state(self.cursor.batches, own=False))
-
-    def _record(self, data: dict[str, Any] | None) -> dict[str, Any]:
         loader = self.loader
+        data = loader.state(self.cursor.batches, own=own)
         places = self.schedule.places() if self._processes == 1 else {}  # not known of several processes' shares
         return {
             "data": data,
@@ -174,6 +168,13 @@ class Run:
             "shuffle": self.config.shuffle,
             "callbacks": self.callbacks.state_dict(),
         }
+
+    def last_record(self) -> dict[str, Any]:
+        """As `record`, of a run that is over, which may never be saved: data that cannot tell its state is counted."""
+        try:
+            return self.record()
+        except CheckpointError:
+            return self.record(own=False)
 
     # events
 

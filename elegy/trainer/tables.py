@@ -15,7 +15,6 @@ def draw(
     rows: Iterable[Sequence[str]],
     footer: Sequence[str] | None = None,
     *,
-    title: str | None = None,
     right: int = 1,
 ) -> str:
     """Draws a table.
@@ -24,7 +23,6 @@ def draw(
         columns: the names of the columns.
         rows: the cells of each row.
         footer: the cells of the last row, below a line; None to leave it out.
-        title: the line above the table.
         right: how many of the last columns are aligned at their right.
 
     Example:
@@ -42,8 +40,7 @@ def draw(
     from rich.console import Console
     from rich.table import Table
 
-    text = _plain(title) if title else None
-    table = Table(box=box.SQUARE, show_footer=footer is not None, title=text, title_justify="left", title_style="")
+    table = Table(box=box.SQUARE, show_footer=footer is not None)
     for i, name in enumerate(columns):
         justify: Literal["left", "right"] = "right" if i >= len(columns) - right else "left"
         table.add_column(name, footer="" if footer is None else footer[i], justify=justify, overflow="fold")

@@ -99,7 +99,8 @@ def export_saved_model(state: Any, path: str | Path, inputs: PyTree) -> None:
     structs = _batch_structs(inputs)
     polymorphic = jax.tree.map(lambda leaf: f"({', '.join(('b', *map(str, leaf.shape[1:])))})", structs)
     signature = jax.tree_util.tree_map_with_path(
-        lambda where, leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype.name, name=_tensor_name(where)), structs
+        lambda where, leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype.name, name=tensor_name(where, "inputs")),
+        structs,
     )
     module = tf.Module()
     try:
@@ -179,5 +180,6 @@ def _described(tree: PyTree) -> dict[str, Any]:
     }
 
 
-def _tensor_name(path: Any) -> str:
-    return path_name(path).replace("/", "_").replace("(root)", "inputs")
+def tensor_name(path: Any, root: str) -> str:
+    """The name of a leaf in the files of other libraries; `root` if the leaf is the whole tree."""
+    return path_name(path).replace("/", "_").replace("(root)", root)

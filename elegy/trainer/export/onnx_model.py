@@ -18,9 +18,8 @@ from elegy.checkpoint.address import local_path
 from elegy.checkpoint.local import replace_file
 from elegy.errors import CheckpointError
 from elegy.lazy import require
-from elegy.names import path_name
 from elegy.strategies.strategy import struct_of
-from elegy.trainer.export.exported import prediction, symbolic_batch
+from elegy.trainer.export.exported import prediction, symbolic_batch, tensor_name
 from elegy.types import PyTree
 
 _PURPOSE = "exporting an ONNX model"
@@ -43,11 +42,11 @@ def export_onnx(state: Any, path: str | Path, inputs: PyTree) -> None:
     jax2onnx, runtime = require("jax2onnx", _PURPOSE), require("onnxruntime", _PURPOSE)
     symbolic, step = symbolic_batch(inputs), prediction(state)
     found, treedef = jax.tree_util.tree_flatten_with_path(symbolic)
-    names: dict[str, list[str]] = {"inputs": [_name(where, "inputs") for where, _ in found], "outputs": []}
+    names: dict[str, list[str]] = {"inputs": [tensor_name(where, "inputs") for where, _ in found], "outputs": []}
 
     def function(*leaves: jax.Array) -> list[Any]:
         outputs = jax.tree_util.tree_leaves_with_path(step(jax.tree.unflatten(treedef, leaves)))
-        names["outputs"] = [_name(where, "outputs") for where, _ in outputs]
+        names["outputs"] = [tensor_name(where, "outputs") for where, _ in outputs]
         return [leaf for _, leaf in outputs]
 
     try:
@@ -117,10 +116,6 @@ def _silent() -> Iterator[None]:
     finally:
         logging.disable(before)
         logger.disabled = disabled
-
-
-def _name(path: Any, root: str) -> str:
-    return path_name(path).replace("/", "_").replace("(root)", root)
 
 
 def _unique(names: list[str], taken: Any) -> list[str]:
