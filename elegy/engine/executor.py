@@ -181,12 +181,12 @@ class Executor:
                 strategy = strategy.replicated
             inputs = batch if phase == "pred" else unpack(batch)[0]
             with self.shapes.noting_inputs(phase, inputs), self.shapes.noting_batch(phase, batch):
-                program = self._trace(phase, strategy, buffer, batch, mask)
+                program = Program(phase, strategy, buffer.struct, batch, mask, self.options)
             self.traces[phase] += 1
             self.shapes.traced(phase, batch)
             if phase == "pred" and not (program.rowwise and self._rows_follow(buffer, batch, strategy.replicas)):
                 # Outputs without one row for each example must be computed from the whole batch.
-                program = self._trace(phase, strategy.replicated, buffer, batch, mask)
+                program = Program(phase, strategy.replicated, buffer.struct, batch, mask, self.options)
             self._programs[key] = program
             self._programs[(phase, batch_key(program.state), form)] = program
         return program
@@ -226,11 +226,6 @@ class Executor:
             recent = {}
         recent[id(chunk.batch), chunk.mask is None] = chunk.batch, program
         self._recent[phase] = buffer.version, recent
-
-    def _trace(
-        self, phase: CompiledPhase, strategy: Strategy, buffer: StateBuffer, batch: PyTree, mask: PyTree | None
-    ) -> Program:
-        return Program(phase, strategy, buffer.struct, batch, mask, self.options)
 
     def _accumulate(self, program: Program, buffer: StateBuffer) -> None:
         """Adds the log accumulators that tracing the first step of a phase has found."""

@@ -71,6 +71,7 @@ class Program:
         log_names: for each logged scalar its name, dtype and place among the scalars of that dtype.
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
+        outputs: the structure of the results of the traced step, without the state.
         closed: the traced step, without equations that its results do not need.
         indexed: True if the step reads the index of the batch or of the epoch.
         small: the control vectors and masks of the program, on the devices.
@@ -139,7 +140,7 @@ class Program:
         if phase == "train" and strategy.maps_members and strategy.data_seeds is None:
             in_turn = members_in_turn(self.closed, state.get_params(), jax.default_backend())
             self.strategy = strategy.in_turn if in_turn else strategy
-        self._out = result[0]
+        self.outputs = result[0]
         self.names = frozenset(name for name, _, _ in self.log_names)
         n_state = len(jax.tree.leaves(state))
         n_extra = len(jax.tree.leaves(result[0]))
@@ -185,7 +186,7 @@ class Program:
             state[i] = leaf
         flat = as_call(self.closed)(*wrap_keys(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
         n_extra = len(flat) - len(state)
-        extra = jax.tree.unflatten(jax.tree.structure(self._out), flat[:n_extra])
+        extra = jax.tree.unflatten(jax.tree.structure(self.outputs), flat[:n_extra])
         after = unwrap_keys(flat[n_extra:], self._impls)
         return extra, [after[i] for i in self.changed]
 
@@ -213,14 +214,9 @@ class Program:
         return self._compiled(("single",), kernel, ("state", "small", "state", "batch", "batch", "whole"))
 
     @property
-    def outputs(self) -> PyTree:
-        """The structure of the results of the traced step, without the state."""
-        return self._out
-
-    @property
     def rowwise(self) -> bool:
         """True if every output of the traced step has one row for each example."""
-        return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self._out))
+        return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self.outputs))
 
     @functools.cached_property
     def steps_per_execution(self) -> int:
@@ -244,7 +240,7 @@ class Program:
         def kernel(
             donated: Any, sums: Any, constant: Any, data: Any, index: Any, mask: Any, control: Any
         ) -> tuple[Any, Any]:
-            logs = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self._out)
+            logs = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), self.outputs)
 
             def body(k: Any, carry: Any) -> Any:
                 changed, logs = carry

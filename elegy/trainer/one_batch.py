@@ -23,7 +23,7 @@ from elegy.loading.chunks import Chunk, resized, structure
 from elegy.module.levels import level_of
 from elegy.trainer import checks
 from elegy.trainer.one_fit import not_in_fit
-from elegy.trainer.session import Session
+from elegy.trainer.session import Session, TrainerSnapshot
 from elegy.types import Batch, PyTree
 
 
@@ -170,7 +170,7 @@ def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuf
         RuntimeError: while `fit` runs.
     """
     not_in_fit(session, what)
-    snapshot = session.snapshot()
+    snapshot = TrainerSnapshot(session)
     try:
         if session.initialized:
             yield session.buffer.fork()
@@ -178,7 +178,7 @@ def copied_state(session: Session, what: str, batch: Batch) -> Iterator[StateBuf
             session.adopt(session.planned(batch))
             yield session.buffer  # no copy: the trainer goes back to having none
     finally:
-        session.return_to(snapshot)
+        snapshot.restore()
 
 
 def chunk_of(session: Session, batch: Batch) -> Chunk:

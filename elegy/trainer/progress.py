@@ -111,7 +111,8 @@ class ProgressBar(Callback):
 
     def on_train_batch_end(self, event: Event) -> None:
         """Moves the bar."""
-        self._catch_up()
+        self._reader.flush()
+        self._open_if_due()
         self._advance(event)
 
     def on_epoch_end(self, event: Event) -> None:
@@ -232,10 +233,6 @@ class ProgressBar(Callback):
         """The seconds since the last epoch was computed; waits until this one is."""
         before, self._finished = self._finished or 0.0, event.seconds
         return self._finished - before
-
-    def _catch_up(self) -> None:
-        self._reader.flush()
-        self._open_if_due()
 
     def _open_if_due(self) -> None:
         event, seen = self._unopened, self._batches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +26,7 @@ from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
 from elegy.trainer.first_state import first_state, planned_state
 from elegy.trainer.microbatches import MicrobatchSchedule
-from elegy.trainer.nonfinite import NonFiniteMonitor, Skipped, check_level
+from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
 from elegy.trainer.pending import PendingLoads
 from elegy.types import Batch, PyTree
 
@@ -35,24 +34,7 @@ if TYPE_CHECKING:
     from elegy.trainer.run import Run
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainerSnapshot:
-    """What a trainer goes back to when a call fails before its first step; the names are those of `Session`."""
-
-    buffer: StateBuffer
-    initialized: bool
-    pending: PendingLoads
-    step: int
-    epoch: int
-    history: History
-    run: Run | None
-    record: Mapping[str, Any] | None
-    kept: Mapping[str, Any]
-    skipped: Skipped
-
-
 _NOT_PICKLED = ("run", "executor", "buffer", "_copies", "_refusal", "given_digest")
-_KEPT = tuple(field.name for field in dataclasses.fields(TrainerSnapshot) if field.name not in ("buffer", "skipped"))
 
 
 class Session:
@@ -269,19 +251,7 @@ class Session:
         if not self.initialized:
             raise CheckpointError(f"there {what} to save yet: fit, or call init_on_batch first.")
 
-    # snapshots and pickles
-
-    def snapshot(self) -> TrainerSnapshot:
-        """What `return_to` needs."""
-        values = {name: getattr(self, name) for name in _KEPT}
-        return TrainerSnapshot(buffer=self.buffer.fork(), skipped=self.monitor.skipped, **values)
-
-    def return_to(self, snapshot: TrainerSnapshot) -> None:
-        """Goes back to a snapshot, unless a step has consumed its state."""
-        if snapshot.buffer.readable():
-            self.buffer, self.monitor.skipped = snapshot.buffer, snapshot.skipped
-            for name in _KEPT:
-                setattr(self, name, getattr(snapshot, name))
+    # pickles
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
@@ -297,6 +267,27 @@ class Session:
         self.executor, self.buffer = self._executor(strategy), StateBuffer(strategy, state)
 
 
+class TrainerSnapshot:
+    """What a trainer goes back to when a call fails before its first step.
+
+    Args:
+        session: the session of the trainer.
+    """
+
+    _NAMES = ("initialized", "pending", "step", "epoch", "history", "run", "record", "kept")
+
+    def __init__(self, session: Session):
+        self._session, self._buffer, self._skipped = session, session.buffer.fork(), session.monitor.skipped
+        self._values = {name: getattr(session, name) for name in self._NAMES}
+
+    def restore(self) -> None:
+        """Returns the trainer to this snapshot, unless a step has consumed its state."""
+        if self._buffer.readable():
+            self._session.buffer, self._session.monitor.skipped = self._buffer, self._skipped
+            for name, value in self._values.items():
+                setattr(self._session, name, value)
+
+
 class UndoOnFailure:
     """A block that returns a session to where it was if it raises, until `keep` is called.
 
@@ -306,7 +297,7 @@ class UndoOnFailure:
 
     def __init__(self, session: Session):
         self._session = session
-        self._snapshot: TrainerSnapshot | None = session.snapshot()
+        self._snapshot: TrainerSnapshot | None = TrainerSnapshot(session)
 
     def keep(self) -> None:
         """Lets go of the snapshot: a step is done."""
@@ -317,6 +308,6 @@ class UndoOnFailure:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is not None and self._snapshot is not None:
-            self._session.return_to(self._snapshot)
+            self._snapshot.restore()
         elif isinstance(error, jax.errors.JaxRuntimeError):  # of a step that was queued: its results cannot be read
             self._session.buffer.discard_failed()

@@ -31,6 +31,7 @@ from elegy.trainer.batch_methods import BatchMethods
 from elegy.trainer.config import FitConfig
 from elegy.trainer.diagnosis.methods import DiagnosisMethods
 from elegy.trainer.evaluation import predictions
+from elegy.trainer.evaluation.outputs import join
 from elegy.trainer.evaluation.passes import PassOptions, plan_pass
 from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
@@ -347,7 +348,7 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         """
         given = Given.of("predict", data, inputs, labels, sample_weight)
         options = PassOptions(batch_size, steps, callbacks, verbose, weights)
-        return predictions.joined(self._predicted(given, prefetch, options))
+        return join(self._predicted(given, prefetch, options))
 
     def predict_iter(
         self,

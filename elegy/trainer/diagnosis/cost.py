@@ -13,10 +13,7 @@ from elegy.data.batch import rows
 from elegy.engine import costs
 from elegy.engine.program import Program
 from elegy.flat import make_jaxpr
-from elegy.trainer.one_batch import check_trains, own_executor, training_program
-from elegy.trainer.session import Session
 from elegy.trainer.tables import bytes_text, draw
-from elegy.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +65,8 @@ class Cost:
         return f"{title}{self.parameters:,} parameters\n{table.rstrip()}"
 
 
-def cost(session: Session, batch: Batch) -> Cost:
-    """Counts what a training step costs; see `Trainer.cost`.
-
-    Args:
-        session: the session.
-        batch: arrays or `jax.ShapeDtypeStruct`.
-    """
-    check_trains(session, "cost", compiled=True)
-    return cost_of(training_program(session, own_executor(session), session.planned(batch), batch))
-
-
 def cost_of(program: Program) -> Cost:
-    """Compiles a traced training step and reads the compiler's analysis.
+    """Compiles a traced training step and reads the compiler's analysis; see `Trainer.cost`.
 
     Args:
         program: the traced step.

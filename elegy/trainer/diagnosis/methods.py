@@ -7,10 +7,9 @@ from elegy.integers import positive_int
 from elegy.trainer import one_batch
 from elegy.trainer.diagnosis import batch_size as batch_size_module
 from elegy.trainer.diagnosis import check as check_module
-from elegy.trainer.diagnosis import cost as cost_module
 from elegy.trainer.diagnosis import learning_rate as learning_rate_module
 from elegy.trainer.diagnosis.check import CheckReport
-from elegy.trainer.diagnosis.cost import Cost
+from elegy.trainer.diagnosis.cost import Cost, cost_of
 from elegy.trainer.diagnosis.learning_rate import LearningRateTest
 from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
@@ -75,8 +74,11 @@ class DiagnosisMethods:
             >>> cost.parameters, cost.bytes["parameters"], cost.bytes["batch"]
             (7850, 31400, 12861440)
         """
-        batch = one_batch.structure_of("cost", Given.of("cost", data, inputs, labels, sample_weight), batch_size)
-        return cost_module.cost(self._session, batch)
+        session, given = self._session, Given.of("cost", data, inputs, labels, sample_weight)
+        batch = one_batch.structure_of("cost", given, batch_size)
+        one_batch.check_trains(session, "cost", compiled=True)
+        executor = one_batch.own_executor(session)
+        return cost_of(one_batch.training_program(session, executor, session.planned(batch), batch))
 
     def check(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,13 +46,13 @@ class BatchOutputs(NamedTuple):
         return jax.tree.unflatten(treedef, self.leaves)
 
 
-def join(outputs: Sequence[BatchOutputs]) -> PyTree:
+def join(batches: Iterable[BatchOutputs]) -> PyTree:
     """Concatenates the outputs of batches along the examples.
 
     In a tree of other classes than containers, an array of one and the same value for all examples stays what it is.
 
     Args:
-        outputs: those of each batch, of one structure.
+        batches: the outputs of each batch, of one structure.
 
     Raises:
         ValueError: if there are several and a leaf has no axis of examples, or other dimensions differ.
@@ -62,6 +62,7 @@ def join(outputs: Sequence[BatchOutputs]) -> PyTree:
         >>> join([BatchOutputs([np.array(rows)], treedef, None, len(rows)) for rows in ([1, 2], [3])])
         array([1, 2, 3])
     """
+    outputs = list(batches)
     first = outputs[0]
     if len(outputs) == 1:
         return first.tree()

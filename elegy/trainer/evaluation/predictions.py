@@ -11,7 +11,7 @@ from typing import Any
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
-from elegy.trainer.evaluation.outputs import BatchOutputs, Outline, join
+from elegy.trainer.evaluation.outputs import BatchOutputs, Outline
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.session import Session
@@ -35,11 +35,6 @@ def predictions(
     outputs = _predictions(session, plan, listeners, weights, reading)
     weakref.finalize(outputs, reading.close).atexit = False
     return outputs
-
-
-def joined(outputs: Predictions) -> PyTree:
-    """Joins the outputs of all batches."""
-    return join(list(outputs))
 
 
 def trees(outputs: Predictions) -> Iterator[PyTree]:

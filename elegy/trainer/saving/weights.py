@@ -40,11 +40,14 @@ def flat_weights(state: Any) -> dict[str, Any]:
 
 
 def _is_weight(state: Any, path: str, leaf: Any) -> bool:
-    field = path.partition("/")[0]
-    if field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric):
-        return False
     dtype = getattr(leaf, "dtype", None)
-    return dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return not (_is_of_run(state, path) or (dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)))
+
+
+def _is_of_run(state: Any, path: str) -> bool:
+    """True if a path is within a field of a state that belongs to a run: keys, optimizer, metrics, logs."""
+    field = path.partition("/")[0]
+    return field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric)
 
 
 def variables(state: Any) -> PyTree:
@@ -113,7 +116,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
         flat = rename(flat, renamed)
     own = named_leaves(state)
     weights, optional = flat_weights(state), given_weights.paths(state)
-    flat = {path: leaf for path, leaf in flat.items() if path in weights or not _is_run(path, own, state)}
+    flat = {p: leaf for p, leaf in flat.items() if p in weights or not (p in own or _is_of_run(state, p))}
     if not flat:
         raise CheckpointError(f"there are no weights in what was given. The state has: {', '.join(weights)}.")
     places = [_moved(prefix, renamed)] if prefix is not None else list(dict.fromkeys(p.partition("/")[0] for p in flat))
@@ -124,12 +127,6 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
     }
     own.update(fill(touched, flat, strict=strict))
     return jax.tree.unflatten(jax.tree.structure(state), own.values())
-
-
-def _is_run(path: str, own: Mapping[str, Any], state: Any) -> bool:
-    """True if a path that is not a weight of the state belongs to the run that wrote it."""
-    field = path.partition("/")[0]
-    return field in _NO_WEIGHTS or isinstance(getattr(state, field, None), Metric) or path in own
 
 
 def _moved(prefix: str, renamed: Rename | None) -> str:
