@@ -25,7 +25,8 @@ LayoutOf = Callable[[Batch], BatchLayout]
 Chunks = Generator[Chunk, None, None]
 
 
-def _as_given(batch: Batch) -> Batch:
+def as_given(batch: Batch) -> Batch:
+    """The view of a step that takes batches as they are."""
     return batch
 
 
@@ -50,7 +51,7 @@ class BatchLoader(abc.ABC, Generic[S]):
     plan: EpochPlan | None = None
 
     def __init__(
-        self, *, limit: int | None, what: str, view: Callable[[Batch], Batch] = _as_given, same_structure: bool = True
+        self, *, limit: int | None, what: str, view: Callable[[Batch], Batch] = as_given, same_structure: bool = True
     ):
         self.limit, self.what, self.view, self.same_structure = limit, what, view, same_structure
 

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from elegy.callbacks import CallbackList
+from elegy.callbacks.interval import interval_steps
 from elegy.data import ArraySource, IterableSource, unpack
 from elegy.engine.executor import Executor
 from elegy.engine.measures import with_measures
@@ -20,7 +21,7 @@ from elegy.engine.program import CompiledPhase, Program
 from elegy.engine.state_buffer import StateBuffer
 from elegy.engine.trip_counts import trip_counts
 from elegy.loading import BatchLoader, batch_loader
-from elegy.loading.batch_loader import Chunks
+from elegy.loading.batch_loader import Chunks, as_given
 from elegy.loading.chunks import BatchLayout, bytes_of, resized, structure
 from elegy.loading.multihost import agreed
 from elegy.loading.part import WHOLE, Part
@@ -28,7 +29,7 @@ from elegy.metrics import LossesAndMetrics
 from elegy.module.levels import level_of
 from elegy.module.row_independence import RowProbe
 from elegy.trainer import checks
-from elegy.types import Batch, PyTree
+from elegy.types import Batch, Every, PyTree
 
 logger = logging.getLogger("elegy")
 
@@ -117,6 +118,7 @@ class PhaseRequest:
         *,
         fuse: int | str,
         callbacks: CallbackList | None = None,
+        intervals: Iterable[Every] = (),
         measures: LossesAndMetrics | None = None,
         cut: bool = False,
         static: tuple[int, ...] | None = None,
@@ -130,6 +132,7 @@ class PhaseRequest:
             source: arrays or an iterable of batches.
             fuse: how many steps go into one execution, or `"auto"`.
             callbacks: of a training, those that may act on it within an epoch: executions end there.
+            intervals: likewise, those of its evaluations.
             measures: as for `ExecutionPlan`.
             cut: True if executions may end within a pass for other reasons than these callbacks.
             static: as for `PhaseRequest`.
@@ -143,6 +146,9 @@ class PhaseRequest:
             **options,
         )
         most = None if callbacks is None else callbacks.longest_execution(phase, loader.batch_size, undeclared=False)[0]
+        lengths = [length for every in intervals if (length := interval_steps(every, loader.batch_size)) is not None]
+        if lengths and (most is None or min(lengths) < most):
+            most = max(2, min(lengths))  # the results of a step that is always alone differ in the last bits
         cut = cut or (callbacks is not None and callbacks.acts_on_run)
         return cls(phase, loader, fuse, most, measures, cut, static)
 
@@ -316,11 +322,7 @@ def batch_view(cls: type, phase: CompiledPhase) -> Callable[[Batch], Batch]:
     """
     if phase == "pred":
         return _inputs
-    return _given if level_of(cls, phase) == "high" else _unwrapped
-
-
-def _given(batch: Batch) -> Batch:
-    return batch
+    return as_given if level_of(cls, phase) == "high" else _unwrapped
 
 
 def _inputs(batch: Batch) -> Batch:

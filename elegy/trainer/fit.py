@@ -18,7 +18,7 @@ from elegy.runs.folder import RunFolder
 from elegy.trainer import checks, loop, rollback
 from elegy.trainer.config import FitConfig
 from elegy.trainer.evaluation import checks as check_evaluations
-from elegy.trainer.evaluation.evaluations import EvaluationPlan, EvaluationSource, bounded, evaluation_sources
+from elegy.trainer.evaluation.evaluations import EvaluationPlan, EvaluationSource, evaluation_sources
 from elegy.trainer.evaluation.sanity import sanity_check
 from elegy.trainer.execution import PhaseRequest, fuse_with
 from elegy.trainer.listeners import Listeners
@@ -127,6 +127,7 @@ def fit(
                 limit=limit,
                 fuse=fuse,
                 callbacks=callbacks,
+                intervals=[one.every for one in evaluations],
                 cut=ends or session.microbatches.acts_on_run,
                 static=static,
                 drop_remaining=drop,
@@ -134,7 +135,6 @@ def fit(
                 copies=session.copies,
             )
         ]
-        requests[0] = bounded(requests[0], evaluations)
         for one in evaluations:
             size = one.batch_size
             if size is None and (isinstance(one.source, ArraySource) or one.source.of_rows):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from elegy.callbacks.interval import interval_steps
 from elegy.data import ArraySource, IterableSource
 from elegy.data.columns import Columns
 from elegy.data.convert import is_array_like
@@ -18,7 +17,7 @@ from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
 from elegy.trainer.config import FitConfig
-from elegy.trainer.execution import ExecutionPlan, PhaseRequest
+from elegy.trainer.execution import ExecutionPlan
 from elegy.types import Every
 
 
@@ -149,16 +148,6 @@ def evaluation_sources(
         return []
     sets = validation_data if is_dict_of_sets(validation_data, columns) else {None: validation_data}
     return [_read(name, data, config, columns, examples) for name, data in sets.items()]
-
-
-def bounded(training: PhaseRequest, evaluations: Sequence[EvaluationSource]) -> PhaseRequest:
-    """Bounds the steps in one execution of a training by the intervals of its evaluations.
-
-    Two steps stay allowed: the results of a step that is always alone differ in the last bits.
-    """
-    lengths = [interval_steps(one.every, training.loader.batch_size) for one in evaluations]
-    most = min((length for length in (*lengths, training.most) if length is not None), default=None)
-    return training if most == training.most else dataclasses.replace(training, most=max(2, int(most or 0)))
 
 
 def _read(name: Any, data: Any, config: FitConfig, columns: Columns | None, examples: bool) -> EvaluationSource:
