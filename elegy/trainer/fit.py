@@ -160,7 +160,8 @@ def fit(
             EvaluationPlan(one.prefix, one.every, plan, one.weights)
             for one, plan in zip(evaluations, plans, strict=True)
         ]
-        check_evaluations.check_names(callbacks, training, ready)
+        check_evaluations.check_owners(training, ready)
+        check_evaluations.check_monitors(callbacks, training, ready)
         if config.sanity_check:
             sanity_check(session, ready, config.sanity_check)
         run = session.run = Run(session, config, training, ready, listeners, undo)

@@ -242,6 +242,10 @@ class Session:
         """The states that callbacks keep, of the running or the last run."""
         return self.kept if self.run is None else self.run.callbacks.kept_states()
 
+    def place(self) -> Mapping[str, Any] | None:
+        """Where the running run is, or the last one ended, as a checkpoint keeps it."""
+        return self.record if self.run is None else self.run.record()
+
     def check_initialized(self, what: str) -> None:
         """Checks that there is a state.
 
@@ -256,9 +260,8 @@ class Session:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""
         kept = {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
-        record = self.record if self.run is None else self.run.record()
         states = {"kept": collect(dict(self.kept_states())), "state": collect(self.state)}
-        return {**kept, **states, "record": record, "strategy": self.strategy}
+        return {**kept, **states, "record": self.place(), "strategy": self.strategy}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         """Compiles and places anew."""

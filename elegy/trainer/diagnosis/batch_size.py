@@ -36,16 +36,7 @@ _SHARE_OF_HOST = 0.5
 
 
 def find_batch_size(session: Session, given: Given, budget: Any, multiple: Any, largest: Any, trial: bool) -> int:
-    """Finds the size; see `Trainer.find_batch_size`.
-
-    Args:
-        session: the session.
-        given: the arguments of the method.
-        budget: bytes on each device; None for the memory of the device.
-        multiple: the size is a multiple of this; None for the number of replicas.
-        largest: the largest size to consider.
-        trial: True to run one step with the size.
-    """
+    """Finds the size; see `Trainer.find_batch_size`."""
     check_trains(session, "find_batch_size", compiled=True)
     struct = structure_of("find_batch_size", given)
     unit = positive_int_or_none("multiple", multiple) or session.strategy.replicas

@@ -96,13 +96,7 @@ class CheckReport:
 
 
 def check(session: Session, batch: Batch, steps: int) -> CheckReport:
-    """Checks a training step; see `Trainer.check`.
-
-    Args:
-        session: the session.
-        batch: arrays.
-        steps: the number of training steps.
-    """
+    """Checks a training step; see `Trainer.check`."""
     check_trains(session, "check")
     losses: list[float] = []
     norms: dict[str, list[float]] = {}

@@ -144,17 +144,7 @@ def find_learning_rate(
     steps: int,
     learning_rate: float | None,
 ) -> LearningRateTest:
-    """Runs the test; see `Trainer.find_learning_rate`.
-
-    Args:
-        session: the session.
-        given: the arguments of the method.
-        batch_size: the rows of a batch; None for the default of `fit`.
-        lowest: the learning rate of the first step.
-        highest: that of the last step.
-        steps: the number of steps.
-        learning_rate: that of an optimizer whose state has none.
-    """
+    """Runs the test; see `Trainer.find_learning_rate`."""
     for name, value in (("lowest", lowest), ("highest", highest), ("learning_rate", learning_rate)):
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
             raise ValueError(f"find_learning_rate({name}={value!r}): a learning rate is a positive number.")

@@ -13,22 +13,12 @@ from elegy.trainer.population.stopping import MemberStopping
 from elegy.trainer.run import Run
 
 
-def check_names(callbacks: Iterable[Callback], training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
-    """Checks the names that the evaluations log, and those that callbacks monitor.
-
-    Args:
-        callbacks: the callbacks of a run.
-        training: the plan of its training.
-        evaluations: its evaluations.
+def check_owners(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+    """Checks that the training and the evaluations of a fit log different names.
 
     Raises:
-        ValueError: if two values have the same name, or a monitored name is not logged.
+        ValueError: if two values have the same name.
     """
-    _check_owners(training, evaluations)
-    _check_monitors(callbacks, training, evaluations)
-
-
-def _check_owners(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
     owners = dict.fromkeys(training.names or (), "the training")
     for one in evaluations:
         for name in sorted(one.names or ()):
@@ -40,9 +30,14 @@ def _check_owners(training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]
             owners[name] = f"the evaluation {one.prefix!r}"
 
 
-def _check_monitors(
+def check_monitors(
     callbacks: Iterable[Callback], training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]
 ) -> None:
+    """Checks that the training or an evaluation logs the values that callbacks monitor.
+
+    Raises:
+        ValueError: if a monitored name is not logged.
+    """
     if any(_may_add(callback) for callback in callbacks):
         return
     known = {one.prefix: one.names for one in evaluations}

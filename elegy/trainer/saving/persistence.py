@@ -66,14 +66,10 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
             if book is not None
         },
         "kept": {name: [*states] for name, states in kept.items()},
-        "run": with_all_places(together(lambda: _record_of(session), "asking the data for its place")),
+        "run": with_all_places(together(session.place, "asking the data for its place")),
     }
     split = {name: {key: one.split_given()[0] for key, one in states.items()} for name, states in kept.items()}
     return state.replace(_kept=split or None), metadata
-
-
-def _record_of(session: Session) -> Mapping[str, Any] | None:
-    return session.record if session.run is None else session.run.record()
 
 
 def save(

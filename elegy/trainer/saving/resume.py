@@ -19,7 +19,6 @@ from elegy.trainer.population.hyperparameters import equal
 from elegy.trainer.progress import ProgressBar
 from elegy.trainer.run import Run
 from elegy.trainer.saving.persistence import load
-from elegy.trainer.session import Session
 from elegy.types import Hyperparameters
 
 logger = logging.getLogger("elegy")
@@ -94,7 +93,7 @@ def load_run(
     Raises:
         CheckpointError: if the checkpoint is of another run, or does not fit the state.
     """
-    check_same_run(run, run.session, metadata, found.path)
+    check_same_run(run, metadata, found.path)
     load(run.session, found, metadata, wanted=hyperparameters)
     saved = with_own_place(metadata["run"])
     if saved is not None:
@@ -118,13 +117,13 @@ def tell_resumed(run: Run) -> None:
         print(text, flush=True)
 
 
-def check_same_run(run: Run, session: Session, metadata: Mapping[str, Any], path: object) -> None:
+def check_same_run(run: Run, metadata: Mapping[str, Any], path: object) -> None:
     """Checks that a run goes on with the data, the seed and the members of its checkpoint.
 
     Raises:
         CheckpointError: naming what differs.
     """
-    saved = metadata["run"] or {}
+    session, saved = run.session, metadata["run"] or {}
     now: dict[str, Any] = {"seed": session.seed}
     before: dict[str, Any] = {"seed": metadata["seed"]}
     if session.strategy.maps_members:
