@@ -45,7 +45,7 @@ class Session:
         strategy: how steps run on devices.
         monitor: the policy for steps that are not finite.
         seed: where all randomness comes from.
-        microbatches: into how many microbatches a training step cuts its batch; None for one.
+        microbatches: into how many microbatches a training step cuts its batch.
         config: the values that the program was run with, as JSON values.
         run_folder: writes what belongs to a run to a folder; None without one.
 
@@ -72,14 +72,13 @@ class Session:
         strategy: Strategy,
         monitor: NonFiniteMonitor,
         seed: int,
-        microbatches: MicrobatchSchedule | None = None,
-        config: Mapping[str, Any] | None = None,
-        run_folder: RunFolder | None = None,
+        microbatches: MicrobatchSchedule,
+        config: Mapping[str, Any] | None,
+        run_folder: RunFolder | None,
     ):
         self.seed, self.monitor, self.config = seed, monitor, config
-        self.microbatches = microbatches or MicrobatchSchedule(1)
+        self.microbatches, self.run_folder = microbatches, run_folder
         self.step = self.epoch = 0
-        self.run_folder = run_folder
         self.executor = self._executor(strategy)
         self._copies: DeviceCopies | None = None
         self.initialized = state.key is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +29,9 @@ from elegy.trainer import fit as fit_module
 from elegy.trainer.batch_methods import BatchMethods
 from elegy.trainer.config import FitConfig
 from elegy.trainer.diagnosis.methods import DiagnosisMethods
-from elegy.trainer.evaluation import predictions
 from elegy.trainer.evaluation.outputs import join
-from elegy.trainer.evaluation.passes import PassOptions, plan_pass
+from elegy.trainer.evaluation.passes import plan_pass
+from elegy.trainer.evaluation.predictions import predictions, trees
 from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
@@ -307,8 +306,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         given = Given.of("evaluate", data, inputs, labels, sample_weight)
         source = source_of(given, what="evaluate", batch_size=batch_size)
         with source.reading(checks.prefetch(prefetch)):
-            options = PassOptions(batch_size, steps, callbacks, verbose, weights)
-            plan, listeners = plan_pass(self, self._session, "test", source, options)
+            listeners = Listeners(self, self._session, callbacks, verbose)
+            plan = plan_pass(self._session, "test", source, listeners, batch_size, steps, weights)
             return dict(loop.evaluate(self._session, plan, listeners, weights=weights))
 
     def predict(
@@ -347,8 +346,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
         """
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        options = PassOptions(batch_size, steps, callbacks, verbose, weights)
-        return join(self._predicted(given, prefetch, options))
+        listeners = Listeners(self, self._session, callbacks, verbose)
+        return join(predictions(self._session, given, listeners, batch_size, steps, weights, prefetch))
 
     def predict_iter(
         self,
@@ -366,15 +365,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
     ) -> Iterator[PyTree]:
         """Yields the outputs of one batch after another, as NumPy arrays. Arguments as for `predict`."""
         given = Given.of("predict", data, inputs, labels, sample_weight)
-        options = PassOptions(batch_size, steps, callbacks, verbose, weights)
-        return predictions.trees(self._predicted(given, prefetch, options))
-
-    def _predicted(self, given: Given, prefetch: int, options: PassOptions) -> predictions.Predictions:
-        source = source_of(given, what="predict", known=self._session.input_tree, batch_size=options.batch_size)
-        with contextlib.ExitStack() as reading:
-            reading.enter_context(source.reading(checks.prefetch(prefetch)))
-            plan, listeners = plan_pass(self, self._session, "pred", source, options)
-            return predictions.predictions(self._session, plan, listeners, options.weights, reading.pop_all())
+        listeners = Listeners(self, self._session, callbacks, verbose)
+        return trees(predictions(self._session, given, listeners, batch_size, steps, weights, prefetch))
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is compiled, placed on devices, or under way."""

@@ -8,10 +8,14 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from elegy.data.columns import Given
+from elegy.data.sources import source_of
 from elegy.loading.chunks import Chunk
 from elegy.module.averaging import Weights
 from elegy.module.levels import level_of
+from elegy.trainer import checks
 from elegy.trainer.evaluation.outputs import BatchOutputs, Outline
+from elegy.trainer.evaluation.passes import plan_pass
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.session import Session
@@ -21,17 +25,33 @@ Predictions = Generator[BatchOutputs, None, None]
 
 
 def predictions(
-    session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights, reading: contextlib.ExitStack
+    session: Session,
+    given: Given,
+    listeners: Listeners,
+    batch_size: int | None,
+    steps: int | None,
+    weights: Weights,
+    prefetch: int,
 ) -> Predictions:
     """Yields the outputs of each batch, on the host, in the order of the data.
 
+    The data and the arguments are checked now. What reads the data ends with the generator, also if it is dropped
+    unused.
+
     Args:
-        session: the session.
-        plan: how the batches run.
-        listeners: the callbacks.
-        weights: as for `Trainer.evaluate`.
-        reading: the block in which the data is read; closed with the generator, also if it is dropped unused.
+        session: the session of the trainer.
+        given: the data.
+        listeners: the callbacks of the call.
+        batch_size: as for `Trainer.predict`, like the other arguments.
+        steps: the largest number of batches.
+        weights: which parameters to use.
+        prefetch: how many batches a thread reads ahead.
     """
+    source = source_of(given, what="predict", known=session.input_tree, batch_size=batch_size)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(source.reading(checks.prefetch(prefetch)))
+        plan = plan_pass(session, "pred", source, listeners, batch_size, steps, weights)
+        reading = stack.pop_all()
     outputs = _predictions(session, plan, listeners, weights, reading)
     weakref.finalize(outputs, reading.close).atexit = False
     return outputs
@@ -47,7 +67,7 @@ def trees(outputs: Predictions) -> Iterator[PyTree]:
 def _predictions(
     session: Session, plan: ExecutionPlan, listeners: Listeners, weights: Weights, reading: contextlib.ExitStack
 ) -> Predictions:
-    """Yields the outputs of each batch."""
+    """Yields the outputs of each batch; closes the block in which the data is read."""
     executor = session.executor
     waiting: list[tuple[tuple[list[Any], Any], Chunk]] = []
     failure: BaseException | None = None
