@@ -59,17 +59,14 @@ class StateBuffer:
 
     @classmethod
     def planned(
-        cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any], *, fresh: bool = False
+        cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any] | None = None, *, fresh: bool = False
     ) -> Self:
-        """Makes a buffer of known structure, whose placed state is computed on first use, as `fresh` if so."""
+        """Makes a buffer of known structure, whose placed state is computed on first use, as `fresh` if so.
+
+        Without `make` it has no state, and is there for tracing.
+        """
         buffer = cls(strategy, module)
         buffer._logical, buffer._struct, buffer._make, buffer.fresh = None, struct, make, fresh
-        return buffer
-
-    def outline(self, struct: Any) -> Self:
-        """Makes a buffer without a state, of the same class and the structure `struct`, for tracing."""
-        buffer = type(self)(self.strategy, None)
-        buffer.cls, buffer._struct = self.cls, struct
         return buffer
 
     def readable(self) -> bool:

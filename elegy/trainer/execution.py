@@ -196,7 +196,7 @@ def _plan_all(
         own = with_measures(traced, request.measures)
         plans.append(plan_execution(executor, own, request, masked=pads, once=once))
         if plans[-1].state is not None and request.measures is None:
-            traced = buffer.outline(plans[-1].state)
+            traced = StateBuffer.planned(buffer.strategy, plans[-1].state, plans[-1].state)
     return plans
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,9 +118,9 @@ def fit(
         size, drop = config.batch_size, config.drop_remaining
         limit = limited("limit_train", config.limit_train, config.steps_per_epoch, source, size, drop)
         ends = any(one is not None for one in (config.max_steps, config.max_time, *(c.time_budget for c in callbacks)))
+        request = functools.partial(PhaseRequest.of, session.buffer, finite=config.check_inputs, copies=session.copies)
         requests = [
-            PhaseRequest.of(
-                session.buffer,
+            request(
                 "train",
                 source,
                 what="fit",
@@ -131,8 +132,6 @@ def fit(
                 cut=ends or session.microbatches.acts_on_run,
                 static=static,
                 drop_remaining=drop,
-                finite=config.check_inputs,
-                copies=session.copies,
             )
         ]
         for one in evaluations:
@@ -140,8 +139,7 @@ def fit(
             if size is None and (isinstance(one.source, ArraySource) or one.source.of_rows):
                 size = requests[0].loader.batch_size
             requests.append(
-                PhaseRequest.of(
-                    session.buffer,
+                request(
                     "test",
                     one.source,
                     what="validation",
@@ -149,8 +147,6 @@ def fit(
                     limit=limited("limit_validation", config.limit_validation, one.steps, one.source, size),
                     fuse=config.steps_per_execution,
                     measures=one.measures,
-                    finite=config.check_inputs,
-                    copies=session.copies,
                 )
             )
         training, *plans = session.prepare(*requests)
