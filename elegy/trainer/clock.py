@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -96,10 +95,9 @@ class RunClock:
         if left and self.pace is None and self._processes == 1:
             self.pace = Pace(min(left))
 
-    def note_when_computed(self, logs: Mapping[str, float]) -> None:
+    def note_when_computed(self, logs: LazyLogs) -> None:
         """Has `look_at_device` find out when the device has computed these values."""
-        if isinstance(logs, LazyLogs):
-            self._computing.append(logs)
+        self._computing.append(logs)
 
     def look_at_device(self, results: Any, count: int) -> None:
         """Notes which of the values the device has computed; before a time limit, waits for it.

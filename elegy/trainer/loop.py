@@ -44,7 +44,7 @@ def fit(run: Run) -> None:
             while run.going_on():
                 run.emit("on_epoch_begin", resumed=run.cursor.batches > 0, added=run.added)
                 try:
-                    logs = _epoch(run)
+                    last = _epoch(run)
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
                     continue
@@ -52,7 +52,7 @@ def fit(run: Run) -> None:
                 if not run.epoch_ended or (interrupts.interrupted and due):
                     break
                 values = _evaluations(run, due)
-                logs = _joined(logs, run.take_added(), values)
+                logs = _joined(last, run.take_added(), values)
                 run.clock.note_when_computed(logs)
                 run.emit("on_epoch_end", epoch=run.end_epoch_now(), logs=logs, evaluated=tuple(values))
             run.warn_without_validation()

@@ -271,9 +271,7 @@ class ProgressBar(Callback):
             self._wait_for_queue()
         line = "  ".join([title, *self._values(logs), _duration(seconds())])
         in_terminal = self._shows_bars() and not in_notebook()
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._close(leave=False)
         print(line, file=sys.stderr if in_terminal else None, flush=True)
 
     def _tell(self, parts: Sequence[str]) -> None:
@@ -287,10 +285,10 @@ class ProgressBar(Callback):
         """Returns the values of a line; reading waits for the device."""
         return [f"{name} {text}" for name, text in self._texts(logs).items()]
 
-    def _close(self) -> None:
-        """Closes a bar whose epoch did not end; it stays visible."""
+    def _close(self, *, leave: bool = True) -> None:
+        """Closes the bar; that of an epoch which did not end stays visible."""
         if self._bar is not None:
-            self._bar.leave = True
+            self._bar.leave = leave
             self._bar.close()
             self._bar = None
 

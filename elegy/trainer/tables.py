@@ -65,12 +65,13 @@ def bytes_text(count: float) -> str:
         >>> bytes_text(12), bytes_text(1500), bytes_text(2.5e9)
         ('12 B', '1.5 KB', '2.5 GB')
     """
-    units = ("B", "KB", "MB", "GB")
-    for unit in units:
-        if count < 1000 or unit == units[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("KB", "MB"):
         count /= 1000
-    raise AssertionError("unreachable")
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} GB"
 
 
 def _plain(text: str) -> Any:
