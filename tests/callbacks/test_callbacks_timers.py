@@ -11,8 +11,8 @@ import pytest
 
 import elegy as eg
 from elegy.callbacks import ModelCheckpoint, TimeMonitor, Timer
+from elegy.checkpoint import store
 from elegy.trainer import clock
-from elegy.trainer.saving import persistence
 from elegy.walltime import PARTS
 
 X = np.linspace(-1, 1, 40, dtype=np.float32)[:, None]
@@ -74,7 +74,7 @@ def test_the_parts_of_the_time_add_up_and_go_to_their_epochs(monkeypatch):
     monitor = TimeMonitor(lambda: now[0])
     ticks = tick(now, on_train_batch_end=1.0, on_epoch_begin=0.25, on_test_batch_end=4.0)
 
-    monkeypatch.setattr(persistence, "save", lambda *_: now.__setitem__(0, now[0] + 16))
+    monkeypatch.setattr(store, "save", lambda *_: now.__setitem__(0, now[0] + 16))
     save = eg.callbacks.LambdaCallback(on_epoch_end=lambda event: event.trainer.save("anywhere"))
     history = fit(trainer_of(), [ticks, save, monitor], epochs=2, validation_data=(X, X), validation_batch_size=20)
     compiled = history.pop("seconds_compile")  # in seconds of the real clock, taken out of other parts

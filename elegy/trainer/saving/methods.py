@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from elegy.checkpoint import AsyncSaver
+from elegy.checkpoint import AsyncSaver, store
 from elegy.distributed import is_first, together
 from elegy.module.averaging import Weights, with_weights
 from elegy.runs.report import report as write_report
@@ -77,7 +77,11 @@ class FileMethods:
         """
         in_thread_of_fit(self._session, "save")
         with measured("saving"):
-            persistence.save(self._session, path, saver, then)
+            contents = persistence.contents(self._session)
+            if saver is None:
+                store.save(path, *contents)
+            else:
+                saver.save(path, *contents, then=then)
 
     def restore(
         self,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from elegy import optimizer
 from elegy.callbacks import History
-from elegy.checkpoint import AsyncSaver, store
+from elegy.checkpoint import store
 from elegy.checkpoint.digest import digest
 from elegy.checkpoint.directory import Opened, opened
 from elegy.distributed import together
@@ -70,19 +70,6 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
     }
     split = {name: {key: one.split_given()[0] for key, one in states.items()} for name, states in kept.items()}
     return state.replace(_kept=split or None), metadata
-
-
-def save(
-    session: Session,
-    path: str | os.PathLike[str],
-    saver: AsyncSaver | None = None,
-    then: Callable[[], object] | None = None,
-) -> None:
-    """Writes a checkpoint: now, or in the background of a saver."""
-    if saver is None:
-        store.save(path, *contents(session))
-    else:
-        saver.save(path, *contents(session), then=then)
 
 
 def restore(
