@@ -13,6 +13,7 @@ from elegy.loading.chunks import structure
 from elegy.trainer import checks
 from elegy.trainer.evaluation import predictions
 from elegy.trainer.evaluation.outputs import BatchOutputs
+from elegy.trainer.first_state import first_state
 from elegy.trainer.one_batch import batch_of, chunk_of, inputs_of
 from elegy.trainer.one_fit import not_in_fit
 from elegy.trainer.session import Session
@@ -51,7 +52,8 @@ class BatchMethods:
                 "another state, `trainer.state = trainer.state.replace(...)`."
             )
         checks.jit_enabled(session.buffer, "train")
-        session.begin_anew(batch_of("init_on_batch", given))
+        batch = batch_of("init_on_batch", given)
+        session.adopt(first_state(session.executor, session.buffer.get(), session.seed, batch))
 
     def train_on_batch(
         self, data: PyTree = None, labels: PyTree = None, *, inputs: PyTree = None, sample_weight: PyTree = None

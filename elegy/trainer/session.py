@@ -24,7 +24,7 @@ from elegy.runs.folder import RunFolder
 from elegy.strategies import Strategy, resolve_strategy
 from elegy.trainer import checks
 from elegy.trainer.execution import ExecutionPlan, PhaseRequest, plan_phases, resident_bytes
-from elegy.trainer.first_state import first_state, planned_state
+from elegy.trainer.first_state import planned_state
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, check_level
 from elegy.trainer.pending import PendingLoads
@@ -195,10 +195,6 @@ class Session:
         with UndoOnFailure(self):
             pending, self.buffer, self.initialized, self.pending = self.pending, buffer, True, PendingLoads()
             pending.run()
-
-    def begin_anew(self, batch: Batch) -> None:
-        """Makes another first state, for batches like this."""
-        self.adopt(first_state(self.executor, self.buffer.get(), self.seed, batch))
 
     def state_for(self, inputs: PyTree) -> ElegyModule:
         """Returns the state, with its parts from all processes; makes the first one from `inputs` if there is none."""

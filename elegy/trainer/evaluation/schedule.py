@@ -19,12 +19,13 @@ class EvaluationSchedule:
         count: returns the present count of a unit: `"steps"`, `"examples"` or `"seconds"`.
 
     Attributes:
+        evaluations: all of them.
         prefixes: the beginnings of the names of the values of each evaluation.
         acts_on_run: True if an evaluation is due inside of epochs.
     """
 
     def __init__(self, evaluations: Sequence[EvaluationPlan], count: Callable[[str], float]):
-        self._all, self._count = tuple(evaluations), count
+        self.evaluations, self._count = tuple(evaluations), count
         self._within = [one for one in evaluations if one.every.unit != "epochs"]
         self.acts_on_run = bool(self._within)
         self.prefixes = tuple(one.prefix for one in evaluations)
@@ -33,11 +34,6 @@ class EvaluationSchedule:
 
     def _counts(self) -> dict[str, float]:
         return {one.prefix: self._count(one.every.unit) for one in self._within}
-
-    @property
-    def evaluations(self) -> tuple[EvaluationPlan, ...]:
-        """All evaluations."""
-        return self._all
 
     def due(self) -> list[EvaluationPlan]:
         """Returns the evaluations whose interval, other than epochs, has ended since they ran."""
@@ -50,8 +46,10 @@ class EvaluationSchedule:
             epoch: the epoch's index.
         """
         due = {one.prefix for one in self.due()}
-        due |= {one.prefix for one in self._all if one.every.unit == "epochs" and one.every.due(epoch, epoch + 1)}
-        return [one for one in self._all if one.prefix in due]
+        due |= {
+            one.prefix for one in self.evaluations if one.every.unit == "epochs" and one.every.due(epoch, epoch + 1)
+        }
+        return [one for one in self.evaluations if one.prefix in due]
 
     def begin(self) -> None:
         """Evaluations begin: until they are done, a checkpoint has the places of their data before them."""
@@ -80,11 +78,11 @@ class EvaluationSchedule:
         """The place of each evaluation's data, fit for JSON."""
         if self._places is not None:
             return self._places
-        return {one.prefix: one.plan.loader.state(0, own=False) for one in self._all}
+        return {one.prefix: one.plan.loader.state(0, own=False) for one in self.evaluations}
 
     def load_places(self, places: Mapping[str, Any]) -> None:
         """Moves the data to `places`."""
-        for one in self._all:
+        for one in self.evaluations:
             one.plan.loader.load_state(places.get(one.prefix))
 
     def state_dict(self) -> dict[str, float]:
