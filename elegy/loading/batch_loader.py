@@ -45,10 +45,12 @@ class BatchLoader(abc.ABC, Generic[S]):
     Attributes:
         source: the source of the batches.
         plan: the batches of a pass over arrays; None for an iterable.
+        shared: True if each process has its own batches, which are joined.
     """
 
     source: S
     plan: EpochPlan | None = None
+    shared: bool = False
 
     def __init__(
         self, *, limit: int | None, what: str, view: Callable[[Batch], Batch] = as_given, same_structure: bool = True
@@ -91,15 +93,6 @@ class BatchLoader(abc.ABC, Generic[S]):
     def rows_of(self, layout: BatchLayout) -> int:
         """Returns the rows of a full batch in this layout, including padding."""
         return layout.rows(rows(self.first_batch()))
-
-    def together(self, check: Callable[[], None], doing: str) -> None:
-        """Runs a check of this process's data; raises an error in every process if it fails in one."""
-        check()
-
-    @property
-    def shared(self) -> bool:
-        """True if each process has its own batches, which are joined."""
-        return False
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
         """Returns the position in an iterable as JSON values; None for arrays, for which a `Cursor` is enough.

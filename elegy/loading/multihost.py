@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,14 +43,11 @@ class MultihostLoader(IterableLoader):
         **options: as for `BatchLoader`.
     """
 
+    shared = True
+
     def __init__(self, source: IterableSource, finite: bool = False, **options: Any):
         super().__init__(source, finite, **options)
         self._steps = _longest(self._steps)
-
-    @property
-    def shared(self) -> bool:
-        """True: each process has its own batches."""
-        return True
 
     def first_batch(self) -> Batch:
         """Returns the first batch of this process; all processes read theirs at the same time.
@@ -74,10 +71,6 @@ class MultihostLoader(IterableLoader):
         """Returns the rows of a full batch over all processes, including padding."""
         processes = jax.process_count()
         return processes * share_rows(layout, int(gather(np.int64(rows(self.first_batch()))).max()), processes)
-
-    def together(self, check: Callable[[], None], doing: str) -> None:
-        """Runs a check of this process's data; raises an error in every process if it fails in one."""
-        together(check, doing)
 
     def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
         """Checks that a later batch differs from the first only in the number of rows.

@@ -13,6 +13,7 @@ from elegy.callbacks import Callback, CallbackList
 from elegy.data import ArraySource, check_finite, unpack
 from elegy.data.batch import rows
 from elegy.data.lazy_rows import LazyRows
+from elegy.distributed import together
 from elegy.engine.executor import Executor
 from elegy.engine.program import CompiledPhase
 from elegy.engine.state_buffer import StateBuffer
@@ -339,7 +340,10 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
                 whole = None  # sparse or in a file: only those of the first batch are checked
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
 
-    loader.together(check, f"the check of the labels of {loader.what}")
+    if loader.shared:
+        together(check, f"the check of the labels of {loader.what}")
+    else:
+        check()
 
 
 def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: PyTree) -> None:

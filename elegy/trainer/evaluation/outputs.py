@@ -35,15 +35,14 @@ class BatchOutputs(NamedTuple):
     outline: Callable[[int], Outline] | None
     rows: int
 
-    @property
-    def rebuilds(self) -> bool:
-        """True if the tree definition may depend on the number of rows."""
-        return self.outline is not None and not made_of_containers(self.treedef)
+    def rebuilt(self, rows: int) -> Outline | None:
+        """What the module computes from so many rows; None if the tree definition does not depend on their number."""
+        return None if self.outline is None or made_of_containers(self.treedef) else self.outline(rows)
 
     def tree(self) -> PyTree:
         """The outputs as the module makes them."""
-        treedef = self.outline(self.rows)[1] if self.rebuilds and self.outline is not None else self.treedef
-        return jax.tree.unflatten(treedef, self.leaves)
+        rebuilt = self.rebuilt(self.rows)
+        return jax.tree.unflatten(self.treedef if rebuilt is None else rebuilt[1], self.leaves)
 
 
 def join(batches: Iterable[BatchOutputs]) -> PyTree:
@@ -67,9 +66,10 @@ def join(batches: Iterable[BatchOutputs]) -> PyTree:
     if len(outputs) == 1:
         return first.tree()
     columns = list(zip(*(one.leaves for one in outputs), strict=True))
-    if not first.rebuilds or first.outline is None:
+    rebuilt = first.rebuilt(sum(one.rows for one in outputs))
+    if rebuilt is None:
         return jax.tree.unflatten(first.treedef, [_concatenate(first.treedef, i, c) for i, c in enumerate(columns)])
-    structs, treedef = first.outline(sum(one.rows for one in outputs))
+    structs, treedef = rebuilt
     joined = [
         column[0] if _is_common(column, struct) else _concatenate(treedef, i, column)
         for i, (column, struct) in enumerate(zip(columns, structs, strict=True))
