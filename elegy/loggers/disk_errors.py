@@ -8,12 +8,14 @@ import os
 _OF_DISKS = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS")}
 """A service may raise other errors, which are not those of the file of its logger."""
 
+_NOTE = " could not write its log."
+
 
 def name_file(error: OSError, path: str | os.PathLike[str] | None, logger: str) -> bool:
     """Names the file and the logger in the error of a disk: Python does not name the file of a failed write.
 
     Args:
-        error: the error, which is changed.
+        error: the error, which is changed; it may name a file of the logger already.
         path: the file or the directory of the logger; None if it has none.
         logger: the name of its class.
 
@@ -25,8 +27,9 @@ def name_file(error: OSError, path: str | os.PathLike[str] | None, logger: str) 
         >>> name_file(error, "log.csv", "CSV"), str(error)
         (True, "[Errno 28] No space left on device: 'log.csv'")
     """
-    if path is None or error.filename is not None or error.errno not in _OF_DISKS:
+    notes = getattr(error, "__notes__", [])
+    if path is None or error.errno not in _OF_DISKS or any(note.endswith(_NOTE) for note in notes):
         return False
-    error.filename = os.fspath(path)
-    error.add_note(f"The logger {logger} could not write its log.")
+    error.filename = error.filename or os.fspath(path)
+    error.add_note(f"The logger {logger}{_NOTE}")
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
@@ -47,8 +48,9 @@ class EventFile:
 
     def write(self, records: Iterable[bytes]) -> None:
         """Writes encoded events. They survive a kill of the process; the disk is not waited for."""
-        self._file.writelines(records)
-        self._file.flush()
+        with self._named():
+            self._file.writelines(records)
+            self._file.flush()
 
     def summaries(self, step: int, messages: Iterable[Any]) -> None:
         """Writes messages `Summary` of a step."""
@@ -63,7 +65,17 @@ class EventFile:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with self._named():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Names the file in errors of writing, which Python does not: the logger knows only the directory."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or self._file.name
+            raise
 
 
 @functools.cache

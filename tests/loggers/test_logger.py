@@ -128,19 +128,38 @@ class Full:
         self.write()
 
 
-@pytest.mark.parametrize("kind", ["CSV", "JSONLines"])
-def test_the_error_of_a_full_disk_names_logger_and_file_once(tmp_path, kind, monkeypatch):
+class FullSoon(Full):
+    """A file on a disk that is full after its first lines."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self._left = 2
+
+    def writelines(self, lines=()):
+        self._left -= 1
+        (self._file if self._left >= 0 else super()).writelines(lines)
+
+    flush = writelines
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("CSV", "log"), ("JSONLines", "log"), ("TensorBoard", r"log/train/events\.out\.tfevents\.[^']*")],
+)
+def test_the_error_of_a_full_disk_names_logger_and_file_once(tmp_path, kind, named, monkeypatch):
     path = tmp_path / "log"
     opened = Path.open
 
     def full(self, mode="r", **options):
         file = opened(self, mode, **options)
+        if "tfevents" in self.name and mode == "wb":
+            return FullSoon(file)
         return Full(file) if self == path and mode == "ab" else file
 
     monkeypatch.setattr(Path, "open", full)
     trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
     x = np.ones((8, 2), np.float32)
-    with pytest.raises(OSError, match=r"No space left on device: '.*log'") as raised:
+    with pytest.raises(OSError, match=rf"No space left on device: '.*{named}'") as raised:
         trainer.fit(x, x[:, :1], batch_size=2, epochs=50, verbose=0, callbacks=[getattr(loggers, kind)(path)])
     assert raised.value.errno == errno.ENOSPC
     notes = "\n".join(raised.value.__notes__)
