@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +47,31 @@ def is_instance_of(value: Any, module: str, *names: str) -> bool:
     return isinstance(value, classes)
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """A block that imports a library: if a signal ends the import, its KeyboardInterrupt or SystemExit is raised.
+
+    C extensions raise an ImportError or a RuntimeError in its place, as if the library were missing or broken.
+
+    Example:
+        >>> with importing():
+        ...     raise ImportError("initialization failed") from SystemExit(3)
+        Traceback (most recent call last):
+        ...
+        SystemExit: 3
+    """
+    handled = sys.exception()  # an interrupt from before the block may be the context of any error
+    try:
+        yield
+    except Exception as error:
+        found: BaseException | None = error
+        while found is not None and found is not handled:
+            if isinstance(found, (KeyboardInterrupt, SystemExit)):
+                raise type(found)(*found.args) from error
+            found = found.__cause__ or found.__context__
+        raise
+
+
 def require(module: str, purpose: str) -> ModuleType:
     """Imports an optional library, or raises an error that says what needs it and how to install it.
 
@@ -53,7 +79,8 @@ def require(module: str, purpose: str) -> ModuleType:
         ImportError: if the library is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with importing():
+            return importlib.import_module(module)
     except ImportError as error:
         root = module.partition(".")[0]
         extra = EXTRAS.get(root)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from elegy.checkpoint.leaves import Leaf
+from elegy.lazy import importing
 
 _FILE_SIZE = 64 << 20
 """The target size of one file, in bytes: several files are hashed in parallel."""
@@ -25,7 +26,8 @@ Larger ones take longer that way, because Orbax copies them first."""
 @contextlib.contextmanager
 def _orbax() -> Iterator[tuple[ModuleType, Any]]:
     # Imported on first use: importing Orbax takes as long as importing JAX.
-    import orbax.checkpoint as ocp
+    with importing():
+        import orbax.checkpoint as ocp
 
     # No compression: it saves 7% for normally distributed float32 weights, and doubles the time of reading.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False)) as checkpointer:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -331,3 +332,47 @@ def test_killed_at_any_moment(tmp_path, start):
         done = metadata["step"]
         for path in find_checkpoints(tmp_path / "run")[:-1]:
             shutil.rmtree(path)
+
+
+class Interrupted:
+    """Finds a library whose import a signal ends, or that is broken."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "orbax.checkpoint":
+            raise self._error from self._error.__cause__
+
+
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError])
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_a_signal_during_the_import_of_an_extension_is_not_an_error_of_the_checkpoint(
+    tmp_path, monkeypatch, kind, signal
+):
+    """As pybind11 and Cython raise it."""
+    save(tmp_path / "last", tree(1), {})
+    error = kind("initialization failed")
+    error.__cause__ = signal()
+    monkeypatch.delitem(sys.modules, "orbax.checkpoint")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(error), *sys.meta_path])
+    with pytest.raises(signal):
+        restore(tmp_path / "last", tree(0))
+    with pytest.raises(signal):
+        save(tmp_path / "next", tree(2), {})
+    assert os.listdir(tmp_path) == ["last"]
+
+
+def test_a_broken_extension_is_an_error_after_an_interrupt_too(tmp_path, monkeypatch):
+    save(tmp_path / "last", tree(1), {})
+    monkeypatch.delitem(sys.modules, "orbax.checkpoint")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(ImportError("no such symbol")), *sys.meta_path])
+
+    def restore_after_interrupt():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            restore(tmp_path / "last", tree(0))
+
+    with pytest.raises(CheckpointError, match="no such symbol"):
+        restore_after_interrupt()
