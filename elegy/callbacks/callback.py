@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,34 @@ HOOKS: tuple[str, ...] = (
     "on_predict_batch_end",
 )
 """The names of all hooks."""
+
+# What Lightning and Keras call them.
+_THEIRS = (
+    ("_start", "_begin"),
+    ("validation", "test"),
+    ("on_fit_", "on_train_"),
+    ("on_train_epoch_", "on_epoch_"),
+    ("on_batch_", "on_train_batch_"),
+    ("_epoch_begin", "_begin"),
+    ("_epoch_end", "_end"),
+)
+
+
+def meant_hook(name: str) -> str:
+    """Returns a sentence with the hook that a name stands for, in another library or misspelt; empty if none is near.
+
+    Example:
+        >>> meant_hook("on_validation_epoch_end"), meant_hook("on_epoch_ends"), meant_hook("on_sky")
+        (' Did you mean on_test_end?', ' Did you mean on_epoch_end?', '')
+    """
+    if name == "on_exception":
+        return " After an exception on_train_end is called, with event.ended == 'failed'."
+    found = name
+    for theirs, ours in _THEIRS:
+        if found not in HOOKS:
+            found = found.replace(theirs, ours)
+    near = [found] if found in HOOKS else difflib.get_close_matches(name, HOOKS, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 class Callback:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from elegy.callbacks.callback import HOOKS, Callback
+from elegy.callbacks.callback import HOOKS, Callback, meant_hook
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
 from elegy.callbacks.items import Item
@@ -320,10 +319,8 @@ def _check(callback: Any, index: int) -> None:
         )
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in HOOKS and callable(getattr(type(callback), name)):
-            near = difflib.get_close_matches(name, HOOKS, n=1)
-            meant = f" Did you mean {near[0]}?" if near else ""
             warnings.warn(
-                f"{type(callback).__name__}.{name} is not a hook and is never called.{meant} The hooks are: "
+                f"{type(callback).__name__}.{name} is not a hook and is never called.{meant_hook(name)} The hooks are: "
                 f"{', '.join(HOOKS)}.",
                 stacklevel=4,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from elegy.callbacks.callback import HOOKS, Callback
+from elegy.callbacks.callback import HOOKS, Callback, meant_hook
 from elegy.callbacks.event import Event
 
 
@@ -28,7 +28,8 @@ class LambdaCallback(Callback):
     def __init__(self, *, batch_hooks_read: Literal["logs", "state"] | None = None, **hooks: Callable[[Event], Any]):
         for name, function in hooks.items():
             if name not in HOOKS:
-                raise TypeError(f"LambdaCallback: {name!r} is not a hook. The hooks are: {', '.join(HOOKS)}.")
+                meant = meant_hook(name)
+                raise TypeError(f"LambdaCallback: {name!r} is not a hook.{meant} The hooks are: {', '.join(HOOKS)}.")
             if not callable(function):
                 raise TypeError(f"LambdaCallback: {name} must be a function of one event, not {function!r}.")
         self.batch_hooks_read = batch_hooks_read

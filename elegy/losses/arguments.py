@@ -148,7 +148,10 @@ def _require(found: Any, required: Any, what: str, present: Mapping[str, Any]) -
     # Tracing sorts the keys of a dict, so the order is restored.
     ordered = [*(name for name in KNOWN if name in present), *(name for name in present if name not in KNOWN)]
     if any(ALIASES.get(name, name) == "target" for name in missing):
-        hint = "Labels are the second part of the data: `fit(x, y)`; an autoencoder's are its inputs, `fit(x, x)`."
+        hint = (
+            "Labels are the second part of the data: `fit(x, y)`, `evaluate(x, y)`, `validation_data=(x, y)`; an "
+            "autoencoder's are its inputs, `fit(x, x)`."
+        )
     elif all(name in KNOWN or name in ALIASES for name in missing):
         hint = "Pass it, or give the parameter a default."
     else:

@@ -58,9 +58,10 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         strategy: how steps run on devices: a name or a `Strategy`.
         callbacks: callbacks of every `fit`, `evaluate` and `predict`.
         variables: parameters and other variables to start from, in the module library's own form.
-        nonfinite: what happens at a step whose loss or gradients are not finite. `"skip"` leaves the step out and
-            counts it in `skipped_steps`; `"raise"` ends the run soon after, with a finite state;
-            `"rollback"` goes back to the last checkpoint and on with another order of the data.
+        nonfinite: what happens at a step whose loss or gradients are not finite. `"ignore"` only warns where such a
+            loss is read; `"skip"` leaves the step out and counts it in `skipped_steps`; `"raise"` ends the run soon
+            after, with a finite state; `"rollback"` goes back to the last checkpoint and on with another order of the
+            data.
         compilation_cache: a directory where compiled steps are kept for later processes, which then start sooner.
         accumulate: into how many microbatches a training step cuts its batch, or a function of the number of completed
             steps. The result is the whole batch's; the activations take the memory of one microbatch.

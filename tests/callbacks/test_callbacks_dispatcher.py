@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LazyLogs, PeriodicCallback
+from elegy.callbacks import HOOKS, Callback, CallbackList, Event, History, LambdaCallback, LazyLogs, PeriodicCallback
 from elegy.errors import NonFiniteError
 from elegy.types import Every
 
@@ -124,6 +124,30 @@ class TestErrors:
         cls = type("Ported", (Callback,), {"on_epoch_end": hook})
         with pytest.raises(TypeError, match=r"Ported.on_epoch_end takes .*a hook receives one event"):
             CallbackList([cls()])
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours"),
+        [
+            ("on_train_start", "on_train_begin"),
+            ("on_fit_end", "on_train_end"),
+            ("on_train_epoch_start", "on_epoch_begin"),
+            ("on_train_epoch_end", "on_epoch_end"),
+            ("on_epoch_start", "on_epoch_begin"),
+            ("on_train_batch_start", "on_train_batch_begin"),
+            ("on_batch_end", "on_train_batch_end"),
+            ("on_validation_start", "on_test_begin"),
+            ("on_validation_epoch_end", "on_test_end"),
+            ("on_test_batch_start", "on_test_batch_begin"),
+            ("on_validation_batch_end", "on_test_batch_end"),
+            ("on_predict_epoch_end", "on_predict_end"),
+        ],
+    )
+    def test_hook_of_another_library_that_would_never_fire(self, theirs, ours):
+        cls = type("Ported", (Callback,), {theirs: lambda self, event: None})
+        with pytest.warns(UserWarning, match=rf"Ported.{theirs} is not a hook.*Did you mean {ours}\?"):
+            CallbackList([cls()])
+        with pytest.raises(TypeError, match=rf"'{theirs}' is not a hook\. Did you mean {ours}\?"):
+            LambdaCallback(**{theirs: print})
 
     def test_method_that_would_never_fire(self):
         class Typo(Callback):
