@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -326,6 +327,9 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
         loader: gives the batches; each process looks at those of its own share.
         executor: traces the outputs.
 
+    Warns:
+        RuntimeWarning: if all weights in arrays are 0.
+
     Raises:
         ValueError: if labels do not fit the outputs or a weight is negative.
         RuntimeError: if those of another process do not.
@@ -339,11 +343,25 @@ def loader_labels(buffer: StateBuffer, phase: CompiledPhase, loader: BatchLoader
             if whole is not None and any(isinstance(leaf, LazyRows) for leaf in jax.tree.leaves(unpack(whole)[1])):
                 whole = None  # sparse or in a file: only those of the first batch are checked
             labels(buffer, phase, batch, outputs_of, whole, loader.source.class_weight)
+            if whole is not None and not loader.shared and level_of(buffer.cls, phase) == "high":
+                _some_weight(whole, loader.what)
 
     if loader.shared:
         together(check, f"the check of the labels of {loader.what}")
     else:
         check()
+
+
+def _some_weight(whole: Batch, what: str) -> None:
+    """Warns if no example of the data counts. A single batch without weight is usual where weights are sparse."""
+    weights = jax.tree.leaves(unpack(whole)[2])
+    if weights and not any(np.any(np.asarray(leaf)) for leaf in weights):
+        warnings.warn(
+            f"all sample weights of {what}, into which class weights are multiplied, are 0: no example counts, so "
+            "losses and metrics are NaN, and training changes nothing.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _weighed_classes(class_weight: Mapping[int, float], target: PyTree, preds: PyTree) -> None:

@@ -159,6 +159,29 @@ def test_data_without_weights_has_no_loss_and_changes_nothing():
     trainer = classifier()
     trainer.init_on_batch(X, CLASSES)
     before = trainer.state.params
-    with pytest.warns(RuntimeWarning, match="the loss is nan"):
-        trainer.fit(X, CLASSES, sample_weight=np.zeros(22, np.float32), batch_size=8, verbose=0)
+    zeros = np.zeros(22, np.float32)
+    for weights in ({"sample_weight": zeros}, {"class_weight": {0: 0.0, 1: 0.0}}):
+        with pytest.warns(RuntimeWarning) as warned:
+            trainer.fit(X, CLASSES, batch_size=8, verbose=0, **weights)
+        assert str(warned[0].message).startswith("all sample weights of fit, into")
+        assert any("the loss is nan" in str(one.message) for one in warned)
     jax.tree.map(np.testing.assert_array_equal, trainer.state.params, before)
+    with pytest.warns(RuntimeWarning, match="all sample weights of validation"), pytest.raises(StopIteration):
+        trainer.fit(X, CLASSES, validation_data=(X, CLASSES, zeros), batch_size=8, verbose=0, callbacks=[Ends()])
+    with pytest.warns(RuntimeWarning, match="all sample weights of evaluate"):
+        assert np.isnan(trainer.evaluate(X, CLASSES, sample_weight=zeros, verbose=0)["loss"])
+
+
+class Ends(eg.callbacks.Callback):
+    """Ends a run before its first step: what is wrong with the data was said by then."""
+
+    def on_train_begin(self, event):
+        raise StopIteration
+
+
+def test_a_batch_without_weights_does_not_warn(recwarn):
+    trainer = classifier()
+    trainer.fit(X, CLASSES, sample_weight=changed(np.zeros(22, np.float32), 20, 1.0), batch_size=8, verbose=0)
+    trainer.train_on_batch(X[:8], CLASSES[:8], sample_weight=np.zeros(8, np.float32))
+    trainer.test_on_batch(X[:8], CLASSES[:8], sample_weight=np.zeros(8, np.float32))
+    assert not [one for one in recwarn if "sample weights" in str(one.message)]
