@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -90,13 +90,18 @@ class LinenModule(ElegyModule):
         """Makes all collections with the module's `init`; values of `variables` replace them."""
         args, kwargs = self._arguments(inputs, True)
         own = dict(flax.core.unfreeze(self.module.init(key, *args, **kwargs)))
-        sown = self._sown(own, key, args, kwargs)
+        after = self._after_a_step(own, key, args, kwargs)
+        # A step appends to sown collections: they grow, so they cannot be part of the state.
+        reports = [name for name in own if name in _NOT_KEPT]
+        structure: Callable[[PyTree], Any] = jax.tree.structure
+        sown = reports + [name for name in after if structure(after[name]) != structure(own[name])]
         own = {"params": {}, **{name: tree for name, tree in own.items() if name not in sown}}
         # `variables` may be the result of `module.init`, which includes sown collections.
         who = type(self.module).__name__
         given = self._origin.value.recall(who) if self._initial is None else self._initial
         given = {name: tree for name, tree in given.items() if name not in (*_NOT_KEPT, *sown)}
         variables = match_variables(own, given, who)
+        variables |= {name: jax.tree.map(_widened, variables[name], after[name]) for name in after if name in variables}
         return self.replace(
             params=variables.pop("params"),
             batch_stats=variables.pop("batch_stats", None),
@@ -144,20 +149,28 @@ class LinenModule(ElegyModule):
         hide = [name for name in fixed if not takes(call, name, required=True)]
         return call_arguments(call, inputs, training, hide=hide)
 
-    def _sown(self, own: dict[str, PyTree], key: jax.Array, args: Any, kwargs: Any) -> list[str]:
-        """Returns the collections that a step appends to: they grow, so they cannot be part of the state."""
-        reports = [name for name in own if name in _NOT_KEPT]
-        others = [name for name in own if name != "params" and name not in reports]
-        if not others:
-            return reports
-        after: dict[str, Any] = {}
+    def _after_a_step(self, own: dict[str, PyTree], key: jax.Array, args: Any, kwargs: Any) -> dict[str, PyTree]:
+        """Returns the dtypes of the collections, except parameters and reports, after a training step."""
+        others = [name for name in own if name != "params" and name not in _NOT_KEPT]
+        after: dict[str, PyTree] = {}
 
         def step(variables: PyTree) -> None:
             updates = self.module.apply(variables, *args, rngs={"params": key}, mutable=others, **kwargs)[1]
-            after.update({name: jax.tree.structure(flax.core.unfreeze(tree)) for name, tree in updates.items()})
+            # Anything may be sown: what has no dtype is an object.
+            after.update(jax.tree.map(lambda leaf: getattr(leaf, "dtype", object), dict(flax.core.unfreeze(updates))))
 
-        jax.eval_shape(step, {name: tree for name, tree in own.items() if name not in reports})
-        return reports + [name for name in others if after.get(name) != jax.tree.structure(own[name])]
+        if others:
+            jax.eval_shape(step, {name: tree for name, tree in own.items() if name not in _NOT_KEPT})
+        return {name: after.get(name) for name in others}
+
+
+def _widened(value: jax.Array, after: Any) -> jax.Array:
+    """Returns a first value in the dtype that it has after a step, if both are floats.
+
+    `nn.BatchNorm` makes its statistics as float32, and adds those of a batch, which may be float64.
+    """
+    floats = jnp.issubdtype(value.dtype, jnp.inexact) and jnp.issubdtype(after, jnp.inexact)
+    return value.astype(jnp.promote_types(value.dtype, after)) if floats else value
 
 
 def _reports(collection: Mapping[str, PyTree]) -> list[tuple[str, list[jax.Array]]]:

@@ -216,7 +216,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             limit_train: the largest number of batches of an epoch, or a float: a fraction of its batches. As with
                 `steps_per_epoch`, the next epoch takes the batches of an iterable that follow.
             limit_validation: the same for a validation.
-            overfit_batches: trains each epoch on the same first batches, so many, unshuffled, and validates on them.
+            overfit_batches: trains each epoch on the same first batches, so many, unshuffled. A validation, if there is
+                one, is of these batches, too.
             sanity_check: the number of validation steps before training, which raise the errors of the validation.
             prefetch: how many batches of an iterable a thread reads ahead; 0 reads each when its step needs it.
 

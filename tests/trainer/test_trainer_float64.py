@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,3 +141,18 @@ def test_averages_of_the_parameters(rule):
     weights = 0.7 ** np.arange(6, -1, -1) if isinstance(rule, eg.EMA) else np.ones(7)
     averaged = np.average(history, axis=0, weights=weights)
     np.testing.assert_allclose(trained.predict(X, weights="averaged"), X @ averaged, rtol=1e-12)
+
+
+def test_batch_normalisation_of_linen():
+    """Its first statistics are float32; from the first step on they are float64, as in a loop of Flax."""
+    network = nn.BatchNorm(use_running_average=False, momentum=0.8, use_bias=False, use_scale=False)
+    target = np.zeros((50, 4))
+    trained = eg.Trainer(network, eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    trained.fit(X, target, batch_size=10, epochs=2, shuffle=False, verbose=0)
+    mean, var = np.zeros(4), np.ones(4)
+    for first in (*range(0, 50, 10), *range(0, 50, 10)):
+        batch = X[first : first + 10]
+        mean, var = 0.8 * mean + 0.2 * batch.mean(0), 0.8 * var + 0.2 * batch.var(0)
+    assert trained.state.batch_stats["mean"].dtype == np.float64
+    np.testing.assert_allclose(trained.state.batch_stats["mean"], mean, rtol=1e-12)
+    np.testing.assert_allclose(trained.state.batch_stats["var"], var, rtol=1e-12)
