@@ -82,9 +82,15 @@ class BatchLayout:
     multiple: int = 1
     static: tuple[int, ...] = ()
 
-    def rows(self, count: int) -> int:
-        """Returns the number of rows, including padding, of a full batch of `count` examples."""
-        return -(-count // self.multiple) * self.multiple if self.masked else count
+    def rows(self, count: int, processes: int = 1) -> int:
+        """Returns the number of rows, including padding, of a full batch of `count` examples.
+
+        Args:
+            count: the number of examples.
+            processes: the number of processes that contribute as many rows each to a batch.
+        """
+        unit = self.multiple // math.gcd(self.multiple, processes) if self.masked else 1
+        return -(-count // unit) * unit
 
 
 def capacity(chunk: Chunk) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,18 +48,16 @@ class MultihostLoader(IterableLoader):
         super().__init__(source, finite, **options)
         self._steps = _longest(self._steps)
 
-    def first_batch(self) -> Batch:
-        """Returns the first batch of this process; all processes read theirs at the same time.
+    def _begin(self) -> Batch:
+        """Reads the first batch of this process; all processes read theirs at the same time.
 
         Raises:
             RuntimeError: if reading failed in another process; this process raises its own error.
             ValueError: if the batches of the processes differ in more than the number of rows.
         """
-        if self._pass is None:
-            batch = together(self._begin, f"reading the first batch of {self.what}")
-            _check_alike(batch, self.what)
-            self._first = batch
-        return self._first
+        batch = together(super()._begin, f"reading the first batch of {self.what}")
+        _check_alike(batch, self.what)
+        return batch
 
     def chunks(self, layout_of: LayoutOf, strategy: Strategy, part: Part = WHOLE) -> Chunks:
         """Yields the chunks of one pass over the data of all processes; see `BatchLoader.chunks`."""
@@ -70,7 +67,7 @@ class MultihostLoader(IterableLoader):
     def rows_of(self, layout: BatchLayout) -> int:
         """Returns the rows of a full batch over all processes, including padding."""
         processes = jax.process_count()
-        return processes * share_rows(layout, int(gather(np.int64(rows(self.first_batch()))).max()), processes)
+        return processes * layout.rows(int(gather(np.int64(rows(self.first_batch()))).max()), processes)
 
     def _check_structure(self, first: PyTree, batch: Batch, number: int) -> None:
         """Checks that a later batch differs from the first only in the number of rows.
@@ -138,7 +135,7 @@ def joined_chunks(batches: Iterator[Batch], like: Batch, layout: BatchLayout, st
         if not sizes.any():
             return
         full = max(full, int(sizes.max())) if layout.masked else int(sizes.max())
-        share = share_rows(layout, full, len(sizes))
+        share = layout.rows(full, len(sizes))
         yield _joined(filler if batch is None else batch, sizes, share, layout, strategy, number)
 
 
@@ -205,12 +202,6 @@ def agreed(batch: Batch) -> Batch:
     """
     count = int(gather(np.int64(rows(batch)))[0])
     return from_first(_padded(take_rows(batch, min(rows(batch), count)), count))
-
-
-def share_rows(layout: BatchLayout, count: int, processes: int) -> int:
-    """Returns the rows, including padding, that each process contributes to a batch if it has `count` examples."""
-    unit = layout.multiple // math.gcd(layout.multiple, processes) if layout.masked else 1
-    return -(-count // unit) * unit
 
 
 def _joined(batch: Batch, sizes: np.ndarray, share: int, layout: BatchLayout, strategy: Strategy, number: int) -> Chunk:
