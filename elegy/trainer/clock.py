@@ -30,15 +30,12 @@ class Pace:
     def most(self, steps: int) -> int:
         """The most steps of the execution that begins after so many steps; at least 1."""
         now = time.monotonic()
-        if self._begun is None:
-            self._begun = (steps, now)
-        first, then = self._begun
-        done = steps - first
-        if done < 0:  # the run went back to a checkpoint
-            self._begun = (steps, now)
+        first, then = self._begun or (steps, now)
+        done = steps - first  # negative if the run went back to a checkpoint
         if done > 0:
             seconds = max((now - then) / done, 1e-9)
             self._most = int(max(1, min(2 * done, (self._end - now) / seconds)))
+        if done or self._begun is None:
             self._begun = (steps, now)
         return self._most
 
