@@ -159,11 +159,21 @@ def _explain_rows(batch: Batch, where: str) -> NoReturn:
         if not first:
             first, count = name, shape[0]
         elif shape[0] != count:
+            share = _share(where, first, count, name, shape[0])
             raise ValueError(
                 f"{first} has {count} rows but {name} has {shape[0]} (shape {tuple(shape)}): all arrays need one row "
-                "for each example, so their leading dimensions must be equal."
+                f"for each example, so their leading dimensions must be equal.{share}"
             )
     raise AssertionError("called for a batch whose rows agree")
+
+
+def _share(where: str, first: str, count: int, name: str, other: int) -> str:
+    """A sentence on inputs of which one has several rows for each row of the other."""
+    few, many = sorted((count, other))
+    if few == 0 or many % few or not all(one.startswith(f"{where}inputs/") for one in (first, name)):
+        return ""
+    more, each = (name, many // few) if other == many else (first, many // few)
+    return f" If each example has {each} rows of {more.removeprefix(where)}, give it the shape ({few}, {each}, ...)."
 
 
 def take_rows(tree: PyTree, n: int) -> PyTree:

@@ -80,6 +80,10 @@ def test_rows(batch, count):
     [
         ((X, np.zeros(4)), r"inputs has 3 rows but labels has 4 \(shape \(4,\)\)"),
         (({"a": X, "b": [X, np.zeros((5, 1))]}, Y), r"inputs/a has 3 rows but inputs/b/1 has 5"),
+        (({"u": np.zeros((12, 1)), "x": X}, Y), r"equal\. If each example has 4 rows of inputs/u, .*\(3, 4, \.\.\.\)"),
+        (({"u": X, "x": np.zeros((6, 1))}, Y), r"equal\. If each example has 2 rows of inputs/x, .*\(3, 2, \.\.\.\)"),
+        ((X, np.zeros(6)), r"must be equal\.$"),
+        (({"u": X, "x": np.zeros((5, 1))}, Y), r"must be equal\.$"),
         ((X, Y, np.ones(2)), "inputs has 3 rows but sample_weight has 2"),
         ({"a": X, "b": 3.0}, r"inputs/b is a scalar \(3.0\)"),
         ((X, np.array(1)), "labels is a scalar"),
