@@ -6,6 +6,8 @@ import math
 import re
 from typing import Literal
 
+import numpy as np
+
 from elegy.callbacks.event import Event
 
 Mode = Literal["auto", "min", "max"]
@@ -48,7 +50,7 @@ class Monitor:
         min_delta: how much better a value must be to count.
 
     Raises:
-        TypeError: if the name is not a string.
+        TypeError: if the name is not a string, or `min_delta` not a number.
         ValueError: for an unknown mode; with `"auto"`, for `cosine_similarity`, of which the loss and the metric of
             this name have opposite signs.
 
@@ -70,6 +72,8 @@ class Monitor:
                     "smallest one is: pass mode='max' or mode='min'."
                 )
             mode = found
+        if not isinstance(min_delta, (int, float, np.number)):
+            raise TypeError(f"min_delta={min_delta!r}: it must be a number.")
         self.name = name
         self.mode: Mode = mode
         self.min_delta = abs(min_delta)

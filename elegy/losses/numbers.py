@@ -150,7 +150,19 @@ class TracedWeight:
 
 
 def as_weight(weight: Any) -> float | TracedWeight:
-    """Returns a weight as a float, or as a `TracedWeight` while it is traced."""
+    """Returns a weight as a float, or as a `TracedWeight` while it is traced.
+
+    Raises:
+        TypeError: if it is not one number.
+    """
     if isinstance(weight, TracedWeight):
         return weight
-    return TracedWeight(weight) if isinstance(weight, Tracer) else float(weight)
+    if isinstance(weight, Tracer):
+        return TracedWeight(weight)
+    try:
+        return float(weight)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the weight of a loss is one number, not {weight!r}. Weights of classes are "
+            "`fit(class_weight={0: 1.0, 1: 2.0})`, those of examples `fit(sample_weight=...)`."
+        ) from None

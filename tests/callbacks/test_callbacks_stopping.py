@@ -229,6 +229,7 @@ class TestEarlyStopping:
             (lambda: EarlyStopping(["val_loss"]), r"monitor=\['val_loss'\]: it must be the name of one log"),
             (lambda: ModelCheckpoint("run", monitor=True), "monitor=True: it must be the name"),
             (lambda: EarlyStopping(patience=2.5), r"patience=2\.5: it must be an integer"),
+            (lambda: EarlyStopping(min_delta="0.1"), r"min_delta=.0\.1.: it must be a number"),
             (lambda: ModelCheckpoint("run", save_top_k="3"), "save_top_k='3': it must be an integer"),
         ],
     )

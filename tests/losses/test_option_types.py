@@ -80,3 +80,11 @@ def test_every_number_before_the_name_is_the_first_of_keras_and_torchmetrics():
         "R2": ["num_outputs", "multioutput"],
         "SpearmanCorrelation": ["target_range", "preds_range"],
     }
+
+
+@pytest.mark.parametrize("weight", [[1.0, 2.0], "balanced", {0: 1.0}])
+def test_a_weight_that_is_not_one_number_names_the_weights_of_classes(weight):
+    with pytest.raises(
+        TypeError, match=r"the weight of a loss is one number, not .*`fit\(class_weight=\{0: 1\.0, 1: 2\.0\}\)`"
+    ):
+        eg.losses.CrossEntropy(weight=weight)
