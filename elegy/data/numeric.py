@@ -27,7 +27,7 @@ def is_numeric(array: np.ndarray) -> bool:
         dtype.kind in _KINDS
         and dtype.isnative
         and dtype.itemsize <= 8 * (1 + (dtype.kind == "c"))
-        and not isinstance(array, np.ma.MaskedArray)
+        and not isinstance(array, (np.ma.MaskedArray, np.matrix))
         and _beyond_32_bits(array) is None
     )
 
@@ -36,7 +36,7 @@ def as_numeric(array: np.ndarray, name: str) -> np.ndarray:
     """Converts an array to a dtype that JAX supports; values change in precision only.
 
     The byte order becomes the native one, long doubles become doubles (the widest type of JAX), arrays of Python
-    numbers get a numeric dtype, and masked arrays without masked values become plain arrays.
+    numbers get a numeric dtype, and matrices and masked arrays without masked values become plain arrays.
 
     Args:
         array: any NumPy array.
@@ -52,6 +52,8 @@ def as_numeric(array: np.ndarray, name: str) -> np.ndarray:
     """
     if isinstance(array, np.ma.MaskedArray):
         array = _unmasked(array, name)
+    if isinstance(array, np.matrix):  # the `todense()` of SciPy; batches of batches would need a third dimension
+        array = np.asarray(array)
     if array.dtype.kind == "O":
         array = _of_objects(array, name)
     dtype = array.dtype

@@ -1,5 +1,7 @@
 """Kinds of data beyond plain arrays: sparse, masked, of objects, tables, data sets of other libraries."""
 
+import warnings
+
 import datasets
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,18 @@ def test_masked_arrays_without_masked_values_are_arrays():
     out = as_arrays(np.ma.masked_array(DENSE))
     assert type(out) is np.ndarray
     np.testing.assert_array_equal(out, DENSE, strict=True)
+
+
+def test_a_numpy_matrix_is_an_array():
+    rows = np.asarray(DENSE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        matrix = np.matrix(rows)
+    out = as_arrays({"a": matrix})["a"]
+    assert type(out) is np.ndarray
+    source = as_source(matrix)
+    index = np.arange(4).reshape(2, 2) % len(rows)  # two batches at once
+    np.testing.assert_array_equal(source.take(index), rows[index])
 
 
 def test_masked_values_are_refused():
