@@ -48,6 +48,7 @@ class IterableSource:
         one_shot: True for an iterator.
         class_weight: the class weights.
         may_end: True to let a pass over an iterator have fewer batches than its limit, or none.
+        at_most: True to let a pass over all of the data have fewer batches than its limit.
         taken: how many batches of the running pass have been taken; 0 after its end.
 
     Example:
@@ -79,7 +80,7 @@ class IterableSource:
         self.steps = _length(iterable)
         self.class_weight = class_weight
         self._what = what
-        self.may_end = False
+        self.may_end = self.at_most = False
         self.taken = 0
         self._passed = 0  # the number of batches of the last complete pass
         self._goes_on = self.one_shot
@@ -130,9 +131,10 @@ class IterableSource:
             raise ValueError(f"batch_size={size} is smaller than the number of processes, {processes}.")
         here = jax.process_index() if processes > 1 else 0
         own = size * (here + 1) // processes - size * here // processes
-        return IterableSource(
-            StreamBatches(self._given, own, drop_remaining), **self._options, batch_size=size, reading=self._reading
-        )
+        batched = StreamBatches(self._given, own, drop_remaining)
+        source = IterableSource(batched, **self._options, batch_size=size, reading=self._reading)
+        source.at_most = self.at_most
+        return source
 
     def batches(self, limit: int | None = None) -> Iterator[Batch]:
         """Yields the batches of one pass.
@@ -180,7 +182,7 @@ class IterableSource:
             return
         if not taken:
             raise ValueError(self._no_batch())
-        if limit is not None and taken < limit and not over:
+        if limit is not None and taken < limit and not (over or self.at_most):
             raise ValueError(self._too_short(name, limit, taken))
 
     def end(self) -> None:

@@ -201,6 +201,8 @@ def limited(
 ) -> int | None:
     """Returns the largest number of batches of a pass; None for all.
 
+    An iterable may have fewer batches than a limit, also if its length is not known.
+
     Args:
         name: the name of the limit.
         limit: a number of batches, a fraction of those of the pass, or None.
@@ -215,12 +217,14 @@ def limited(
     """
     if limit is None:
         return steps
-    total = source.steps if isinstance(source, IterableSource) else None
-    if isinstance(source, ArraySource):
+    total = None
+    if isinstance(source, IterableSource):
+        total, source.at_most = source.steps, steps is None
+    else:
         total = EpochPlan(source.size, batch_size or DEFAULT_BATCH_SIZE, drop_remaining, what=name).steps
     whole = total if steps is None else steps
     if whole is None and isinstance(limit, float):
         raise ValueError(f"{name}={limit} is a fraction of data without a length: give a number of batches.")
     if whole is None or (total is not None and whole > total):
         return int(limit) if whole is None else whole
-    return min(max(int(limit * whole), 1) if isinstance(limit, float) else limit, whole)
+    return max(min(int(limit * whole) if isinstance(limit, float) else limit, whole), 1)

@@ -78,6 +78,28 @@ def test_limits_bound_the_batches_of_a_pass(data, limits, train, test):
     assert counts.test == [test or every] * len(counts.train)
 
 
+class Unsized:
+    def __iter__(self):
+        return iter(BATCHES)
+
+
+@pytest.mark.parametrize("data", [lambda: iter(BATCHES), Unsized()], ids=["function", "iterable"])
+@pytest.mark.parametrize("limits", [{"limit_train": 9, "limit_validation": 9}, {"fast_dev_run": 9}], ids=str)
+def test_data_of_unknown_length_may_be_shorter_than_a_limit(data, limits):
+    counts, whole, made = Counts(), trainer(), trainer()
+    made.fit(data, epochs=2, validation_data=data, callbacks=[counts], verbose=0, **limits)
+    assert counts.train == [6] * len(counts.train)
+    assert counts.test == [6] * len(counts.train)
+    whole.fit(BATCHES, epochs=len(counts.train), verbose=0)
+    jax.tree.map(np.testing.assert_array_equal, made.state.params, whole.state.params)
+
+
+def test_an_iterator_may_be_shorter_than_a_limit():
+    made = trainer()
+    made.fit(iter(BATCHES), limit_train=9, verbose=0)
+    assert (made.step, made.epoch) == (6, 1)
+
+
 def test_a_limited_epoch_of_arrays_is_the_beginning_of_its_order():
     limited, short = trainer(), trainer()
     fit(limited, limit_train=3, epochs=1)
