@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from elegy.callbacks.callback import HOOKS, Callback, meant_hook
@@ -21,6 +21,8 @@ _CLOSING = frozenset({"on_train_end", "on_test_end", "on_predict_end"})
 
 # In these hooks, callbacks that read the logs are called after those that may add to them.
 _WITH_LOGS = frozenset({"on_train_batch_end", "on_test_batch_end", "on_test_end", "on_evaluation_end", "on_epoch_end"})
+# In these hooks, a callback may save before others have heard of the same values; a resumed run calls those.
+_CONTINUED = frozenset({"on_evaluation_end", "on_epoch_end"})
 
 
 class CallbackList:
@@ -78,6 +80,7 @@ class CallbackList:
         ]
         self._receivers = [c for c in self._callbacks if _receives(c) and _runs_here(c)]
         self._begun = False
+        self._calling: tuple[str, Event, list[Callback]] | None = None
         self._deferred: tuple[dict[str, Any], dict[str, Any]] = {}, {}
 
     def __iter__(self) -> Iterator[Callback]:
@@ -114,7 +117,13 @@ class CallbackList:
             selected.update(callback.selected_batches(step, examples, sizes))
         return sorted(selected)
 
-    def emit(self, hook: str, event: Event, failure: BaseException | None = None) -> None:
+    def emit(
+        self,
+        hook: str,
+        event: Event,
+        failure: BaseException | None = None,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Calls `hook` of every callback that listens to it, in order. Calls `before_end` before `on_train_end`.
 
         The closing hooks (`on_train_end`, `on_test_end`, `on_predict_end`) are called for every callback, even if
@@ -124,6 +133,7 @@ class CallbackList:
             hook: a name from `HOOKS`.
             event: the event that the hooks receive.
             failure: the exception that ends the run, for a closing hook. Exceptions of the hook become notes on it.
+            only: the names of the callbacks to call, as in `state_dict`; None for all. Closing hooks are for all.
 
         Raises:
             Exception: the exception of a hook, with a note that names the callback and the hook.
@@ -134,15 +144,35 @@ class CallbackList:
         if hook in _CLOSING:
             self._close(hook, event, failure)
             return
-        for callback, method in self._listeners[hook]:
+        here = None if only is None else [callback for name, callback in self._named() if name in only]
+        calls = [call for call in self._listeners[hook] if here is None or call[0] in here]
+        for k, (callback, method) in enumerate(calls):
+            if hook in _CONTINUED:
+                self._calling = hook, event, [other for other, _ in calls[k + 1 :]]
             try:
                 method(event)
-            except Exception as error:
-                _note(error, callback, hook, event)
+            except BaseException as error:
+                if self._calling is not None:  # a run that goes on from here calls it again
+                    self._calling[2].insert(0, callback)
+                if isinstance(error, Exception):
+                    _note(error, callback, hook, event)
                 raise
+        if hook in _CONTINUED:
+            self._calling = None
         if hook == "on_train_begin":
             self._begun = True
             self._load_deferred()
+
+    @property
+    def unfinished(self) -> tuple[str, Event, list[str]] | None:
+        """A hook that not all callbacks have heard of, with its event and the names of those that have not; or None.
+
+        It is one that runs, or that a callback has ended with an exception, at the end of an epoch or of evaluations.
+        """
+        if self._calling is None or not self._calling[2]:
+            return None
+        hook, event, left = self._calling
+        return hook, event, [name for name, callback in self._named() if any(callback is one for one in left)]
 
     def _close(self, hook: str, event: Event, failure: BaseException | None) -> None:
         calls = [(hook, *listener) for listener in self._listeners[hook]]

@@ -169,7 +169,8 @@ class EarlyStopping(Callback):
         """Restores the best state, if asked to."""
         self._trainer = self._validated = None
         if event.ended in ("interrupted", "failed"):
-            if self._best_step == event.step:  # a resumed run finds it in the last state
+            if self._best_state is not None and _same(self._best_state, event.trainer.state):
+                # A resumed run finds it in the last state.
                 self._best_state = None
             return  # a later save has the best state, too
         best, self._best_state = self._best_state, None
@@ -215,7 +216,8 @@ class EarlyStopping(Callback):
         """Continues the counts of the resumed run, and stops it at once if patience is used up."""
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
         self._best_step = state["best_step"]
-        if self.restore_best_weights and self._trainer is not None and self._best_step == self._trainer.step:
+        is_last = self._trainer is not None and self._best_step == self._trainer.step
+        if self.restore_best_weights and self._best_state is None and is_last:
             self._best_state = self._trainer.state
         self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state.get("best_value_step")
         self.stopped_epoch, self.wait = state["stopped_epoch"] if still else None, state["wait"]
@@ -224,13 +226,24 @@ class EarlyStopping(Callback):
             self._trainer.stop_training = True
 
     def kept_states(self) -> dict[str, Any]:
-        """Returns the best state, unless it is the last one."""
-        last = self._trainer is not None and self._trainer.step == self._best_step
-        return {} if self._best_state is None or last else {"best": without_logs(self._best_state)}
+        """Returns the best state and the one that was validated, unless they are the last one."""
+        states = {"best": self._best_state, "validated": self._validated}
+        kept = {name: state for name, state in states.items() if state is not None}
+        if kept and self._trainer is not None:
+            last = self._trainer.state
+            kept = {name: state for name, state in kept.items() if not _same(state, last)}
+        return {name: without_logs(state) for name, state in kept.items()}
 
     def load_kept_states(self, states: dict[str, Any]) -> None:
-        """Restores the best state."""
+        """Restores the best state, and the one that was validated."""
         self._best_state = states.get("best") if self.restore_best_weights else None
+        self._validated = states.get("validated")
+
+
+def _same(state: Any, last: Any) -> bool:
+    """True if two states have the same arrays. At the best step, a callback may have replaced those of the last one."""
+    one, other = (jax.tree.leaves(without_logs(each)) for each in (state, last))
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 def without_logs(state: Any) -> Any:

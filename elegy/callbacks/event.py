@@ -235,6 +235,18 @@ class Event:
             self._receive(lambda: Item(kind, f"{prefix}{name}", checked(kind, name, value), *where))
 
     @property
+    def added(self) -> tuple[str, ...]:
+        """The names of the values that callbacks have added in this hook.
+
+        Example:
+            >>> event = Event(None, "train", step=10, epoch=0)
+            >>> event.log("learning_rate", 0.1)
+            >>> event.added
+            ('learning_rate',)
+        """
+        return tuple(self._added)
+
+    @property
     def evaluation_logs(self) -> dict[str, float]:
         """The values of the evaluations that ran right before `on_evaluation_end` or `on_epoch_end`, and those that
         callbacks added in the same hook; empty if none ran.

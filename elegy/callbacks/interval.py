@@ -137,6 +137,8 @@ class PeriodicCallback(Callback):
         if self.every.unit == "seconds" and not event.is_current:
             return False
         before, self._seen = self._seen, self._count(event)
+        if self.every.unit == "epochs":  # a run that resumes within `on_epoch_end` began after this epoch
+            before = min(before, event.epoch)
         return self.every.due(before, self._seen)
 
     def offsets(self, event: Event) -> list[int]:

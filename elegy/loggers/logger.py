@@ -79,6 +79,7 @@ class Logger(PeriodicCallback, abc.ABC):
         self.run: str | None = None
         self._at = Position(0, 0)  # where the last run ended
         self._evaluated = -1
+        self._ended: int | None = 0
         self._resumes: Position | None = None
         self._event: Event | None = None  # of the beginning of the running fit
         self._running = False  # within fit
@@ -202,6 +203,7 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
+        self._ended = event.epoch + 1
         if self.every.unit != "epochs" or self.due(event):
             self.record_epoch(event)
 
@@ -271,8 +273,9 @@ class Logger(PeriodicCallback, abc.ABC):
         """Continues the run of a checkpoint; called when `fit` resumes, and when it goes back to a checkpoint."""
         self._write_all()
         # Before 0.9.0, the states of CSV and TensorBoard were others: such a run begins a log of its own.
-        self._resumes = Position(state["step"], state.get("epoch", 0), state.get("evaluated", -1))
-        self._evaluated = self._resumes.evaluated
+        counts = state.get("evaluated", -1), state.get("ended")
+        self._resumes = Position(state["step"], state.get("epoch", 0), *counts)
+        self._evaluated, self._ended = counts
         self._checkpoints = set()
         if self._is_open:
             self.rewind(self._resumes)
@@ -344,7 +347,7 @@ class Logger(PeriodicCallback, abc.ABC):
     def _position(self, event: Event) -> Position:
         trainer = event.trainer
         step, epoch = (event.step, event.epoch + 1) if trainer is None else (trainer.step, trainer.epoch)
-        return Position(step, epoch, self._evaluated)
+        return Position(step, epoch, self._evaluated, self._ended)
 
     def _lacks(self, what: str) -> None:
         if what not in self._lacking:

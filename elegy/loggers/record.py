@@ -37,20 +37,25 @@ class Position:
         step: the training steps completed.
         epoch: the epochs completed.
         evaluated: the step of the last evaluation inside of an epoch; -1 for none.
+        ended: the epochs whose values were logged; None for those completed. They are fewer in a checkpoint that
+            another callback saved in `on_epoch_end`.
     """
 
     step: int
     epoch: int
     evaluated: int = -1
+    ended: int | None = None
 
     def has(self, kind: str, step: int, epoch: int) -> bool:
         """True for what was logged before the checkpoint, and is not logged again.
 
         Args:
-            kind: `"step"`, `"evaluation"`, or anything that belongs to the end of an epoch.
+            kind: `"step"`, `"evaluation"`, `"epoch"`, or an item, which belongs to the end of an epoch.
             step: the training steps completed.
             epoch: the index of the epoch.
         """
         if step != self.step:
             return step < self.step
-        return {"step": True, "evaluation": step <= self.evaluated}.get(kind, epoch < self.epoch)
+        ended = self.epoch if self.ended is None else self.ended
+        known = {"step": True, "evaluation": step <= self.evaluated, "epoch": epoch < ended}
+        return known.get(kind, epoch < self.epoch)

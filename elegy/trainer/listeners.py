@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from elegy.callbacks import Callback, CallbackList, Event, History, ModelCheckpoint
@@ -55,6 +55,7 @@ class Listeners:
         epoch: int | None = None,
         failure: BaseException | None = None,
         added: dict[str, Any] | None = None,
+        only: Collection[str] | None = None,
         **fields: Any,
     ) -> None:
         """Calls a hook of the callbacks; no event is made where no callback has it.
@@ -66,6 +67,7 @@ class Listeners:
             epoch: the epoch's index; None for that of the trainer.
             failure: the exception that ends the phase.
             added: takes what the callbacks add to the logs.
+            only: the names of the callbacks to call; None for all.
             **fields: further fields of the `Event`.
         """
         if not self.callbacks.listens(hook) and hook != "on_train_begin":
@@ -84,7 +86,7 @@ class Listeners:
             **fields,
         )
         with measured("callbacks"):
-            self.callbacks.emit(hook, event, failure)
+            self.callbacks.emit(hook, event, failure, only)
 
     def emit_in_pass(
         self,

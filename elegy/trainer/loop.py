@@ -41,12 +41,14 @@ def fit(run: Run) -> None:
         try:
             run.emit("on_train_begin", added=run.added)
             resume.tell_resumed(run)
+            run.finish_hook()
             while run.going_on():
                 run.emit("on_epoch_begin", resumed=run.cursor.batches > 0, added=run.added)
                 try:
                     last = _epoch(run)
                 except NonFiniteError as error:
                     rollback.roll_back(run, error)
+                    run.finish_hook()
                     continue
                 due = run.schedule.due_at_end(session.epoch)
                 if not run.epoch_ended or (interrupts.interrupted and due):

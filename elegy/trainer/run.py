@@ -92,6 +92,7 @@ class Run:
         self.logs = {}
         self.added: dict[str, Any] = {}
         self.resumed: Path | Address | None = None
+        self._unfinished: Mapping[str, Any] | None = None  # a hook that the interrupted run had not ended
         self.loader.start_at(session.epoch)
         # If every step is an execution, one may be ahead of the device before a time limit, so that it has work.
         budgets = [one.time_budget for one in self.callbacks if one.time_budget is not None]
@@ -136,8 +137,9 @@ class Run:
             "added": _saved(LazyLogs(lambda: self.added)),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where the run with these counters stopped."""
+    def load_state_dict(self, state: Mapping[str, Any], unfinished: Mapping[str, Any] | None = None) -> None:
+        """Goes on where the run with these counters stopped, in a hook that `finish_hook` ends."""
+        self._unfinished = unfinished
         self.steps, self.examples, self.first_epoch = state["steps"], state["examples"], state["first_epoch"]
         self._batches, self._batch_examples = Cursor(**state["cursor"])
         self.reorders = [(epoch, start) for epoch, start in state["reorders"]]
@@ -167,6 +169,7 @@ class Run:
             "batch_size": loader.batch_size,
             "shuffle": self.config.shuffle,
             "callbacks": self.callbacks.state_dict(),
+            "unfinished": self._unfinished_hook(),
         }
 
     def last_record(self) -> dict[str, Any]:
@@ -175,6 +178,23 @@ class Run:
             return self.record()
         except CheckpointError:
             return self.record(own=False)
+
+    def _unfinished_hook(self) -> dict[str, Any] | None:
+        """The hook in which, or after whose failure, a checkpoint is saved, for the callbacks that it did not call."""
+        if self.callbacks.unfinished is None:
+            return None
+        hook, event, only = self.callbacks.unfinished
+        fields = {"epoch": event.epoch, "batch": event.batch, "evaluated": event.evaluated}
+        return {"hook": hook, "only": only, "logs": _saved(event.logs), "added": [*event.added], **fields}
+
+    def finish_hook(self) -> None:
+        """Calls the callbacks that had not heard of an epoch or of evaluations when the checkpoint was saved."""
+        left, self._unfinished = self._unfinished, None
+        if left is not None:
+            logs = _loaded(left["logs"])
+            fields = {"epoch": left["epoch"], "batch": left["batch"], "evaluated": tuple(left["evaluated"])}
+            fields["added"] = {name: logs[name] for name in left["added"]}
+            self.emit(left["hook"], only=left["only"], logs=LazyLogs(lambda: logs), **fields)
 
     # events
 

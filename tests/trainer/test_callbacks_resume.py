@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 
 import flax.linen as nn
 import jax
@@ -83,6 +85,95 @@ def test_a_run_in_pieces_leaves_what_the_whole_one_leaves(tmp_path, cut, every, 
     for name in ("best", "best_epoch", "wait", "stopped_epoch"):
         assert getattr(remembered, name) == getattr(stopped, name)
     assert (tmp_path / "pieces/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+
+
+class Halve(Callback):
+    """Changes the state and adds a value in both hooks."""
+
+    def on_epoch_end(self, event):
+        state = event.trainer.state
+        event.trainer.state = state.set_params(jax.tree.map(lambda leaf: leaf * 0.5, state.get_params()))
+        event.log("halved", event.epoch)
+
+    def on_evaluation_end(self, event):
+        event.log("looked", event.step)
+
+
+class Saves(Callback):
+    """Saves in hooks before the callbacks that read the logs."""
+
+    def __init__(self, directory):
+        self.directory, self.paths = directory, []
+
+    def on_epoch_end(self, event):
+        self.paths.append(self.directory / f"{len(self.paths)}")
+        event.trainer.save(self.paths[-1])
+
+    on_evaluation_end = on_epoch_end
+
+
+def recorded(directory):
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    lines = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return (directory / "log.csv").read_text(), [line for line in lines if line["type"] != "config"]
+
+
+def test_a_checkpoint_saved_in_a_hook_goes_on_with_the_callbacks_after_it(tmp_path):
+    def run(directory, resume=None):
+        directory.mkdir(exist_ok=True)
+        stopping, saves = EarlyStopping("val_loss", patience=4, restore_best_weights=True), Saves(directory / "saved")
+        logs = [
+            CSVLogger(directory / "log.csv"),
+            eg.loggers.JSONLines(directory / "log.jsonl", every=eg.Every(steps=4)),
+        ]
+        options = {"validation_split": 0.2, "validation_freq": eg.Every(steps=3), "batch_size": 20, "epochs": 3}
+        trainer = fit([Halve(), saves, *logs, stopping], resume=resume, **options)
+        return trainer, stopping, saves.paths
+
+    whole, stopped, paths = run(tmp_path / "whole")
+    assert len(paths) == 6  # after steps 3, 4, 6, 8, 9, 12
+    expected = recorded(tmp_path / "whole")
+    for k, path in enumerate(paths):
+        shutil.copytree(tmp_path / "whole", tmp_path / f"{k}")
+        resumed, remembered, _ = run(tmp_path / f"{k}", resume=path)
+        assert resumed.history.history == whole.history.history
+        assert resumed.history.evaluations == whole.history.evaluations
+        assert_same_bits(host(resumed.state), host(whole.state))
+        for name in ("best", "best_step", "wait"):
+            assert getattr(remembered, name) == getattr(stopped, name)
+        assert recorded(tmp_path / f"{k}") == expected
+
+
+def test_the_best_state_is_the_validated_one_also_if_a_callback_changed_the_last_one(tmp_path):
+    def run(*saving, resume=None):
+        stopping = EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+        options = {"validation_split": 0.2, "batch_size": 20, "epochs": 3}
+        return fit([Halve(), stopping, *saving], make(optax.sgd(3.0)), resume=resume, **options), stopping
+
+    whole, stopped = run(ModelCheckpoint(tmp_path, save_top_k=-1))
+    assert stopped.best_step < whole.step
+    for path in find_checkpoints(tmp_path)[:-1]:
+        resumed, remembered = run(resume=path)
+        assert remembered.best_step == stopped.best_step
+        assert_same_bits(host(resumed.state), host(whole.state))
+
+
+def test_an_emergency_checkpoint_of_a_failed_hook_loses_no_epoch(tmp_path):
+    def callbacks(directory, *others):
+        stopping = EarlyStopping("val_loss", patience=9)
+        saving = ModelCheckpoint(directory, every=eg.Every(epochs=9), save_on_exception=True)
+        return [CSVLogger(directory / "log.csv"), stopping, *others, saving]
+
+    options = {"epochs": 4, "validation_split": 0.2}
+    whole = fit(callbacks(tmp_path / "whole"), **options)
+    for epoch in (0, 2):
+        with pytest.raises(ZeroDivisionError):
+            fit(callbacks(tmp_path / "cut", Crash(epoch)), **options)
+    resumed = fit(callbacks(tmp_path / "cut"), **options)
+    assert resumed.history.history == whole.history.history
+    assert resumed.history.epoch == [0, 1, 2, 3]
+    assert_same_bits(host(resumed.state), host(whole.state))
+    assert (tmp_path / "cut/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
 
 
 def test_a_checkpoint_of_the_last_step_of_an_epoch_makes_no_second_row(tmp_path):

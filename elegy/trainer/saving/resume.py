@@ -97,7 +97,7 @@ def load_run(
     load(run.session, found, metadata, wanted=hyperparameters)
     saved = with_own_place(metadata["run"])
     if saved is not None:
-        run.load_state_dict(saved["counters"])
+        run.load_state_dict(saved["counters"], saved.get("unfinished"))
         run.loader.load_state(saved["data"])
         run.callbacks.load_state_dict(saved["callbacks"], dict(run.session.kept))
     run.session.kept = {}
