@@ -216,8 +216,8 @@ class EarlyStopping(Callback):
         """Continues the counts of the resumed run, and stops it at once if patience is used up."""
         still = state["stopped_epoch"] is not None and state["wait"] >= self.patience
         self._best_step = state["best_step"]
-        is_last = self._trainer is not None and self._best_step == self._trainer.step
-        if self.restore_best_weights and self._best_state is None and is_last:
+        known = not self.restore_best_weights or self._best_state is not None
+        if not known and self._trainer is not None and self._best_step == self._trainer.step:
             self._best_state = self._trainer.state
         self.best, self.best_epoch, self.best_step = state["best"], state["best_epoch"], state.get("best_value_step")
         self.stopped_epoch, self.wait = state["stopped_epoch"] if still else None, state["wait"]
@@ -229,8 +229,8 @@ class EarlyStopping(Callback):
         """Returns the best state and the one that was validated, unless they are the last one."""
         states = {"best": self._best_state, "validated": self._validated}
         kept = {name: state for name, state in states.items() if state is not None}
-        if kept and self._trainer is not None:
-            last = self._trainer.state
+        if kept and (trainer := self._trainer) is not None:
+            last = trainer.state
             kept = {name: state for name, state in kept.items() if not _same(state, last)}
         return {name: without_logs(state) for name, state in kept.items()}
 

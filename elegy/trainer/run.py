@@ -184,8 +184,12 @@ class Run:
         if self.callbacks.unfinished is None:
             return None
         hook, event, only = self.callbacks.unfinished
+        try:
+            logs = _saved(event.logs)
+        except Exception:  # the hook failed because a value cannot be computed; the state can be saved
+            return None
         fields = {"epoch": event.epoch, "batch": event.batch, "evaluated": event.evaluated}
-        return {"hook": hook, "only": only, "logs": _saved(event.logs), "added": [*event.added], **fields}
+        return {"hook": hook, "only": only, "logs": logs, "added": [*event.added], **fields}
 
     def finish_hook(self) -> None:
         """Calls the callbacks that had not heard of an epoch or of evaluations when the checkpoint was saved."""

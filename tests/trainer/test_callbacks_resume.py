@@ -176,6 +176,18 @@ def test_an_emergency_checkpoint_of_a_failed_hook_loses_no_epoch(tmp_path):
     assert (tmp_path / "cut/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
 
 
+def test_an_emergency_checkpoint_is_saved_also_if_a_log_cannot_be_read(tmp_path):
+    class Bad(Callback):
+        def on_epoch_end(self, event):
+            event.log("bad", lambda: 1 / 0)
+
+    saving = ModelCheckpoint(tmp_path, every=eg.Every(epochs=9), save_on_exception=True)
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit([Bad(), EarlyStopping("loss", patience=9), saving], epochs=2)
+    assert "EarlyStopping.on_epoch_end" in caught.value.__notes__[0]
+    assert names(tmp_path) == ["step_00000004"]
+
+
 def test_a_checkpoint_of_the_last_step_of_an_epoch_makes_no_second_row(tmp_path):
     for _ in range(3):
         trainer = fit([CSVLogger(tmp_path / "log.csv"), ModelCheckpoint(tmp_path, every=eg.Every(steps=4))], epochs=2)
