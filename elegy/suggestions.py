@@ -6,6 +6,36 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_SCHEDULE = (
+    "a schedule for the optimizer, such as `optax.cosine_decay_schedule(...)`, or a callback (see `set_rate` on the "
+    "page for those who come from Keras)"
+)
+THEIRS = {
+    **dict.fromkeys(
+        ("CategoricalCrossentropy", "SparseCategoricalCrossentropy", "CrossEntropyLoss"), "`eg.losses.CrossEntropy()`"
+    ),
+    **dict.fromkeys(("BinaryCrossentropy", "BCEWithLogitsLoss"), "`eg.losses.CrossEntropy(binary=True)`"),
+    "BCELoss": "`eg.losses.CrossEntropy(binary=True, from_logits=False)`",
+    **dict.fromkeys(("MSE", "MSELoss"), "`eg.losses.MeanSquaredError()`"),
+    **dict.fromkeys(("MAE", "L1Loss"), "`eg.losses.MeanAbsoluteError()`"),
+    **dict.fromkeys(("HuberLoss", "SmoothL1Loss"), "`eg.losses.Huber()`"),
+    "KLDivLoss": "`eg.losses.KLDivergence()`",
+    "CTCLoss": "`eg.losses.CTC()`",
+    "TripletMarginLoss": "`eg.losses.Triplet()`",
+    **dict.fromkeys(
+        ("CategoricalAccuracy", "SparseCategoricalAccuracy", "MulticlassAccuracy"), "`eg.metrics.Accuracy()`"
+    ),
+    **dict.fromkeys(("AUROC", "BinaryAUROC"), "`eg.metrics.AUC()`"),
+    **dict.fromkeys(("F1Score", "BinaryF1Score", "MulticlassF1Score"), "`eg.metrics.F1()`"),
+    **dict.fromkeys(("LearningRateScheduler", "ReduceLROnPlateau"), _SCHEDULE),
+    "BackupAndRestore": "`eg.callbacks.ModelCheckpoint(directory)`, with `fit(resume='auto')`",
+    "StochasticWeightAveraging": "`eg.Trainer(averaging=eg.SWA())`",
+    "DeviceStatsMonitor": "`eg.callbacks.DeviceMonitor()`",
+    "TensorBoardLogger": "`eg.loggers.TensorBoard(directory)`",
+    "WandbLogger": "`eg.loggers.WandB(project)`",
+}
+"""What to write for the names of other libraries."""
+
 
 def near(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Returns the known names that are nearest to a name, the nearest first: similar ones, and what it abbreviates.
@@ -37,6 +67,7 @@ def module_getattr(module: str) -> Callable[[str], Any]:
         module: the name of the module.
 
     Example:
+        >>> import elegy.losses
         >>> module_getattr("elegy.losses")("Hubr")
         Traceback (most recent call last):
         ...
@@ -44,6 +75,8 @@ def module_getattr(module: str) -> Callable[[str], Any]:
     """
 
     def missing(name: str) -> Any:
+        if name in THEIRS:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}. Write {THEIRS[name]}.")
         found = [] if name.startswith("_") else near(name, getattr(sys.modules[module], "__all__", ()))
         more = f". Did you mean {' or '.join(map(repr, found))}?" if found else ""
         raise AttributeError(f"module {module!r} has no attribute {name!r}{more}")
