@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jax.extend.core import primitives
 
 
 def bodies(equation: Any) -> list[Any]:
@@ -196,24 +195,6 @@ def without_dead_code(closed: Any) -> Any:
         ['cos']
     """
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=_needed(closed.jaxpr, effects=True)))
-
-
-def as_call(closed: Any) -> Callable[..., list[Any]]:
-    """Returns the function of a trace, which another trace takes as a single equation, without tracing it again.
-
-    `jaxpr_as_fun` does the same equation by equation. JAX before 0.12 traces the function again in either case.
-
-    Args:
-        closed: the result of `jax.make_jaxpr`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> function = as_call(jax.make_jaxpr(lambda x: jnp.sin(x) * 2)(1.0))
-        >>> len(jax.make_jaxpr(lambda x: function(x)[0])(1.0).eqns)
-        1
-    """
-    call = primitives.closed_call_p
-    return lambda *args: call.bind(*args, **call.get_bind_params({"call_jaxpr": closed}))
 
 
 def arguments_read(traced: Any, results: Sequence[int]) -> set[int]:

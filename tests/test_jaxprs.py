@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxpr_as_fun
 
-from elegy.jaxprs import arguments_read, as_call, keeps_rows, same_program, without_dead_code
+from elegy.jaxprs import arguments_read, keeps_rows, same_program, without_dead_code
 
 X = np.ones((3, 4), np.float32)
 doubled = jax.custom_vjp(lambda x: x * 2)
@@ -140,21 +140,3 @@ def test_equations_that_nothing_reads_are_removed_but_effects_stay():
     doubled, _ = jaxpr_as_fun(kept)(jax.random.key(0), 3.0)
     jax.effects_barrier()
     assert (float(doubled), seen) == (6.0, [4.0])
-
-
-def test_a_trace_takes_another_one_as_a_single_equation_with_its_effects():
-    seen = []
-
-    def function(key, x):
-        jax.debug.callback(lambda value: seen.append(float(value)), x)
-        return jax.random.normal(key, x.shape) + x, jax.lax.fori_loop(0, 3, lambda _, y: 2 * y, x), key
-
-    call = as_call(jax.make_jaxpr(function)(jax.random.key(0), 3.0))
-    for nested in (lambda *args: call(*args), lambda *args: jax.lax.cond(args[1] > 0, call, call, *args)):
-        assert len(jax.make_jaxpr(call)(jax.random.key(0), 3.0).eqns) == 1
-        noise, doubled, _ = jax.jit(nested)(jax.random.key(0), 3.0)
-        jax.effects_barrier()
-        assert noise == jax.random.normal(jax.random.key(0)) + 3.0
-        assert (doubled, seen.pop(), seen) == (24.0, 3.0, [])
-    rows = jax.vmap(call, (None, 0))(jax.random.key(0), jnp.arange(2.0))[1]
-    assert rows.tolist() == [0.0, 8.0]

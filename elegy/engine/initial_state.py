@@ -32,7 +32,8 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
     initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
     make = strategy.compile_init(_Init(module))
     struct = strategy.local_struct(make.structure(initial, key, batch), "state")
-    return StateBuffer.planned(strategy, module, struct, lambda: make(initial, key, batch), fresh=True)
+    args = initial, key, batch
+    return StateBuffer.planned(strategy, module, struct, lambda: make(*args), lambda: make.begin(*args), fresh=True)
 
 
 class _Init:

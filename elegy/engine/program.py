@@ -20,7 +20,7 @@ from elegy.engine.packed_sums import PackedSums
 from elegy.engine.small_arrays import NEXT, SmallArrays
 from elegy.errors import StepError
 from elegy.flat import make_jaxpr
-from elegy.jaxprs import as_call, without_dead_code
+from elegy.jaxprs import without_dead_code
 from elegy.loading.chunks import bytes_of
 from elegy.metrics import CompensatedSum
 from elegy.module import managed, recipe
@@ -184,7 +184,7 @@ class Program:
             state[i] = leaf
         for i, leaf in zip(self.constant, constant, strict=True):
             state[i] = leaf
-        flat = as_call(self.closed)(*wrap_keys(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
+        flat = jaxpr_as_fun(self.closed)(*wrap_keys(state, self._impls), *jax.tree.leaves((batch, mask)), b, e)
         n_extra = len(flat) - len(state)
         extra = jax.tree.unflatten(jax.tree.structure(self.outputs), flat[:n_extra])
         after = unwrap_keys(flat[n_extra:], self._impls)

@@ -10,10 +10,8 @@ import pytest
 from boring_modules import High, make_params, network, regression
 
 import elegy as eg
-from elegy.engine import costs
 from elegy.engine.executor import Executor
 from elegy.engine.initial_state import initial_state
-from elegy.jaxprs import bodies, equations
 from elegy.loading.chunks import Chunk, structure
 from elegy.strategies import Jit
 
@@ -39,24 +37,6 @@ def test_evaluation_changes_no_parameter():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(program.state)]
     assert {paths[i] for i in program.constant} >= {".params['b']", ".params['w']"}
     assert ".key" in {paths[i] for i in program.changed}
-
-
-def test_executables_take_the_trace_of_the_step_as_one_equation():
-    executor, buffer = started()
-    batch = structure(tuple(part[:4] for part in regression()))
-    program = executor.program("train", buffer, batch, None)
-    leaves = costs.placed_leaves(program)
-    changed = [leaves[i] for i in program.changed]
-    state = changed[: program.donated], changed[program.donated :], [leaves[i] for i in program.constant]
-    control = jax.ShapeDtypeStruct((3,), jnp.int32)
-    stack = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), batch)
-    for kernel, given in (
-        (program.single(), (batch, None, control)),
-        (program.fused(2, resident=False, count=2), (stack, None, None, control)),
-    ):
-        trace = kernel.trace(*state, *given).jaxpr
-        found = [len(body.eqns) for equation in equations(trace) for body in bodies(equation)]
-        assert len(program.closed.eqns) in found
 
 
 def test_fused_steps_are_the_single_steps():
