@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -113,36 +112,6 @@ def receive(queue: SimpleQueue[T]) -> T:
     while True:
         with suppress(Empty):
             return queue.get(timeout=_SECONDS)
-
-
-def in_thread(function: Callable[[], T]) -> Callable[[], T]:
-    """Calls a function in a thread; returns a function that waits for the result, handling signals as `receive` does.
-
-    The waiting function raises the exception of the other one.
-
-    Args:
-        function: the function.
-
-    Example:
-        >>> result = in_thread(lambda: 6 * 7)
-        >>> result()
-        42
-    """
-    future: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    def result() -> T:
-        while not future.done():
-            wait((future,), _SECONDS)  # a signal that did not wake the main thread is handled after it
-        return future.result()
-
-    threading.Thread(target=call, name="elegy-compiler").start()
-    return result
 
 
 def join(thread: threading.Thread) -> None:

@@ -32,8 +32,7 @@ def initial_state(strategy: Strategy, module: Any, key: jax.Array, batch: Batch)
     initial = [leaf if _is_numeric(leaf) else None for leaf in jax.tree.leaves(module._initial)]
     make = strategy.compile_init(_Init(module))
     struct = strategy.local_struct(make.structure(initial, key, batch), "state")
-    args = initial, key, batch
-    return StateBuffer.planned(strategy, module, struct, lambda: make(*args), lambda: make.begin(*args), fresh=True)
+    return StateBuffer.planned(strategy, module, struct, lambda: make(initial, key, batch), fresh=True)
 
 
 class _Init:

@@ -56,26 +56,17 @@ class StateBuffer:
         self.version = next(_VERSIONS)
         self.fresh = False
         self._make: Callable[[], Any] | None = None
-        self._begin: Callable[[], None] | None = None
 
     @classmethod
     def planned(
-        cls,
-        strategy: Strategy,
-        module: Any,
-        struct: Any,
-        make: Callable[[], Any] | None = None,
-        begin: Callable[[], None] | None = None,
-        *,
-        fresh: bool = False,
+        cls, strategy: Strategy, module: Any, struct: Any, make: Callable[[], Any] | None = None, *, fresh: bool = False
     ) -> Self:
         """Makes a buffer of known structure, whose placed state is computed on first use, as `fresh` if so.
 
-        Without `make` it has no state, and is there for tracing. `begin` starts to compile what `make` runs.
+        Without `make` it has no state, and is there for tracing.
         """
         buffer = cls(strategy, module)
         buffer._logical, buffer._struct, buffer._make, buffer.fresh = None, struct, make, fresh
-        buffer._begin = begin
         return buffer
 
     def readable(self) -> bool:
@@ -101,18 +92,11 @@ class StateBuffer:
                 except jax.errors.JaxRuntimeError:
                     leaf.delete()
 
-    def begin(self) -> None:
-        """Starts to compile what makes the state of a `planned` buffer, in a thread."""
-        with self.lock:
-            begin, self._begin = self._begin, None
-            if begin is not None:
-                begin()
-
     def materialise(self) -> None:
         """Computes the state of a `planned` buffer."""
         with self.lock:  # another thread waits until the state is there
             if self._make is not None:
-                make, self._make, self._begin = self._make, None, None
+                make, self._make = self._make, None
                 struct, version, fresh = self._struct, self.version, self.fresh
                 self.put_state(make())
                 self._struct, self.version, self.fresh = struct, version, fresh

@@ -17,7 +17,7 @@ Make = Callable[[], Sequence[Block]]
 _QUICK = 1.0
 """Events that come later than this after the last one, in seconds, are read at once."""
 
-_GATHER = 0.1
+_GATHER = 0.02
 """Seconds for which records are gathered: each hand-over wakes the thread, which then takes turns with the loop."""
 
 _MOST = 32
@@ -36,8 +36,8 @@ written; None for none."""
 class Gatherer:
     """Defers the reads of all loggers of a run, and hands their records to the thread together.
 
-    If events come in quick succession, they are read ten times a second, those of them whose logs the device has
-    computed. If the device is 32 events behind, 16 are read. All loggers share one read of an event, and the
+    If events come in quick succession, they are read fifty times a second, those of them whose logs the device
+    has computed. If the device is 32 events behind, 16 are read. All loggers share one read of an event, and the
     records of several events, which are joined to larger blocks. Events stay in order.
 
     Example:
@@ -88,7 +88,7 @@ class Gatherer:
         pending = self._pending
         if len(pending) >= _MOST and pending[-_MOST].ready is False:
             return len(pending) - _MOST // 2  # the device is so far behind; it has the other half to do meanwhile
-        # The device may be 0.1 s behind: then the oldest event that it has computed is always so old.
+        # The device may be 0.02 s behind: then the oldest event that it has computed is always so old.
         if not pending or now - max(pending[0].came, self._gathered) < _GATHER:
             return 0
         self._gathered = now

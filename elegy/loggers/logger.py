@@ -34,7 +34,7 @@ class Logger(PeriodicCallback, abc.ABC):
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
-    device in the order of the steps, if they come less than a second apart 0.1 s or up to 32 executions late, so
+    device in the order of the steps, if they come less than a second apart 0.02 s or up to 32 executions late, so
     that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at
     the end of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the
     first one logs.

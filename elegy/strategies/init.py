@@ -12,10 +12,8 @@ from jax.extend.core import Literal, jaxpr_as_fun
 
 from elegy.flat import make_jaxpr
 from elegy.garbage import collection_paused
-from elegy.jaxprs import without_dead_code
 from elegy.strategies.strategy import struct_of
 from elegy.types import PyTree
-from elegy.waiting import in_thread
 
 Put = Callable[[Any, Any], jax.Array]
 
@@ -47,7 +45,6 @@ class InitKernel:
         self._put, self._place, self._options = put, place, dict(options)
         self._closed: Any = None
         self._struct: PyTree = None
-        self._begun: Callable[[], Any] | None = None
 
     def __call__(self, *args: Any) -> PyTree:
         """Makes the state. The arguments of later calls must have the structure of the first."""
@@ -59,29 +56,15 @@ class InitKernel:
             return jax.tree.unflatten(self._treedef, out)
         given = self._given(leaves)
         out = [self._put(given[i], place) if i in given else None for i, place in enumerate(self._shardings)]
-        computed = self._computed(given)
-        if computed:
-            compiled = self._compiling(computed, leaves) if self._begun is None else self._begun
-            self._begun = None
-            for i, leaf in zip(computed, compiled()(self._arguments(computed, leaves)), strict=True):
-                out[i] = leaf
+        computed = [i for i in range(len(out)) if i not in given]
+        for i, leaf in zip(computed, self._compute(computed, leaves), strict=True):
+            out[i] = leaf
         return jax.tree.unflatten(self._treedef, out)
-
-    def begin(self, *args: Any) -> None:
-        """Starts to compile the function in a thread, for which JAX does not need Python's lock; a call waits for it.
-
-        The arguments are as for the call.
-        """
-        self.structure(*args)
-        leaves = jax.tree.leaves(args)
-        if computed := self._computed(self._given(leaves)):
-            self._begun = in_thread(self._compiling(computed, leaves))
 
     def structure(self, *args: Any) -> PyTree:
         """Traces `init`, and returns the shapes and dtypes of the state; `__call__` uses the same trace."""
         if self._closed is None:
-            closed, self._struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
-            self._closed = without_dead_code(closed)
+            self._closed, self._struct = make_jaxpr(self._init, *jax.tree.map(_abstract, args))
             self._treedef = jax.tree.structure(self._struct)
             self._shardings = jax.tree.leaves(self._find_shardings(self._struct))
         return self._struct
@@ -98,32 +81,26 @@ class InitKernel:
                 found[i] = value
         return found
 
-    def _computed(self, given: Mapping[int, Any]) -> list[int]:
-        return [i for i in range(len(self._shardings)) if i not in given]
-
-    def _read(self, computed: list[int]) -> list[int]:
-        """The positions of the arguments that some leaves depend on: the others may be on other devices."""
-        jaxpr = self._closed.jaxpr
+    def _compute(self, computed: list[int], leaves: list[Any]) -> list[jax.Array]:
+        if not computed:
+            return []
+        jaxpr, function = self._closed.jaxpr, jaxpr_as_fun(self._closed)
         read = {id(var) for equation in jaxpr.eqns for var in equation.invars}
         read |= {id(jaxpr.outvars[i]) for i in computed}
-        return [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
-
-    def _arguments(self, computed: list[int], leaves: list[Any]) -> list[Any]:
-        return self._place([leaves[i] for i in self._read(computed)])
-
-    def _compiling(self, computed: list[int], leaves: list[Any]) -> Callable[[], Any]:
-        """Lowers the function that computes some leaves; returns one that compiles it."""
-        jaxpr = self._closed.jaxpr
-        invars, outvars = [jaxpr.invars[i] for i in self._read(computed)], [jaxpr.outvars[i] for i in computed]
-        function = jaxpr_as_fun(self._closed.replace(jaxpr=jaxpr.replace(invars=invars, outvars=outvars)))
+        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
 
         def init_step(arguments: list[Any]) -> list[Any]:
-            return function(*arguments)
+            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may be on other devices
+            for i, value in zip(needed, arguments, strict=True):
+                filled[i] = value
+            out = function(*filled)
+            return [out[i] for i in computed]
 
         shardings = [self._shardings[i] for i in computed]
+        arguments = self._place([leaves[i] for i in needed])
         with collection_paused():
-            lowered = jax.jit(init_step, out_shardings=shardings).lower(self._arguments(computed, leaves))
-        return lambda: lowered.compile(self._options)
+            lowered = jax.jit(init_step, out_shardings=shardings).lower(arguments)
+        return lowered.compile(self._options)(arguments)
 
 
 def copied_to(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:

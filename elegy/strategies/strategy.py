@@ -27,9 +27,6 @@ class CompiledInit(Protocol):
     def structure(self, *args: Any) -> PyTree:
         """Returns the shapes and dtypes of the state, from a trace that the call uses, too."""
 
-    def begin(self, *args: Any) -> None:
-        """Starts to compile in a thread; the call waits for it."""
-
     def __call__(self, *args: Any) -> PyTree:
         """Makes the state."""
 

@@ -171,8 +171,6 @@ def plan_phases(
     buffers = [with_measures(buffer, request.measures) for request in requests]
     for request, own in zip(requests, buffers, strict=True):
         checks.loader_labels(own, request.phase, request.loader, executor)
-    if executor.strategy.processes == 1:  # several processes compile in one order
-        buffer.begin()
     probes = [
         executor.row_probe(request.phase, own, _sample(request.loader))
         if _padding_pays(executor, own, request)
