@@ -208,7 +208,8 @@ def _as_array(leaf: Any, name: str, lazy: bool) -> Any:
     except Exception as error:
         raise TypeError(
             f"{name} is {type_name(leaf)} that could not be turned into a NumPy array: {error} "
-            "Turn it into one first (for a PyTorch tensor, `tensor.detach().cpu().numpy()`)."
+            "Turn it into one first (for a PyTorch tensor, `tensor.detach().cpu().numpy()`; for one of bfloat16, "
+            "`.float()` before `.numpy()`)."
         ) from error
     return as_numeric(array, name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,9 +117,10 @@ def fit(
         size, drop = config.batch_size, config.drop_remaining
         limit = limited("limit_train", config.limit_train, config.steps_per_epoch, source, size, drop)
         ends = any(one is not None for one in (config.max_steps, config.max_time, *(c.time_budget for c in callbacks)))
-        request = functools.partial(PhaseRequest.of, session.buffer, finite=config.check_inputs, copies=session.copies)
+        shared: dict[str, Any] = {"finite": config.check_inputs, "copies": session.copies}
         requests = [
-            request(
+            PhaseRequest.of(
+                session.buffer,
                 "train",
                 source,
                 what="fit",
@@ -132,6 +132,7 @@ def fit(
                 cut=ends or session.microbatches.acts_on_run,
                 static=static,
                 drop_remaining=drop,
+                **shared,
             )
         ]
         for one in evaluations:
@@ -139,7 +140,8 @@ def fit(
             if size is None and (isinstance(one.source, ArraySource) or one.source.of_rows):
                 size = requests[0].loader.batch_size
             requests.append(
-                request(
+                PhaseRequest.of(
+                    session.buffer,
                     "test",
                     one.source,
                     what="validation",
@@ -147,6 +149,7 @@ def fit(
                     limit=limited("limit_validation", config.limit_validation, one.steps, one.source, size),
                     fuse=config.steps_per_execution,
                     measures=one.measures,
+                    **shared,
                 )
             )
         training, *plans = session.prepare(*requests)
