@@ -259,6 +259,7 @@ class CallbackList:
             states: as from `state_dict`.
             kept: as from `kept_states`.
         """
+        self._calling = None  # a run that goes back to a checkpoint is not in the hook that failed any more
         self._deferred = dict(states), dict(kept or {})
         if self._begun:
             self._load_deferred()

@@ -46,7 +46,7 @@ class StateBuffer:
         self.lock = threading.RLock()
         self._logical: Any = state
         self.cls: type[Any] = type(state)
-        self._leaves: Any = None  # a list, where there is a placed state
+        self._leaves: list[Any] | None = None
         self._treedef: Any = None
         self._impls: dict[int, Any] = {}  # the generators of the random keys, which are stored as raw arrays
         self._struct: Any = None
@@ -106,6 +106,7 @@ class StateBuffer:
         with self.lock:
             self.materialise()
             if self._logical is None:
+                assert self._leaves is not None
                 self._check_readable()
                 self._owned = set()
                 self._logical = self.strategy.collect_state(self.placed())
@@ -177,6 +178,7 @@ class StateBuffer:
             leaves: the leaves.
             packed: as for `take`.
         """
+        assert self._leaves is not None
         if self._moved is None or self._moved[0] is not positions:
             self._settle()
             self._owned.update(positions)
@@ -198,6 +200,7 @@ class StateBuffer:
     def put_state(self, placed: Any) -> None:
         """Replaces the state by a placed one without other references."""
         self._hold(placed)
+        assert self._leaves is not None
         self._logical, self._struct, self._owned = None, None, set(range(len(self._leaves)))
         self.fresh = False
         self.cls = type(placed)

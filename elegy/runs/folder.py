@@ -177,7 +177,7 @@ class RunFolder(Callback):
 
     def receive(self, item: Item) -> None:
         """Notes the checkpoint that was saved."""
-        if item.kind == "checkpoint" and self._record:
+        if item.kind == "checkpoint" and self._record and self._trainer is not None:
             self._write(item.step, self._trainer.epoch)  # the epoch of the item may have ended
 
     def on_train_end(self, event: Event) -> None:

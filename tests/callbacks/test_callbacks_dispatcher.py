@@ -359,3 +359,21 @@ class TestHistory:
         old = history.history
         history.on_train_begin(event())
         assert (history.history, history.epoch, old) == ({}, [], {"loss": [1.0]})
+
+
+def test_a_hook_that_failed_is_left_when_the_run_goes_back_to_a_checkpoint():
+    class Fails(Callback):
+        def on_evaluation_end(self, event):
+            raise FloatingPointError
+
+    class After(Callback):
+        def on_evaluation_end(self, event):
+            pass
+
+    callbacks = CallbackList([Fails(), After()])
+    event = Event(None, "train", step=3, epoch=0)
+    with pytest.raises(FloatingPointError):
+        callbacks.emit("on_evaluation_end", event)
+    assert callbacks.unfinished == ("on_evaluation_end", event, ["Fails", "After"])
+    callbacks.load_state_dict({})
+    assert callbacks.unfinished is None  # a later checkpoint must not call it once more
