@@ -56,6 +56,7 @@ FLOORS = {
     "strict_json": 1,
     "suggestions": 1,
     "transfers": 1,
+    "callers": 1,
     "walltime": 1,
 }
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from elegy.callbacks import Callback, CallbackList
+from elegy.callers import stacklevel_of_caller
 from elegy.data import ArraySource, check_finite, unpack
 from elegy.data.batch import rows
 from elegy.data.lazy_rows import LazyRows
@@ -360,7 +361,7 @@ def _some_weight(whole: Batch, what: str) -> None:
             f"all sample weights of {what}, into which class weights are multiplied, are 0: no example counts, so "
             "losses and metrics are NaN, and training changes nothing.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=stacklevel_of_caller(),
         )
 
 

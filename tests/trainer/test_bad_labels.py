@@ -164,6 +164,7 @@ def test_data_without_weights_has_no_loss_and_changes_nothing():
         with pytest.warns(RuntimeWarning) as warned:
             trainer.fit(X, CLASSES, batch_size=8, verbose=0, **weights)
         assert str(warned[0].message).startswith("all sample weights of fit, into")
+        assert warned[0].filename == __file__
         assert any("the loss is nan" in str(one.message) for one in warned)
     jax.tree.map(np.testing.assert_array_equal, trainer.state.params, before)
     with pytest.warns(RuntimeWarning, match="all sample weights of validation"), pytest.raises(StopIteration):
