@@ -28,6 +28,7 @@ from elegy.data.stored import StoredRows, stored_group
 from elegy.data.tables import column_names, is_table, refuse_lazy_frame
 from elegy.data.weights import check_class_weight, weigh_all
 from elegy.names import type_name
+from elegy.transfers import explicit_transfers
 from elegy.types import Array, Batch, PyTree
 
 
@@ -171,7 +172,7 @@ class ArraySource:
         """
         batch = self.batch if weighted or self.unweighted is None else self.unweighted
         rows = jax.tree.map(
-            lambda leaf: leaf.part(start, stop) if isinstance(leaf, LazyRows) else leaf[start:stop], batch
+            lambda leaf: leaf.part(start, stop) if isinstance(leaf, LazyRows) else _sliced(leaf, start, stop), batch
         )
         return ArraySource.of(rows, class_weight=self.class_weight if weighted else None, columns=self.columns)
 
@@ -188,7 +189,13 @@ class ArraySource:
         """
         if self.examples:
             return self.take(np.arange(start, min(stop, self.size)))
-        return jax.tree.map(lambda leaf: leaf[start:stop], self.batch)
+        return jax.tree.map(lambda leaf: _sliced(leaf, start, stop), self.batch)
+
+
+def _sliced(leaf: Any, start: int, stop: int) -> Any:
+    # A slice of a JAX array is compiled for its size alone, and transfers the number of its first row.
+    with explicit_transfers() if isinstance(leaf, jax.Array) else contextlib.nullcontext():
+        return leaf[start:stop]
 
 
 def _gatherer(leaf: Array) -> Callable[[np.ndarray], Array]:

@@ -37,6 +37,21 @@ def test_calls_on_arrays(strategy):
     assert one.step == 2 * before
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_numpy_arrays_beside_jax_arrays(shuffle):
+    one = trainer()
+
+    def calls(x, y):
+        one.fit(x, y, batch_size=8, validation_split=0.2, shuffle=shuffle, verbose=0)
+        one.evaluate(x, y, batch_size=8, verbose=0)
+        one.predict(x, batch_size=8)
+
+    for x, y in ((X, jnp.asarray(Y)), (jnp.asarray(X), Y)):
+        with jax.transfer_guard("disallow"):
+            calls(x, y)
+    assert one.step == 4
+
+
 def test_single_steps_of_an_iterable(tmp_path):
     one = trainer(nonfinite="skip", averaging=eg.EMA(0.9), precision="mixed_float16", accumulate=2)
     for guard in (contextlib.nullcontext(), jax.transfer_guard("disallow")):
