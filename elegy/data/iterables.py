@@ -112,6 +112,12 @@ class IterableSource:
         """True if the data yields single examples, which can be batched: a streaming data set of Hugging Face."""
         return is_stream(self._given)
 
+    def how_to_batch(self, batch_size: int) -> str:
+        """Returns a sentence on how to batch single examples, if the data has a method for it, as Grain's has."""
+        if not callable(getattr(self._given, "batch", None)):
+            return ""
+        return f" If the {self._reader.kind} yields single examples, write `dataset.batch({batch_size})` instead."
+
     def in_batches(self, batch_size: int | None, drop_remaining: bool, processes: int = 1) -> IterableSource:
         """Returns a source of batches of rows.
 

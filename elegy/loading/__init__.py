@@ -52,6 +52,7 @@ def batch_loader(
     if source.batch_size is None and batch_size is not None:
         raise ValueError(
             f"batch_size={batch_size} was given to {what} with an iterable, whose batches have their size already."
+            f"{source.how_to_batch(batch_size)}"
         )
     if source.batch_size is None and drop_remaining:
         raise ValueError(

@@ -94,3 +94,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind):
         assert resumed.history.history == whole.history.history
         for one, other in zip(host(resumed.state), host(whole.state), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_size_beside_single_examples_of_grain_names_its_method():
+    x, y = regression(SIZE)
+    examples = grain.MapDataset.source([(a, b) for a, b in zip(x, y, strict=True)])
+    trainer = eg.Trainer(High(), loss=eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1))
+    for dataset in (examples, examples.to_iter_dataset()):
+        with pytest.raises(ValueError, match=r"write `dataset\.batch\(8\)` instead"):
+            trainer.fit(dataset, batch_size=8, verbose=0)
+    trainer.fit(examples.batch(11, batch_fn=_stacked), verbose=0)
+    with pytest.raises(ValueError, match=r"their size already\.$"):
+        trainer.fit([(x, y)], batch_size=8, verbose=0)
