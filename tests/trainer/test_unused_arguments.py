@@ -7,9 +7,9 @@ import warnings
 import jax.numpy as jnp
 import optax
 import pytest
+from boring_modules import Core, High, Managed, network, squares
 
 import elegy as eg
-from tests.boring_modules import Core, High, Managed, network, squares
 
 MSE = eg.losses.MeanSquaredError
 
