@@ -70,6 +70,13 @@ class Every:
         if name != "seconds" and int(value) != value:
             raise ValueError(f"Every({name}={value!r}): the interval must be a whole number.")
 
+    def __hash__(self) -> int:
+        return self._hash  # the loop uses intervals as keys
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash(getattr(self, self.unit))  # of a number, which is the same in a process that unpickles it
+
     @functools.cached_property
     def unit(self) -> str:
         """The name of the field that is given."""

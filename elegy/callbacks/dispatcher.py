@@ -10,7 +10,7 @@ from typing import Any
 
 from elegy.callbacks.callback import HOOKS, Callback, meant_hook
 from elegy.callbacks.event import Event
-from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.interval import PeriodicCallback, is_by_interval
 from elegy.callbacks.items import Item
 from elegy.distributed import is_first
 from elegy.errors import NonFiniteError
@@ -66,6 +66,10 @@ class CallbackList:
         for hook, listeners in self._listeners.items():
             for callback, method in listeners:
                 _check_signature(callback, hook, method)
+        self._selecting = {
+            phase: [(c, is_by_interval(c)) for c, _ in self._listeners[f"on_{phase}_batch_end"]]
+            for phase in ("train", "test", "predict")
+        }
         self.has_batch_hooks = {
             phase: self.listens(f"on_{phase}_batch_begin") or self.listens(f"on_{phase}_batch_end")
             for phase in ("train", "test", "predict")
@@ -111,9 +115,15 @@ class CallbackList:
         if self.listens(f"on_{phase}_batch_begin"):
             return range(len(sizes))
         selected: set[int] = set()
-        for callback, _ in self._listeners[f"on_{phase}_batch_end"]:
+        asked: set[Any] = set()
+        for callback, by_interval in self._selecting[phase]:
             if len(selected) == len(sizes):
                 break
+            if by_interval:  # ten loggers with the same interval select the same batches
+                key = type(callback).selected_batches, callback.every  # type: ignore[attr-defined]
+                if key in asked:
+                    continue
+                asked.add(key)
             selected.update(callback.selected_batches(step, examples, sizes))
         return sorted(selected)
 

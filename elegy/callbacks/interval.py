@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.types import Every
 
 EVERY_EPOCH = Every(epochs=1)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+_BY_INTERVAL: set[Callable[..., Any]] = set()
+
+
+def by_interval(method: Method) -> Method:
+    """Decorates a `selected_batches` that depends on `every` alone: of callbacks with the same interval, one is asked.
+
+    Args:
+        method: the method.
+    """
+    _BY_INTERVAL.add(method)
+    return method
+
+
+def is_by_interval(callback: Callback) -> bool:
+    """True if the batches that a callback selects depend on its interval alone."""
+    return type(callback).selected_batches in _BY_INTERVAL and "selected_batches" not in vars(callback)
 
 
 def interval_ends(every: Every, step: int, examples: int, sizes: Sequence[int]) -> Sequence[int]:
@@ -110,6 +130,7 @@ class PeriodicCallback(Callback):
             return ()
         return PeriodicCallback.selected_batches(self, step, examples, sizes)
 
+    @by_interval
     def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The batches at which the interval ends; for seconds, the last batch."""
         if self.every.unit in ("seconds", "epochs"):

@@ -54,11 +54,11 @@ class StepResults:
         """
         if own not in self._columns:
             packed, program = self._read(), self._program
-            columns = {name: packed[dtype][:, place] for name, dtype, place in program.log_names}
+            columns = _columns(packed, program.log_names)
             if own and VALUES in packed:
-                values = {name: packed[VALUES][dtype][:, place] for name, dtype, place in program.value_names}
+                values = _columns(packed[VALUES], program.value_names)
                 columns = {name: values.get(name, column) for name, column in columns.items()}
-            self._columns[own] = {name: column.astype(np.float64) for name, column in columns.items()}
+            self._columns[own] = columns
         return self._columns[own]
 
     def _ready(self) -> bool:
@@ -92,6 +92,12 @@ class StepResults:
         if self.count is None:
             return {name: _value(packed[dtype][place]) for name, dtype, place in names}
         return {name: _value(packed[dtype][k, place]) for name, dtype, place in names}
+
+
+def _columns(packed: dict[str, Any], names: list[tuple[str, str, int]]) -> dict[str, np.ndarray]:
+    """Returns the values of each name, from arrays of one dtype each."""
+    wide = {dtype: packed[dtype].astype(np.float64) for dtype in {dtype for _, dtype, _ in names}}
+    return {name: wide[dtype][:, place] for name, dtype, place in names}
 
 
 def _value(scalar: Any) -> Any:

@@ -61,7 +61,7 @@ class CSVTable:
             if not last.keys() <= self._known:
                 self._file.flush()
                 self.columns = list(dict.fromkeys([*self.columns, *last]))
-                self.rewrite(self._read()[1])
+                self.rewrite(self._read()[1]) if self._end else self._begin()
             if repeats:
                 self._file.truncate(self._start)
                 self._end = self._start
@@ -73,6 +73,11 @@ class CSVTable:
             self.count += len(block.steps)
             self._last = last
         self._file.flush()
+
+    def _begin(self) -> None:
+        """Writes the header of an empty file."""
+        self._known = set(self.columns)
+        self._end = self._file.write(_text([self.columns], self._separator))
 
     def rewind(self, step: int, first: int) -> None:
         """Deletes the rows after a step, and columns that have no value then.

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 Write = Callable[[list[Any]], object]
@@ -55,7 +55,7 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for the first item
         self._at_once = False  # the queue has items that have been gathered
-        self._waiting = 0  # callers that wait for the thread
+        self._awaited: list[Callable[[], bool]] = []  # what callers wait for
 
     def put(self, entries: Sequence[tuple[Channel, Write, Any]], at_once: bool = False) -> None:
         """Appends items; waits if the queue is full.
@@ -77,10 +77,10 @@ class LogWriter:
             if self._idle or at_once:
                 self._changed.notify_all()
 
-    def wait(self, channel: Channel) -> None:
-        """Waits until the items of a channel have been written."""
+    def wait(self, channels: Collection[Channel]) -> None:
+        """Waits until the items of some channels have been written."""
         with self._changed:
-            self._wait_for(lambda: not channel.pending)
+            self._wait_for(lambda: not any(channel.pending for channel in channels))
 
     def wait_for_all(self) -> None:
         """Waits until all items have been written."""
@@ -88,13 +88,13 @@ class LogWriter:
             self._wait_for(lambda: not self._count())
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
-        self._waiting += 1
+        self._awaited.append(condition)
         self._changed.notify_all()
         try:
             while not self._changed.wait_for(condition, _SECONDS):
                 pass  # a signal that did not wake the main thread is handled here
         finally:
-            self._waiting -= 1
+            self._awaited.remove(condition)
 
     def forget(self) -> None:
         """Drops all items, in a forked process: they are written in the process that appended them."""
@@ -113,7 +113,7 @@ class LogWriter:
                     self._thread = None
                     return
                 self._idle = False
-                self._changed.wait_for(lambda: self._waiting or self._at_once, _GATHER)
+                self._changed.wait_for(lambda: self._awaited or self._at_once, _GATHER)
                 self._at_once = False
                 channels = list(dict.fromkeys(channel for channel, _, _ in self._queue))
                 self._taken = sorted(self._queue, key=lambda entry: channels.index(entry[0]))
@@ -121,7 +121,7 @@ class LogWriter:
             begun = time.perf_counter()
             while self._taken:
                 self._write(self._next())
-                if not self._waiting and time.perf_counter() - begun > _TURN:
+                if not self._awaited and time.perf_counter() - begun > _TURN:
                     time.sleep(_PAUSE)
                     begun = time.perf_counter()
 
@@ -141,7 +141,8 @@ class LogWriter:
         with self._changed:
             del self._taken[: len(entries)]
             channel.pending -= len(entries)
-            if self._waiting:
+            # Each time that a caller wakes, it takes turns with this thread.
+            if any(condition() for condition in self._awaited):
                 self._changed.notify_all()
 
 
@@ -185,7 +186,7 @@ class Channel:
     def drain(self) -> None:
         """Waits until all items have been written."""
         if self.pending:
-            self._writer.wait(self)
+            self._writer.wait([self])
         error, self.error = self.error, None
         if error is not None:
             raise error
@@ -193,6 +194,18 @@ class Channel:
     def __reduce__(self) -> tuple[type[Channel], tuple[()]]:
         """A copy is empty: items and threads stay in the process."""
         return Channel, ()
+
+
+def wait_for(channels: Collection[Channel]) -> None:
+    """Waits until the thread of all loggers has written the items of some of its channels.
+
+    An exception of a channel stays there.
+
+    Args:
+        channels: the channels.
+    """
+    if any(channel.pending for channel in channels):
+        WRITER.wait(channels)
 
 
 def put_all(entries: Sequence[tuple[Channel, Write, Any]]) -> None:

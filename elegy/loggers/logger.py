@@ -12,15 +12,15 @@ from typing import Any
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.deferred_logs import finish
 from elegy.callbacks.event import Event
-from elegy.callbacks.interval import PeriodicCallback
+from elegy.callbacks.interval import PeriodicCallback, by_interval
 from elegy.callbacks.items import Item
 from elegy.distributed import is_first
-from elegy.lazy_logs import LazyLogs
 from elegy.loggers.block import Block, Records
 from elegy.loggers.disk_errors import name_file
 from elegy.loggers.gatherer import Entry, Gatherer
 from elegy.loggers.log_writer import Channel
-from elegy.loggers.record import Position, Record, RecordKind
+from elegy.loggers.record import Position, Record
+from elegy.loggers.step_records import StepRecords, block_of
 from elegy.loggers.values import drawn
 from elegy.types import Every
 
@@ -34,7 +34,7 @@ class Logger(PeriodicCallback, abc.ABC):
     At each interval it logs the values of the step itself (not the running values of the epoch), with what callbacks
     have added to them, and at the end of each epoch the values of the epoch and of its validation. With an interval in
     epochs, it logs epochs alone. Evaluations inside of an epoch have records of their own. Values are read from the
-    device in the order of the steps, if they come less than a second apart 0.02 s or up to 32 executions late, so
+    device in the order of the steps, if they come less than a second apart up to 0.25 s or 32 executions late, so
     that the loop does not wait. All are written when a checkpoint is saved, before an item (a text, an image, ...), at
     the end of a run, also of one that fails, and at the exit of the interpreter. In a program of several processes, the
     first one logs.
@@ -89,6 +89,7 @@ class Logger(PeriodicCallback, abc.ABC):
         self._lacking: set[str] = set()
         self._checkpoints: set[tuple[int, str, Any]] = set()  # those of the last step that has some
         self._gatherer = Gatherer()
+        self._steps: StepRecords | None = None  # of the running fit
         self._channel = Channel()
         self._disk_error: OSError | None = None  # of this run
 
@@ -169,6 +170,7 @@ class Logger(PeriodicCallback, abc.ABC):
         self._running, self._begun, self._early = True, False, []
         first = next((callback for callback in callbacks if isinstance(callback, Logger)), self)
         self._gatherer = first._gatherer if first is not self and self in callbacks else Gatherer()
+        self._steps = None
 
     def on_train_begin(self, event: Event) -> None:
         """Finds out if the trainer trains on, and then continues its run."""
@@ -190,16 +192,19 @@ class Logger(PeriodicCallback, abc.ABC):
         for item in early:
             self.receive(item)
 
+    @by_interval
     def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
         """The last batch of an execution in which the interval ends: its event has the steps before it, too."""
         return range(len(sizes) - 1, len(sizes)) if super().selected_batches(step, examples, sizes) else ()
 
     def on_train_batch_end(self, event: Event) -> None:
         """Logs the values of the steps since the last event at which the interval has ended."""
-        offsets = self.offsets(event)
-        if offsets:
-            own = bool(self.step_values)
-            self._gather(event, ("step", own, self.every), lambda: _step_blocks(event, own, offsets))
+        steps = self._steps
+        if steps is None or steps.every is not self.every:
+            steps = self._steps = self._gatherer.steps(self.every, bool(self.step_values), type(self).offsets)
+        make = steps.of(event, self)
+        if make is not None:
+            self._gather(event, steps, make)
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
@@ -209,13 +214,13 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def record_epoch(self, event: Event) -> None:
         """Logs the values of an epoch at whose end the interval ends, or with an interval of another unit."""
-        self._gather(event, "epoch", lambda: [_block(event, "epoch", event.logs)])
+        self._gather(event, "epoch", lambda: [block_of(event, "epoch", event.logs)])
 
     def on_evaluation_end(self, event: Event) -> None:
         """Logs the values of evaluations inside of an epoch."""
         self._evaluated = event.step
         key = ("evaluation", type(self).evaluation_values)
-        self._gather(event, key, lambda: [_block(event, "evaluation", self.evaluation_values(event))])
+        self._gather(event, key, lambda: [block_of(event, "evaluation", self.evaluation_values(event))])
 
     def evaluation_values(self, event: Event) -> Mapping[str, float]:
         """Returns the values of the record of evaluations inside of an epoch."""
@@ -249,9 +254,14 @@ class Logger(PeriodicCallback, abc.ABC):
             with self._naming_file():
                 getattr(self, f"log_{item.kind}")(item)
 
+    def before_end(self, event: Event) -> None:
+        """Hands over what is deferred, before others wait for the device."""
+        if event.ended != "failed":
+            self._gatherer.read_all()
+
     def on_train_end(self, event: Event) -> None:
         """Writes all that is deferred, and closes the target."""
-        self._event, self._running = None, False
+        self._event, self._steps, self._running = None, None, False
         self._at = self._position(event)
         raised = self._disk_error is not None and self._channel.error is None
         # The error that ends the run says it; the rest of the log meets the same disk.
@@ -356,34 +366,4 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
-        return {**self.__dict__, "_event": None, "_is_open": False, "_gatherer": Gatherer()}
-
-
-def _block(event: Event, kind: RecordKind, values: Mapping[str, float]) -> Block:
-    return Block.of(Record(kind, event.step, event.epoch, event.examples, event.elapsed, dict(values)))
-
-
-def _step_blocks(event: Event, own: bool, offsets: Sequence[int]) -> list[Block]:
-    """Returns the records of steps.
-
-    Args:
-        event: the event of the last step.
-        own: True for the values of each step alone; False for the running values of the epoch.
-        offsets: how many steps before the last one the interval ends.
-    """
-    blocks = []
-    if event.skipped is not None and any(offsets):
-        # Values that callbacks have added are in the logs alone.
-        alone = not isinstance(event.logs, LazyLogs) or event.logs.has_additions
-        counts = [*event.skipped.counts(event.examples), event.examples]
-        chosen = [k for k in offsets if k or not alone]
-        places = [len(counts) - 1 - k for k in chosen]
-        columns = {name: column[places] for name, column in event.skipped.columns(own, with_last=True).items()}
-        steps, examples = [event.step - k for k in chosen], [counts[place] for place in places]
-        blocks = [Block("step", event.epoch, [event.elapsed] * len(steps), steps, examples, columns)]
-        if not alone:
-            return blocks
-    if not offsets[-1]:
-        values = event.step_logs if own else {}
-        blocks.append(_block(event, "step", {name: values.get(name, value) for name, value in event.logs.items()}))
-    return blocks
+        return {**self.__dict__, "_event": None, "_steps": None, "_is_open": False, "_gatherer": Gatherer()}

@@ -1,11 +1,14 @@
 """Only batches at which a callback acts make events; everybody else still hears every batch."""
 
+import pickle
+
 import numpy as np
 import optax
 import pytest
 
 import elegy as eg
 from elegy.callbacks import Callback, CallbackList, PeriodicCallback
+from elegy.callbacks.interval import by_interval
 
 
 class Recorder(PeriodicCallback):
@@ -68,3 +71,28 @@ def test_what_a_periodic_callback_sees_is_what_a_watcher_of_every_step_sees(fuse
     trained(beside, watcher)
     assert alone.acted == beside.acted == [seen for seen in watcher.seen if seen[0] % 5 == 0]
     assert len(watcher.seen) == 24
+
+
+def test_callbacks_with_the_same_interval_are_asked_once_and_others_each():
+    """Also if an interval changes, or a class or an instance selects batches in its own way."""
+    asked = []
+
+    class Asked(Recorder):
+        @by_interval
+        def selected_batches(self, step, examples, sizes):
+            asked.append(self)
+            return super().selected_batches(step, examples, sizes)
+
+    class First(Asked):
+        def selected_batches(self, step, examples, sizes):
+            return [0]
+
+    a, b, c, own, first = (kind(eg.Every(steps=5)) for kind in (Asked, Asked, Asked, Asked, First))
+    own.selected_batches = lambda step, examples, sizes: [1]
+    callbacks = CallbackList([a, b, c, own, first])
+    assert list(callbacks.selected_batches("train", 0, 0, [8] * 10)) == [0, 1, 4, 9]
+    assert asked == [a]
+    c.every = eg.Every(steps=3)
+    assert list(callbacks.selected_batches("train", 0, 0, [8] * 10)) == [0, 1, 2, 4, 5, 8, 9]
+    assert asked == [a, a, c]
+    assert hash(eg.Every(steps=5)) == hash(pickle.loads(pickle.dumps(eg.Every(steps=5))))

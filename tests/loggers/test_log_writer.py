@@ -70,3 +70,18 @@ def test_items_that_wait_for_the_same_function_are_written_together_and_in_order
     assert max(map(len, calls)) == 4
     for letter in "ab":
         assert [k for call in calls for name, k in call if name == letter] == list(range(10))
+
+
+def test_one_wait_for_several_channels_ends_when_the_last_is_written():
+    writer, goes_on, written = LogWriter(), threading.Event(), []
+    channels = [Channel(writer) for _ in range(3)]
+    channels[0].put(lambda items: goes_on.wait(), None)
+    for k, channel in enumerate(channels):
+        channel.put(written.extend, k)
+    wakes = []
+    waits = threading.Thread(target=lambda: (writer.wait(channels), wakes.append(list(written))))
+    waits.start()
+    wait_until(lambda: waits_in(waits, LogWriter._wait_for))
+    goes_on.set()
+    waits.join()
+    assert wakes == [[0, 1, 2]]
