@@ -24,6 +24,11 @@ S = TypeVar("S", bound=ArraySource | IterableSource)
 LayoutOf = Callable[[Batch], BatchLayout]
 Chunks = Generator[Chunk, None, None]
 
+_SAME_FORM = (
+    "Arrays may change their shape from batch to batch, but not the dict, list or tuple around them: yield every batch "
+    "in the same form."
+)
+
 
 def as_given(batch: Batch) -> Batch:
     """The view of a step that takes batches as they are."""
@@ -203,6 +208,7 @@ class IterableLoader(BatchLoader[IterableSource]):
         self.source, self.finite = source, finite
         self._pass: Iterator[Batch] | None = None
         self._first: Batch | None = None
+        self._form: Any = None  # the tree structure of the first batch of the first pass
         self._resumed = False  # True if the pass was moved to a position, and its first batch is not read yet
         self._steps = None if source.one_shot else source.steps
 
@@ -248,6 +254,13 @@ class IterableLoader(BatchLoader[IterableSource]):
 
     def _checked(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
         first = structure(self._first)
+        form = jax.tree.structure(first)
+        self._form = form if self._form is None else self._form
+        if self.same_structure and form != self._form:
+            raise ValueError(
+                f"the first batch of this pass over the data of {self.what} has the structure {form}, but the batches "
+                f"of earlier passes have {self._form}. {_SAME_FORM}"
+            )
         for number, batch in enumerate(batches, start):
             if number:
                 self._check_values(batch, number)
@@ -277,11 +290,7 @@ class IterableLoader(BatchLoader[IterableSource]):
         old: object = jax.tree.structure(first)
         new: object = jax.tree.structure(batch)
         if old != new:
-            raise ValueError(
-                f"batch {number} has the structure {new}, but the first batch has {old}. Arrays may change their "
-                "shape from batch to batch, but not the dict, list or tuple around them: yield every batch in the "
-                "same form."
-            )
+            raise ValueError(f"batch {number} has the structure {new}, but the first batch has {old}. {_SAME_FORM}")
 
     def state(self, taken: int, *, own: bool = True) -> dict[str, Any] | None:
         """Returns the position in the iterable; see `BatchLoader.state`."""

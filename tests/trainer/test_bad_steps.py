@@ -318,6 +318,27 @@ def test_a_later_batch_of_another_form_is_named(kind, match, bad, strategy):
     assert trainer.step == 4
 
 
+class OtherLater:
+    """Yields dicts from its second pass on."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        yield (X[:8], Y[:8]) if self.passes == 1 else {"x": X[:8], "y": Y[:8]}
+
+
+def test_batches_of_another_structure_in_a_later_epoch_are_named():
+    trainer = trainer_of(High)
+    form = r"PyTreeDef\({'x': \*, 'y': \*}\), but the batches of earlier passes have PyTreeDef\(\(\*, \*\)\)"
+    with pytest.raises(
+        ValueError, match=r"^the first batch of this pass over the data of fit has the structure " + form
+    ):
+        trainer.fit(OtherLater(), epochs=2, verbose=0)
+    assert trainer.step == 1
+    assert_same_bits(host(trainer.state.params), host(after(batches((0, 8)), high()).state.params))
+
+
 @pytest.mark.parametrize("reiterable", [True, False])
 def test_nan_in_a_later_batch_is_named_when_asked_for(reiterable):
     good, bad = batches((4, 12), (12, 20)), batches((0, 8), x=NAN)
