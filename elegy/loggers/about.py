@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ class About:
 
     Args:
         path: the file, which is written when something is added.
+
+    Warns:
+        UserWarning: if the file is damaged; it counts as empty then.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._values: dict[str, Any] = {"configuration": {}, "checkpoints": [], "first": 0}
         if path.exists():
-            self._values |= json.loads(path.read_text("utf-8"))
+            self._values |= _read(path)
 
     @property
     def first(self) -> int:
@@ -58,3 +62,14 @@ class About:
         temporary = self._path.with_name(self._path.name + ".tmp")
         temporary.write_text(json.dumps(self._values, indent=1) + "\n", "utf-8")
         temporary.replace(self._path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found["first"], int) and all(isinstance(one["step"], int) for one in found["checkpoints"]):
+            return found
+    except (ValueError, TypeError, KeyError):
+        pass
+    warnings.warn(f"{path} is damaged: the run goes on, and writes it anew.", stacklevel=2)
+    return {}

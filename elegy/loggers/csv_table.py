@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -85,8 +86,17 @@ class CSVTable:
         Args:
             step: the last step to keep.
             first: the number of rows of earlier runs, which stay.
+
+        Warns:
+            UserWarning: if there are damaged rows, which are kept.
         """
         columns, rows = self._read()
+        if damaged := sum(not row.get("step", "").isdigit() for row in rows[first:]):
+            warnings.warn(
+                f"{self._path}: {damaged} of {len(rows)} rows are damaged: they have no step. They are kept, and the "
+                "run goes on.",
+                stacklevel=2,
+            )
         kept = [row for k, row in enumerate(rows) if k < first or _step(row) <= step]
         self.columns = [name for name in columns if any(row[name] for row in kept)]
         self.rewrite(kept)
@@ -118,7 +128,7 @@ class CSVTable:
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         """The columns and the rows of the file."""
-        with self._path.open(newline="", encoding="utf-8") as file:
+        with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file, delimiter=self._separator, restval="")
             rows = [{name: value for name, value in row.items() if name is not None} for row in reader]
             return list(reader.fieldnames or ()), rows
@@ -165,7 +175,7 @@ def _numbers(column: list[float], texts: list[bytes]) -> Iterable[str]:
 def _text(rows: Iterable[Iterable[Any]], separator: str) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter=separator, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")  # bytes that are not text stay as they are
 
 
 def has_no_rows(path: Path, separator: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,18 +68,30 @@ def _one_by_one(block: Block) -> bytes:
     )
 
 
-def kept_lines(path: Path, position: Position) -> list[str]:
+def kept_lines(path: Path, position: Position) -> bytes:
     """Returns the lines of a file up to a checkpoint, without one that a crash has cut.
 
     Args:
         path: the file.
         position: that of the checkpoint.
+
+    Warns:
+        UserWarning: if there are damaged lines, which are kept.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and _kept(line, position)]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    kept = [_kept(line, position) for line in lines]
+    if damaged := kept.count(None):
+        warnings.warn(
+            f"{path}: {damaged} of {len(lines)} lines are damaged. They are kept, and the run goes on.", stacklevel=2
+        )
+    return b"".join(line + b"\n" for line, keep in zip(lines, kept, strict=True) if keep is not False)
 
 
-def _kept(line: str, position: Position) -> bool:
-    entry = json.loads(line)
-    kind = "step" if entry.get("in_epoch") else entry["type"]
-    return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])
+def _kept(line: bytes, position: Position) -> bool | None:
+    """True if a line belongs to the run up to the checkpoint; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+        kind = "step" if entry.get("in_epoch") else entry["type"]
+        return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return None

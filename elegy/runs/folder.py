@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from elegy.loggers import CSVLogger, JSONLines
 from elegy.runs.console import Console
 from elegy.runs.environment import environment
 from elegy.runs.files import read_json, write_json, write_kept
-from elegy.runs.place import Lock, check_writable, claim, is_of, newest_step, runs_of
+from elegy.runs.place import Lock, check_writable, claim, has_lost_its_record, is_of, newest_step, runs_of
 
 logger = logging.getLogger("elegy")
 
@@ -85,6 +86,9 @@ class RunFolder(Callback):
         Raises:
             CheckpointError: if another trainer is training in the folder at the path.
             OSError: if no folder can be made there.
+
+        Warns:
+            UserWarning: if the `run.json` of the folder is missing or damaged.
         """
         together(lambda: check_writable(self.wanted) if is_first() else None, "looking for the place of the run folder")
         self._continued = None
@@ -92,6 +96,12 @@ class RunFolder(Callback):
             return
         found = _shared(lambda: self._found(resume), "looking for the run to resume")
         if found is not None:
+            if is_first() and has_lost_its_record(found):
+                warnings.warn(
+                    f"{found / RUN_FILE} is missing or damaged, so it is written anew, without the earlier calls of "
+                    f"`fit`. The run continues from its checkpoints in {found / CHECKPOINTS}.",
+                    stacklevel=2,
+                )
             self._continued = found
             self._place(found)
 

@@ -108,20 +108,38 @@ def claim(wanted: Path) -> Path:
 
 
 def is_of(path: Path, wanted: Path) -> bool:
-    """True if a folder was claimed for a wanted path: it is beside it, and its `run.json` has its name."""
-    beside = path.resolve().parent == wanted.resolve().parent
-    return beside and read_json(path / RUN_FILE).get("name") == wanted.name
+    """True if a folder was claimed for a wanted path: it is beside it, and its `run.json` has its name.
+
+    If its `run.json` is damaged, the name of the folder decides.
+    """
+    if path.resolve().parent != wanted.resolve().parent:
+        return False
+    if has_lost_its_record(path):
+        return _number(path, wanted) is not None
+    return read_json(path / RUN_FILE).get("name") == wanted.name
+
+
+def has_lost_its_record(path: Path) -> bool:
+    """True if a trainer trained in a folder and saved there, but its `run.json` is missing or damaged."""
+    if "name" in read_json(path / RUN_FILE):
+        return False
+    return (path / LOCK_FILE).exists() and newest_step(path) is not None
 
 
 def runs_of(wanted: Path) -> list[Path]:
     """Returns the folders that were claimed for a wanted path, the newest first."""
-    pattern = re.compile(re.escape(wanted.name) + r"(?:_(\d+))?")
     found: list[tuple[int, Path]] = []
     for path in wanted.parent.glob("*") if wanted.parent.is_dir() else ():
-        match = pattern.fullmatch(path.name)
-        if match and is_of(path, wanted):
-            found.append((int(match[1] or 0), path))
+        number = _number(path, wanted)
+        if number is not None and is_of(path, wanted):
+            found.append((number, path))
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def _number(path: Path, wanted: Path) -> int | None:
+    """The number of a folder among the candidates, of which the first is 0; None if it is not one of them."""
+    match = re.fullmatch(re.escape(wanted.name) + r"(?:_(\d+))?", path.name)
+    return int(match[1] or 0) if match else None
 
 
 def newest_step(folder: Path) -> int | None:

@@ -248,3 +248,50 @@ def test_warnings_of_the_run_are_noted():
         fit(trainer(), callbacks=[Warn()])
     (noted,) = read("runs/a/run.json")["fits"][0]["warnings"]
     assert (noted["message"], noted["category"], noted["times"]) == ("<look out>", "UserWarning", 2)
+
+
+def _emptied(path):
+    path.write_bytes(b"")
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "given"), [(_emptied, "auto"), (_cut, "auto"), (Path.unlink, "auto"), (_cut, "runs/a_1")]
+)
+def test_a_run_with_a_damaged_run_json_is_continued_and_a_warning_names_the_file(damage, given):
+    whole = trainer("runs/whole")
+    fit(whole, epochs=4)
+    fit(trainer())
+    fit(trainer())
+    assert sorted(os.listdir("runs")) == ["a", "a_1", "whole"]
+    damage(Path("runs/a_1/run.json"))
+
+    resumed = trainer()
+    with pytest.warns(UserWarning, match="runs/a_1/run.json is missing or damaged"):
+        fit(resumed, epochs=4, resume=given)
+    assert resumed.run_dir == Path("runs/a_1")
+    assert same_state(resumed, whole)
+    assert read("runs/a_1/run.json")["fits"][0]["first_step"] > 0
+
+
+@pytest.mark.parametrize("name", ["log.csv.json", "log.csv", "log.jsonl"])
+@pytest.mark.parametrize("data", [b"", b"\0" * 300 + b"\n[\n", b"\xff\xfe{\n\x80\n"])
+def test_a_damaged_log_is_named_and_does_not_stop_a_run_that_continues(name, data):
+    fit(trainer())
+    path = Path("runs/a", name)
+    path.write_bytes(data)
+    one = trainer()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(one, epochs=4, resume="auto")
+    assert one.epoch == 4
+    assert sum(f"runs/a/{name}" in str(warning.message) for warning in caught) == (len(data) > 0 or "csv.json" in name)
+    if name == "log.jsonl":
+        assert path.read_bytes().startswith(data)
+        written = map(json.loads, path.read_bytes().removeprefix(data).splitlines())
+        assert [line["step"] for line in written if line["type"] == "epoch"] == [9, 12]
+    elif name == "log.csv":
+        assert all(line.split(b",")[0] in path.read_bytes() for line in data.splitlines())
