@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import shard_map
 from jax.sharding import Mesh, PartitionSpec
 
 from elegy.strategies.kernel import MeshKernel
-from elegy.strategies.mesh import MeshStrategy, check_enough, check_reaches
+from elegy.strategies.mesh import MeshStrategy, as_devices, check_reaches
 from elegy.strategies.packing import SMALL, packed
 from elegy.strategies.sharded import Sharded
 from elegy.strategies.strategy import Kind, M, Strategy, struct_of
@@ -54,22 +53,8 @@ class DataParallel(MeshStrategy):
     mesh: Mesh = dataclasses.field(init=False, repr=False)
 
     def __init__(self, devices: Sequence[Device] | int | None = None, axis_name: str = "device"):
-        if isinstance(devices, int) and not isinstance(devices, bool):
-            if devices < 1:
-                raise ValueError(f"devices={devices}: data parallelism needs at least one device.")
-            check_enough(devices, f"DataParallel(devices={devices})")
-            chosen = tuple(jax.devices()[:devices])
-            check_reaches(chosen, f"DataParallel(devices={devices})", counted=True)
-        else:
-            given = jax.devices() if devices is None else devices
-            if not isinstance(given, (list, tuple, np.ndarray)) or not all(
-                isinstance(one, jax.Device) for one in given
-            ):
-                raise TypeError(f"devices must be a number or a list of JAX devices, not {devices!r}.")
-            chosen = tuple(given)
-            if not chosen or len(set(chosen)) < len(chosen):
-                raise ValueError(f"devices must name at least one device, and each once: {devices!r}.")
-            check_reaches(chosen, f"DataParallel(devices={devices!r})")
+        chosen = as_devices(devices, jax.devices(), "DataParallel")
+        check_reaches(chosen, f"DataParallel(devices={devices!r})", counted=isinstance(devices, int))
         object.__setattr__(self, "devices", chosen)
         object.__setattr__(self, "axis_name", axis_name)
         object.__setattr__(self, "mesh", Mesh(chosen, (axis_name,)))

@@ -254,13 +254,47 @@ def as_mesh(given: Mesh | Mapping[str, int] | None, default: str) -> Mesh:
     return jax.make_mesh(tuple(sizes), tuple(given), axis_types=auto, devices=devices[:need])
 
 
-def check_enough(need: int, what: str) -> None:
+def as_devices(given: Any, available: Sequence[Device], what: str) -> tuple[Device, ...]:
+    """Converts the argument `devices` of a user to devices.
+
+    Args:
+        given: a number, for the first of the available devices; a list of devices; or None for all available ones.
+        available: the devices to choose from.
+        what: the name of what takes the argument, for messages.
+
+    Raises:
+        TypeError: if `given` is anything else.
+        ValueError: if there are fewer devices, none is given, or one is given twice.
+
+    Example:
+        >>> as_devices(1, jax.devices(), "Population") == (jax.devices()[0],)
+        True
+    """
+    if isinstance(given, int) and not isinstance(given, bool):
+        if given < 1:
+            raise ValueError(f"devices={given}: {what} needs at least one device.")
+        check_enough(given, f"{what}(devices={given})", len(available))
+        return tuple(available[:given])
+    chosen = available if given is None else given
+    if not isinstance(chosen, (list, tuple, np.ndarray)) or not all(isinstance(one, jax.Device) for one in chosen):
+        raise TypeError(f"devices must be a number or a list of JAX devices, not {given!r}.")
+    if not len(chosen) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"devices must name at least one device, and each once: {given!r}.")
+    return tuple(chosen)
+
+
+def check_enough(need: int, what: str, have: int | None = None) -> None:
     """Checks that there are `need` devices.
+
+    Args:
+        need: the number of devices.
+        what: the name of what needs them, for messages.
+        have: the number of devices that there are; None for those of all processes.
 
     Raises:
         ValueError: if there are fewer; the message says how many.
     """
-    have = jax.device_count()
+    have = jax.device_count() if have is None else have
     if need > have:
         raise ValueError(
             f"{what} needs {need} devices, but there {'is 1' if have == 1 else f'are {have}'} "

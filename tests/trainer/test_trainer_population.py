@@ -296,6 +296,75 @@ def test_a_saved_population_goes_on_to_the_same_bits(tmp_path):
         other.restore(tmp_path / "members")
 
 
+class Managed(eg.ElegyModule):
+    """Logs scalars of its own, whose values of the epoch are in the state."""
+
+    def managed_init_step(self, key, batch):
+        return self.replace(params=jax.random.normal(key, (5, 3)))
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        logits = batch[0] @ self.params
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
+        return loss, self.log("largest", logits.max(), reduce="max")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_population_whose_steps_log_resumes_within_an_epoch(tmp_path, count):
+    def run(devices, **options):
+        def make(learning_rate):
+            return eg.Trainer(Managed(), optimizer=optax.sgd(learning_rate))
+
+        population = eg.Population(
+            make, over={"learning_rate": [0.01, 0.1]}, seeds=[3, 4], devices=jax.devices()[:devices]
+        )
+        population.fit(X, Y, epochs=2, batch_size=8, verbose=0, **options)
+        return population
+
+    whole = run(1)
+    run(1, max_steps=2).save(tmp_path / "cut")
+    again = run(count, resume=tmp_path / "cut")
+    for name, values in whole.history.items():
+        np.testing.assert_allclose(again.history[name], values, rtol=1e-6, err_msg=name)
+    assert_same(again.state.params, whole.state.params)
+
+
+def test_an_output_that_is_one_number_for_a_batch_is_one_for_each_member():
+    def apply(params, x):
+        return {"rows": x @ params, "norm": (x @ params).sum()}
+
+    def loss(target, preds):
+        return optax.softmax_cross_entropy_with_integer_labels(preds["rows"], target)
+
+    trainer = eg.Trainer((lambda key, x: jax.random.normal(key, (5, 3)), apply), loss, None, optax.sgd(0.1))
+    population = eg.Population(trainer, seeds=2, devices=jax.devices()[:1])
+    population.fit(X, Y, **FIT)
+    outputs, mean = population.predict(X), population.predict(X, combine="mean")
+    for i in range(2):
+        params = np.asarray(population.state.params)[i]
+        np.testing.assert_allclose(outputs["rows"][i], X @ params, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs["norm"][i], (X @ params).sum(), rtol=1e-4)
+    np.testing.assert_allclose(mean["norm"], outputs["norm"].mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"the output norm cannot be joined .*population\[i\].predict_iter"):
+        population.predict(X, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("devices", "error", "message"),
+    [
+        ([], ValueError, "at least one device"),
+        (0, ValueError, "Population needs at least one device"),
+        ("cpu", TypeError, "a number or a list of JAX devices, not 'cpu'"),
+        ([0, 1], TypeError, "a number or a list of JAX devices"),
+        (99, ValueError, "needs 99 devices"),
+    ],
+)
+def test_the_devices_of_a_population_are_checked(devices, error, message):
+    with pytest.raises(error, match=message):
+        eg.Population(plain(), seeds=2, devices=devices)
+    with pytest.raises(ValueError, match="each once"):
+        eg.Population(plain(), seeds=2, devices=[jax.devices()[0]] * 2)
+
+
 def test_a_hyperparameter_that_is_nan_is_that_of_its_checkpoint(tmp_path):
     def build(learning_rate, unused):
         return plain(learning_rate)

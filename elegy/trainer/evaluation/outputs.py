@@ -28,12 +28,14 @@ class BatchOutputs(NamedTuple):
         outline: from a number of rows to what the module computes from inputs like those of this batch; None if
             `treedef` is right as it is.
         rows: the number of rows.
+        members: True for a population, whose outputs have an axis of members behind that of the rows.
     """
 
     leaves: list[np.ndarray]
     treedef: Any
     outline: Callable[[int], Outline] | None
     rows: int
+    members: bool = False
 
     def rebuilt(self, rows: int) -> Outline | None:
         """What the module computes from so many rows; None if the tree definition does not depend on their number."""
@@ -43,6 +45,13 @@ class BatchOutputs(NamedTuple):
         """The outputs as the module makes them."""
         rebuilt = self.rebuilt(self.rows)
         return jax.tree.unflatten(self.treedef if rebuilt is None else rebuilt[1], self.leaves)
+
+
+_AS_THEY_ARE = (
+    "`predict_iter` yields the outputs of each batch as they are",
+    "`population[i].predict_iter` yields the outputs of each batch of a member as they are",
+)
+"""What to use for outputs that cannot be joined: of a Trainer, of a population."""
 
 
 def join(batches: Iterable[BatchOutputs]) -> PyTree:
@@ -68,10 +77,12 @@ def join(batches: Iterable[BatchOutputs]) -> PyTree:
     columns = list(zip(*(one.leaves for one in outputs), strict=True))
     rebuilt = first.rebuilt(sum(one.rows for one in outputs))
     if rebuilt is None:
-        return jax.tree.unflatten(first.treedef, [_concatenate(first.treedef, i, c) for i, c in enumerate(columns)])
+        return jax.tree.unflatten(
+            first.treedef, [_concatenate(first, first.treedef, i, c) for i, c in enumerate(columns)]
+        )
     structs, treedef = rebuilt
     joined = [
-        column[0] if _is_common(column, struct) else _concatenate(treedef, i, column)
+        column[0] if _is_common(column, struct) else _concatenate(first, treedef, i, column)
         for i, (column, struct) in enumerate(zip(columns, structs, strict=True))
     ]
     return jax.tree.unflatten(treedef, joined)
@@ -102,8 +113,8 @@ def _is_common(column: Sequence[np.ndarray], struct: jax.ShapeDtypeStruct) -> bo
     return all(struct.shape == leaf.shape and np.array_equal(column[0], leaf) for leaf in column)
 
 
-def _concatenate(treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {np.shape(leaf)[1:] if np.ndim(leaf) else None for leaf in leaves}
+def _concatenate(first: BatchOutputs, treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = {np.shape(leaf)[1:] if np.ndim(leaf) > first.members else None for leaf in leaves}
     if len(shapes) > 1 or None in shapes:
         found = ", ".join(str(np.shape(leaf)) if hasattr(leaf, "dtype") else type_name(leaf) for leaf in leaves[:3])
         path = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, leaves[:1] * treedef.num_leaves))[index][
@@ -111,6 +122,6 @@ def _concatenate(treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> np.n
         ]
         raise ValueError(
             f"the output {path_name(path)} cannot be joined over batches: its shapes are {found}. Outputs need one "
-            "row an example; `predict_iter` yields the outputs of each batch as they are."
+            f"row an example; {_AS_THEY_ARE[first.members]}."
         )
     return np.concatenate(leaves)

@@ -116,7 +116,7 @@ def _outputs(session: Session, predicted: tuple[list[Any], Any], chunk: Chunk) -
         one = host if single else [leaf[k] for leaf in host]
         if masks is not None and not masks[k].all():
             one = [leaf[masks[k]] for leaf in one]
-        yield BatchOutputs(one, treedef, outline, chunk.sizes[k])
+        yield BatchOutputs(one, treedef, outline, chunk.sizes[k], session.strategy.maps_members)
 
 
 def outline_of(session: Session, inputs: PyTree) -> Callable[[int], Outline] | None:

@@ -19,6 +19,7 @@ from elegy.errors import CheckpointError
 from elegy.lazy_logs import MemberValues
 from elegy.pytree import Static
 from elegy.strategies.members import Members, members_mesh
+from elegy.strategies.mesh import as_devices
 from elegy.trainer.population.history import MemberHistory
 from elegy.trainer.population.hyperparameters import Values, check_names, check_traceable, differences, equal
 from elegy.trainer.population.members import check_member, checked_trainer, take_member
@@ -48,14 +49,14 @@ class Population:
         order: `"own"`: each member sees arrays in the order that a Trainer with its seed would; `"shared"`: all see
             the batches of the first seed's order, which costs one gather instead of one for each member. Members with
             equal seeds, unshuffled arrays and iterables always share their batches.
-        devices: the devices over which the members are divided: as many as divide their number. None for all devices
-            of this process.
+        devices: the devices over which the members are divided, or their number: as many are used as divide the number
+            of members. None for all devices of this process.
 
     Raises:
         TypeError: if `build` does not return a Trainer, does not take these hyperparameters, or cannot be called with
-            traced ones (a width, a number of layers).
-        ValueError: if the numbers of values differ; or if the Trainer has a state, a strategy other than `"jit"`, a
-            module of the core level, or `nonfinite="rollback"`.
+            traced ones (a width, a number of layers); if `devices` is neither a number nor a list of devices.
+        ValueError: if the numbers of values differ; if there are fewer devices; or if the Trainer has a state, a
+            strategy other than `"jit"`, a module of the core level, or `nonfinite="rollback"`.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -79,7 +80,7 @@ class Population:
         grid: Values | None = None,
         seeds: int | Sequence[int] | None = None,
         order: Order = "own",
-        devices: Sequence[Device] | None = None,
+        devices: Sequence[Device] | int | None = None,
     ):
         if order not in ("own", "shared"):
             raise ValueError(f"order={order!r}: it must be 'own' or 'shared'.")
@@ -103,7 +104,7 @@ class Population:
         self._build = build
         self._differences = differences(over, grid, seeds, template.seed)
         seeds = self._differences.seeds
-        mesh = members_mesh(len(seeds), list(devices) if devices is not None else jax.local_devices())
+        mesh = members_mesh(len(seeds), as_devices(devices, jax.local_devices(), "Population"))
         self._strategy = Members(seeds, order == "own", mesh)
         shown = {name: np.asarray(value).tolist() for name, value in self._differences.values.items()}
         session = session_of(template)
@@ -258,17 +259,18 @@ class Population:
             **options: all other arguments of `Trainer.predict`; `weights` as for `evaluate`.
 
         Returns:
-            The outputs as NumPy arrays, `(members, examples, ...)`, or `(examples, ...)`.
+            The outputs as NumPy arrays, `(members, examples, ...)`, or `(examples, ...)`; of one batch, also outputs
+            that are one number for it, `(members,)`.
 
         Raises:
-            ValueError: if `combine` is something else.
+            ValueError: if `combine` is something else; as `Trainer.predict`.
         """
         if combine not in ("mean", None):
             raise ValueError(f"combine={combine!r}: it must be 'mean' or None.")
         outputs = self._trainer.predict(data, **options)
         if combine == "mean":
-            return jax.tree.map(lambda leaf: leaf.mean(axis=1), outputs)
-        return jax.tree.map(lambda leaf: np.moveaxis(leaf, 1, 0), outputs)
+            return jax.tree.map(lambda leaf: leaf.mean(axis=min(1, leaf.ndim - 1)), outputs)
+        return jax.tree.map(lambda leaf: np.moveaxis(leaf, min(1, leaf.ndim - 1), 0), outputs)
 
     def best(self, monitor: str = "val_loss", mode: Mode = "auto") -> int:
         """Returns the index of the member with the best value, of the epoch whose state it has.

@@ -100,10 +100,13 @@ def load(
     The accumulators of the logs are the checkpoint's: the steps that filled them are not known yet where the
     trainer has not run.
     """
-    books = {
-        phase: {name: empty_log(reduce, session.state.losses_and_metrics) for name, reduce in names.items()}
-        for phase, names in metadata["logs"].items()
-    }
+    measures = session.strategy.one_member(session.state.losses_and_metrics)
+    books = session.strategy.for_members(
+        {
+            phase: {name: empty_log(reduce, measures) for name, reduce in names.items()}
+            for phase, names in metadata["logs"].items()
+        }
+    )
     one = session.state.replace(_logs=LogBook())
     kept = {name: dict.fromkeys(names, one.split_given()[0]) for name, names in metadata.get("kept", {}).items()}
     target = one.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")), _kept=kept or None)
