@@ -36,6 +36,12 @@ def check_class_weight(class_weight: Any) -> dict[int, float]:
         )
     checked = {}
     for key, value in class_weight.items():
+        if isinstance(value, Mapping):
+            raise TypeError(
+                f"class_weight has a dict under the key {key!r}, but it is one dict of class indices to weights, for "
+                "one array of labels. For several outputs, give sample weights: "
+                f"sample_weight={{{key!r}: weights_of_classes[labels]}}."
+            )
         if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
             raise TypeError(f"class_weight has the key {key!r}, but its keys must be class indices (integers).")
         try:

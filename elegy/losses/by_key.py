@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from elegy.losses.lookup import Indexing, Renaming, lookup
-from elegy.names import contents
+from elegy.names import contents, listed
 
 _BY_KEY = ("target", "preds", "sample_weight")
 
@@ -59,6 +59,34 @@ def given_by_key(thing: Any, keys: tuple[str, ...], kwargs: Mapping[str, Any]) -
         mask = out.get("mask")
         out["sample_weight"] = None if mask is None else jnp.asarray(mask).astype(jnp.float32)
     return out
+
+
+def check_weight_keys(received: Iterable[tuple[tuple[str, ...], Any]], weights: Any, preds: Any) -> None:
+    """Checks that every key of a dict of sample weights is that of an output, a loss or a metric.
+
+    Args:
+        received: of each loss and metric, the keys of the dicts that contain it, and the sample weights it receives.
+        weights: the sample weights of the step.
+        preds: the outputs.
+
+    Raises:
+        ValueError: naming the keys whose weights nothing would use. A loss, a metric or a function that receives the
+            whole dict may use any key.
+
+    Example:
+        >>> check_weight_keys([(("a",), None)], {"a": 1}, {"a": 1, "b": 2})
+    """
+    if not isinstance(weights, Mapping):
+        return
+    parts = list(received)
+    if any(given is weights for _, given in parts):
+        return
+    known = {keys[0] for keys, _ in parts if keys and keys[0] in weights}
+    known |= {key for key in weights if _holds(preds, (key,))}
+    if unknown := [key for key in weights if key not in known]:
+        raise ValueError(
+            f"sample_weight has {listed(unknown)}, but no output, loss or metric has this key: {contents(preds)}."
+        )
 
 
 def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: Any, kwargs: Mapping[str, Any]) -> None:

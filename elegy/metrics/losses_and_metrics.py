@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from elegy.losses.by_key import given_by_key
+from elegy.losses.by_key import check_weight_keys, given_by_key
 from elegy.metrics.losses import AuxLosses, Losses, LossTerms
 from elegy.metrics.metric import Metric
 from elegy.metrics.metrics import AuxMetrics, Metrics, MetricSet
 from elegy.metrics.named import LossTree, MetricTree
 from elegy.names import unique_names
+from elegy.regularizers import Regularizer
 from elegy.types import PyTree
 
 _PARTS: tuple[str, ...] = ("losses", "aux_losses", "metrics", "aux_metrics")
@@ -329,7 +330,8 @@ class LossesAndMetrics(Metric):
             sample_weight: `(B,)` or finer, or a tree of such arrays; values of weight 0 are not checked.
 
         Raises:
-            ValueError: if a value is invalid for a loss or metric, or a weight is negative or not finite.
+            ValueError: if a value is invalid for a loss or metric, a weight is negative or not finite, or a dict of
+                weights has a key that no output, loss or metric has.
             TypeError: if a dtype is invalid for a loss or metric.
         """
         for weight in map(np.asarray, jax.tree.leaves(sample_weight)):
@@ -341,7 +343,16 @@ class LossesAndMetrics(Metric):
                     f"sample_weight contains {highest if lowest >= 0 else lowest:.3g}: weights must be finite and not "
                     "negative, because a mean is divided by their sum. To ignore an example, give it the weight 0."
                 )
+        check_weight_keys(self._weights_received(sample_weight, preds), sample_weight, preds)
         self.target_check(target, preds, sample_weight)
+
+    def _weights_received(self, sample_weight: Any, preds: PyTree) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Yields the keys of each loss and metric, and the sample weights that it receives."""
+        for things, group in (("losses", self.losses), ("metrics", self.metrics)):
+            for part, keys in () if group is None else zip(getattr(group, things), group.keys, strict=True):
+                if not isinstance(part, Regularizer):  # which has no examples to weigh
+                    given = given_by_key(part, keys, {"preds": preds, "sample_weight": sample_weight})
+                    yield keys, given["sample_weight"]
 
     def target_check(self, target: PyTree, preds: PyTree, sample_weight: ArrayLike | None = None) -> None:
         """Checks the values of a batch as each of the losses and metrics does.

@@ -90,6 +90,7 @@ def test_labels_that_name_no_class_are_refused(batch, message):
     [
         ([1.0, 2.0], TypeError, "class_weight is a list, but must be a dict"),
         ({"cat": 1.0}, TypeError, "class_weight has the key 'cat'"),
+        ({"head": {0: 1.0}}, TypeError, "a dict under the key 'head'.*For several outputs, give sample weights"),
         ({True: 1.0}, TypeError, "class_weight has the key True"),
         ({1: "heavy"}, TypeError, r"class_weight\[1\] is 'heavy', but must be a number"),
         ({1: -1.0}, ValueError, r"class_weight\[1\] is -1.0"),

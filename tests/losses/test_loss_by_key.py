@@ -176,6 +176,32 @@ def test_a_dict_of_weights_for_one_loss_is_refused():
             logs_of(losses, metrics, target=ZERO, preds=ONE, sample_weight={"a": ONE})
 
 
+def test_a_key_of_weights_that_nothing_has_is_refused():
+    trainer = eg.Trainer(TwoHeads(), LOSSES, optimizer=optax.sgd(0.1))
+    labels = {"a": A, "b": B}
+    message = "sample_weight has 'c', but no output, loss or metric has this key: the keys are 'a' and 'b'"
+    for call in (trainer.fit, trainer.evaluate):
+        with pytest.raises(ValueError, match=message):
+            call(X, labels, sample_weight={"a": W, "c": W}, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        trainer.train_on_batch(X, labels, sample_weight={"a": W, "c": W})
+    assert trainer.step == 0
+    with pytest.raises(ValueError, match="'c'"):  # a regularizer receives the whole dict, and ignores it
+        eg.Trainer(TwoHeads(), {**LOSSES, "l2": eg.regularizers.L2()}, optimizer=optax.sgd(0.1)).fit(
+            X, labels, sample_weight={"c": W}, verbose=0
+        )
+
+
+def test_weights_may_have_the_key_of_an_output_a_loss_or_an_index():
+    labels, first = {"a": A, "b": B}, MeanSquaredError().index_into(target="a", preds="a")
+    for losses, weight in (
+        ({"a": MeanSquaredError()}, {"b": W}),
+        ({"first": first}, {"first": W}),
+        ({"a": MeanSquaredError().index_into(sample_weight="mine")}, {"mine": W}),
+    ):
+        eg.Trainer(TwoHeads(), losses, optimizer=optax.sgd(0.1)).fit(X, labels, sample_weight=weight, verbose=0)
+
+
 def test_an_error_tells_that_the_output_was_chosen_by_key():
     with pytest.raises(TypeError) as caught:
         logs_of({"a": lambda target, preds: preds["a"] - target["a"]}, target={"a": ZERO}, preds={"a": ONE})
