@@ -290,3 +290,15 @@ def test_a_whole_trainer_in_one_file(tmp_path):
         each.fit(x, y, epochs=2, batch_size=8, verbose=0)
     assert other.history.history == trainer.history.history
     assert_equal(other.variables(), trainer.variables())
+
+
+def test_what_the_source_lacks_is_an_error_before_a_state_exists(tmp_path):
+    trained().save_weights(tmp_path / "weights")
+    fresh = trainer_of()
+    with pytest.raises(CheckpointError, match="nothing lies below 'params/encodre'"):
+        fresh.load_weights(tmp_path / "weights", prefix="params/encodre")
+    with pytest.raises(CheckpointError, match="decoder"):
+        fresh.load_weights(tmp_path / "weights", rename={"params/decoder": "params/encoder"})
+    with pytest.raises(TypeError, match=r"prefix must be one path.*not \['params/encoder', 'params/head'\]"):
+        fresh.load_weights(tmp_path / "weights", prefix=["params/encoder", "params/head"])
+    fresh.fit(*regression(), verbose=0)  # nothing is held

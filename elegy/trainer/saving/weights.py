@@ -76,7 +76,11 @@ def save(session: Session, path: str | os.PathLike[str], which: Weights = "train
 
 def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename | None, strict: bool) -> None:
     """Reads weights now, and puts them into the state: at once, or when it exists."""
+    if not isinstance(prefix, str | None):
+        raise TypeError(f"prefix must be one path, such as 'params/encoder', not {prefix!r}. Load each with a call.")
     flat, saved = _read(source) if isinstance(source, (str, os.PathLike)) else (None, None)
+    if flat is not None:
+        _chosen(flat, prefix, renamed)  # what lies in the source is known before a state exists
 
     def apply() -> None:
         state = session.state
@@ -110,10 +114,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
     Raises:
         CheckpointError: listing every mismatch by path.
     """
-    if prefix is not None:
-        flat = {prefix: flat[prefix]} if prefix in flat else select(flat, prefix, keep_prefix=True)
-    if renamed is not None:
-        flat = rename(flat, renamed)
+    flat = _chosen(flat, prefix, renamed)
     own = named_leaves(state)
     weights, optional = flat_weights(state), given_weights.paths(state)
     flat = {p: leaf for p, leaf in flat.items() if p in weights or not (p in own or _is_of_run(state, p))}
@@ -127,6 +128,13 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
     }
     own.update(fill(touched, flat, strict=strict))
     return jax.tree.unflatten(jax.tree.structure(state), own.values())
+
+
+def _chosen(flat: Mapping[str, Any], prefix: str | None, renamed: Rename | None) -> Mapping[str, Any]:
+    """Returns what lies below the prefix, under its new names."""
+    if prefix is not None:
+        flat = {prefix: flat[prefix]} if prefix in flat else select(flat, prefix, keep_prefix=True)
+    return flat if renamed is None else rename(flat, renamed)
 
 
 def _moved(prefix: str, renamed: Rename | None) -> str:
