@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from elegy.module import managed
+from elegy.names import listed
 from elegy.pytree import Pytree, Static
 from elegy.types import Batch, PyTree
 
@@ -14,7 +15,8 @@ STATIC_ADVICE = (
     "Within a population, hyperparameters are traced arrays: one compiled step computes all members, so they may scale "
     "or weight (learning rates, decays, dropout rates, weights of losses), but not choose shapes, layers or branches, "
     "nor become Python numbers by `float` or `int`. For a width or a number of layers, make one population for each "
-    "value."
+    "value. A schedule that compares its peak in Python, as `optax.warmup_cosine_decay_schedule` does, is made with a "
+    "peak of 1 and multiplied: `lambda step: rate * schedule(step)`."
 )
 """What errors say of hyperparameters that cannot be traced."""
 
@@ -31,7 +33,7 @@ def init(module: Any, key: jax.Array, batch: Batch) -> Any:
     try:
         state = managed.init(module._recipe.value(hyperparameters), key, batch)
     except (jax.errors.JAXTypeError, TypeError) as error:
-        error.add_note(STATIC_ADVICE)
+        error.add_note(f"{STATIC_ADVICE} This population has {listed(hyperparameters)}.")
         raise
     return with_functions_of(module, state).replace(_hyperparameters=hyperparameters, _initial=None)
 

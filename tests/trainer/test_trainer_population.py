@@ -549,5 +549,7 @@ def test_a_width_is_refused_before_anything_runs():
     population = eg.Population(wide, over={"width": [3, 4]})
     with pytest.raises(TypeError, match="Shapes must be 1D") as raised:
         population.fit(X, Y, verbose=0)
-    assert "one population for each value" in "\n".join(raised.value.__notes__)
+    notes = "\n".join(raised.value.__notes__)
+    assert "one population for each value" in notes
+    assert "This population has 'width'." in notes
     assert population.step == 0
