@@ -79,12 +79,7 @@ class Columns:
                 f"a key or a column is named ({self}), but {where} is {type_name(data)}, which has no names. Give a "
                 "dict, a table (pandas, Polars, PyArrow) or a data set with columns, or pass the arrays themselves."
             )
-        taken = [name for part in (self.labels, self.sample_weight) for name in _listed(part)]
-        if not only_inputs:
-            self._check(("labels", "sample_weight"), names, where)
-        self._check(("inputs",), names, where)
-        rest = self.inputs if self.inputs is not None else [name for name in names if name not in taken]
-        used = [*_listed(rest), *([] if only_inputs else taken)]
+        rest, used = self.used(names, where, only_inputs)
         if len(set(names)) < len(names):
             _check_once(used, names, where)
         if is_dataset(data):
@@ -96,6 +91,28 @@ class Columns:
             return pack(inputs)
         parts = [None if part is None else _picked(data, part) for part in (self.labels, self.sample_weight)]
         return pack(inputs, *parts)
+
+    def used(self, names: list[Any], where: str, only_inputs: bool = False) -> tuple[Names, list[str]]:
+        """Returns the names of the inputs, and all names that are used.
+
+        Args:
+            names: the names of the data.
+            where: as for `pick`.
+            only_inputs: as for `pick`.
+
+        Raises:
+            ValueError: if a name is missing.
+
+        Example:
+            >>> Columns("image", "label").used(["image", "label", "text"], "the data")
+            ('image', ['image', 'label'])
+        """
+        taken = [name for part in (self.labels, self.sample_weight) for name in _listed(part)]
+        if not only_inputs:
+            self._check(("labels", "sample_weight"), names, where)
+        self._check(("inputs",), names, where)
+        rest = self.inputs if self.inputs is not None else [name for name in names if name not in taken]
+        return rest, [*_listed(rest), *([] if only_inputs else taken)]
 
     def has_names_of(self, data: Mapping) -> bool:
         """True if a dict has one of the names, so that it is data, and not a dict of data sets."""

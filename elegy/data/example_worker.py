@@ -89,7 +89,27 @@ def is_numbers(example: Any) -> bool:
     return all(isinstance(part, (numbers.Number, np.generic)) or is_numbers(part) for part in example)
 
 
-def fill(dataset: Any, indices: Iterable[int], specs: list[Spec], out: list[np.ndarray]) -> None:
+def only(example: Any, keys: tuple[Any, ...] | None) -> Any:
+    """Returns an example with some keys of its dict, which is the example or the first of its parts; None for all.
+
+    Example:
+        >>> only({"a": 1, "text": "one"}, ("a",)), only(({"a": 1, "text": "one"}, 2), ("a",))
+        ({'a': 1}, ({'a': 1}, 2))
+    """
+    if keys is None:
+        return example
+    if isinstance(example, dict):
+        return {key: example[key] for key in keys}
+    return (only(example[0], keys), *example[1:])
+
+
+def fill(
+    dataset: Any,
+    indices: Iterable[int],
+    specs: list[Spec],
+    out: list[np.ndarray],
+    keys: tuple[Any, ...] | None = None,
+) -> None:
     """Reads examples into arrays.
 
     Args:
@@ -97,6 +117,7 @@ def fill(dataset: Any, indices: Iterable[int], specs: list[Spec], out: list[np.n
         indices: the examples.
         specs: what an example contains.
         out: arrays of shape (examples, ...), whose rows are written in order.
+        keys: the keys that are used; see `only`.
 
     Raises:
         ReadError: with the index of an example that could not be read, or differs from `specs`.
@@ -104,12 +125,12 @@ def fill(dataset: Any, indices: Iterable[int], specs: list[Spec], out: list[np.n
     expected = [spec.keys for spec in specs]
     for row, index in enumerate(indices):
         try:
-            example = dataset[index]
+            example = only(dataset[index], keys)
             leaves = leaves_of(example)
             if len(leaves) != len(specs):
                 raise ValueError(f"it has {len(leaves)} arrays, but example 0 has {len(specs)}.")
-            if any(expected) and (keys := keys_of(example)) != expected:
-                raise ValueError(f"its arrays have the keys {keys}, but those of example 0 have {expected}.")
+            if any(expected) and (found := keys_of(example)) != expected:
+                raise ValueError(f"its arrays have the keys {found}, but those of example 0 have {expected}.")
             for leaf, spec, array in zip(leaves, specs, out, strict=True):
                 value = np.asarray(leaf)
                 if value.shape != spec.shape:
@@ -156,19 +177,20 @@ def main() -> None:
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     dataset: Any = None
     specs: list[Spec] = []
+    keys: tuple[Any, ...] | None = None
     try:
         while True:
             message = connection.recv_bytes()
             try:
                 if not specs:
-                    path, arrays, pickled = pickle.loads(message)
+                    path, arrays, keys, pickled = pickle.loads(message)
                     sys.path[:] = path
                     dataset, specs = pickle.loads(pickled), [Spec(*one) for one in arrays]
                     answer: Any = b""
                 else:
                     indices = pickle.loads(message)
                     out = empty(specs, len(indices))
-                    fill(dataset, indices, specs, out)
+                    fill(dataset, indices, specs, out, keys)
                     answer = out
             except ReadError as error:
                 answer = _report(error.index, error.__cause__ or error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 
 from elegy.data.aligned import aligned_empty
 from elegy.data.batch import PARTS, join_name
-from elegy.data.example_worker import ReadError, Spec, fill, is_numbers, keys_of, leaves_of
+from elegy.data.columns import Columns
+from elegy.data.example_worker import ReadError, Spec, fill, is_numbers, keys_of, leaves_of, only
 from elegy.data.lazy_rows import LazyRows
 from elegy.data.numeric import as_numeric
 from elegy.data.workers import Kind, WorkerPool
@@ -31,6 +34,8 @@ class Examples:
     PyTorch's data sets return them. Inputs and labels may be dicts, lists and tuples. Examples are shuffled with the
     trainer's permutation, and a run resumes exactly, as with arrays.
 
+    Of a dict, `inputs=` of `fit`, `evaluate` and `predict` chooses the keys to use; others may contain anything.
+
     Workers run as long as a call of `fit`, `evaluate` or `predict`, and read ahead of the steps.
 
     Args:
@@ -41,7 +46,8 @@ class Examples:
             `cloudpickle`.
 
     Raises:
-        TypeError: if `dataset` has no `__len__` and `__getitem__`, or an example contains something else than numbers.
+        TypeError: if `dataset` has no `__len__` and `__getitem__`, or an example contains something else than numbers;
+            the call raises it for the values of a dict that it uses.
         ValueError: if the data set is empty, `workers` is negative, or `kind` is unknown.
         ExampleError: if example 0 cannot be read; a call raises it for others.
 
@@ -67,8 +73,11 @@ class Examples:
             raise ValueError(f"kind={kind!r} is unknown: use 'threads' or 'processes'.")
         if len(dataset) == 0:
             raise ValueError(f"the {type(dataset).__name__} is empty: there must be at least one example.")
-        self.dataset, self.workers, self.kind = dataset, count, kind
+        self.dataset, self.workers = dataset, count
+        self.kind: Kind = kind
         self.reader = ExampleReader(dataset, count, kind)
+        if self.names is None:
+            self.reader.check()
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -78,8 +87,34 @@ class Examples:
         name = type(self.dataset).__name__
         return f"Examples({name}, size={len(self)}, workers={self.workers}, kind={self.kind!r})"
 
+    @property
+    def names(self) -> list[Any] | None:
+        """The keys of the dict that is the example, or the first of its parts; None if there is no dict."""
+        first = self.reader.first
+        first = first[0] if isinstance(first, tuple) and first else first
+        return list(first) if isinstance(first, dict) else None
+
+    def only(self, columns: Columns | None, where: str, only_inputs: bool) -> Examples:
+        """Returns the examples with those of their `names` that are used; arguments and errors as for `Columns.used`.
+
+        Args:
+            columns: chooses the names; None for all.
+            where: the name of the data in messages.
+            only_inputs: True without labels and sample weights.
+        """
+        if columns is None or self.names is None:
+            return self
+        used = tuple(columns.used(self.names, where, only_inputs)[1])
+        chosen = copy.copy(self)
+        chosen.reader = ExampleReader(self.dataset, self.workers, self.kind, used, self.reader.first)
+        return chosen
+
     def rows(self) -> Batch:
-        """Returns all examples as one batch, whose arrays are `ExampleRows`."""
+        """Returns all examples as one batch, whose arrays are `ExampleRows`.
+
+        Raises:
+            TypeError: if an example contains something else than numbers.
+        """
         positions = iter(range(len(self.reader.specs)))
 
         def of(part: Any) -> Any:
@@ -119,30 +154,43 @@ class ExampleReader:
         dataset: the data set.
         workers: the number of workers.
         kind: the kind of workers.
+        keys: the keys of examples that are used; None for all.
+        first: example 0, if it was read before.
 
     Attributes:
-        first: example 0.
+        first: example 0, of its keys those that are used.
         size: the number of examples.
-        specs: what an example contains.
         workers: the number of workers.
     """
 
-    def __init__(self, dataset: Any, workers: int, kind: Kind):
-        self._dataset, self.workers = dataset, workers
+    def __init__(self, dataset: Any, workers: int, kind: Kind, keys: tuple[Any, ...] | None = None, first: Any = None):
+        self._dataset, self.workers, self._keys = dataset, workers, keys
         self._kind: Kind = kind
         self.size = len(dataset)
         try:
-            first = dataset[0]
+            first = dataset[0] if first is None else first
         except Exception as error:
             raise self._error(0, error) from error
         if type(first) is list and not is_numbers(first):
             first = tuple(first)
-        self.first = first
-        found = zip(leaves_of(first), _names(first), keys_of(first), strict=True)
-        self.specs = [_spec(leaf, name, keys) for leaf, name, keys in found]
+        self.first = only(first, keys)
         self._lock = threading.Lock()
         self._users = 0
         self._pool: WorkerPool | None = None
+
+    @functools.cached_property
+    def specs(self) -> list[Spec]:
+        """What an example contains."""
+        found = zip(leaves_of(self.first), _names(self.first), keys_of(self.first), strict=True)
+        return [_spec(leaf, name, keys) for leaf, name, keys in found]
+
+    def check(self) -> None:
+        """Checks that an example contains numbers alone.
+
+        Raises:
+            TypeError: if it contains something else; the message names it.
+        """
+        _ = self.specs
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -189,14 +237,14 @@ class ExampleReader:
     def _read(self, which: list[int], out: list[np.ndarray]) -> None:
         with self._lock:
             if self._users and self.workers and self._pool is None:
-                self._pool = WorkerPool(self._dataset, self.specs, self.workers, self._kind)
+                self._pool = WorkerPool(self._dataset, self.specs, self.workers, self._kind, self._keys)
             pool = self._pool
         if pool is not None:
             pool.read(which, out)
             return
         # A signal must not end the wait of one of several processes: all of them must stop after the same step.
         with contextlib.nullcontext() if jax.distributed.is_initialized() else Wait():
-            fill(self._dataset, which, self.specs, out)
+            fill(self._dataset, which, self.specs, out, self._keys)
 
     def _error(self, index: int | None, cause: BaseException) -> ExampleError:
         doing = "making it in a worker process" if index is None else f"reading example {index}"
@@ -248,7 +296,12 @@ def take_together(leaves: Sequence[Any], indices: np.ndarray) -> list[Any]:
 
 
 def _spec(leaf: Any, name: str, keys: tuple[Any, ...]) -> Spec:
-    array = np.asarray(as_numeric(np.asarray(leaf), f"example 0: {name}"))
+    try:
+        array = np.asarray(as_numeric(np.asarray(leaf), f"example 0: {name}"))
+    except TypeError as error:
+        if not keys:
+            raise
+        raise TypeError(f"{error} `inputs=` takes the names of the keys to use; others may hold anything.") from error
     return Spec(name, array.shape, array.dtype, keys)
 
 

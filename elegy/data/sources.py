@@ -260,7 +260,7 @@ def as_source(
     weights = None if class_weight is None else check_class_weight(class_weight)
     inputs = as_examples(inputs, batch_size)
     if isinstance(inputs, Examples):
-        inputs, labels, sample_weight = _with_own_parts(inputs, labels, sample_weight, what)
+        inputs, labels, sample_weight = _with_own_parts(inputs, labels, sample_weight, what, columns)
     refuse_examples(inputs, what)
     refuse_lazy_frame(inputs, what)
     inputs = group if (group := stored_group(inputs)) is not None else inputs
@@ -339,13 +339,13 @@ def _holds_names(data: Any) -> bool:
     return names_of(data) is not None or isinstance(data, Examples) or _gives_batches(data) or is_list_of_named(data)
 
 
-def _with_own_parts(examples: Examples, labels: Any, sample_weight: Any, what: str) -> tuple[Any, Any, Any]:
+def _with_own_parts(examples: Examples, labels: Any, sample_weight: Any, what: str, columns: Columns | None) -> Any:
     """Returns the inputs, labels and weights of examples, or the ones that were given beside them.
 
     Raises:
         TypeError: if labels or weights come from both.
     """
-    inputs, own_labels, own_weight = unpack(examples.rows())
+    inputs, own_labels, own_weight = unpack(examples.only(columns, f"the data of {what}", what == "predict").rows())
     for name, part, own in (("labels", labels, own_labels), ("sample_weight", sample_weight, own_weight)):
         if part is not None and own is not None:
             raise TypeError(f"{name} were given to {what} with examples that contain them: {examples!r}.")

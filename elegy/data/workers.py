@@ -41,17 +41,18 @@ class WorkerPool:
         specs: what an example contains.
         count: the number of workers.
         kind: `"threads"` or `"processes"`.
+        keys: the keys of examples that are used; None for all.
 
     Raises:
         TypeError: if the data set cannot be sent to processes.
     """
 
-    def __init__(self, dataset: Any, specs: list[Spec], count: int, kind: Kind):
+    def __init__(self, dataset: Any, specs: list[Spec], count: int, kind: Kind, keys: tuple[Any, ...] | None = None):
         self._stopped = False
         self._count = count
         self._tasks: SimpleQueue[Callable[[Fill], None] | None] = SimpleQueue()
         self._processes: list[WorkerProcess] = []
-        fills: list[Fill] = [lambda indices, out: fill(dataset, indices, specs, out)] * count
+        fills: list[Fill] = [lambda indices, out: fill(dataset, indices, specs, out, keys)] * count
         if kind == "processes":
             try:
                 pickled = cloudpickle.dumps(dataset)
@@ -60,7 +61,7 @@ class WorkerPool:
                     f"the {type(dataset).__name__} cannot be sent to worker processes: {error!r}. Open files and "
                     "connections at the first `__getitem__`, or use kind='threads'."
                 ) from error
-            message = pickle.dumps((sys.path, [tuple(spec) for spec in specs], pickled))
+            message = pickle.dumps((sys.path, [tuple(spec) for spec in specs], keys, pickled))
             self._processes = [WorkerProcess(type(dataset).__name__, message) for _ in range(count)]
             fills = [process.fill for process in self._processes]
         for i, one in enumerate(fills):

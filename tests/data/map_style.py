@@ -19,6 +19,18 @@ class Pairs:
         return self.x[i], self.y[i]
 
 
+class Captioned(Pairs):
+    """Example `i` is a dict that has texts, too; the label is in it, or beside it."""
+
+    def __init__(self, x, y, labelled):
+        super().__init__(x, y)
+        self.labelled = labelled
+
+    def __getitem__(self, i):
+        inputs = {"caption": "a" * i, "image": self.x[i], "tags": ["b"] * (i % 3)}
+        return {**inputs, "label": self.y[i]} if self.labelled else (inputs, self.y[i])
+
+
 class Rows:
     """Example `i` is row `i` of all arrays: a tuple, or a dict if there are names."""
 

@@ -9,7 +9,7 @@ import optax
 import psutil
 import pytest
 from boring_modules import High, assert_same_bits, host, regression
-from map_style import Pairs, broken, gone
+from map_style import Captioned, Pairs, broken, gone
 
 import elegy as eg
 from elegy.callbacks import ModelCheckpoint
@@ -156,6 +156,20 @@ def test_the_error_of_an_example_names_it_and_leaves_the_state(workers, kind):
 def test_an_example_unlike_the_first_is_refused(how, message):
     with pytest.raises(ExampleError, match=f"reading example 5 of the Pairs failed: ValueError: {message}"):
         trainer().fit(pairs(faulty=5, how=how), batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(("workers", "kind"), WORKERS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_keys_that_are_not_used_may_hold_anything(workers, kind, labelled):
+    data = Examples(Captioned(X, Y, labelled), workers=workers, kind=kind)
+    names = {"inputs": "image", "labels": "label"} if labelled else {"inputs": "image"}
+    ours, theirs = trainer(), trainer()
+    found = ours.fit(data, **names, batch_size=4, validation_split=0.2, verbose=0).history
+    assert found == theirs.fit(X, Y, batch_size=4, validation_split=0.2, verbose=0).history
+    assert_same_bits(host(ours.state.params), host(theirs.state.params))
+    np.testing.assert_array_equal(ours.predict(data, **names, batch_size=4), theirs.predict(X, batch_size=4))
+    with pytest.raises(TypeError, match=r"example 0: inputs/caption has the dtype .*`inputs=` takes the names of"):
+        ours.fit(data, labels=names.get("labels"), batch_size=4, verbose=0)
 
 
 def test_a_worker_that_ends_is_an_error():
