@@ -219,6 +219,16 @@ class Program:
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self.outputs))
 
     @functools.cached_property
+    def used(self) -> frozenset[str]:
+        """The fields of the state of which the step reads or changes a leaf."""
+        jaxpr, changed = self.closed.jaxpr, set(self.changed)
+        read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.state)]
+        return frozenset(
+            str(path[0].name) for i, path in enumerate(paths) if i in changed or id(jaxpr.invars[i]) in read
+        )
+
+    @functools.cached_property
     def steps_per_execution(self) -> int:
         """The number of steps in one execution under `"auto"`."""
         return steps_per_execution(self.closed, jax.default_backend())

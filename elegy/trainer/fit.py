@@ -161,6 +161,7 @@ def fit(
         ]
         check_evaluations.check_owners(training, ready)
         check_evaluations.check_monitors(callbacks, training, ready)
+        check_evaluations.warn_of_unused(session.buffer.form, training, ready)
         if config.sanity_check:
             sanity_check(session, ready, config.sanity_check)
         run = session.run = Run(session, config, training, ready, listeners, undo)

@@ -41,7 +41,6 @@ from elegy.trainer.saving.configuration import checked_config
 from elegy.trainer.saving.methods import FileMethods
 from elegy.trainer.session import Session
 from elegy.trainer.state_methods import M, StateMethods, module_name
-from elegy.trainer.unused import warn_of_unused
 from elegy.types import Every, Hyperparameters, PyTree
 
 
@@ -85,9 +84,6 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         ValueError: for an unknown strategy or precision, `accumulate` below 1, or patterns that do not fit the
             parameters; the first call with a batch raises the last, unless the module has a state.
         StepError: for `freeze` with a module that trains at the core level.
-
-    Warns:
-        UserWarning: if the module has its own steps, which use neither `loss` and `metrics`, nor the `optimizer`.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -133,8 +129,6 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         strategy = resolve_strategy(strategy)
         if optimizer is not None:
             state = state.replace(optimizer=as_optimizer(optimizer))
-        given = [f"{name}=" for name, value in (("loss", loss), ("metrics", metrics)) if value is not None]
-        warn_of_unused(state, losses=" and ".join(given), optimizer=optimizer is not None)
         state = with_averaging(with_precision(state, as_precision(precision)), averaging)
         state = with_frozen(state, as_patterns(freeze, "freeze"))
         if state.key is not None and state.optimizer is not None and state.optimizer.state is None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
 
 from elegy.callbacks import Callback, LambdaCallback, Monitor, TimeMonitor
 from elegy.callbacks.monitors import StepMonitor
+from elegy.callers import stacklevel_of_caller
+from elegy.module import ElegyModule
+from elegy.module.levels import level_of
 from elegy.trainer.evaluation.evaluations import EvaluationPlan
 from elegy.trainer.execution import ExecutionPlan
 from elegy.trainer.population.stopping import MemberStopping
@@ -60,6 +67,39 @@ def _may_add(callback: Callback) -> bool:
     """True if a callback of another package may add values to the logs."""
     own = type(callback).__module__.startswith("elegy.") and not isinstance(callback, LambdaCallback)
     return not own and not callback.reads_logs
+
+
+def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
+    """Warns of losses and metrics that a module with its own steps ignores.
+
+    The traced steps do not read or change their sums, and the module's class does not name them.
+
+    Args:
+        module: the state or its structure.
+        training: the training.
+        evaluations: the evaluations of its validation data.
+    """
+    cls, used = type(module), [training.used, *(one.plan.used for one in evaluations)]
+    if not jax.tree.leaves(module.losses_and_metrics) or level_of(cls, "test") == "high":
+        return
+    unread = all(fields is not None and "losses_and_metrics" not in fields for fields in used)
+    if unread and not _may_name(cls, "losses_and_metrics"):
+        warnings.warn(
+            f"the loss and the metrics of the trainer are not used: {cls.__name__} has its own steps, and they do not "
+            "read `self.losses_and_metrics`. Compute the loss and log the metrics there, `self.log(name, value)`, and "
+            "leave these arguments out; or write `init` and `apply`, and call the default step, "
+            "`super().managed_train_step(...)`.",
+            stacklevel=stacklevel_of_caller(),
+        )
+
+
+def _may_name(cls: type, name: str) -> bool:
+    """True if the source of a user's class has a name, or is not known."""
+    own = [owner for owner in cls.__mro__ if owner not in ElegyModule.__mro__]
+    try:
+        return any(name in inspect.getsource(owner) for owner in own)
+    except (OSError, TypeError):
+        return True
 
 
 def warn_of_long_interval(run: Run, evaluation: EvaluationPlan) -> None:
