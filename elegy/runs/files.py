@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -24,10 +25,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a file at once, so that readers see the old object or the new one."""
+    """Replaces a file at once, so that readers see the old object or the new one.
+
+    Raises:
+        OSError: if it cannot be written; the error names it, and the old object stays.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        error.filename, error.filename2 = os.fspath(path), None  # Python does not name the file of a failed write
+        raise
 
 
 def kept(path: Path) -> list[Path]:

@@ -135,7 +135,10 @@ class RunFolder(Callback):
             with copying:
                 yield
         except BaseException as error:
-            self._end(error)
+            try:
+                self._end(error)
+            except OSError as other:  # the exception that ended the run matters more
+                warnings.warn(f"the run failed, and its record could not be written: {other}", stacklevel=2)
             raise
         else:
             self._end(None)

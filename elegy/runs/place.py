@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,25 @@ def newest_step(folder: Path) -> int | None:
     return checkpoint_step(found[-1]) if found else None
 
 
+_OPEN: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The locked files of this process."""
+
+
+def _leave_to_parent() -> None:
+    # A forked process, such as a worker of a DataLoader, inherits the open file, and with it the lock: if it outlived
+    # its parent, nobody could continue the run.
+    for file in list(_OPEN):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class Lock:
     """The lock of a run folder, which the operating system releases when the process ends, however it ends.
+
+    Processes that are forked from this one do not hold it.
 
     Where the system or the file system has no locks, every folder counts as free.
     """
@@ -167,6 +185,7 @@ class Lock:
             file.close()
             return False
         self._file = file
+        _OPEN.add(file)
         return True
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -295,3 +296,28 @@ def test_a_damaged_log_is_named_and_does_not_stop_a_run_that_continues(name, dat
         assert [line["step"] for line in written if line["type"] == "epoch"] == [9, 12]
     elif name == "log.csv":
         assert all(line.split(b",")[0] in path.read_bytes() for line in data.splitlines())
+
+
+def test_a_full_disk_does_not_hide_the_exception_that_ended_the_run(monkeypatch):
+    write_text = Path.write_text
+
+    def full(path, *args, **options):
+        if failed and path.name.startswith("run.json"):
+            write_text(path, "{", encoding="utf-8")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *args, **options)
+
+    def fail(event):
+        failed.append(event.step)
+        raise RuntimeError("mine")
+
+    failed = []
+    monkeypatch.setattr(Path, "write_text", full)
+    callback = eg.callbacks.LambdaCallback(on_epoch_end=fail)
+    with (
+        pytest.warns(UserWarning, match=r"its record could not be written: .*'runs/a/run.json'"),
+        pytest.raises(RuntimeError, match="mine"),
+    ):
+        fit(trainer(), callbacks=[callback])
+    assert read("runs/a/run.json")["status"] == "running"
+    assert not [name for name in os.listdir("runs/a") if "tmp" in name]

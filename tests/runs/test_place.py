@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from elegy.runs.place import Lock, candidates, claim, is_locked, runs_of
@@ -52,6 +56,38 @@ def test_a_lock_is_for_one(tmp_path):
     assert not is_locked(tmp_path)
     assert two.acquire(tmp_path)
     two.release()
+
+
+FORKS = """
+import os, time, warnings
+from pathlib import Path
+from elegy.runs.place import Lock
+
+warnings.simplefilter("ignore")  # of a fork with threads
+lock = Lock()
+assert lock.acquire(Path("."))
+worker = os.fork()
+if worker == 0:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+print(worker, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_lock(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", FORKS], cwd=tmp_path, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        try:
+            assert is_locked(tmp_path)
+            parent.kill()
+            parent.wait()
+            os.kill(worker, 0)  # it is still there
+            assert not is_locked(tmp_path)
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_candidates_keep_dots():
