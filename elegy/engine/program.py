@@ -218,9 +218,8 @@ class Program:
         """True if every output of the traced step has one row for each example."""
         return all(leaf.ndim > 0 and leaf.shape[0] == self._rows for leaf in jax.tree.leaves(self.outputs))
 
-    @functools.cached_property
     def used(self) -> frozenset[str]:
-        """The fields of the state of which the step reads or changes a leaf."""
+        """Returns the fields of the state of which the step reads or changes a leaf."""
         jaxpr, changed = self.closed.jaxpr, set(self.changed)
         read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.state)]

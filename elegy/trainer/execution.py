@@ -59,7 +59,7 @@ class ExecutionPlan:
         layout: how batches are grouped and padded.
         state: the structure of the state after a step; None if the phase is not compiled.
         names: the names of the values that a step logs; None if the phase is not compiled.
-        used: the fields of the state that a step reads or changes; None if the phase is not compiled.
+        used: returns the fields of the state that a step reads or changes; None if the phase is not compiled.
         measures: the losses and metrics of an evaluation that replace those of the state; None for those.
         row_probe: a function of a state and a batch; its probe tests if batches of such examples may be padded.
     """
@@ -68,7 +68,7 @@ class ExecutionPlan:
     layout: BatchLayout
     state: Any = None
     names: Collection[str] | None = None
-    used: Collection[str] | None = None
+    used: Callable[[], Collection[str]] | None = None
     measures: LossesAndMetrics | None = None
     row_probe: Callable[[StateBuffer, Batch], RowProbe] | None = None
 

@@ -82,7 +82,7 @@ def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[E
     cls, used = type(module), [training.used, *(one.plan.used for one in evaluations)]
     if not jax.tree.leaves(module.losses_and_metrics) or level_of(cls, "test") == "high":
         return
-    unread = all(fields is not None and "losses_and_metrics" not in fields for fields in used)
+    unread = all(fields is not None and "losses_and_metrics" not in fields() for fields in used)
     if unread and not _may_name(cls, "losses_and_metrics"):
         warnings.warn(
             f"the loss and the metrics of the trainer are not used: {cls.__name__} has its own steps, and they do not "
