@@ -75,9 +75,9 @@ class ModelCheckpoint(PeriodicCallback):
 
     Raises:
         TypeError: if `every` is not an `Every`, the monitored name not a string, or `save_top_k` not an integer.
-        ValueError: if the mode is unknown, or nothing would ever be saved; at the beginning of a run, if a `val_` name
-            is monitored without validation data, or two callbacks have the same directory; at the first save, if the
-            monitored name is not logged (the message lists the logs).
+        ValueError: if the mode is unknown, the directory a template of names, or nothing would ever be saved; at the
+            beginning of a run, if a `val_` name is monitored without validation data, or two callbacks have the same
+            directory; at the first save, if the monitored name is not logged (the message lists the logs).
         CheckpointError: if the protocol of an address is unknown; at the beginning of a run, if the directory contains
             checkpoints of another run, or is an address and the program has several processes.
         ImportError: if the library for an address is not installed.
@@ -114,6 +114,10 @@ class ModelCheckpoint(PeriodicCallback):
             raise ValueError(f"save_top_k={save_top_k}: it must be a count, or -1 to keep all.")
         if save_top_k == 0 and not save_last:
             raise ValueError("save_top_k=0 with save_last=False would save nothing.")
+        if re.search(r"\{\w*(:[^{}]*)?\}", str(directory)):
+            raise ValueError(
+                f"directory={str(directory)!r}: a directory for checkpoints named `step_N`, not a template of names."
+            )
         self.in_run_folder = directory is None
         self.directory = path_of(CHECKPOINTS if directory is None else directory)
         self.placed = directory is not None  # False while the run's folder is not known

@@ -139,11 +139,12 @@ def test_missing_monitor_lists_the_logged(tmp_path):
         ({"save_top_k": -2}, "save_top_k=-2"),
         ({"save_top_k": 0, "save_last": False}, "would save nothing"),
         ({"monitor": "loss", "mode": "least"}, "mode='least'"),
+        ({"directory": "run/{epoch:02d}-{val_loss:.2f}.keras"}, "not a template of names"),
     ],
 )
 def test_bad_options(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        ModelCheckpoint(tmp_path, **options)
+        ModelCheckpoint(**{"directory": tmp_path, **options})
 
 
 @pytest.mark.parametrize(("every", "most"), [(Every(epochs=1), None), (Every(steps=5), 5), (Every(seconds=60), None)])
