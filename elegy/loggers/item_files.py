@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
@@ -23,6 +24,7 @@ class ItemFiles(BlockLogger):
     """
 
     path: Path
+    _size: int | None = None  # of the file of the log, at the checkpoint from which the run goes on
 
     @property
     def items(self) -> Path:
@@ -34,6 +36,16 @@ class ItemFiles(BlockLogger):
         for found in list(self.items.rglob("*")):
             if re.fullmatch(r"\d{8,}", found.stem) and int(found.stem) > position.step:
                 shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of a logger, and the size of the file of the log."""
+        state = super().state_dict()
+        return {**state, "size": self.path.stat().st_size if self._is_open and self.path.is_file() else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues the run of a checkpoint."""
+        self._size = state.get("size")
+        super().load_state_dict(state)
 
     def log_text(self, item: Item) -> None:
         """Writes a text file."""

@@ -67,7 +67,7 @@ class JSONLines(ItemFiles):
         super().rewind(position)
         self._file.close()
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_bytes(kept_lines(self.path, position))
+        temporary.write_bytes(kept_lines(self.path, position, self._size))
         temporary.replace(self.path)
         self._file = self.path.open("ab")
 

@@ -68,18 +68,21 @@ def _one_by_one(block: Block) -> bytes:
     )
 
 
-def kept_lines(path: Path, position: Position) -> bytes:
+def kept_lines(path: Path, position: Position, size: int | None = None) -> bytes:
     """Returns the lines of a file up to a checkpoint, without one that a crash has cut.
 
     Args:
         path: the file.
         position: that of the checkpoint.
+        size: the size of the file when the checkpoint was saved; None if it is not known. What other callbacks have
+            logged after that at the end of the same epoch is logged again.
 
     Warns:
         UserWarning: if there are damaged lines, which are kept.
     """
     lines = path.read_bytes().split(b"\n")[:-1]
-    kept = [_kept(line, position) for line in lines]
+    ends = itertools.accumulate(len(line) + 1 for line in lines)
+    kept = [_kept(line, position, size is None or end <= size) for line, end in zip(lines, ends, strict=True)]
     if damaged := kept.count(None):
         warnings.warn(
             f"{path}: {damaged} of {len(lines)} lines are damaged. They are kept, and the run goes on.", stacklevel=2
@@ -87,11 +90,13 @@ def kept_lines(path: Path, position: Position) -> bytes:
     return b"".join(line + b"\n" for line, keep in zip(lines, kept, strict=True) if keep is not False)
 
 
-def _kept(line: bytes, position: Position) -> bool | None:
+def _kept(line: bytes, position: Position, was_there: bool) -> bool | None:
     """True if a line belongs to the run up to the checkpoint; None if it is damaged."""
     try:
         entry = json.loads(line)
         kind = "step" if entry.get("in_epoch") else entry["type"]
+        if kind in ("text", "histogram") and entry["step"] == position.step and not was_there:
+            return False
         return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])
     except (ValueError, AttributeError, TypeError, KeyError):
         return None

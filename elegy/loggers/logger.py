@@ -186,11 +186,7 @@ class Logger(PeriodicCallback, abc.ABC):
     def on_epoch_begin(self, event: Event) -> None:
         """Opens the target, so that an error is raised before the first step."""
         super().on_epoch_begin(event)
-        self._begun = True
-        self._open()
-        early, self._early = self._early, []
-        for item in early:
-            self.receive(item)
+        self._receive_early()
 
     @by_interval
     def selected_batches(self, step: int, examples: int, sizes: Sequence[int]) -> Iterable[int]:
@@ -208,6 +204,7 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def on_epoch_end(self, event: Event) -> None:
         """Logs the values of the epoch."""
+        self._receive_early()  # a resumed run first ends the hook in which its checkpoint was saved
         self._ended = event.epoch + 1
         if self.every.unit != "epochs" or self.due(event):
             self.record_epoch(event)
@@ -218,6 +215,7 @@ class Logger(PeriodicCallback, abc.ABC):
 
     def on_evaluation_end(self, event: Event) -> None:
         """Logs the values of evaluations inside of an epoch."""
+        self._receive_early()
         self._evaluated = event.step
         key = ("evaluation", type(self).evaluation_values)
         self._gather(event, key, lambda: [block_of(event, "evaluation", self.evaluation_values(event))])
@@ -295,6 +293,15 @@ class Logger(PeriodicCallback, abc.ABC):
     def _write_all(self) -> None:
         self._gatherer.flush()
         self._channel.drain()
+
+    def _receive_early(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        self._open()
+        early, self._early = self._early, []
+        for item in early:
+            self.receive(item)
 
     def _open(self) -> None:
         if self._is_open or self._event is None or not is_first():

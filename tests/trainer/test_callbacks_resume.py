@@ -112,6 +112,17 @@ class Saves(Callback):
     on_evaluation_end = on_epoch_end
 
 
+class Notes(Callback):
+    """Logs a text and a histogram at the end of an epoch."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def on_epoch_end(self, event):
+        event.log_text(self.name, f"step {event.step}")
+        event.log_histogram(self.name, np.arange(3.0))
+
+
 def recorded(directory):
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     lines = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
@@ -127,7 +138,7 @@ def test_a_checkpoint_saved_in_a_hook_goes_on_with_the_callbacks_after_it(tmp_pa
             eg.loggers.JSONLines(directory / "log.jsonl", every=eg.Every(steps=4)),
         ]
         options = {"validation_split": 0.2, "validation_freq": eg.Every(steps=3), "batch_size": 20, "epochs": 3}
-        trainer = fit([Halve(), saves, *logs, stopping], resume=resume, **options)
+        trainer = fit([Halve(), Notes("before"), saves, Notes("after"), *logs, stopping], resume=resume, **options)
         return trainer, stopping, saves.paths
 
     whole, stopped, paths = run(tmp_path / "whole")
