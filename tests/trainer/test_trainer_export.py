@@ -70,7 +70,8 @@ def test_the_function_equals_predict_on_several_batch_sizes(tmp_path, module):
     if module == "linen":
         trainer, inputs = linen_trainer(), {"a": x, "b": 2 * x}
     else:
-        trainer, inputs = eg.Trainer(module(), loss=eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1)), x
+        loss = eg.losses.MeanSquaredError() if module is High else None
+        trainer, inputs = eg.Trainer(module(), loss=loss, optimizer=optax.adam(0.1)), x
     trainer.fit(inputs, y, epochs=2, batch_size=8, verbose=0)
     before = jax.tree.leaves(trainer.state.params)
     trainer.export(tmp_path, jax.tree.map(lambda leaf: leaf[:4], inputs))
