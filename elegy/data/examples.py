@@ -89,7 +89,7 @@ class Examples:
 
     @property
     def names(self) -> list[Any] | None:
-        """The keys of the dict that is the example, or the first of its parts; None if there is no dict."""
+        """The keys of example 0, or of its inputs if it is a tuple; None if that is not a dict."""
         first = self.reader.first
         first = first[0] if isinstance(first, tuple) and first else first
         return list(first) if isinstance(first, dict) else None

@@ -156,8 +156,8 @@ _OPEN: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _leave_to_parent() -> None:
-    # A forked process, such as a worker of a DataLoader, inherits the open file, and with it the lock: if it outlived
-    # its parent, nobody could continue the run.
+    # A forked process, such as a worker of a DataLoader, inherits the open file, and with it the lock. A worker that
+    # outlives its parent must not keep the run locked.
     for file in list(_OPEN):
         file.close()
 

@@ -28,6 +28,14 @@ class OnTop(High):
         return self.log("one", 1.0)
 
 
+class OnlyTested(High):
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        return jnp.mean(squares(self.params, *batch)), self
+
+    def managed_test_step(self, key, batch, batch_idx):
+        return super().managed_test_step(key, batch, batch_idx)
+
+
 class Helped(Managed):
     def managed_train_step(self, key, batch, batch_idx, epoch_idx):
         def loss(module, x, y):
@@ -48,9 +56,10 @@ def test_arguments_that_no_step_uses_are_named_once(given):
     assert [one.filename for one in warned] == [__file__]
 
 
-@pytest.mark.parametrize("module", [High, OwnTraining, OnTop, Helped])
+@pytest.mark.parametrize("module", [High, OwnTraining, OnTop, OnlyTested, Helped])
 def test_arguments_that_a_step_uses_are_silent(module):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(module, loss=MSE(), metrics=MSE())
+        eg.Trainer(module(), loss=MSE(), optimizer=optax.sgd(0.1)).fit(X, Y, epochs=1, verbose=0)  # no validation
         fit(Managed)

@@ -72,7 +72,8 @@ def _may_add(callback: Callback) -> bool:
 def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
     """Warns of losses and metrics that a module with its own steps ignores.
 
-    The traced steps do not read or change their sums, and the module's class does not name them.
+    The traced steps do not read or change their sums, and the module's class neither names them nor calls `super()`:
+    without validation, its test step is not traced.
 
     Args:
         module: the state or its structure.
@@ -83,7 +84,7 @@ def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[E
     if not jax.tree.leaves(module.losses_and_metrics) or level_of(cls, "test") == "high":
         return
     unread = all(fields is not None and "losses_and_metrics" not in fields() for fields in used)
-    if unread and not _may_name(cls, "losses_and_metrics"):
+    if unread and not _may_name(cls, "losses_and_metrics", "super()"):
         warnings.warn(
             f"the loss and the metrics of the trainer are not used: {cls.__name__} has its own steps, and they do not "
             "read `self.losses_and_metrics`. Compute the loss and log the metrics there, `self.log(name, value)`, and "
@@ -93,11 +94,11 @@ def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[E
         )
 
 
-def _may_name(cls: type, name: str) -> bool:
-    """True if the source of a user's class has a name, or is not known."""
+def _may_name(cls: type, *names: str) -> bool:
+    """True if the source of a user's class has one of the names, or is not known."""
     own = [owner for owner in cls.__mro__ if owner not in ElegyModule.__mro__]
     try:
-        return any(name in inspect.getsource(owner) for owner in own)
+        return any(name in inspect.getsource(owner) for owner in own for name in names)
     except (OSError, TypeError):
         return True
 
