@@ -57,8 +57,9 @@ class ModelCheckpoint(PeriodicCallback):
 
     Args:
         directory: a path or an address such as `gs://bucket/run`; it is made if it is missing. Each run needs its own:
-            a run that begins at an earlier step than an intact checkpoint in the directory raises an error. None is
-            `checkpoints/` in the folder of the run, which `Trainer(run_dir=...)` makes.
+            a run that begins at an earlier step than an intact checkpoint in the directory raises an error, and so does
+            one that begins while another, of any process, saves to the same path. None is `checkpoints/` in the folder
+            of the run, which `Trainer(run_dir=...)` makes.
         monitor: the log that ranks the checkpoints, read after the epoch's validation. None keeps the newest
             `save_top_k` instead. A `val_` name is also read after each evaluation inside of epochs
             (`validation_freq=Every(steps=500)`), and the state is saved then if it is among the best, whatever `every`
@@ -78,8 +79,9 @@ class ModelCheckpoint(PeriodicCallback):
         ValueError: if the mode is unknown, the directory a template of names, or nothing would ever be saved; at the
             beginning of a run, if a `val_` name is monitored without validation data, or two callbacks have the same
             directory; at the first save, if the monitored name is not logged (the message lists the logs).
-        CheckpointError: if the protocol of an address is unknown; at the beginning of a run, if the directory contains
-            checkpoints of another run, or is an address and the program has several processes.
+        CheckpointError: if the protocol of an address is unknown; at the beginning of a run, if nothing can be written
+            to the directory, if it contains checkpoints of another run or another trainer saves to it, or if it is an
+            address and the program has several processes.
         ImportError: if the library for an address is not installed.
 
     Example:
@@ -190,20 +192,9 @@ class ModelCheckpoint(PeriodicCallback):
 
         Args:
             callbacks: the callbacks of the run.
-
-        Raises:
-            ValueError: if another `ModelCheckpoint` has the same directory.
         """
         self._begun = False
         self._nan_callbacks = [callback for callback in callbacks if isinstance(callback, TerminateOnNaN)]
-        for other in callbacks:
-            if other is self or not isinstance(other, ModelCheckpoint):
-                continue
-            if self.placed == other.placed and _resolved(other.directory) == _resolved(self.directory):
-                raise ValueError(
-                    f"two ModelCheckpoints save to {self.directory} and would delete each other's checkpoints: give "
-                    "each its own directory."
-                )
 
     def on_train_begin(self, event: Event) -> None:
         """Makes the directory, and deletes the files of interrupted saves."""
@@ -385,11 +376,3 @@ class ModelCheckpoint(PeriodicCallback):
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
         return {**self.__dict__, "_saver": None, "_begun": False, "_nan_callbacks": [], "_state": None}
-
-
-def _resolved(directory: Path | Address) -> Path | tuple[Any, str]:
-    """Returns a value that is equal for different spellings of the same directory."""
-    if isinstance(directory, Path):
-        return directory.resolve()
-    files, root = directory.connect()
-    return Path(root).resolve() if "file" in files.protocol else (files, root)

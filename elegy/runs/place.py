@@ -6,12 +6,12 @@ import contextlib
 import itertools
 import os
 import re
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from elegy.checkpoint import find_checkpoints
+from elegy.checkpoint.locks import lock, open_locked
 from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.runs.files import read_json
 
@@ -151,28 +151,8 @@ def newest_step(folder: Path) -> int | None:
     return checkpoint_step(found[-1]) if found else None
 
 
-_OPEN: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The locked files of this process."""
-
-
-def _leave_to_parent() -> None:
-    # A forked process, such as a worker of a DataLoader, inherits the open file, and with it the lock. A worker that
-    # outlives its parent must not keep the run locked.
-    for file in list(_OPEN):
-        file.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
-
-
 class Lock:
-    """The lock of a run folder, which the operating system releases when the process ends, however it ends.
-
-    Processes that are forked from this one do not hold it.
-
-    Where the system or the file system has no locks, every folder counts as free.
-    """
+    """The lock of a run folder; see `open_locked`."""
 
     def __init__(self) -> None:
         self._file: Any = None
@@ -180,13 +160,8 @@ class Lock:
     def acquire(self, folder: Path) -> bool:
         """Locks a folder instead of the one before; returns False if another trainer has locked it."""
         self.release()
-        file = (folder / LOCK_FILE).open("a")
-        if not _lock(file):
-            file.close()
-            return False
-        self._file = file
-        _OPEN.add(file)
-        return True
+        self._file = open_locked(folder / LOCK_FILE)
+        return self._file is not None
 
     def release(self) -> None:
         """Releases the lock."""
@@ -195,22 +170,8 @@ class Lock:
             file.close()
 
 
-def _lock(file: Any) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
 def is_locked(folder: Path) -> bool:
     """True if a trainer, of any process, is training in a folder."""
     with contextlib.suppress(OSError), (folder / LOCK_FILE).open("r") as file:
-        return not _lock(file)
+        return not lock(file)
     return False

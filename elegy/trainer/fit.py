@@ -25,6 +25,7 @@ from elegy.trainer.listeners import Listeners
 from elegy.trainer.one_fit import one_fit
 from elegy.trainer.run import Run
 from elegy.trainer.saving import resume
+from elegy.trainer.saving.directories import reserved_directories
 from elegy.trainer.saving.run_record import parameters
 from elegy.trainer.session import Session, UndoOnFailure
 
@@ -98,6 +99,7 @@ def fit(
         rollback.check(session.monitor.policy, callbacks, source, config.shuffle)
     with (
         one_fit(session),
+        reserved_directories(callbacks),
         _measured(callbacks),
         session.executor.asked_for(values),
         UndoOnFailure(session) as undo,
