@@ -52,6 +52,7 @@ FLOORS = {
     "lazy": 1,
     "jaxprs": 1,
     "lazy_logs": 1,
+    "settings": 1,
     "waiting": 1,
     "strict_json": 1,
     "suggestions": 1,

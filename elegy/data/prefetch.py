@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from elegy.settings import inherited
 from elegy.waiting import RunInterrupted, Wait, receive
 
 T = TypeVar("T")
@@ -51,7 +52,8 @@ def _ahead(iterator: Iterable[T], depth: int) -> Generator[T, None, None]:
     stopped: list[bool] = []
     for _ in range(depth):
         room.put(True)
-    thread = threading.Thread(target=_work, args=(iterator, room, ready, stopped), name="elegy-prefetch", daemon=True)
+    args = iterator, room, ready, stopped
+    thread = threading.Thread(target=inherited(_work), args=args, name="elegy-prefetch", daemon=True)
     thread.start()
     left = False
     # A signal must not end the wait of one of several processes: all of them must stop after the same step.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import dataclasses
 import sys
 import threading
@@ -12,24 +11,11 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import jax
-
+from elegy.settings import inherited
 from elegy.waiting import RunInterrupted, Wait, join, receive
 
 _PATIENCE = 2.0
 """Seconds to wait for the item that a thread reads when it is stopped. A thread that hangs in a read is left alone."""
-
-_SETTINGS = (
-    "enable_x64",
-    "default_device",
-    "default_matmul_precision",
-    "default_prng_impl",
-    "numpy_dtype_promotion",
-    "numpy_rank_promotion",
-    "debug_nans",
-    "disable_jit",
-)
-"""Settings of JAX that a `with` block changes for its thread only: the reading thread takes those of the loop."""
 
 Convert = Callable[[Any, int], Any]
 """Makes the value of an item, from what the iterator returned and the number of the item; called in the thread."""
@@ -173,7 +159,6 @@ class ReadAhead:
         if self._state_of is not None:
             self.state = self._state_of(items)
         self._stopped, self._requests, self._asked, self._hangs = [], SimpleQueue(), 0, False
-        settings = [getattr(jax, name)(getattr(jax.config, f"jax_{name}")) for name in _SETTINGS]
         work = _Work(
             self._requests,
             self._read,
@@ -183,10 +168,8 @@ class ReadAhead:
             self._keep,
             [items],
             number,
-            settings,
         )
-        context = contextvars.copy_context()  # for example `numpy.errstate`
-        self._thread = threading.Thread(target=context.run, args=(work.run,), name="elegy-read-ahead", daemon=True)
+        self._thread = threading.Thread(target=inherited(work.run), name="elegy-read-ahead", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -229,18 +212,14 @@ class _Work:
     keep: Callable[[Any], Any] | None
     items: list[Iterator]  # emptied by the thread, so that it has the last reference
     number: int
-    settings: list[contextlib.AbstractContextManager]
 
     def run(self) -> None:
         items = self.items.pop()
         try:
-            with contextlib.ExitStack() as stack:
-                for setting in self.settings:
-                    stack.enter_context(setting)
-                while not self.stopped and (convert := self.requests.get()) is not None and not self.stopped:
-                    self.read.append(self.next_item(items, convert))
-                    del convert
-                    self.ready.put(None)
+            while not self.stopped and (convert := self.requests.get()) is not None and not self.stopped:
+                self.read.append(self.next_item(items, convert))
+                del convert
+                self.ready.put(None)
         except StopIteration:
             self.read.append(Item(_END))
         except BaseException as error:

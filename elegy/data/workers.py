@@ -20,6 +20,7 @@ import numpy as np
 
 from elegy.data import example_worker
 from elegy.data.example_worker import ReadError, Spec, fill
+from elegy.settings import inherited
 from elegy.waiting import Wait, receive
 
 Kind = Literal["threads", "processes"]
@@ -65,7 +66,8 @@ class WorkerPool:
             self._processes = [WorkerProcess(type(dataset).__name__, message) for _ in range(count)]
             fills = [process.fill for process in self._processes]
         for i, one in enumerate(fills):
-            threading.Thread(target=self._work, args=(one,), name=f"elegy-examples-{i}", daemon=True).start()
+            run = inherited(self._work)
+            threading.Thread(target=run, args=(one,), name=f"elegy-examples-{i}", daemon=True).start()
 
     def read(self, indices: list[int], out: list[np.ndarray]) -> None:
         """Reads examples into arrays, and waits for all of them. A signal can end the wait.

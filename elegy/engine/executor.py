@@ -26,6 +26,7 @@ from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
 from elegy.module.step_values import OWN_LOGS, PLAIN, StepOptions
+from elegy.settings import settings
 from elegy.strategies import Strategy
 from elegy.transfers import explicit_transfers
 from elegy.types import Batch, PyTree
@@ -137,7 +138,7 @@ class Executor:
         Returns None if the outputs are not a tree of arrays, or their class cannot contain `jax.ShapeDtypeStruct`.
         Losses and metrics of such outputs cannot be checked before the step is traced.
         """
-        key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(inputs))
+        key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(inputs), settings())
         if key not in self._outputs:
             trees: list[Any] = []
 
@@ -162,7 +163,7 @@ class Executor:
             `(structs, treedef)`: a `jax.ShapeDtypeStruct` for each leaf, and the tree definition.
         """
         inputs = resized(inputs, rows)
-        key = ("pred", batch_key(buffer.struct), batch_key(inputs))
+        key = ("pred", batch_key(buffer.struct), batch_key(inputs), settings())
         if key not in self._outputs:
             with self.shapes.noting_inputs("pred", inputs):
                 self._outputs[key] = outline(
@@ -172,7 +173,7 @@ class Executor:
 
     def program(self, phase: CompiledPhase, buffer: StateBuffer, batch: PyTree, mask: PyTree | None) -> Program:
         """Returns the program for the state's and the batch's structure; traces it on first use."""
-        form = (batch_key(batch), mask is not None, self.options if phase == "train" else None)
+        form = (batch_key(batch), mask is not None, self.options if phase == "train" else None, settings())
         key = (phase, self._state_key(buffer), form)
         program = self._programs.get(key)
         if program is None:

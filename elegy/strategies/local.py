@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Jit(Strategy):
     """Compiles every step for one device and donates the state's buffers.
 
     Args:
-        device: the device; None for JAX's default device.
+        device: the device; None for the one that is JAX's default device at the first use.
 
     Example:
         >>> Jit().compiles
@@ -53,16 +54,18 @@ class Jit(Strategy):
     def __reduce__(self) -> tuple:
         return reduced(self, Jit)
 
+    @functools.cached_property
     def _sharding(self) -> SingleDeviceSharding:
+        """Kept from the first use, because a state and its batches must be on one device."""
         return SingleDeviceSharding(self.device or default_device())
 
     def place_state(self, state: PyTree) -> PyTree:
         """Commits every leaf to the device, so that first, later and restored states use the same executable."""
-        return jax.device_put(state, self._sharding())
+        return jax.device_put(state, self._sharding)
 
     def compile_init(self, init: Callable[..., PyTree]) -> InitKernel:
         """Compiles `init` for the device."""
-        place = self._sharding()
+        place = self._sharding
         return InitKernel(
             init,
             lambda state: jax.tree.map(lambda leaf: place, state),
@@ -82,7 +85,7 @@ class Jit(Strategy):
                     break
             else:
                 return value
-        return jax.device_put(value, self._sharding())
+        return jax.device_put(value, self._sharding)
 
     def collect_outputs(self, outputs: PyTree) -> PyTree:
         """Copies the outputs to NumPy."""
@@ -108,7 +111,7 @@ class Jit(Strategy):
     ) -> Callable:
         """Compiles with `jax.jit`."""
         # The results of a function without arguments are uncommitted, for which the next step would compile again.
-        place = self._sharding()
+        place = self._sharding
         return jax.jit(
             step, donate_argnums=(0,) if donate else (), out_shardings=place, compiler_options=_options(place)
         )
@@ -122,7 +125,7 @@ def _options(place: SingleDeviceSharding, *, once: bool = False) -> dict[str, in
 def default_device() -> Device:
     """Returns JAX's default device."""
     device = jax.config.jax_default_device  # type: ignore[attr-defined]  # options are added at run time
-    return device if isinstance(device, jax.Device) else jax.local_devices()[0]
+    return device if isinstance(device, jax.Device) else jax.local_devices(backend=device)[0]
 
 
 def _spread(leaf: Any) -> bool:
