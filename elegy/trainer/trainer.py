@@ -345,7 +345,8 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
             The outputs as NumPy arrays, rows in the order of the data.
 
         Raises:
-            ValueError: if the outputs of batches cannot be joined; `predict_iter` yields them one by one.
+            ValueError: if outputs of several batches cannot be joined, because they do not have the rows of the
+                examples; `predict_iter` yields them one by one.
         """
         given = Given.of("predict", data, inputs, labels, sample_weight)
         listeners = Listeners(self, self._session, callbacks, verbose)

@@ -403,3 +403,39 @@ def test_outputs_may_be_objects(cls, strategy):
     elif strategy == "jit":
         with pytest.raises(TypeError, match=r"the output \(root\) is an Opaque, which a compiled step cannot return"):
             trainer.predict(X, batch_size=16)
+
+
+class Prototypes(High):
+    def apply(self, key, inputs, training):
+        return {"near": jnp.sum(inputs, 1), "prototypes": jnp.ones((16, 3))}, self
+
+
+@pytest.mark.parametrize(("rows", "size"), [(20, 8), (40, 16), (32, 8), (24, 8)])
+def test_outputs_whose_rows_are_not_those_of_the_examples_are_not_joined(rows, size):
+    trainer = eg.Trainer(Prototypes())
+    x = np.ones((rows, 3), np.float32)
+    with pytest.raises(ValueError, match=r"output prototypes cannot be joined.*\(16, 3\)"):
+        trainer.predict(x, batch_size=size)
+    assert trainer.predict(x, batch_size=rows)["prototypes"].shape == (16, 3)
+
+
+@pytest.mark.parametrize("many", [lambda x: jnp.concatenate([x, -x], 1).reshape(-1, 3), lambda x: x[::2]])
+def test_outputs_with_a_number_of_rows_for_each_example_are_joined(many):
+    class Rows(High):
+        def apply(self, key, inputs, training):
+            return many(inputs), self
+
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    np.testing.assert_array_equal(eg.Trainer(Rows()).predict(x, batch_size=8), many(x))
+
+
+def test_a_step_of_the_core_level_returns_as_many_rows_as_it_likes():
+    class Found(eg.ElegyModule):
+        def init_step(self, key, batch):
+            return self
+
+        def pred_step(self, batch, batch_idx):
+            return batch[batch > 0], self
+
+    x = np.random.default_rng(0).normal(size=20).astype(np.float32)
+    np.testing.assert_array_equal(eg.Trainer(Found()).predict(x, batch_size=8), x[x > 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ def join(batches: Iterable[BatchOutputs]) -> PyTree:
         batches: the outputs of each batch, of one structure.
 
     Raises:
-        ValueError: if there are several and a leaf has no axis of examples, or other dimensions differ.
+        ValueError: if there are several and a leaf has no axis of examples, such as a matrix of prototypes, or other
+            dimensions differ.
 
     Example:
         >>> treedef = jax.tree.structure(0)
@@ -76,15 +78,15 @@ def join(batches: Iterable[BatchOutputs]) -> PyTree:
         return first.tree()
     columns = list(zip(*(one.leaves for one in outputs), strict=True))
     rebuilt = first.rebuilt(sum(one.rows for one in outputs))
-    if rebuilt is None:
-        return jax.tree.unflatten(
-            first.treedef, [_concatenate(first, first.treedef, i, c) for i, c in enumerate(columns)]
-        )
-    structs, treedef = rebuilt
-    joined = [
-        column[0] if _is_common(column, struct) else _concatenate(first, treedef, i, column)
-        for i, (column, struct) in enumerate(zip(columns, structs, strict=True))
-    ]
+    structs, treedef = (None, first.treedef) if rebuilt is None else rebuilt
+    joined = []
+    for i, column in enumerate(columns):
+        if structs is not None and _is_common(column, structs[i]):
+            joined.append(column[0])
+            continue
+        if not _has_rows(i, column, outputs):
+            raise ValueError(_unjoined(first, treedef, i, column))
+        joined.append(np.concatenate(column))
     return jax.tree.unflatten(treedef, joined)
 
 
@@ -113,15 +115,32 @@ def _is_common(column: Sequence[np.ndarray], struct: jax.ShapeDtypeStruct) -> bo
     return all(struct.shape == leaf.shape and np.array_equal(column[0], leaf) for leaf in column)
 
 
-def _concatenate(first: BatchOutputs, treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> np.ndarray:
+def _has_rows(index: int, leaves: Sequence[np.ndarray], outputs: Sequence[BatchOutputs]) -> bool:
+    """True if the leaves of all batches can be joined: their leading dimensions belong to the examples."""
+    first = outputs[0]
     shapes = {np.shape(leaf)[1:] if np.ndim(leaf) > first.members else None for leaf in leaves}
     if len(shapes) > 1 or None in shapes:
-        found = ", ".join(str(np.shape(leaf)) if hasattr(leaf, "dtype") else type_name(leaf) for leaf in leaves[:3])
-        path = jax.tree_util.tree_leaves_with_path(jax.tree.unflatten(treedef, leaves[:1] * treedef.num_leaves))[index][
-            0
-        ]
-        raise ValueError(
-            f"the output {path_name(path)} cannot be joined over batches: its shapes are {found}. Outputs need one "
-            f"row an example; {_AS_THEY_ARE[first.members]}."
-        )
-    return np.concatenate(leaves)
+        return False
+    lengths, rows = [len(leaf) for leaf in leaves], [one.rows for one in outputs]
+    if lengths == rows:
+        return True
+    proportional = all(length * rows[0] == lengths[0] * count for length, count in zip(lengths, rows, strict=True))
+    if first.outline is None:  # a step of the core level may return any number of rows, such as those that it found
+        return proportional or len(set(lengths)) > 1
+    if not proportional:
+        return False
+    # Twice as many rows as examples are joined, but not a matrix that happens to have twice as many.
+    total = sum(rows)
+    with contextlib.suppress(Exception):  # a module may take no other number of rows
+        return first.outline(total)[0][index].shape[0] * rows[0] == lengths[0] * total
+    return True
+
+
+def _unjoined(first: BatchOutputs, treedef: Any, index: int, leaves: Sequence[np.ndarray]) -> str:
+    found = ", ".join(str(np.shape(leaf)) if hasattr(leaf, "dtype") else type_name(leaf) for leaf in leaves[:3])
+    tree = jax.tree.unflatten(treedef, leaves[:1] * treedef.num_leaves)
+    path = jax.tree_util.tree_leaves_with_path(tree)[index][0]
+    return (
+        f"the output {path_name(path)} cannot be joined over batches: its shapes are {found}. Outputs need one row an "
+        f"example; {_AS_THEY_ARE[first.members]}."
+    )
