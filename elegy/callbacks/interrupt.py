@@ -210,3 +210,29 @@ def handle_interrupts(trainer: Any) -> Iterator[Interrupts]:
             finally:
                 for number, before in previous.items():
                     signal.signal(number, before)
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """Inside of the block, Ctrl-C waits for its end: a step consumes the state, and its results are not stored yet.
+
+    The block does nothing outside of the main thread, or if the handler of Ctrl-C is not Python code.
+
+    Example:
+        >>> with suppress(KeyboardInterrupt), interrupt_deferred():
+        ...     signal.raise_signal(signal.SIGINT)
+        ...     print("stored")
+        stored
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            handler(*received[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 
+from elegy.callbacks.interrupt import interrupt_deferred
 from elegy.data import pack, unpack
 from elegy.data.columns import Given
 from elegy.engine.program import CompiledPhase
@@ -82,7 +84,8 @@ class BatchMethods:
         session.check_can_run("train")
         session.follow_schedule()
         buffer, chunk = _ready(session, "train", batch), chunk_of(session, batch)
-        with no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
+        held = interrupt_deferred() if session.executor.compiles(buffer.cls, "train") else contextlib.nullcontext()
+        with held, no_wait():  # the data of another trainer's fit may be made here, and a signal end the wait for it
             out = session.executor.run("train", buffer, chunk, session.epoch)
             session.step += 1
         if session.monitor.guards:

@@ -467,6 +467,27 @@ def test_the_second_interrupt_ends_a_step_in_python_at_once():
     assert trainer.step == 0
 
 
+def test_ctrl_c_in_train_on_batch_loses_no_state(monkeypatch):
+    """It comes, as most do, while the compiled step runs: Python handles it before the results are stored."""
+    trainer, whole = trainer_of(High), trainer_of(High)
+    for one in (trainer, whole):
+        one.train_on_batch(X, Y)
+    put = trainer._session.buffer.put
+
+    def interrupted_put(*args):
+        signal.raise_signal(signal.SIGINT)
+        put(*args)
+
+    monkeypatch.setattr(trainer._session.buffer, "put", interrupted_put)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train_on_batch(X, Y)
+    whole.train_on_batch(X, Y)
+    assert trainer.step == 2
+    assert_same_bits(host(trainer.state), host(whole.state))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_after_fit_ctrl_c_raises_as_ever():
     fit(trainer_of(High), 1)
     with pytest.raises(KeyboardInterrupt):
