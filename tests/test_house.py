@@ -49,6 +49,7 @@ FLOORS = {
     "garbage": 1,
     "html": 1,
     "integers": 1,
+    "keywords": 1,
     "lazy": 1,
     "jaxprs": 1,
     "lazy_logs": 1,

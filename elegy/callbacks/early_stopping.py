@@ -13,6 +13,7 @@ from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.monitor import Mode, Monitor
 from elegy.integers import as_integer
+from elegy.keywords import OF_EARLY_STOPPING, explain_keywords
 
 
 class EarlyStopping(Callback):
@@ -264,3 +265,6 @@ def going_on(best: Any, current: Any) -> Any:
 
     optimizer = jax.tree_util.tree_map_with_path(choose, best.optimizer, current.optimizer)
     return best.replace(key=current.key, optimizer=optimizer)
+
+
+explain_keywords(EarlyStopping, "__init__", theirs=OF_EARLY_STOPPING)

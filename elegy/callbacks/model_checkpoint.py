@@ -33,6 +33,7 @@ from elegy.checkpoint.naming import CHECKPOINTS
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
 from elegy.integers import as_integer
+from elegy.keywords import OF_MODEL_CHECKPOINT, explain_keywords
 from elegy.types import Every
 from elegy.walltime import measured
 
@@ -376,3 +377,6 @@ class ModelCheckpoint(PeriodicCallback):
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""
         return {**self.__dict__, "_saver": None, "_begun": False, "_nan_callbacks": [], "_state": None}
+
+
+explain_keywords(ModelCheckpoint, "__init__", theirs=OF_MODEL_CHECKPOINT)

@@ -9,6 +9,7 @@ from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
+from elegy.keywords import OF_LOGGERS, explain_keywords
 from elegy.loggers.block import blocks_of
 from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.json_text import json_lines, kept_lines
@@ -97,3 +98,6 @@ class JSONLines(ItemFiles):
     def _write(self, lines: Iterable[bytes]) -> None:
         self._file.writelines(lines)
         self._file.flush()
+
+
+explain_keywords(JSONLines, "__init__", theirs=OF_LOGGERS)

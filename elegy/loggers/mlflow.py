@@ -34,6 +34,7 @@ class MLflow(ServiceLogger):
         **tags: tags of the run.
 
     Raises:
+        TypeError: if a tag has a name that other libraries give to an argument, such as `experiment_name`.
         ImportError: at the beginning of the run, if MLflow is not installed (`pip install "elegy[mlflow]"`).
 
     Example:
@@ -52,6 +53,9 @@ class MLflow(ServiceLogger):
         every: Every = OFTEN,
         **tags: str,
     ):
+        for theirs, ours in (("experiment_name", "experiment"), ("run_name", "name"), ("save_dir", "directory")):
+            if theirs in tags:
+                raise TypeError(f"MLflow() takes {theirs!r} for a tag: write `{ours}=`.")
         super().__init__(every, directory)
         self.experiment, self.tracking_uri, self.name, self.tags = experiment, tracking_uri, name, tags
         self._client: Any = None  # a client, from `connect` to `disconnect`

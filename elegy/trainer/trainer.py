@@ -13,6 +13,7 @@ from elegy.data.columns import Given
 from elegy.data.reading import PREFETCH
 from elegy.data.sources import source_of
 from elegy.engine.compilation import enable_compilation_cache
+from elegy.keywords import ATTRIBUTES_OF_TRAINER, OF_TRAINER, explain_attributes, explain_keywords
 from elegy.metrics import LossesAndMetrics
 from elegy.metrics.named import LossTree, MetricTree
 from elegy.module.averaging import EMA, SWA, Weights, with_averaging
@@ -32,7 +33,6 @@ from elegy.trainer.diagnosis.methods import DiagnosisMethods
 from elegy.trainer.evaluation.outputs import join
 from elegy.trainer.evaluation.passes import plan_pass
 from elegy.trainer.evaluation.predictions import predictions, trees
-from elegy.trainer.keywords import explain_keywords
 from elegy.trainer.listeners import Listeners
 from elegy.trainer.microbatches import MicrobatchSchedule
 from elegy.trainer.nonfinite import NonFiniteMonitor, Policy
@@ -376,4 +376,5 @@ class Trainer(StateMethods[M], BatchMethods, FileMethods, DiagnosisMethods):
         return {**self.__dict__, "_session": copy.copy(self._session)}
 
 
-explain_keywords(Trainer, "__init__", "fit", "evaluate", "predict")
+explain_keywords(Trainer, "__init__", "fit", "evaluate", "predict", theirs=OF_TRAINER)
+explain_attributes(Trainer, ATTRIBUTES_OF_TRAINER)

@@ -1,6 +1,7 @@
 """Unknown keyword arguments of a Trainer."""
 
 import inspect
+import re
 
 import flax.linen as nn
 import numpy as np
@@ -8,6 +9,7 @@ import optax
 import pytest
 
 import elegy as eg
+from elegy import keywords
 
 X, Y = np.ones((8, 2), np.float32), np.zeros(8, int)
 
@@ -43,6 +45,65 @@ def test_an_unknown_keyword_is_explained(method, keyword, message):
     called = getattr(eg, method) if hasattr(eg, method) else getattr(trainer(), method)
     with pytest.raises(TypeError, match=message):
         called(X, **{keyword: 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: eg.callbacks.ModelCheckpoint(dirpath="run"), "'dirpath': the directory is the first argument"),
+        (lambda: eg.callbacks.ModelCheckpoint("run", filename="{epoch}"), "named `step_00000024`"),
+        (lambda: eg.callbacks.ModelCheckpoint("run", save_best_only=True), "'save_best_only': write `save_last=False`"),
+        (lambda: eg.callbacks.ModelCheckpoint("run", every_n_epochs=1), r"every=eg.Every\(steps=500\)`, or `epochs="),
+        (lambda: eg.callbacks.ModelCheckpoint("run", save_topk=1), "Did you mean 'save_top_k'"),
+        (lambda: eg.callbacks.EarlyStopping(n_iter_no_change=3), r"EarlyStopping\(\) .*: write `patience=`"),
+        (lambda: eg.callbacks.EarlyStopping(monitr="loss"), "Did you mean 'monitor'"),
+        (lambda: eg.loggers.TensorBoard(save_dir="logs"), "the path is the first argument"),
+        (lambda: eg.loggers.TensorBoard("logs", update_freq=5), r"every=eg.Every\(steps=50\)"),
+        (lambda: eg.loggers.CSVLogger(path="log.csv"), "the path is the first argument"),
+        (lambda: eg.loggers.JSONLines("log.jsonl", log_every_n_steps=1), "every=eg.Every"),
+        (lambda: eg.loggers.MLflow(experiment_name="digits"), "write `experiment=`"),
+    ],
+)
+def test_an_unknown_keyword_of_a_callback_is_explained(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test", r"no attribute 'test': write `trainer.evaluate\(inputs, labels\)`"),
+        ("validate", "trainer.evaluate"),
+        ("compile", "arguments of `Trainer`"),
+        ("global_step", "write `trainer.step`"),
+        ("evalute", "Did you mean 'evaluate'"),
+        ("qqqq", "no attribute 'qqqq'$"),
+        ("_evaluate", "no attribute '_evaluate'$"),
+    ],
+)
+def test_an_unknown_attribute_of_a_trainer_is_explained(name, message):
+    with pytest.raises(AttributeError, match=message):
+        getattr(trainer(), name)
+    assert not hasattr(trainer(), name)
+
+
+def test_a_property_that_fails_has_its_own_error():
+    class Mine(eg.Trainer):
+        @property
+        def width(self):
+            return None.shape
+
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'shape'"):
+        _ = Mine(nn.Dense(3)).width
+
+
+@pytest.mark.parametrize("table", [keywords.ATTRIBUTES_OF_TRAINER, keywords.OF_TRAINER])
+def test_what_to_write_exists(table):
+    for text in table.values():
+        for name in re.findall(r"trainer\.(\w+)", text):
+            assert hasattr(eg.Trainer, name)
+    if table is keywords.ATTRIBUTES_OF_TRAINER:
+        assert not [name for name in table if hasattr(eg.Trainer, name)]
 
 
 def test_signatures_are_those_of_the_methods():
