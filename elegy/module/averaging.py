@@ -200,6 +200,11 @@ def with_averaging(module: Any, rule: Any) -> Any:
     return module.replace(averaged_params=average if module.key is None else average.begin(wide_params(module)))
 
 
+def rule_name(module: Any) -> str | None:
+    """The rule of a module's average, as checkpoints and configurations name it; None without an average."""
+    return None if module.averaged_params is None else repr(module.averaged_params.rule)
+
+
 def check_level(cls: type, module: Any) -> None:
     """Checks that the training steps of a module support averaging.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 from boring_modules import Core, High, Managed, assert_same_bits, network, regression, squares
 
 import elegy as eg
+from elegy.errors import CheckpointError
 from elegy.losses import MeanSquaredError
 from elegy.module.averaging import Average
 from elegy.strategies import FSDP, DataParallel
@@ -250,3 +253,32 @@ def test_weights_from_elsewhere_begin_the_average_anew():
     train(trainer, 3)
     trainer.load_weights({"params": jax.tree.map(jnp.zeros_like, trainer.state.params)})
     assert_same_bits(trainer.predict(X, weights="averaged"), trainer.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what", "how"),
+    [
+        (None, eg.EMA(0.9), "has no average of the parameters", "without `averaging`, or"),
+        (eg.SWA(start=2), None, r"has an average of the parameters by SWA\(start=2", r"`averaging=elegy.SWA\(start=2"),
+    ],
+)
+def test_a_checkpoint_with_or_without_an_average_is_told_from_the_other_kind(tmp_path, before, now, what, how):
+    saved, path = make(before), tmp_path / "step_00000003"
+    train(saved, 3)
+    saved.save(path)
+    for use in (lambda one: one.restore(path), lambda one: one.fit(X, Y, resume=path, epochs=9, verbose=0)):
+        other = make(now)
+        other.init_on_batch(X, Y)
+        with pytest.raises(CheckpointError, match=what) as error:
+            use(other)
+        assert re.search(how, str(error.value))
+        assert "\n" not in str(error.value)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        other.restore(path, strict=False)
+    assert any("no average of the parameters" in str(one.message) for one in caught) == (now is not None)
+    assert_same_bits(other.state.params, saved.state.params)
+    if now is not None:
+        assert int(other.state.averaged_params.count) == 0
+        (params,) = train(other, 1)
+        assert_close(averaged(other), params)  # with the bias correction, the average of one is that one

@@ -19,6 +19,7 @@ import jax
 import optax
 
 from elegy.checkpoint.store import json_problems
+from elegy.module.averaging import rule_name
 from elegy.module.freezing import frozen_paths
 from elegy.trainer.session import Session
 
@@ -86,7 +87,7 @@ def _trainer(session: Session, module_name: str) -> dict[str, Any]:
         "nonfinite": session.monitor.policy,
         "accumulate": _plain(session.microbatches.given),
         "precision": "float32" if state._precision is None else repr(state._precision),
-        "averaging": None if state.averaged_params is None else repr(state.averaged_params.rule),
+        "averaging": rule_name(state),
     }
     if session.initialized:
         params = jax.tree.leaves(state.get_params())

@@ -17,6 +17,7 @@ from elegy.checkpoint.directory import Opened, opened
 from elegy.distributed import together
 from elegy.errors import CheckpointError
 from elegy.loading.multihost import with_all_places, with_own_place
+from elegy.module.averaging import rule_name
 from elegy.module.freezing import frozen_paths
 from elegy.module.logs import LogBook, empty_log
 from elegy.module.precision import wide_params
@@ -54,7 +55,7 @@ def contents(session: Session) -> tuple[PyTree, dict[str, Any]]:
         "skipped_steps": session.monitor.count().steps,
         "skipped_by_member": [*session.monitor.skipped.by_member],
         "seed": session.seed,
-        "averaging": _averaging(state),
+        "averaging": rule_name(state),
         "frozen": frozen_paths(state),
         "config": session.config,
         "module": type(state).__name__,
@@ -111,6 +112,7 @@ def load(
     kept = {name: dict.fromkeys(names, one.split_given()[0]) for name, names in metadata.get("kept", {}).items()}
     target = one.replace(_logs=LogBook(train=books.get("train"), test=books.get("test")), _kept=kept or None)
     if strict:
+        _check_average(metadata, rule_name(target), path.path if isinstance(path, Opened) else path)
         _check_frozen(metadata.get("frozen"), frozen_paths(target))
     state, own = _restored(session, path, target, metadata, strict)
     weights = state.split_given()[1]
@@ -168,9 +170,26 @@ def _check_frozen(saved: list[str] | None, now: list[str]) -> None:
         )
 
 
-def _averaging(state: Any) -> str | None:
-    """The rule of the average, as a checkpoint names it."""
-    return None if state.averaged_params is None else repr(state.averaged_params.rule)
+def _check_average(metadata: Mapping[str, Any], now: str | None, path: object) -> None:
+    """Checks that a checkpoint, unless an older version wrote it, has an average if and only if the trainer has one.
+
+    Raises:
+        CheckpointError: if it is not so.
+    """
+    saved = metadata.get("averaging")
+    if "averaging" not in metadata or (saved is None) == (now is None):
+        return
+    if saved is None:
+        raise CheckpointError(
+            f"the checkpoint {path} has no average of the parameters, and the trainer averages them by {now}: make the "
+            "trainer without `averaging`, or call `trainer.restore(path, strict=False)` before `fit`, which begins a "
+            "new run from this state, with an average that starts here."
+        )
+    raise CheckpointError(
+        f"the checkpoint {path} has an average of the parameters by {saved}, and the trainer keeps none: make the "
+        f"trainer with `averaging=elegy.{saved}`, or call `trainer.restore(path, strict=False)`, which leaves the "
+        "average out."
+    )
 
 
 def _with_average(state: Any, saved: str | None) -> Any:
@@ -183,12 +202,12 @@ def _with_average(state: Any, saved: str | None) -> Any:
     Warns:
         UserWarning: if the rules differ.
     """
-    average, rule = state.averaged_params, _averaging(state)
+    average, rule = state.averaged_params, rule_name(state)
     if average is None or saved == rule:
         return state
+    before = "no average of the parameters" if saved is None else f"an average of the parameters by {saved}"
     warnings.warn(
-        f"the checkpoint has an average of the parameters by {saved}, and the trainer averages by {rule}: the average "
-        "starts anew from here.",
+        f"the checkpoint has {before}, and the trainer averages by {rule}: the average starts anew from here.",
         stacklevel=2,
     )
     return state.replace(averaged_params=average.begin(wide_params(state)))
