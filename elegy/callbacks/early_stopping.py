@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.monitor import Mode, Monitor
+from elegy.callers import stacklevel_of_caller
 from elegy.integers import as_integer
 from elegy.keywords import OF_EARLY_STOPPING, explain_keywords
 
@@ -53,6 +54,10 @@ class EarlyStopping(Callback):
         ValueError: if the mode is unknown or the patience negative; at the beginning of a run without validation
             if a `val_` name is monitored; at the end of the first epoch if the monitored name is not logged (the
             message lists the names that are).
+
+    Warns:
+        UserWarning: if a run over an iterable without a length ends before a first epoch does, so that nothing was
+            compared.
 
     Example:
         >>> EarlyStopping(monitor="val_accuracy", patience=3, restore_best_weights=True)
@@ -168,6 +173,7 @@ class EarlyStopping(Callback):
 
     def on_train_end(self, event: Event) -> None:
         """Restores the best state, if asked to."""
+        self._warn_of_no_comparison(event)
         self._trainer = self._validated = None
         if event.ended in ("interrupted", "failed"):
             if self._best_state is not None and _same(self._best_state, event.trainer.state):
@@ -191,6 +197,18 @@ class EarlyStopping(Callback):
         self._best_step = event.step
         if self.verbose:
             print(f"EarlyStopping: restored {self._best()}")
+
+    def _warn_of_no_comparison(self, event: Event) -> None:
+        """Warns if the run reached its limit in a first epoch of unknown length; of validations, `fit` warns."""
+        within = event.steps is None and event.trainer.epoch == self._first_epoch
+        if event.ended != "finished" or not within or event.trainer.stop_training or self._evaluation is not None:
+            return
+        warnings.warn(
+            f"EarlyStopping compared nothing: {self.monitor.name!r} is compared at the end of an epoch, and the run "
+            "reached max_steps or max_time before its iterable ended. Pass `steps_per_epoch` to fit, or monitor a "
+            "`val_` name with `validation_freq=Every(steps=...)`.",
+            stacklevel=stacklevel_of_caller(),
+        )
 
     def reason(self) -> str:
         """Why training stopped, such as `val_loss has not improved since epoch 8 (val_loss 0.4471)`."""

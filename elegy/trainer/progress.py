@@ -138,7 +138,9 @@ class ProgressBar(Callback):
         try:
             self._reader.flush()
             if running is not None and event.ended != "failed" and event.step > running.step:
-                cut = "" if event.epochs is None else " (not finished)"
+                # At max_steps, nobody knows whether an iterable without a length has more batches.
+                unknown = event.epochs is None or (event.steps is None and event.step == event.last_step)
+                cut = "" if unknown else " (not finished)"
                 title = f"{_epoch(running)}{cut}  {_step(event)}"
                 self._finish(title, event.logs, lambda: self._seconds(event))
             for one in self._stopping:

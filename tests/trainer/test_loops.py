@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -220,6 +221,17 @@ def test_a_cut_epoch_leaves_its_running_values_in_the_history_and_on_the_screen(
     assert [line.split("  loss")[0] for line in lines] == ["epoch 1/3  step 3", "epoch 2/3 (not finished)  step 5"]
 
 
+@pytest.mark.parametrize(("steps", "cut"), [(3, False), (2, False), (None, True)])
+def test_an_epoch_of_unknown_length_that_ends_at_max_steps_is_not_called_unfinished(capsys, steps, cut):
+    def batches():
+        for start in (0, 8, 16):
+            yield X[start : start + 8], Y[start : start + 8]
+
+    stop = [stop_at(2, "stop")] if steps is None else []
+    trainer_of(High).fit(batches(), max_steps=steps, callbacks=stop, verbose=2)
+    assert ("(not finished)" in capsys.readouterr().out) == cut
+
+
 def test_a_stream_that_never_was_validated_is_warned_of():
     def stream():
         while True:
@@ -227,6 +239,26 @@ def test_a_stream_that_never_was_validated_is_warned_of():
 
     with pytest.warns(UserWarning, match="nothing was validated.*steps_per_epoch"):
         trainer_of(High).fit(stream, max_steps=4, validation_data=(X, Y), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "match"), [("loss", "EarlyStopping compared nothing: 'loss'"), ("val_loss", "not")]
+)
+def test_early_stopping_that_compared_nothing_on_a_stream_is_warned_of(monitor, match):
+    def stream():
+        while True:
+            yield X[:8], Y[:8]
+
+    options = {"validation_data": (X, Y)} if monitor == "val_loss" else {}
+    callbacks = [eg.callbacks.EarlyStopping(monitor)]
+    with pytest.warns(UserWarning, match=match) as caught:
+        trainer_of(High).fit(stream, max_steps=4, callbacks=callbacks, verbose=0, **options)
+    assert [one.filename for one in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(trainer_of(High), max_steps=2, callbacks=[eg.callbacks.EarlyStopping("loss")])  # a known number of batches
+        options = {"steps_per_epoch": 2, "max_steps": 4}
+        trainer_of(High).fit(stream, callbacks=[eg.callbacks.EarlyStopping("loss", patience=9)], verbose=0, **options)
 
 
 # one fit at a time
