@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elegy.losses.lookup import Indexing, Renaming, lookup
 from elegy.names import contents, listed
+from elegy.suggestions import near
 
 _BY_KEY = ("target", "preds", "sample_weight")
 
@@ -89,12 +90,15 @@ def check_weight_keys(received: Iterable[tuple[tuple[str, ...], Any]], weights: 
         )
 
 
-def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: Any, kwargs: Mapping[str, Any]) -> None:
+def explain_by_key(
+    error: Exception, thing: Any, what: str, keys: tuple[str, ...], given: Any, kwargs: Mapping[str, Any]
+) -> None:
     """Explains the error of a loss or a metric that is given under a key.
 
     Args:
-        error: its error, which gets a note if it received only the output of its key.
-        what: the name of the loss or the metric in messages.
+        error: its error, which gets a note if it received only the output of its key, or all outputs under another key.
+        thing: the loss or the metric.
+        what: its name in messages.
         keys: the keys of the dicts that contain it.
         given: the values that it received.
         kwargs: all values by name.
@@ -117,6 +121,13 @@ def explain_by_key(error: Exception, what: str, keys: tuple[str, ...], given: An
             "array, choose one with `.index_into(sample_weight=...)`, or give the losses in a dict by the keys of the "
             "outputs."
         ) from error
+    elif keys and isinstance(preds := kwargs.get("preds"), Mapping) and "preds" not in indexed_arguments(thing):
+        key = "/".join(keys)
+        close = near(keys[-1], [name for name in preds if isinstance(name, str)], 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        error.add_note(
+            f"{what} received all outputs, because none of them has the key {key!r}: {contents(preds)}.{hint}"
+        )
 
 
 def indexed_arguments(thing: Any) -> frozenset[str]:

@@ -229,7 +229,7 @@ class Losses(LossTerms):
             try:
                 terms.append(loss.terms(**given))
             except Exception as error:
-                explain_by_key(error, f"the loss {name!r}", keys, given, kwargs)
+                explain_by_key(error, loss, f"the loss {name!r}", keys, given, kwargs)
                 raise
         return terms
 

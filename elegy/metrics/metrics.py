@@ -112,7 +112,7 @@ class Metrics(MetricSet):
             try:
                 new.append(updated(metric, given, f"the metric {name!r}"))
             except Exception as error:
-                explain_by_key(error, f"the metric {name!r}", keys, given, kwargs)
+                explain_by_key(error, metric, f"the metric {name!r}", keys, given, kwargs)
                 raise
         return self.replace(metrics=tuple(new))
 

@@ -208,6 +208,23 @@ def test_an_error_tells_that_the_output_was_chosen_by_key():
     assert "the loss 'a_loss' received the output of the key 'a' alone" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.parametrize(
+    ("losses", "metrics"), [({"heat": MeanSquaredError()}, None), (None, {"heat": eg.metrics.MSE()})]
+)
+def test_an_error_tells_that_no_output_has_the_key(losses, metrics):
+    with pytest.raises(TypeError) as caught:
+        logs_of(losses, metrics, target={"head": ZERO}, preds={"head": ONE, "b": ONE})
+    [note] = caught.value.__notes__
+    assert "received all outputs, because none of them has the key 'heat': the keys are 'head' and 'b'." in note
+    assert note.endswith("Did you mean 'head'?")
+
+
+def test_an_error_under_the_key_of_an_index_has_no_note_of_keys():
+    with pytest.raises(KeyError) as caught:
+        logs_of({"c": MeanSquaredError().index_into(preds="z")}, target=ZERO, preds={"a": ONE})
+    assert not getattr(caught.value, "__notes__", None)
+
+
 def test_an_error_tells_that_the_labels_lack_the_key():
     with pytest.raises(TypeError) as caught:
         logs_of({"a": MeanSquaredError()}, target={"b": ZERO}, preds={"a": ONE})
