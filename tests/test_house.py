@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent / "elegy"
 
 FLOORS = {
     "__init__": 9,
+    "__main__": 9,
     "cli": 9,
     "serving": 8,
     "trainer": 8,

@@ -149,7 +149,7 @@ def test_an_error_in_the_users_functions_keeps_its_traceback_whoever_raised_it(t
 @pytest.mark.slow
 def test_the_command_is_a_program(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "elegy.cli", "fit", "gone.py"],
+        [sys.executable, "-m", "elegy", "fit", "gone.py"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

@@ -91,7 +91,7 @@ def kill_after_a_checkpoint(folder, program, *arguments):
 @pytest.mark.parametrize(
     ("name", "how", "program"),
     [
-        ("cli_digits", DIGITS, ["-m", "elegy.cli"]),
+        ("cli_digits", DIGITS, ["-m", "elegy"]),
         ("cli_diabetes", DIABETES, [os.fspath(EXAMPLES / "cli_diabetes.py")]),
     ],
     ids=["digits", "diabetes"],

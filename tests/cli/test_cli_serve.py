@@ -86,7 +86,7 @@ def test_without_its_library_the_server_says_what_to_install(program, monkeypatc
 @pytest.mark.slow
 def test_the_process_serves_until_it_is_interrupted(program):
     call(*FIT.split())
-    command = [sys.executable, "-m", "elegy.cli", "serve", "runs/High", "--serve.port", "0"]
+    command = [sys.executable, "-m", "elegy", "serve", "runs/High", "--serve.port", "0"]
     env = environment()
     env["PYTHONPATH"] += os.pathsep + os.fspath(ROOT / "tests")  # for the modules of the program
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,5 @@
+"""`python -m elegy` is the command `elegy`."""
+
+from elegy.cli.entry import main
+
+main()
