@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.types import PyTree
 
 FLAGS: Mapping[str, bool] = {
@@ -127,7 +128,7 @@ def _check_no_flag(parameter: inspect.Parameter, inputs: PyTree) -> None:
         warnings.warn(
             f"the parameter {parameter.name}={parameter.default} keeps its default in training and outside of it. If "
             f"it is the mode, rename it to one of {', '.join(FLAGS)}.",
-            stacklevel=3,
+            stacklevel=stacklevel_of_caller(),
         )
 
 

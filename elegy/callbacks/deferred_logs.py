@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from elegy.callbacks.event import Event
+from elegy.callers import stacklevel_of_caller
 
 MOST = 8
 """The largest number of deferred reads: the device is then this many steps behind the loop, and does not run idle."""
@@ -93,4 +94,6 @@ def finish(event: Event, flush: Callable[[], None], close: Callable[[], None], *
     except Exception as error:
         if event.ended != "failed" or not warn:
             raise
-        warnings.warn(f"the run failed, and its last logs could not be written: {error}", stacklevel=3)
+        warnings.warn(
+            f"the run failed, and its last logs could not be written: {error}", stacklevel=stacklevel_of_caller()
+        )

@@ -12,6 +12,7 @@ from elegy.callbacks.callback import HOOKS, Callback, meant_hook
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback, is_by_interval
 from elegy.callbacks.items import Item
+from elegy.callers import stacklevel_of_caller
 from elegy.distributed import is_first
 from elegy.errors import NonFiniteError
 from elegy.names import unique_names
@@ -363,7 +364,7 @@ def _check(callback: Any, index: int) -> None:
             warnings.warn(
                 f"{type(callback).__name__}.{name} is not a hook and is never called.{meant_hook(name)} The hooks are: "
                 f"{', '.join(HOOKS)}.",
-                stacklevel=4,
+                stacklevel=stacklevel_of_caller(),
             )
 
 

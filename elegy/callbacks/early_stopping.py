@@ -190,7 +190,7 @@ class EarlyStopping(Callback):
             warnings.warn(
                 f"EarlyStopping cannot restore {self._best()}: the run was resumed after it from a checkpoint that was "
                 "saved without `restore_best_weights`.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
             return
         event.trainer.state = going_on(without_logs(best), without_logs(current)).replace(_logs=current._logs)

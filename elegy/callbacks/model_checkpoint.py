@@ -17,6 +17,7 @@ from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH, PeriodicCallback
 from elegy.callbacks.monitor import Mode, Monitor
 from elegy.callbacks.nan import TerminateOnNaN
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint import (
     Address,
     AsyncSaver,
@@ -273,7 +274,10 @@ class ModelCheckpoint(PeriodicCallback):
             self._save_where_it_stopped(event)
             self.wait()
         except Exception as error:  # `fit` raises the exception that ended the run
-            warnings.warn(f"the run failed, and it could not be saved where it stopped: {error}", stacklevel=2)
+            warnings.warn(
+                f"the run failed, and it could not be saved where it stopped: {error}",
+                stacklevel=stacklevel_of_caller(),
+            )
 
     def on_train_batch_end(self, event: Event) -> None:
         """Saves if the interval has ended. A validation value is not known yet."""
@@ -347,7 +351,7 @@ class ModelCheckpoint(PeriodicCallback):
                     remove(self.directory / saved.name)
             except CheckpointError as error:
                 # The new checkpoint is complete, so the run goes on; the next save tries again.
-                warnings.warn(f"an old checkpoint could not be deleted: {error}", stacklevel=2)
+                warnings.warn(f"an old checkpoint could not be deleted: {error}", stacklevel=stacklevel_of_caller())
             else:
                 self._saved.remove(saved)
 

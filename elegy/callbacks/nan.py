@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback
+from elegy.callers import stacklevel_of_caller
 from elegy.types import Every
 
 _OFTEN = Every(steps=50)
@@ -114,7 +115,7 @@ class TerminateOnNaN(PeriodicCallback):
             self._stopped = True
             event.trainer.stop_training = True
             what = "1 step of this run was" if skipped == 1 else f"{skipped} steps of this run were"
-            warnings.warn(f"training is stopped: {what} not finite.", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"training is stopped: {what} not finite.", RuntimeWarning, stacklevel=stacklevel_of_caller())
             return
         for name, value in _monitored(event.logs).items():
             if not math.isfinite(value):
@@ -124,7 +125,7 @@ class TerminateOnNaN(PeriodicCallback):
                     f"training is stopped: {name!r} is {value} {self._since(event, name)} of epoch {event.epoch + 1}. "
                     f"{_ADVICE}",
                     RuntimeWarning,
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_caller(),
                 )
                 return
         self._unread, self._read = [], event.step

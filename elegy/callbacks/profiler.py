@@ -10,6 +10,7 @@ import jax
 
 from elegy.callbacks.callback import Callback
 from elegy.callbacks.event import Event
+from elegy.callers import stacklevel_of_caller
 from elegy.integers import as_integer, positive_int
 from elegy.types import Every
 from elegy.walltime import annotate
@@ -111,7 +112,7 @@ class Profiler(Callback):
             warnings.warn(
                 f"Profiler(start={self.start}): nothing was traced, because the run had only "
                 f"{event.step - self._first + self.start} steps. Choose a smaller `start`.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def _begin(self) -> None:

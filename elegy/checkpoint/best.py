@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.address import Address
 from elegy.checkpoint.directory import Place, find_checkpoints, is_intact, opened, place_of
 from elegy.checkpoint.local import LocalCheckpoint
@@ -48,7 +49,10 @@ def best(directory: str | os.PathLike[str]) -> Path | Address:
             continue
         if is_intact(path):
             if damaged:
-                warnings.warn(f"skipped better checkpoints, which are damaged: {', '.join(damaged)}.", stacklevel=2)
+                warnings.warn(
+                    f"skipped better checkpoints, which are damaged: {', '.join(damaged)}.",
+                    stacklevel=stacklevel_of_caller(),
+                )
             return path
         damaged.append(name)
     more = f" Damaged are {', '.join(damaged)}." if damaged else ""

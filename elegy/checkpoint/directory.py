@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.address import Address, path_of
 from elegy.checkpoint.local import LocalCheckpoint
 from elegy.checkpoint.manifest import read_manifest, verify_files
@@ -110,7 +111,9 @@ def newest_opened(directory: str | os.PathLike[str]) -> Iterator[Opened | None]:
                     break
         if broken:
             using = f"using {chosen.path} instead" if chosen else "no intact checkpoint is left"
-            warnings.warn(f"skipped damaged checkpoints, {using}:\n" + "\n".join(broken), stacklevel=4)
+            warnings.warn(
+                f"skipped damaged checkpoints, {using}:\n" + "\n".join(broken), stacklevel=stacklevel_of_caller()
+            )
         yield chosen
 
 

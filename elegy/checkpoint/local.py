@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.manifest import (
     ARRAYS,
     MANIFEST,
@@ -148,7 +149,7 @@ class LocalCheckpoint:
             warnings.warn(
                 f"{self.path}: something other than an intact checkpoint was there. It was moved to {replaced}, and "
                 "the checkpoint was written in its place.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def _mark_of_old(self, step: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.arrays import from_stored, to_stored
 from elegy.checkpoint.leaves import Leaf, describe, mismatch, named_leaves
 from elegy.errors import CheckpointError
@@ -86,17 +87,20 @@ def fitting(
             f"{where} does not match the target, which holds no values to keep for {', '.join(empty)}:\n  {listed}\n"
             "Give a target of arrays to `strict=False`."
         )
-    warnings.warn(f"{where} does not match the target; loaded what fits, except:\n  {listed}", stacklevel=3)
+    warnings.warn(
+        f"{where} does not match the target; loaded what fits, except:\n  {listed}", stacklevel=stacklevel_of_caller()
+    )
     return set(wanted) - set(problems)
 
 
-def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True) -> PyTree:
+def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True, where: str = "the given tree") -> PyTree:
     """Puts loaded leaves into a tree.
 
     Args:
         target: a tree of arrays, scalars or `jax.ShapeDtypeStruct`.
         flat: path -> value, as `restore(path, None)` or `load_safetensors` return it.
         strict: True to require the same paths, shapes and dtypes on both sides.
+        where: what the leaves were read from, for messages.
 
     Returns:
         The target's structure with the loaded values, in the target's leaf types and shardings.
@@ -113,7 +117,7 @@ def fill(target: PyTree, flat: Mapping[str, Any], *, strict: bool = True) -> PyT
     """
     named = named_leaves(target)
     saved = describe_all(flat, "the given leaves cannot be loaded")
-    fits = fitting(saved, named, strict=strict, where="the given tree", remedy=_FILL)
+    fits = fitting(saved, named, strict=strict, where=where, remedy=_FILL)
     leaves = [
         from_stored(saved[path], to_stored(flat[path]), old) if path in fits else old for path, old in named.items()
     ]

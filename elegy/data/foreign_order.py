@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.data.foreign_state import decode, encode, has_state
 from elegy.lazy import is_instance_of, require
 
@@ -79,7 +80,7 @@ def warn_if_repeated(iterable: Any, iterator: Any, what: str) -> None:
     warnings.warn(
         f"the Grain {type(iterable).__name__} given to {what} repeats the order and the random transformations of its "
         f"first epoch in every epoch, because its seed is fixed. {remedy}",
-        stacklevel=2,
+        stacklevel=stacklevel_of_caller(),
     )
 
 
@@ -145,7 +146,7 @@ def warn_of_unknown_order(iterable: Any, what: str) -> None:
         warnings.warn(
             f"the interrupted epoch goes on after as many batches as were seen, as if {who} given to {what} had the "
             f"same order again. If its order has changed, some examples come twice and others never: {remedy}.",
-            stacklevel=3,
+            stacklevel=stacklevel_of_caller(),
         )
 
 
@@ -171,7 +172,7 @@ def warn_of_fork(iterable: Any, what: str) -> None:
             f"the DataLoader given to {what} forks its {iterable.num_workers} worker processes. JAX runs threads, and "
             "a process that is forked from one with threads can deadlock. Write "
             '`DataLoader(..., multiprocessing_context="spawn")`, or `num_workers=0`.',
-            stacklevel=2,
+            stacklevel=stacklevel_of_caller(),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from elegy.callers import stacklevel_of_caller
 from elegy.data.columns import Columns
 from elegy.data.convert import as_batch, copied
 from elegy.data.foreign_order import is_endless, warn_of_unknown_order
@@ -314,7 +315,7 @@ class IterableSource:
             f"the interrupted run was stopped while the {self._reader.kind} given to {self._what} read a batch, so its "
             f"own state is not in the checkpoint: the first {read} batches of the pass are read and dropped. That is "
             "exact if every pass gives the same batches; otherwise resume from an older checkpoint.",
-            stacklevel=4,
+            stacklevel=stacklevel_of_caller(),
         )
 
     def _warn_unknown(self, seen: int) -> None:
@@ -322,7 +323,7 @@ class IterableSource:
         warnings.warn(
             f"the position of the {self._reader.kind} given to {self._what} is not known: {seen} batches of it were "
             f"read and dropped, as if it began where the interrupted run's did.{remedy}",
-            stacklevel=3,
+            stacklevel=stacklevel_of_caller(),
         )
 
     def _prepared(self, item: Any, number: int) -> Batch:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.data.convert import is_array_like
 from elegy.data.foreign_order import (
     is_reseeded,
@@ -303,7 +304,7 @@ class Reader:
         if seconds > SLOW_SECONDS:
             warnings.warn(
                 f"reading the {count} batches that the interrupted run had seen took {seconds:.0f} s. {REMEDY}",
-                stacklevel=4,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def other_data(self, count: int, found: int) -> ValueError:

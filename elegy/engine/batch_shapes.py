@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from elegy.callers import stacklevel_of_caller
 from elegy.data.batch import rows
 from elegy.loading.chunks import resized, structure
 from elegy.names import differences
@@ -81,7 +82,7 @@ class BatchShapes:
             warnings.warn(
                 f"the {phase} step is compiled for the {len(seen) + 1}th shape of batch: {changes}. Every new shape or "
                 "dtype costs a compilation. Pad the examples to a few lengths (buckets), and keep one number of rows.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
         seen.append(batch)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from elegy.callbacks.items import Item
+from elegy.callers import stacklevel_of_caller
 from elegy.loggers.record import Position
 
 
@@ -71,5 +72,5 @@ def _read(path: Path) -> dict[str, Any]:
             return found
     except (ValueError, TypeError, KeyError):
         pass
-    warnings.warn(f"{path} is damaged: the run goes on, and writes it anew.", stacklevel=2)
+    warnings.warn(f"{path} is damaged: the run goes on, and writes it anew.", stacklevel=stacklevel_of_caller())
     return {}

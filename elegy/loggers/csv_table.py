@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.loggers.block import Block, blocks_of
 from elegy.loggers.record import Record
 
@@ -95,7 +96,7 @@ class CSVTable:
             warnings.warn(
                 f"{self._path}: {damaged} of {len(rows)} rows are damaged: they have no step. They are kept, and the "
                 "run goes on.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
         kept = [row for k, row in enumerate(rows) if k < first or _step(row) <= step]
         self.columns = [name for name in columns if any(row[name] for row in kept)]

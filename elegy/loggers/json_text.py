@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from elegy import strict_json
+from elegy.callers import stacklevel_of_caller
 from elegy.loggers.block import Block
 from elegy.loggers.record import Position
 
@@ -85,7 +86,8 @@ def kept_lines(path: Path, position: Position, size: int | None = None) -> bytes
     kept = [_kept(line, position, size is None or end <= size) for line, end in zip(lines, ends, strict=True)]
     if damaged := kept.count(None):
         warnings.warn(
-            f"{path}: {damaged} of {len(lines)} lines are damaged. They are kept, and the run goes on.", stacklevel=2
+            f"{path}: {damaged} of {len(lines)} lines are damaged. They are kept, and the run goes on.",
+            stacklevel=stacklevel_of_caller(),
         )
     return b"".join(line + b"\n" for line, keep in zip(lines, kept, strict=True) if keep is not False)
 

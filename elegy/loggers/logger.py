@@ -14,6 +14,7 @@ from elegy.callbacks.deferred_logs import finish
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import PeriodicCallback, by_interval
 from elegy.callbacks.items import Item
+from elegy.callers import stacklevel_of_caller
 from elegy.distributed import is_first
 from elegy.loggers.block import Block, Records
 from elegy.loggers.disk_errors import name_file
@@ -369,7 +370,10 @@ class Logger(PeriodicCallback, abc.ABC):
     def _lacks(self, what: str) -> None:
         if what not in self._lacking:
             self._lacking.add(what)
-            warnings.warn(f"the logger {type(self).__name__} does not log {what}: they are left out.", stacklevel=2)
+            warnings.warn(
+                f"the logger {type(self).__name__} does not log {what}: they are left out.",
+                stacklevel=stacklevel_of_caller(),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the attributes to pickle, without those of a run."""

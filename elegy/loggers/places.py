@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from elegy.callers import stacklevel_of_caller
+
 _TAKEN: set[str] = set()
 """The files and directories of the running loggers of this process."""
 
@@ -33,7 +35,7 @@ def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
     if path != wanted:
         warnings.warn(
             f"{wanted} has the logs of another run, which are not changed: this run writes its logs to {path}.",
-            stacklevel=2,
+            stacklevel=stacklevel_of_caller(),
         )
     return path
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from elegy.callbacks.event import Event
 from elegy.callbacks.items import Item
+from elegy.callers import stacklevel_of_caller
 from elegy.lazy import require
 from elegy.loggers.block import Block, blocks_of
 from elegy.loggers.json_text import json_lines
@@ -182,7 +183,7 @@ class ServiceLogger(Logger):
             warnings.warn(
                 f"{type(self).__name__} cannot reach its service ({_line(sender.error)}): {what}. All records are in "
                 f"{self.path}; a run that resumes from a checkpoint sends the rest.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     # the file and the thread
@@ -240,7 +241,7 @@ class ServiceLogger(Logger):
             warnings.warn(
                 f"{type(self).__name__} cannot reach its service ({_line(error)}): training goes on, and the records "
                 f"are kept in {self.path} until it can.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def _tell_if_refused(self, sender: Sender) -> None:
@@ -249,7 +250,7 @@ class ServiceLogger(Logger):
             warnings.warn(
                 f"{type(self).__name__}: the service refuses {new} record{'s' * (new > 1)} "
                 f"({_line(sender.refused[-1])}), which stay in {self.path}.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from elegy.callers import stacklevel_of_caller
 from elegy.flat import eval_shape
 from elegy.losses.arguments import call_with_named, sees_examples
 from elegy.losses.lookup import Indexing, Renaming
@@ -152,7 +153,7 @@ class Loss(Pytree):
             warnings.warn(
                 f"{name_of(self)!r} returned a scalar, so sample weights and class weights cannot be applied any more. "
                 "Return one value for each example, or name a parameter `sample_weight` and apply it.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def check_reduction(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 
+from elegy.callers import stacklevel_of_caller
 from elegy.flat import make_jaxpr
 from elegy.jaxprs import equations
 from elegy.losses.shapes import array_shape
@@ -53,7 +54,7 @@ def check_pairs(
     if shapes not in known:
         known[shapes] = pairs_rows(lambda examples: function(**{**kwargs, **examples}), examples)
         if known[shapes] == "inside":
-            warnings.warn(f"{_message(what, pair)}, unless you want all pairs.", stacklevel=2)
+            warnings.warn(f"{_message(what, pair)}, unless you want all pairs.", stacklevel=stacklevel_of_caller())
     if known[shapes] == "output":
         raise ValueError(f"{_message(what, pair)}: a loss or metric returns a value for each example, not each pair.")
 

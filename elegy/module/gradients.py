@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from elegy.callers import stacklevel_of_caller
 from elegy.module.levels import level_of
 from elegy.strategies.strategy import Strategy
 from elegy.types import PyTree
@@ -64,7 +65,7 @@ class WatchedGradient:
                 "does not depend on them, or only by integers, comparisons, `argmax` or `stop_gradient`, whose "
                 "derivative is zero. Train with a loss such as `elegy.losses.CrossEntropy()`, and pass a count of "
                 "errors as a metric.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_caller(),
             )
 
 

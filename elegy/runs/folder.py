@@ -15,6 +15,7 @@ import numpy as np
 
 from elegy.callbacks import Callback, Event, ModelCheckpoint, TimeMonitor
 from elegy.callbacks.items import Item
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
 from elegy.distributed import from_first, is_first, together
 from elegy.errors import CheckpointError
@@ -100,7 +101,7 @@ class RunFolder(Callback):
                 warnings.warn(
                     f"{found / RUN_FILE} is missing or damaged, so it is written anew, without the earlier calls of "
                     f"`fit`. The run continues from its checkpoints in {found / CHECKPOINTS}.",
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_caller(),
                 )
             self._continued = found
             self._place(found)
@@ -138,7 +139,9 @@ class RunFolder(Callback):
             try:
                 self._end(error)
             except OSError as other:  # the exception that ended the run matters more
-                warnings.warn(f"the run failed, and its record could not be written: {other}", stacklevel=2)
+                warnings.warn(
+                    f"the run failed, and its record could not be written: {other}", stacklevel=stacklevel_of_caller()
+                )
             raise
         else:
             self._end(None)

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from elegy.callers import stacklevel_of_caller
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRef:
@@ -91,7 +93,7 @@ def rebuilt(cls: type, fields: dict[str, Any], instead: type) -> Any:
         warnings.warn(
             f"the {cls.__name__} that was saved used {missing.args[0]}, which is not among the {jax.device_count()} "
             f"devices here: {instead.__name__} takes its place. `set_strategy` chooses another.",
-            stacklevel=2,
+            stacklevel=stacklevel_of_caller(),
         )
         return instead()
     strategy: Any = object.__new__(cls)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
+from elegy.callers import stacklevel_of_caller
 from elegy.engine.state_buffer import StateBuffer
 from elegy.errors import NonFiniteError
 from elegy.lazy_logs import LazyLogs
@@ -206,7 +207,7 @@ class LossWatch:
             "`Trainer(nonfinite='raise')` ends a run at such a step and names the parameters whose gradients are not "
             "finite, 'skip' leaves the step out, and the callback `TerminateOnNaN` stops the run.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=stacklevel_of_caller(),
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from elegy.callbacks import TerminateOnNaN
 from elegy.callbacks.interrupt import Interrupts
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint import Address
 from elegy.data import ArraySource
 from elegy.distributed import from_first
@@ -316,7 +317,7 @@ class Run:
                 "nothing was validated: validation runs at the end of an epoch, and the run reached max_steps or "
                 "max_time before its iterable ended. Pass `steps_per_epoch` to fit, or "
                 "`validation_freq=Every(steps=...)`.",
-                stacklevel=6,
+                stacklevel=stacklevel_of_caller(),
             )
 
     def keep_logs(self, results: StepResults | PlainStepResults, k: int, added: dict[str, Any]) -> None:

@@ -302,3 +302,15 @@ def test_what_the_source_lacks_is_an_error_before_a_state_exists(tmp_path):
     with pytest.raises(TypeError, match=r"prefix must be one path.*not \['params/encoder', 'params/head'\]"):
         fresh.load_weights(tmp_path / "weights", prefix=["params/encoder", "params/head"])
     fresh.fit(*regression(), verbose=0)  # nothing is held
+
+
+def test_weights_that_do_not_fit_are_named_with_their_file(tmp_path):
+    x, y = regression()
+    file = tmp_path / "weights.safetensors"
+    trained().save_weights(file)
+    tree = {"params": {"head": {"kernel": np.ones((4, 1), np.float32)}}}
+    for source, name in ((file, r"weights\.safetensors"), (tree, "the given tree")):
+        other = trainer_of(heads=3)
+        other.load_weights(source)  # held until the first batch has made a state
+        with pytest.raises(CheckpointError, match=f"{name} does not match the target"):
+            other.init_on_batch(x, y)

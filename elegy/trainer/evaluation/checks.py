@@ -111,5 +111,5 @@ def warn_of_long_interval(run: Run, evaluation: EvaluationPlan) -> None:
     warnings.warn(
         f"the evaluation {evaluation.prefix!r} will not run: its interval is {every!r}, and the run ends at {last:g} "
         f"{every.unit}. Give a shorter `validation_freq` or `Evaluation(every=...)`, or train longer.",
-        stacklevel=5,
+        stacklevel=stacklevel_of_caller(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint.digest import digest
 from elegy.checkpoint.leaves import named_leaves
 from elegy.errors import CheckpointError
@@ -80,4 +81,4 @@ def check_equal(own: str | None, saved: str, where: object, *, strict: bool) -> 
             message + "Pass the weights of the saved run, `eg.LoRA(module, ..., variables=...)`, under the same "
             "`precision`. With `strict=False` what was saved is put on top of the trainer's weights."
         )
-    warnings.warn(message + "What was saved is put on top of the trainer's weights.", stacklevel=3)
+    warnings.warn(message + "What was saved is put on top of the trainer's weights.", stacklevel=stacklevel_of_caller())

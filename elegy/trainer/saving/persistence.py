@@ -11,6 +11,7 @@ import numpy as np
 
 from elegy import optimizer
 from elegy.callbacks import History
+from elegy.callers import stacklevel_of_caller
 from elegy.checkpoint import store
 from elegy.checkpoint.digest import digest
 from elegy.checkpoint.directory import Opened, opened
@@ -208,7 +209,7 @@ def _with_average(state: Any, saved: str | None) -> Any:
     before = "no average of the parameters" if saved is None else f"an average of the parameters by {saved}"
     warnings.warn(
         f"the checkpoint has {before}, and the trainer averages by {rule}: the average starts anew from here.",
-        stacklevel=2,
+        stacklevel=stacklevel_of_caller(),
     )
     return state.replace(averaged_params=average.begin(wide_params(state)))
 
@@ -241,6 +242,6 @@ def _with_hyperparameters(state: Any, before: Any, wanted: Hyperparameters | Non
         f"the checkpoint's hyperparameters replace those of the optimizer: {values}. "
         "`hyperparameters='new'`, an argument of `restore` and of `fit(resume=...)`, keeps the trainer's; 'saved' "
         "takes the checkpoint's without this warning.",
-        stacklevel=2,
+        stacklevel=stacklevel_of_caller(),
     )
     return state

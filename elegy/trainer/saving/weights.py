@@ -79,6 +79,7 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
     if not isinstance(prefix, str | None):
         raise TypeError(f"prefix must be one path, such as 'params/encoder', not {prefix!r}. Load each with a call.")
     flat, saved = _read(source) if isinstance(source, (str, os.PathLike)) else (None, None)
+    where = "the given tree" if flat is None else os.fspath(source)
     if flat is not None:
         _chosen(flat, prefix, renamed)  # what lies in the source is known before a state exists
 
@@ -87,7 +88,7 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
         if saved is not None and (own := state.split_given()[1]) is not None:
             given_weights.check_equal(given_weights.digest_of(session, own), saved, source, strict=strict)
         weights = _in_fields(state, source) if flat is None else flat
-        state = replaced(state, weights, prefix=prefix, renamed=renamed, strict=strict)
+        state = replaced(state, weights, prefix=prefix, renamed=renamed, strict=strict, where=where)
         if session.step == 0 and state.optimizer is not None:
             state = state.replace(optimizer=state.optimizer.init(optimizer_params(state)))
         if state.averaged_params is not None:
@@ -100,7 +101,9 @@ def load(session: Session, source: Any, *, prefix: str | None, renamed: Rename |
         session.pending = session.pending.with_weights(apply)
 
 
-def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed: Rename | None, strict: bool) -> Any:
+def replaced(
+    state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed: Rename | None, strict: bool, where: str
+) -> Any:
     """Puts weights into a state.
 
     Args:
@@ -110,6 +113,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
         renamed: from paths in `flat` to paths in the state.
         strict: whether each part of the state that is touched must be there as a whole, but for weights that the
             module was given, and everything in `flat` must have a place.
+        where: what the weights were read from, for messages.
 
     Raises:
         CheckpointError: listing every mismatch by path.
@@ -126,7 +130,7 @@ def replaced(state: Any, flat: Mapping[str, Any], *, prefix: str | None, renamed
         for path, leaf in weights.items()
         if path in flat or (path not in optional and any(f"{path}/".startswith(f"{place}/") for place in places))
     }
-    own.update(fill(touched, flat, strict=strict))
+    own.update(fill(touched, flat, strict=strict, where=where))
     return jax.tree.unflatten(jax.tree.structure(state), own.values())
 
 
