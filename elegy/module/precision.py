@@ -254,11 +254,16 @@ def check_level(cls: type, phase: Phase, policy: Precision | None) -> None:
         )
 
 
+_LARGEST_SCALE = 2.0**64
+"""A scale from which on it does not grow: losses up to 1e19 times the scale are finite in float32."""
+
+
 class LossScale(Pytree):
     """The factor of the loss before differentiation, which keeps gradients in the range of float16.
 
     A step whose gradients are not finite is skipped, and the scale is halved, down to 1. After `growth_interval`
-    consecutive finite steps it doubles. The arithmetic is that of `jmp.DynamicLossScale`.
+    consecutive finite steps it doubles, unless it is 2^64 or more. Otherwise the arithmetic is that of
+    `jmp.DynamicLossScale`.
 
     Args:
         value: the scale, `float32[]`.
@@ -290,7 +295,8 @@ class LossScale(Pytree):
         """
         steps = jnp.where(finite, self.finite_steps + 1, 0)
         grows = steps >= self.growth_interval
-        doubled = jnp.where(jnp.isfinite(2 * self.value), 2 * self.value, self.value)
+        # If gradients stay zero, the scale would grow until a finite loss times the scale is infinite.
+        doubled = jnp.where(self.value < _LARGEST_SCALE, 2 * self.value, self.value)
         value = jnp.where(finite, jnp.where(grows, doubled, self.value), jnp.maximum(self.value / 2, 1))
         return self.replace(value=value, finite_steps=jnp.where(grows, 0, steps))
 

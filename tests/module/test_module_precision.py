@@ -174,6 +174,17 @@ def test_overflows_of_scaled_gradients_are_ignored_but_not_a_loss_that_is_not_fi
         trainer.train_on_batch(np.full_like(X, np.nan), Y)
 
 
+def test_a_finite_loss_is_never_reported_as_infinite_because_the_scale_has_grown():
+    """All gradients are zero, so every step is finite and doubles the scale."""
+    policy = eg.Precision("float32", "float16", "float32", growth_interval=1)
+    loss = eg.losses.FunctionLoss(lambda preds: 0 * preds.sum(-1) + 5.0, name="constant")
+    trainer = eg.Trainer(functions(), loss, optimizer=optax.sgd(0.1), precision=policy, nonfinite="raise")
+    history = trainer.fit(np.ones((140, 3), np.float32), batch_size=1, verbose=0).history
+    assert history["loss"] == [5.0]
+    assert trainer.skipped_steps == 0
+    assert float(trainer.state.dynamic_loss_scale.value) == 2.0**64
+
+
 def test_a_run_in_float16_is_resumed_to_the_same_bits(tmp_path):
     whole, first, second = (float16(loss_scale=2.0**20, growth_interval=3) for _ in range(3))
     options = {"batch_size": 4, "verbose": 0, "epochs": 2}
