@@ -33,7 +33,14 @@ class WatchedGradient:
 
     def __init__(self, objective: Callable[..., tuple[Any, Any]]):
         self._objective = objective
-        self.differentiable = False
+        self._seen: list[
+            bool
+        ] = []  # a traced step keeps the rule below, which must not refer to the objective's tracers
+
+    @property
+    def differentiable(self) -> bool:
+        """True if a loss has a derivative."""
+        return True in self._seen
 
     def __call__(self, *args: Any) -> tuple[Any, Any]:
         """Calls the objective."""
@@ -41,12 +48,14 @@ class WatchedGradient:
         return jax.tree.map(self._watched, losses), others
 
     def _watched(self, loss: jax.Array) -> jax.Array:
+        seen = self._seen
+
         @jax.custom_jvp
         def same(loss: jax.Array) -> jax.Array:
             return loss
 
         def derivative(primals: tuple[jax.Array], tangents: tuple[Any]) -> tuple[jax.Array, Any]:
-            self.differentiable |= not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero)
+            seen.append(not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero))
             return primals[0], tangents[0]
 
         same.defjvp(derivative, symbolic_zeros=True)

@@ -84,17 +84,15 @@ class InitKernel:
     def _compute(self, computed: list[int], leaves: list[Any]) -> list[jax.Array]:
         if not computed:
             return []
-        jaxpr, function = self._closed.jaxpr, jaxpr_as_fun(self._closed)
-        read = {id(var) for equation in jaxpr.eqns for var in equation.invars}
-        read |= {id(jaxpr.outvars[i]) for i in computed}
-        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]
+        jaxpr = self._closed.jaxpr
+        results = [jaxpr.outvars[i] for i in computed]
+        read = {id(var) for equation in jaxpr.eqns for var in equation.invars} | set(map(id, results))
+        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]  # the others may be on other devices
+        part = jaxpr.replace(invars=[jaxpr.invars[i] for i in needed], outvars=results)
+        function = jaxpr_as_fun(self._closed.replace(jaxpr=part))
 
         def init_step(arguments: list[Any]) -> list[Any]:
-            filled: list[Any] = [None] * len(leaves)  # no equation reads the others, which may be on other devices
-            for i, value in zip(needed, arguments, strict=True):
-                filled[i] = value
-            out = function(*filled)
-            return [out[i] for i in computed]
+            return function(*arguments)
 
         shardings = [self._shardings[i] for i in computed]
         arguments = self._place([leaves[i] for i in needed])

@@ -77,3 +77,20 @@ def test_a_trainer_stays_on_its_device():
         trainer.evaluate(X, Y, verbose=0)
         trainer.predict(X)
     assert {leaf.device for leaf in jax.tree.leaves(trainer.state.params)} == {second}
+
+
+def test_leaks_are_checked():
+    """`jax.checking_leaks` is for the user's code: nothing of a trace outlives it here."""
+    with jax.checking_leaks():
+        trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1), accumulate=2)
+        trainer.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "fsdp", "data_parallel"])
+def test_internal_checks_of_jax_pass(strategy):
+    jax.config.update("jax_enable_checks", True)
+    try:
+        trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1), strategy=strategy)
+        trainer.fit(X, Y, verbose=0)
+    finally:
+        jax.config.update("jax_enable_checks", False)
