@@ -11,7 +11,6 @@ from typing import Any
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
 from elegy.callbacks.items import Item
-from elegy.keywords import OF_LOGGERS, explain_keywords
 from elegy.loggers.about import About
 from elegy.loggers.csv_table import CSVTable, has_no_rows
 from elegy.loggers.item_files import ItemFiles
@@ -97,7 +96,5 @@ class CSVLogger(ItemFiles):
         self._table.close()
         del self._table, self._about
 
-
-explain_keywords(CSVLogger, "__init__", theirs=OF_LOGGERS)
 
 CSV = CSVLogger

@@ -10,6 +10,7 @@ from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
+from elegy.keywords import OF_LOGGERS, explain_keywords
 from elegy.loggers.block_logger import BlockLogger
 from elegy.loggers.png import png
 from elegy.loggers.record import Position
@@ -25,6 +26,12 @@ class ItemFiles(BlockLogger):
 
     path: Path
     _size: int | None = None  # of the file of the log, at the checkpoint from which the run goes on
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Explains unknown keywords of a logger of this package."""
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("elegy.") and "__init__" in vars(cls):
+            explain_keywords(cls, "__init__", theirs=OF_LOGGERS)
 
     @property
     def items(self) -> Path:

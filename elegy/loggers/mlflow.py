@@ -10,7 +10,7 @@ from typing import Any
 from elegy.callbacks.items import Item
 from elegy.lazy import require
 from elegy.loggers.logger import OFTEN
-from elegy.loggers.mlflow_names import metrics, parameters
+from elegy.loggers.mlflow_names import checked_tags, metrics, parameters
 from elegy.loggers.record import Record
 from elegy.loggers.service import ServiceLogger
 from elegy.loggers.values import counts
@@ -34,7 +34,6 @@ class MLflow(ServiceLogger):
         **tags: tags of the run.
 
     Raises:
-        TypeError: if a tag has a name that other libraries give to an argument, such as `experiment_name`.
         ImportError: at the beginning of the run, if MLflow is not installed (`pip install "elegy[mlflow]"`).
 
     Example:
@@ -53,11 +52,8 @@ class MLflow(ServiceLogger):
         every: Every = OFTEN,
         **tags: str,
     ):
-        for theirs, ours in (("experiment_name", "experiment"), ("run_name", "name"), ("save_dir", "directory")):
-            if theirs in tags:
-                raise TypeError(f"MLflow() takes {theirs!r} for a tag: write `{ours}=`.")
         super().__init__(every, directory)
-        self.experiment, self.tracking_uri, self.name, self.tags = experiment, tracking_uri, name, tags
+        self.experiment, self.tracking_uri, self.name, self.tags = experiment, tracking_uri, name, checked_tags(tags)
         self._client: Any = None  # a client, from `connect` to `disconnect`
 
     def connect(self, run: str, config: Mapping[str, Any] | None) -> None:

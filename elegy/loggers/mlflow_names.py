@@ -41,3 +41,21 @@ def allowed(name: str) -> str:
     """
     parts = re.sub(r"[^\w.\- :/]", "_", name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"
+
+
+def checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Returns the tags of a run.
+
+    Raises:
+        TypeError: if one has a name that other libraries give to an argument.
+
+    Example:
+        >>> checked_tags({"run_name": "first"})
+        Traceback (most recent call last):
+        ...
+        TypeError: MLflow() takes 'run_name' for a tag: write `name=`.
+    """
+    for theirs, ours in (("experiment_name", "experiment"), ("run_name", "name"), ("save_dir", "directory")):
+        if theirs in tags:
+            raise TypeError(f"MLflow() takes {theirs!r} for a tag: write `{ours}=`.")
+    return tags

@@ -11,7 +11,6 @@ from typing import Any
 from elegy.callbacks.event import Event
 from elegy.callbacks.interval import EVERY_EPOCH
 from elegy.callbacks.items import Item
-from elegy.keywords import OF_LOGGERS, explain_keywords
 from elegy.lazy import require
 from elegy.loggers.block import blocks_of
 from elegy.loggers.board import directories, encoded, histograms, hyperparameters, is_free, part_of
@@ -98,6 +97,3 @@ class TensorBoard(ItemFiles):
         release(self.path)
         self._files.close()
         del self._files
-
-
-explain_keywords(TensorBoard, "__init__", theirs=OF_LOGGERS)
