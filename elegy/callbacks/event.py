@@ -231,7 +231,7 @@ class Event:
             raise TypeError(f"event.log_{kind} takes the name of what it logs, but the name is {name!r}.")
         if self._receive is not None:
             prefix, in_epoch = self.evaluation or "", self.phase == "train" and self.batch is not None
-            where = (self.step, self.epoch, in_epoch)
+            where = (self.step, self.epoch, in_epoch, in_epoch and bool(self.evaluated))
             self._receive(lambda: Item(kind, f"{prefix}{name}", checked(kind, name, value), *where))
 
     @property

@@ -26,7 +26,8 @@ class Item:
             histogram, `float64[n]`; the path of a file; the path or address of a checkpoint, as a string.
         step: the training steps completed.
         epoch: the index of the epoch.
-        in_epoch: True if a batch hook of the training has logged it.
+        in_epoch: True if a batch hook of the training has logged it, or `on_evaluation_end`.
+        evaluated: True if `on_evaluation_end` has logged it.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Item:
     step: int
     epoch: int
     in_epoch: bool = False
+    evaluated: bool = False
 
 
 def checked(kind: Kind, name: str, value: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 from elegy import strict_json
 from elegy.callbacks.items import Item
-from elegy.keywords import OF_LOGGERS, explain_keywords
 from elegy.loggers.block import blocks_of
 from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.json_text import json_lines, kept_lines
@@ -83,6 +82,7 @@ class JSONLines(ItemFiles):
     def log_text(self, item: Item) -> None:
         """Writes a line for a text, a histogram or the path of a checkpoint."""
         fields = {"type": item.kind, "step": item.step, "epoch": item.epoch, "in_epoch": item.in_epoch}
+        fields |= {"evaluated": True} if item.evaluated else {}
         value = {"text": "text", "checkpoint": "path"}.get(item.kind)
         given = counts(item.value) if value is None else {value: item.value}
         self._write([strict_json.dumps({**fields, "name": item.name, **given}).encode(), b"\n"])
@@ -98,6 +98,3 @@ class JSONLines(ItemFiles):
     def _write(self, lines: Iterable[bytes]) -> None:
         self._file.writelines(lines)
         self._file.flush()
-
-
-explain_keywords(JSONLines, "__init__", theirs=OF_LOGGERS)

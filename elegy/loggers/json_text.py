@@ -76,7 +76,7 @@ def kept_lines(path: Path, position: Position, size: int | None = None) -> bytes
         path: the file.
         position: that of the checkpoint.
         size: the size of the file when the checkpoint was saved; None if it is not known. What other callbacks have
-            logged after that at the end of the same epoch is logged again.
+            logged after that at the end of the same epoch, or after the same evaluations, is logged again.
 
     Warns:
         UserWarning: if there are damaged lines, which are kept.
@@ -96,9 +96,13 @@ def _kept(line: bytes, position: Position, was_there: bool) -> bool | None:
     """True if a line belongs to the run up to the checkpoint; None if it is damaged."""
     try:
         entry = json.loads(line)
-        kind = "step" if entry.get("in_epoch") else entry["type"]
-        if kind in ("text", "histogram") and entry["step"] == position.step and not was_there:
-            return False
+        kind, in_epoch = entry["type"], entry.get("in_epoch")
+        again = kind in ("text", "histogram") and (not in_epoch or entry.get("evaluated"))
+        if again and entry["step"] == position.step:
+            if not was_there:
+                return False
+            kind = "evaluation" if entry["step"] <= position.evaluated else kind  # also what the evaluation logged
+        kind = "step" if in_epoch else kind
         return "step" not in entry or position.has(kind, entry["step"], entry["epoch"])
     except (ValueError, AttributeError, TypeError, KeyError):
         return None

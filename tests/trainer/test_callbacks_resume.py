@@ -113,7 +113,7 @@ class Saves(Callback):
 
 
 class Notes(Callback):
-    """Logs a text and a histogram at the end of an epoch."""
+    """Logs a text and a histogram at the end of an epoch, and after evaluations inside of one."""
 
     def __init__(self, name):
         self.name = name
@@ -121,6 +121,8 @@ class Notes(Callback):
     def on_epoch_end(self, event):
         event.log_text(self.name, f"step {event.step}")
         event.log_histogram(self.name, np.arange(3.0))
+
+    on_evaluation_end = on_epoch_end
 
 
 def recorded(directory):
@@ -339,3 +341,28 @@ def test_a_resumed_run_appends_no_row_twice(tmp_path, killed):
     steps = [int(line.split(",")[1]) for line in cut.read_text().splitlines()[1:]]
     assert steps == [1, 2, 3, 4, *range(1, 11)]
     assert cut.read_text() == whole.read_text()
+
+
+def test_a_text_of_an_evaluation_is_there_once_after_a_resume(tmp_path):
+    class Tells(Callback):
+        def on_test_end(self, event):
+            event.log_text("tells", f"step {event.step}")
+
+    def run(directory, resume=None):
+        directory.mkdir(exist_ok=True)
+        saving = ModelCheckpoint(directory / "saved", save_top_k=-1, every=eg.Every(steps=1), monitor="val_loss")
+        log = eg.loggers.JSONLines(directory / "log.jsonl", every=eg.Every(steps=1))
+        options = {"validation_split": 0.2, "validation_freq": eg.Every(steps=3), "batch_size": 20, "epochs": 2}
+        fit([Tells(), log, saving], resume=resume, **options)
+        lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+        return [(line["type"], line["step"]) for line in lines if line["type"] not in ("config", "checkpoint")]
+
+    whole = run(tmp_path / "whole")
+    assert whole.count(("text", 3)) == 1
+    for path in find_checkpoints(tmp_path / "whole/saved"):
+        where = tmp_path / path.name
+        shutil.copytree(tmp_path / "whole", where)
+        for later in find_checkpoints(where / "saved"):
+            if later.name > path.name:
+                shutil.rmtree(later)
+        assert run(where, resume="auto") == whole
