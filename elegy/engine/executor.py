@@ -13,7 +13,7 @@ import numpy as np
 
 from elegy.data.batch import rows, unpack
 from elegy.engine.batch_shapes import MANY_SHAPES, BatchShapes, batch_key
-from elegy.engine.program import CompiledPhase, Program, check_unchanged, is_array
+from elegy.engine.program import CompiledPhase, Program, check_unchanged
 from elegy.engine.reset import Reset, checked_reset
 from elegy.engine.small_arrays import NEXT
 from elegy.engine.state_buffer import StateBuffer
@@ -22,6 +22,7 @@ from elegy.flat import eval_shape, outline
 from elegy.garbage import collection_paused
 from elegy.loading.chunks import Chunk, capacity, resized, structure
 from elegy.module import ElegyModule, high_level, managed
+from elegy.module.applied import AppliedOutputs
 from elegy.module.levels import level_of
 from elegy.module.logs import LogBook, logs_changed
 from elegy.module.row_independence import RowProbe
@@ -133,28 +134,23 @@ class Executor:
         return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:
-        """Returns the structure of the outputs of a phase's high-level step.
+        """Returns the structure of the outputs of a phase's high-level step, from its trace if there is one.
 
         Returns None if the outputs are not a tree of arrays, or their class cannot contain `jax.ShapeDtypeStruct`.
         Losses and metrics of such outputs cannot be checked before the step is traced.
         """
-        key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(inputs), settings())
+        key = self._outputs_key(phase, buffer, inputs)
         if key not in self._outputs:
-            trees: list[Any] = []
 
-            def leaves_of(module: Any, given: PyTree) -> list[Any] | None:
-                outputs = high_level.apply(module, jax.random.key(0), given, phase == "train")[0]
-                leaves, treedef = jax.tree.flatten(outputs)
-                trees.append(treedef)
-                return leaves if all(map(is_array, leaves)) else None
+            def apply(module: Any, given: PyTree) -> AppliedOutputs:
+                return AppliedOutputs.of(high_level.apply(module, jax.random.key(0), given, phase == "train")[0])
 
             with self.shapes.noting_inputs(phase, inputs):
-                structs = eval_shape(leaves_of, buffer.struct, inputs)
-            self._outputs[key] = None
-            if structs is not None:
-                with contextlib.suppress(Exception):  # any error of the class's constructor
-                    self._outputs[key] = jax.tree.unflatten(trees[-1], structs)
+                self._outputs[key] = eval_shape(apply, buffer.struct, inputs).tree()
         return self._outputs[key]
+
+    def _outputs_key(self, phase: CompiledPhase, buffer: StateBuffer, inputs: PyTree) -> Any:
+        return phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(inputs), settings()
 
     def predicted(self, buffer: StateBuffer, inputs: PyTree, rows: int) -> tuple[list[Any], Any]:
         """Returns the structure of the prediction step's outputs, for inputs with this many rows.
@@ -183,6 +179,8 @@ class Executor:
             inputs = batch if phase == "pred" else unpack(batch)[0]
             with self.shapes.noting_inputs(phase, inputs), self.shapes.noting_batch(phase, batch):
                 program = Program(phase, strategy, buffer.struct, batch, mask, self.options)
+            if program.applied is not None and strategy.replicas == 1 and not strategy.maps_members:
+                self._outputs.setdefault(self._outputs_key(phase, buffer, inputs), program.applied.tree())
             self.traces[phase] += 1
             self.shapes.traced(phase, batch)
             if phase == "pred" and not (program.rowwise and self._rows_follow(buffer, batch, strategy.replicas)):

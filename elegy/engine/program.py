@@ -24,6 +24,7 @@ from elegy.jaxprs import without_dead_code
 from elegy.loading.chunks import bytes_of
 from elegy.metrics import CompensatedSum
 from elegy.module import managed, recipe
+from elegy.module.applied import AppliedOutputs, is_array
 from elegy.module.logs import LogBook, prepare, scalar_names
 from elegy.module.step_values import PLAIN, StepOptions
 from elegy.names import OTHER_CONTAINERS, differences, path_name, type_name
@@ -72,6 +73,8 @@ class Program:
         value_names: likewise, for the requested step values.
         names: the names of the logged scalars.
         outputs: the structure of the results of the traced step, without the state.
+        applied: the structure of the outputs of `apply` on one replica, in a step of training or evaluation; None if
+            the default step did not run, or in microbatches.
         closed: the traced step, without equations that its results do not need.
         indexed: True if the step reads the index of the batch or of the epoch.
         small: the control vectors and masks of the program, on the devices.
@@ -99,6 +102,7 @@ class Program:
         self.batch_bytes = bytes_of(batch)
         self._kernels: dict[tuple, Callable] = {}
         self._impls: dict[int, Any] = {}  # the generators of the random keys in the state
+        self.applied: AppliedOutputs | None = None
         self.output_tree: Any = None  # the tree of a prediction's outputs, which are a list of arrays in the trace
         forward: Callable = self._forward if phase != "pred" else self._predict
         books = state._logs
@@ -116,6 +120,7 @@ class Program:
             after = after.replace(_logs=state._logs.replace(pending=pending))
             if phase == "pred":
                 return extra, jax.tree.map(_strong_like, recipe.unbound(after, state), state)
+            self.applied = extra.applied
             out = managed.finish(after, phase, extra, strategy, options)
             module = recipe.unbound(out.module, state)
             check_unchanged(state, module, f"{type(state).__name__}'s {phase} step")
@@ -298,16 +303,6 @@ def _rows(array: jax.Array, index: jax.Array) -> jax.Array:
 
 def _put_row(array: jax.Array, k: Any, row: jax.Array) -> jax.Array:
     return jax.lax.dynamic_update_index_in_dim(array, row, k, 0, allow_negative_indices=False)
-
-
-def is_array(leaf: Any) -> bool:
-    """True if a leaf is an array or a number.
-
-    Example:
-        >>> is_array(jnp.zeros(2)), is_array(1.0), is_array("text"), is_array(object())
-        (True, True, False, False)
-    """
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex))
 
 
 def _replayed(closed: Any, result: Any) -> Callable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -66,16 +65,6 @@ def whole_sum(values: jax.Array) -> jax.Array:
         Array(6., dtype=float32)
     """
     return jax.lax.reduce_sum(values, tuple(range(values.ndim)))
-
-
-def stacked(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Returns `jnp.stack(arrays)` of arrays of one shape and dtype, in primitives (see `number_where`).
-
-    Example:
-        >>> stacked([jnp.ones(2), jnp.zeros(2)]).shape
-        (2, 2)
-    """
-    return jax.lax.concatenate([jax.lax.expand_dims(array, (0,)) for array in arrays], 0)
 
 
 def log_softmax_of(target: jax.Array, logits: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from elegy.losses.by_key import explain_by_key, given_by_key, takes_output
 from elegy.losses.function import as_loss
 from elegy.losses.loss import Loss
-from elegy.losses.numbers import number_where, stacked, whole_sum
+from elegy.losses.numbers import number_where, whole_sum
 from elegy.losses.reduction import Reduction, reduce_terms, safe_divide
 from elegy.losses.target_check import check_target
 from elegy.metrics.metric import Metric
@@ -123,7 +123,7 @@ class LossTerms(Metric):
         total = jnp.zeros((), self.dtype)
         divided = [(n.value, d.value) for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
         if divided:
-            numerators, denominators = map(stacked, zip(*divided, strict=True))
+            numerators, denominators = map(lax.stack, zip(*divided, strict=True))
             # One collective for all denominators, which do not depend on the parameters.
             weights = sum_over_replicas(jax.lax.stop_gradient(denominators))
             total = lax.add(total, whole_sum(safe_divide(numerators, weights)))

@@ -10,7 +10,6 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from elegy.losses.numbers import stacked
 from elegy.pytree import Pytree
 
 T = TypeVar("T")
@@ -62,17 +61,17 @@ class CompensatedSum(Pytree):
             dtype: float32 or float64; None leaves the choice to JAX.
         """
         value = jnp.asarray(value, dtype)
-        return cls(stacked([value, lax.full_like(value, 0)]))
+        return cls(lax.stack([value, lax.full_like(value, 0)]))
 
     @property
     def value(self) -> jax.Array:
         """The sum, rounded once."""
-        return _part(self.parts, 0)
+        return _parts(self.parts)[0]
 
     @property
     def rest(self) -> jax.Array:
         """The rounding error of `value`: the sum is `value + rest`."""
-        return _part(self.parts, 1)
+        return _parts(self.parts)[1]
 
     def __add__(self, other: Self | jax.Array | float) -> Self:
         """Returns the elementwise sum with an array or another sum."""
@@ -146,8 +145,9 @@ def _add(ours: jax.Array, theirs: jax.Array) -> jax.Array:
         shape = jnp.broadcast_shapes(ours.shape[1:], theirs.shape[1:])
         dtype = jnp.promote_types(ours.dtype, theirs.dtype)
         ours, theirs = (_spread(parts, shape).astype(dtype) for parts in (ours, theirs))
-    a, b = _part(ours, 0), _part(theirs, 0)
-    rest = _part(ours, 1) if theirs.shape[0] == 1 else lax.add(_part(ours, 1), _part(theirs, 1))
+    a, rest = lax.unstack(ours)
+    b, *errors = lax.unstack(theirs)
+    rest = lax.add(rest, errors[0]) if errors else rest
     zero = lax.full_like(a, 0)
     total = lax.add(a, b)
     of_b = lax.sub(total, a)
@@ -155,7 +155,7 @@ def _add(ours: jax.Array, theirs: jax.Array) -> jax.Array:
     finite = lax.is_finite(total)  # the error of an infinite sum would be infinity minus infinity, NaN
     rest = lax.select(finite, lax.add(rest, error), zero)
     value = lax.add(total, rest)
-    return stacked([value, lax.select(finite, lax.sub(rest, lax.sub(value, total)), zero)])
+    return lax.stack([value, lax.select(finite, lax.sub(rest, lax.sub(value, total)), zero)])
 
 
 def _spread(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -163,8 +163,9 @@ def _spread(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack([jnp.broadcast_to(part, shape) for part in parts])
 
 
-def _part(parts: jax.Array, index: int) -> jax.Array:
-    return lax.index_in_dim(parts, index, keepdims=False) if isinstance(parts, jax.Array) else parts[index]
+def _parts(parts: Any) -> Any:
+    """The sum and its rest; in one primitive, where they are indexed in two for each."""
+    return lax.unstack(parts) if isinstance(parts, jax.Array) else parts
 
 
 def binned_sums(index: jax.Array, weight: jax.Array, bins: int) -> jax.Array:

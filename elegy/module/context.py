@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elegy.data.batch import rows
 from elegy.metrics import LossesAndMetrics
+from elegy.module.applied import AppliedOutputs
 from elegy.pytree import Pytree, field, static_field
 from elegy.strategies.strategy import Strategy
 from elegy.types import Array, Batch, PyTree
@@ -77,6 +78,7 @@ class StepContext(Pytree):
         whole: in a microbatch, for each call of the default step, the loss of the whole batch; None if the step gets
             all rows of its replica.
         calls: counts the calls of the default step while it is traced, or None.
+        applied: the structure of the outputs of `apply` in the last call of the default step, or None.
     """
 
     examples: jax.Array = field()
@@ -90,6 +92,7 @@ class StepContext(Pytree):
     reported: tuple[DefaultLoss, ...] = field(default=())
     whole: tuple[WholeLoss, ...] | None = field(default=None)
     calls: Calls | None = static_field(default=None)
+    applied: AppliedOutputs | None = static_field(default=None)
 
     @classmethod
     def of(cls, batch: Batch, mask: Array | None = None, strategy: Strategy = LOCAL) -> StepContext:

@@ -33,9 +33,8 @@ class WatchedGradient:
 
     def __init__(self, objective: Callable[..., tuple[Any, Any]]):
         self._objective = objective
-        self._seen: list[
-            bool
-        ] = []  # a traced step keeps the rule below, which must not refer to the objective's tracers
+        # A list of its own: a traced step keeps the rule below, which must not refer to the objective's tracers.
+        self._seen: list[bool] = []
 
     @property
     def differentiable(self) -> bool:

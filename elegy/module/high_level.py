@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from elegy.data.batch import unpack
 from elegy.errors import MissingMethodError, StepError
 from elegy.losses.reduction import safe_divide
+from elegy.module.applied import AppliedOutputs
 from elegy.module.context import DefaultLoss, StepContext, moved_fields
 from elegy.module.levels import overrides
 from elegy.module.logs import Entry, losses_alone
@@ -195,6 +196,7 @@ def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[
         raise missing(module, "train" if training else "test")
     context = module._step or StepContext.of(batch)
     preds, state = apply(module, key, unpack(batch)[0], training)
+    context = context.replace(applied=AppliedOutputs.of(preds))
     if context.strategy.axis_env:
         averaged = dict.fromkeys((*context.averaged, *moved_fields(module, state)))
         context = context.replace(averaged=tuple(averaged))

@@ -17,6 +17,7 @@ import numpy as np
 from elegy.errors import StepError
 from elegy.metrics import LossesAndMetrics
 from elegy.module import accumulation, freezing, high_level, precision, several_losses
+from elegy.module.applied import AppliedOutputs
 from elegy.module.context import LOCAL, StepContext, average_moved
 from elegy.module.finite import FiniteCheck, check_finite, keep, keep_state, run_if_finite
 from elegy.module.gradients import WatchedGradient, conjugate, objective_dtype, optimizer_arguments
@@ -35,11 +36,13 @@ class StepExtras(NamedTuple):
         examples: the number of real examples on this replica, `float32[]`.
         check: the finite check, None if the step is not guarded.
         values: the requested step values, by name.
+        applied: the structure of the outputs of `apply`; None if the default step did not run, or in microbatches.
     """
 
     examples: jax.Array
     check: FiniteCheck | None
     values: dict[str, jax.Array]
+    applied: AppliedOutputs | None
 
 
 class StepOutcome(NamedTuple):
@@ -152,8 +155,8 @@ def forward_train(
     if loss is not None:
         losses = reported_losses(state)
         state = state.replace(_logs=log_total(state._logs, loss, losses, strategy.sum(factor), strategy.sum))
-    averaged, state = _take_context(state)
-    state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
+    ran, state = state._step or context, state.replace(_step=None)
+    state = mean_statistics(module, state.replace(key=state_key), ran.averaged, context.examples, strategy)
     check = check_finite(value, grads) if options.guard or scale is not None else None
     state = keep_state(check, state.set_params(whole), module)
     unscaled = value_of if scale is None else lambda params: scale.unscale(value_of(params))
@@ -168,7 +171,7 @@ def forward_train(
         state = state.replace(averaged_params=keep(check, average, module.averaged_params))
     if scale is not None and check is not None:
         state, check = state.replace(dynamic_loss_scale=scale.adjust(check.finite)), scale.reported(check)
-    return StepExtras(context.examples, check if options.guard else None, values), state
+    return StepExtras(context.examples, check if options.guard else None, values, ran.applied), state
 
 
 def reported_losses(state: Any) -> list[LossesAndMetrics]:
@@ -197,9 +200,9 @@ def forward_test(
     state = check_state(module, start.managed_test_step(step_key, batch, batch_idx), "managed_test_step")
     state = state if policy is None else policy.leave(state, module)
     high_level.check_evaluates(module, state)
-    averaged, state = _take_context(state)
-    state = mean_statistics(module, state.replace(key=state_key), averaged, context.examples, strategy)
-    return StepExtras(context.examples, None, {}), state
+    ran, state = state._step or context, state.replace(_step=None)
+    state = mean_statistics(module, state.replace(key=state_key), ran.averaged, context.examples, strategy)
+    return StepExtras(context.examples, None, {}, ran.applied), state
 
 
 def finish(
@@ -273,11 +276,6 @@ def split_key(module: Any, phase: str, strategy: Strategy) -> tuple[jax.Array, j
     counter = jax.lax.add(counter, np.eye(*counter.shape, dtype=counter.dtype)[-1])
     state_key = jax.random.wrap_key_data(counter, impl=jax.random.key_impl(module.key))
     return state_key, strategy.fold_key(jax.random.fold_in(module.key, ("train", "test", "pred").index(phase)))
-
-
-def _take_context(state: Any) -> tuple[tuple[str, ...], Any]:
-    """Removes the context from a state; returns the names of the fields that `apply` changed, and the state."""
-    return state._step.averaged if state._step is not None else (), state.replace(_step=None)
 
 
 def mean_statistics(module: Any, state: Any, fields: Iterable[str], examples: jax.Array, strategy: Strategy) -> Any:

@@ -171,17 +171,28 @@ def plan_phases(
         StepError: if a step returns the wrong thing.
     """
     buffers = [with_measures(buffer, request.measures) for request in requests]
+    probes: list[RowProbe | None] = []
+    plans: list[ExecutionPlan] = []
+    likely: list[bool] = []
+    failed: Exception | None = None
+    for request in requests:
+        request.loader.first_batch()  # what is wrong with the data is told as it is
+    try:
+        for request, own in zip(requests, buffers, strict=True):
+            pays = _padding_pays(executor, own, request)
+            probes.append(executor.row_probe(request.phase, own, _sample(request.loader)) if pays else None)
+        # Traced first with the likely layout, so that a faulty step raises its error before the first state is made.
+        likely = [probe is not None and probe.independent is not False for probe in probes]
+        plans = _plan_all(executor, buffer, requests, likely, once)
+    except Exception as error:  # the checks of the labels may tell better what is wrong
+        failed = error
     for request, own in zip(requests, buffers, strict=True):
         checks.loader_labels(own, request.phase, request.loader, executor)
-    probes = [
-        executor.row_probe(request.phase, own, _sample(request.loader))
-        if _padding_pays(executor, own, request)
-        else None
-        for request, own in zip(requests, buffers, strict=True)
-    ]
-    # Traced first with the likely layout, so that a faulty step raises its error before the first state is made.
-    likely = [probe is not None and probe.independent is not False for probe in probes]
-    plans = _plan_all(executor, buffer, requests, likely, once)
+    if failed is not None:
+        try:
+            raise failed
+        finally:
+            del failed  # whose traceback holds this frame
     masked = [
         probe is not None and probe.rows_are_independent(own.one_replica)
         for probe, own in zip(probes, buffers, strict=True)

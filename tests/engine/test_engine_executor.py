@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from boring_modules import High, compilations, regression
 
 import elegy as eg
@@ -62,6 +63,29 @@ def test_a_second_fit_does_not_trace_the_module():
     trainer.evaluate(X[:80], Y[:80], batch_size=8, verbose=0)
     assert before > 0
     assert len(traced) == before
+
+
+def test_labels_are_checked_against_the_outputs_of_the_steps_own_trace():
+    class Counted(High):
+        def apply(self, key, inputs, training):
+            traced.append((np.shape(inputs), training))
+            return super().apply(key, inputs, training)
+
+    traced = []
+    trainer_of(Counted).fit(X, Y, batch_size=8, epochs=2, verbose=0, validation_data=(X[:80], Y[:80]))
+    assert [training for _, training in traced] == [True, False]
+
+
+def test_labels_that_do_not_fit_are_named_where_the_step_cannot_be_traced():
+    def faulty(target, preds):
+        raise ZeroDivisionError("of the step")
+
+    losses, labels = [faulty, eg.losses.CrossEntropy()], np.full(800, 7)
+    classes = (lambda key: {"w": jnp.zeros((X.shape[1], 2))}, lambda params, x: x @ params["w"])
+    with pytest.raises(ValueError, match="the target contains 7"):
+        eg.Trainer(classes, losses, optimizer=optax.sgd(0.01)).fit(X, labels, verbose=0)
+    with pytest.raises(ZeroDivisionError, match="of the step"):
+        eg.Trainer(classes, losses, optimizer=optax.sgd(0.01)).fit(X, labels % 2, verbose=0)
 
 
 def test_a_first_state_is_not_reset_again():
