@@ -130,7 +130,7 @@ class Executor:
         key = (phase, batch_key(buffer.struct.replace(_logs=LogBook())), batch_key(resized(structure(batch), 0)))
         if key not in self._probes:
             with self.shapes.noting_inputs(phase, batch if phase == "pred" else unpack(batch)[0]):
-                self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, self._probes.values())
+                self._probes[key] = RowProbe(buffer.struct, phase, batch, self.strategy, list(self._probes.values()))
         return self._probes[key]
 
     def outputs(self, phase: Literal["train", "test"], buffer: StateBuffer, inputs: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -106,6 +107,7 @@ class RowProbe:
         self.independent: bool | None = None
         self._traces: tuple[_Traced, ...] = ()
         self._twin: RowProbe | None = None
+        self._lock = threading.Lock()  # several threads may evaluate and predict
         with self._noting():
             self._prepare(state.replace(_logs=LogBook()), batch)
             self._twin = next((other for other in others if other.same_program(self)), None)
@@ -121,17 +123,18 @@ class RowProbe:
         Args:
             state: returns the placed state, which is not changed.
         """
-        if self.independent is None and self._twin is not None:
-            self.independent = self._twin.rows_are_independent(state)
-        if self.independent is None:
-            placed = state().replace(_logs=LogBook())
-            with self._noting():
-                self._run(placed)
-                self.independent = True
-            if self._strategy.processes > 1:
-                self.independent = bool(gather(np.bool_(self.independent)).all())
-            del self._rows
-        return bool(self.independent)
+        with self._lock:
+            if self.independent is None and self._twin is not None:
+                self.independent = self._twin.rows_are_independent(state)
+            if self.independent is None:
+                placed = state().replace(_logs=LogBook())
+                with self._noting():
+                    self._run(placed)
+                    self.independent = True
+                if self._strategy.processes > 1:
+                    self.independent = bool(gather(np.bool_(self.independent)).all())
+                del self._rows
+            return bool(self.independent)
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:

@@ -73,6 +73,25 @@ def test_a_program_looks_at_a_run_in_another_thread(alone):
     assert_same_bits(host(trainer.state.params), host(alone.state.params))
 
 
+def test_threads_evaluate_and_predict_for_the_first_time_at_once():
+    trainer, reference = make(), make()
+    expected = reference.evaluate(X, Y, batch_size=3, verbose=0), reference.predict(X, batch_size=3)
+    begin, found = threading.Barrier(4), []
+
+    def use():
+        begin.wait()
+        found.append((trainer.evaluate(X, Y, batch_size=3, verbose=0), trainer.predict(X, batch_size=3)))
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [values for values, _ in found] == 4 * [expected[0]]
+    for _, outputs in found:
+        np.testing.assert_array_equal(outputs, expected[1])
+
+
 @pytest.mark.parametrize("method", ["save", "save_pickle"])
 def test_a_state_is_not_saved_with_the_counters_of_another_step(tmp_path, method):
     trainer = make()
