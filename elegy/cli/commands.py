@@ -18,10 +18,11 @@ from elegy.cli.errors import CliError
 from elegy.cli.options import REQUIRED, Option, options_of
 from elegy.cli.parser import PROGRAM, Values
 from elegy.cli.program import Program
-from elegy.cli.saved import checkpoint_config, checkpoint_of, folder_asked_for, latest_run
+from elegy.cli.saved import checkpoint_config, checkpoint_of, folder_asked_for, latest_run, other_options
 from elegy.cli.sets import chosen, first_batch, told_by_data
 from elegy.data.plan import DEFAULT_BATCH_SIZE
 from elegy.distributed import is_first
+from elegy.errors import CheckpointError
 from elegy.integers import positive_int_or_none
 from elegy.lazy import require
 from elegy.names import array_name, path_name
@@ -85,9 +86,14 @@ def fit(call: Call) -> None:
     sets = {"class_weight": data.class_weight, "validation_data": data.validation_data}
     resume = _resumes(values["resume"], folder)
     resumed = latest_run(trainer, values) if resume == "auto" else resume
-    changed = resumed is not None and call.program.optimizer_differs(checkpoint_config(resumed), config)
-    wanted: Literal["new"] | None = "new" if changed else None
-    trainer.fit(**data.train, **sets, **values.group("fit"), resume=resume, hyperparameters=wanted)
+    before = None if resumed is None else checkpoint_config(resumed)
+    wanted: Literal["new"] | None = "new" if call.program.optimizer_differs(before, config) else None
+    try:
+        trainer.fit(**data.train, **sets, **values.group("fit"), resume=resume, hyperparameters=wanted)
+    except CheckpointError as error:
+        if others := other_options(before, config):
+            raise CheckpointError(f"{error}\n{others}") from error
+        raise
     if trainer.run_dir is not None and is_first() and values.group("fit")["verbose"]:
         print(f"run folder: {trainer.run_dir}")
     if trainer.interrupted is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from elegy import strict_json
 from elegy.checkpoint.address import Address, path_of
 from elegy.checkpoint.directory import find_checkpoints, opened
 from elegy.checkpoint.naming import CHECKPOINTS, RUN_FILE
@@ -107,3 +109,32 @@ def program_of(config: dict[str, Any], target: str) -> dict[str, Any]:
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("source", "build")):
         raise CliError(f"the configuration of {target} names no program: pass --program FILE:FUNCTION.")
     return record
+
+
+def other_options(before: Any, now: Mapping[str, Any]) -> str:
+    """Returns a sentence about the options that are not those of a saved configuration; empty if all of them are.
+
+    Args:
+        before: the saved configuration, by group and name; one that is not of the command line does not differ.
+        now: the configuration of this command.
+
+    Example:
+        >>> other_options({"build": {"width": 32}}, {"build": {"width": 16, "depth": 2}, "fit": {"epochs": 3}})
+        'These options are not those of the run: --build.width is 16 (in the run 32).'
+    """
+    groups = [name for name in now if name in ("build", "optimizer", "data") and isinstance(before, Mapping)]
+    saved = dict(_by_option({name: before[name] for name in groups if name in before}))
+    texts = [
+        f"--{path} is {strict_json.dumps(value)} (in the run {strict_json.dumps(saved[path])})"
+        for path, value in _by_option({name: now[name] for name in groups})
+        if path in saved and strict_json.dumps(value) != strict_json.dumps(saved[path])  # NaN is equal there
+    ]
+    return f"These options are not those of the run: {'; '.join(texts)}." if texts else ""
+
+
+def _by_option(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _by_option(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

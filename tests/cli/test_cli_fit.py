@@ -95,6 +95,28 @@ def test_resume_auto_begins_or_goes_on(program):
     assert not pathlib.Path("runs/High_1").exists()
 
 
+WIDE = """
+import flax.linen as nn
+
+def build(width: int = 4):
+    return nn.Sequential([nn.Dense(width), nn.Dense(2)]), eg.losses.MeanSquaredError()
+"""
+
+
+def test_a_run_of_other_options_that_cannot_go_on_says_which_they_are(program, capsys):
+    with open("prog.py", "a") as file:
+        file.write(WIDE)
+    line = ["fit", "prog.py", "--fit.verbose", "0", "--resume", "auto", "--trainer.run_dir", "runs/wide"]
+    call(*line, "--build.width", "5", "--data.rows", "30")
+    for options, text in (
+        ([], "--build.width is 4 (in the run 5); --data.rows is 22 (in the run 30)."),
+        (["--build.width", "5"], "not those of the run: --data.rows is 22 (in the run 30)."),
+    ):
+        with pytest.raises(SystemExit):
+            call(*line, "--fit.epochs", "2", *options)
+        assert capsys.readouterr().err.endswith(f"{text}\n")
+
+
 INJECTED = """
 def optimizer(rate: float = 0.25):
     return optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
