@@ -351,6 +351,7 @@ class Executor:
             args = (chunk.data, chunk.first, epoch) if phase == "train" else (chunk.data, chunk.first)
             logs, after = managed.check_pair(state, getattr(state, name)(*args), name, "(logs, module)")
             managed.check_core_logs(f"{type(state).__name__}.{name}", logs)
+            logs = dict(sorted(logs.items(), key=lambda log: log[0] != "loss"))  # jit sorts names: "accuracy", "loss"
             values = logs if OWN_LOGS in self.options.values else None
             who = f"{type(state).__name__}.{name}"
         else:
