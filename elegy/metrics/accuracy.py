@@ -101,7 +101,8 @@ class Accuracy(DecisionMetric):
         Args:
             target: class indices, 0/1 labels or one-hot rows.
             preds: scores, probabilities or decisions.
-            sample_weight: a scalar, `(B,)` or finer.
+            sample_weight: a scalar, `(B,)` or finer. Where examples are counted as a whole (`average="samples"`,
+                `subset_accuracy=True`), a scalar or `(B,)`.
             mask: `(B,)` bool, False for padding.
             **_: ignored.
 
