@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-_fitting: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # the thread of each running fit
-_fitting_lock = threading.Lock()
+_fitting: weakref.WeakKeyDictionary[Any, tuple[int]] = weakref.WeakKeyDictionary()
+"""For each running fit a tuple of its own, which has the number of its thread."""
 
 
 @contextlib.contextmanager
@@ -19,13 +19,14 @@ def one_fit(session: Any) -> Iterator[None]:
     Raises:
         RuntimeError: if it is being fitted already.
     """
-    with _fitting_lock:
-        not_in_fit(session, "fit")
-        _fitting[session] = threading.get_ident()
+    mine = (threading.get_ident(),)
     try:
+        if _fitting.setdefault(session, mine) is not mine:
+            raise _refusal("fit")
         yield
     finally:
-        del _fitting[session]
+        if _fitting.get(session) is mine:
+            del _fitting[session]
 
 
 def not_in_fit(session: Any, method: str) -> None:
@@ -35,11 +36,15 @@ def not_in_fit(session: Any, method: str) -> None:
         RuntimeError: while `fit` runs, in whichever thread.
     """
     if session in _fitting:
-        raise RuntimeError(
-            f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
-            "before or after, and not in another thread. Within a callback, evaluate and predict may be called, and "
-            "`trainer.stop_training = True` ends the run."
-        )
+        raise _refusal(method)
+
+
+def _refusal(method: str) -> RuntimeError:
+    return RuntimeError(
+        f"{method} was called while fit of the same trainer runs, whose steps and epochs it would take: call it "
+        "before or after, and not in another thread. Within a callback, evaluate and predict may be called, and "
+        "`trainer.stop_training = True` ends the run."
+    )
 
 
 def in_thread_of_fit(session: Any, method: str) -> None:
@@ -48,7 +53,8 @@ def in_thread_of_fit(session: Any, method: str) -> None:
     Raises:
         RuntimeError: while `fit` runs in another thread.
     """
-    if _fitting.get(session, here := threading.get_ident()) != here:
+    here = (threading.get_ident(),)
+    if _fitting.get(session, here) != here:
         raise RuntimeError(
             f"{method} was called while fit of the same trainer runs in another thread, where the next step may have "
             "begun, so that the state would not fit the counters. Call it before or after, or in a callback. Data that "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
 
 import flax.linen as nn
@@ -12,6 +14,7 @@ import pytest
 from boring_modules import assert_same_bits, host
 
 import elegy as eg
+from elegy.trainer import one_fit
 
 X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
 Y = (X[:, 0] > 0).astype(np.int32)
@@ -107,3 +110,34 @@ def test_a_state_is_not_saved_with_the_counters_of_another_step(tmp_path, method
     assert not list(tmp_path.iterdir())
     trainer.fit(batches, prefetch=0, verbose=0)
     assert list(tmp_path.iterdir())
+
+
+def test_an_interrupt_as_fit_begins_leaves_a_trainer_that_can_be_fitted():
+    """It is raised before each line of the block's beginning."""
+    code = one_fit.one_fit.__wrapped__.__code__
+
+    def interrupt_at(line):
+        def trace(frame, event, argument):
+            nonlocal line
+            if event == "line":
+                line -= 1
+                if not line:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return trace
+
+        return lambda frame, event, argument: trace if frame.f_code is code else None
+
+    before = sys.gettrace()
+    for line in itertools.count(1):
+        trainer = eg.Trainer(nn.Dense(2))
+        sys.settrace(interrupt_at(line))
+        try:
+            with one_fit.one_fit(trainer._session):
+                sys.settrace(before)
+                break
+        except KeyboardInterrupt:
+            one_fit.not_in_fit(trainer._session, "fit")
+        finally:
+            sys.settrace(before)
+    assert line > 3
