@@ -41,7 +41,7 @@ class Members(Strategy):
         batched: True for `jax.vmap`, False for a loop over the members.
 
     Example:
-        >>> Members((0, 1), True, members_mesh(2, jax.devices()[:1])).count
+        >>> Members((0, 1), True, members_mesh(2, jax.devices()[:1])).members
         2
     """
 
@@ -54,7 +54,7 @@ class Members(Strategy):
         return reduced(self, Jit)
 
     @property
-    def count(self) -> int:
+    def members(self) -> int:
         """The number of members."""
         return len(self.seeds)
 
@@ -70,7 +70,7 @@ class Members(Strategy):
     def compile_init(self, init: Callable[..., PyTree]) -> InitKernel:
         """Compiles `init(initial, key, batch)` for all members: initial values and keys are stacked."""
         return InitKernel(
-            jax.vmap(init, in_axes=(0, 0, None), axis_size=self.count),
+            jax.vmap(init, in_axes=(0, 0, None), axis_size=self.members),
             lambda state: jax.tree.map(lambda leaf: self._state(), state),
             put=copied_to,
             place=lambda arguments: arguments,
@@ -98,7 +98,7 @@ class Members(Strategy):
 
     def for_members(self, tree: PyTree) -> PyTree:
         """Repeats every leaf along a leading axis of members."""
-        return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], self.count, 0), tree)
+        return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], self.members, 0), tree)
 
     def one_member(self, state: PyTree) -> PyTree:
         """Returns the state of the first member."""
@@ -125,7 +125,7 @@ class Members(Strategy):
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             struct, spec = struct_of(leaf), PartitionSpec()
             if axis is not None:
-                shape = (*struct.shape[:axis], self.count, *struct.shape[axis:])
+                shape = (*struct.shape[:axis], self.members, *struct.shape[axis:])
                 struct, spec = jax.ShapeDtypeStruct(shape, struct.dtype), PartitionSpec(*[None] * axis, _AXIS)
             return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=NamedSharding(self.mesh, spec))
 
@@ -135,12 +135,7 @@ class Members(Strategy):
     @property
     def runs_of_lowered(self) -> int:
         """Once for each device; in a loop, which shows the step of one member, once for each member."""
-        return self.mesh.size if self.batched else self.count
-
-    @property
-    def members(self) -> int:
-        """The number of members."""
-        return self.count
+        return self.mesh.size if self.batched else self.members
 
     def place(self, value: PyTree, kind: Kind) -> PyTree:
         """Starts the transfer to the devices; NumPy arrays of one batch are transferred by the step."""
@@ -188,7 +183,7 @@ class Members(Strategy):
             specs = tuple(self._spec(value, kind) for value, kind in zip(given, kinds, strict=True))
             axes = tuple(list(spec).index(_AXIS) if _AXIS in spec else None for spec in specs)
             values = [value.values if isinstance(value, PerMember) else value for value in given]
-            count = self.count // self.mesh.size
+            count = self.members // self.mesh.size
             mapped = jax.vmap(step, in_axes=axes, axis_size=count) if self.batched else _loop(step, axes, count)
             if self.mesh.size > 1:
                 every = PartitionSpec(_AXIS)
