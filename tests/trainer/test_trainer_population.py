@@ -163,6 +163,37 @@ def test_early_stopping_acts_on_each_member():
     assert population.best("val_loss") == np.argmin(values)
 
 
+@pytest.mark.parametrize("cut", [None, 11])
+def test_a_member_that_stops_inside_of_an_epoch_has_its_values_in_the_history(tmp_path, cut):
+    rates, rule = [1e-7, 30.0, 0.3, 3.0], {"monitor": "val_a_loss", "patience": 2}
+    validation = {"a": (X[:9], (Y[:9] + 2) % 3), "b": (X[9:], Y[9:])}
+    options = FIT | {"epochs": 5, "validation_data": validation, "validation_freq": eg.Every(steps=2)}
+
+    def run(*cuts, **more):
+        population = eg.Population(plain, over={"learning_rate": rates}, devices=jax.devices()[:1])
+        saved = eg.callbacks.ModelCheckpoint(tmp_path, every=eg.Every(steps=5))
+        callbacks = [eg.callbacks.EarlyStopping(**rule), saved, *map(Cut, cuts)]
+        with pytest.raises(KeyError) if cuts else contextlib.nullcontext():
+            population.fit(X, Y, **options, callbacks=callbacks, **more)
+        return population
+
+    if cut is not None:
+        run(cut, steps_per_execution=1)
+    population = run(resume=None if cut is None else "auto")
+    inside = []
+    for i in range(len(rates)):
+        own, theirs = own_run(population, i, plain, **options, callbacks=[eg.callbacks.EarlyStopping(**rule)])
+        found = population[i].history
+        assert (found.epoch, found.step) == (theirs.epoch, theirs.step)
+        assert_same(found.history, theirs.history)
+        column = population.history["loss"][:, i]
+        assert_same(column[~np.isnan(column)], np.array(theirs.history["loss"]))
+        inside.append(own.step % 3 > 0)
+    assert set(inside) == {True, False}
+    last = [population[i].history.history["loss"][-1] for i in range(len(rates))]
+    assert population.best("loss") == np.argmin(last)
+
+
 class Cut(eg.callbacks.Callback):
     """Raises at the end of a training step, as if the machine failed."""
 

@@ -38,7 +38,12 @@ class MemberHistory(NamedTuple):
     def _column(self, name: str, values: list[float], member: int) -> np.ndarray:
         own = np.array([one.members[member] if isinstance(one, MemberValues) else one for one in values])
         end = self.end(member)
-        return own if end is None else np.where(np.arange(len(own)) < end.counts.get(name, 0), own, np.nan)
+        if end is None:
+            return own
+        ended = end.counts.get(name, 0)
+        own = np.where(np.arange(len(own)) < ended, own, np.nan)
+        own[ended : ended + 1] = end.running.get(name, np.nan)
+        return own
 
     def values(self, name: str) -> np.ndarray:
         """The value of each member for the state that it has, `float[members]`.
@@ -63,7 +68,7 @@ class MemberHistory(NamedTuple):
             return float(value.members[member] if isinstance(value, MemberValues) else value)
         if not records and kept.epoch in self.history.epoch and len(column) == len(self.history.epoch):
             return float(column[self.history.epoch.index(kept.epoch)])
-        return float(column[-1 if end is None else max(end.counts.get(name, 0) - 1, 0)])
+        return float(column[-1 if end is None else max(end.counts.get(name, 0) + (name in end.running) - 1, 0)])
 
     def of(self, member: int) -> History:
         """The history of one member, as its own run would have it."""
@@ -76,14 +81,23 @@ class MemberHistory(NamedTuple):
             kept = [one for one in found if end is None or one["step"] <= end.step]
             return [{name: own(value) for name, value in one.items()} for one in kept]
 
-        state["history"] = {
-            name: [own(one) for one in (values if end is None else values[: end.counts.get(name, 0)])]
-            for name, values in state["history"].items()
-        }
-        state["epoch"] = [one for one in state["epoch"] if end is None or one < end.epoch]
-        state["step"] = state["step"][: len(state["epoch"])]
+        def values(name: str, found: list[Any]) -> list[Any]:
+            if end is None:
+                return [own(one) for one in found]
+            return [
+                *map(own, found[: end.counts.get(name, 0)]),
+                *(end.running[name] for _ in [0] if name in end.running),
+            ]
+
+        state["history"] = {name: values(name, found) for name, found in state["history"].items()}
         state["evaluations"] = {name: records(found) for name, found in state["evaluations"].items()}
         state["within"] = {name: own(value) for name, value in state["within"].items()}
+        if end is not None:
+            before = [one for one in state["epoch"] if one < end.epoch]
+            state["epoch"], state["step"] = before, state["step"][: len(before)]
+            if end.running:
+                state["epoch"], state["step"] = [*before, end.epoch], [*state["step"], end.step]
+                state["last"] = list(end.running)
         history = History()
         history.load_state_dict(state)
         return history

@@ -13,7 +13,7 @@ import numpy as np
 
 from elegy.callbacks import Callback, EarlyStopping, Event
 from elegy.callbacks.early_stopping import going_on, without_logs
-from elegy.lazy_logs import MemberValues
+from elegy.lazy_logs import MemberValues, as_value, from_json, to_json
 
 
 class End(NamedTuple):
@@ -22,12 +22,14 @@ class End(NamedTuple):
     Args:
         step: the completed steps.
         epoch: the completed epochs.
-        counts: by log, the number of epochs that had a value.
+        counts: by log, the number of completed epochs that had a value.
+        running: the member's values of the epoch inside of which it stopped; none if it stopped at the end of one.
     """
 
     step: int
     epoch: int
     counts: dict[str, int]
+    running: dict[str, float]
 
 
 class Kept(NamedTuple):
@@ -71,7 +73,7 @@ class MemberStopping(Callback):
         self._final: Any = None
         self._settled = False  # whether the run has ended, and its state has the final and the best ones
         self._counts: dict[str, int] = {}
-        self._within: set[str] = set()  # the names of evaluations inside of the running epoch
+        self._within: dict[str, Any] = {}  # the last values of evaluations inside of the running epoch
 
     def on_train_begin(self, event: Event) -> None:
         """Forgets the last run."""
@@ -83,7 +85,7 @@ class MemberStopping(Callback):
         self._trainer, self._settled = event.trainer, False
         self.ends, self.kept = [None] * self.count, [None] * self.count
         self._best = self._final = None
-        self._counts, self._within = {}, set()
+        self._counts, self._within = {}, {}
 
     def last_steps(self) -> list[int | None]:
         """The last step of each member; None for those that have not stopped."""
@@ -91,14 +93,14 @@ class MemberStopping(Callback):
 
     def on_evaluation_end(self, event: Event) -> None:
         """Compares the values of an evaluation inside of the epoch."""
-        self._within |= event.evaluation_logs.keys()
+        self._within |= {name: as_value(value) for name, value in event.evaluation_logs.items()}
         self._compare(event, "on_evaluation_end")
 
     def on_epoch_end(self, event: Event) -> None:
         """Compares the values of an epoch."""
-        for name in self._within | event.logs.keys():
+        for name in self._within.keys() | event.logs.keys():
             self._counts[name] = self._counts.get(name, 0) + 1
-        self._within = set()
+        self._within = {}
         self._compare(event, "on_epoch_end")
 
     def _compare(self, event: Event, hook: str) -> None:
@@ -114,7 +116,9 @@ class MemberStopping(Callback):
             better[i] = member.best_step == event.step != before
             stops[i] = trainer.stop_training
             if stops[i]:
-                self.ends[i] = End(event.step, event.epoch + (event.batch is None), dict(self._counts))
+                inside = event.batch is not None
+                running = _of_member({**logs, **self._within}, i) if inside else {}
+                self.ends[i] = End(event.step, event.epoch + (not inside), dict(self._counts), running)
                 self.kept[i] = Kept(event.epoch, event.step)
         state = event.trainer.state if stops.any() or (better.any() and self.rule.restore_best_weights) else None
         state = None if state is None else without_logs(state)
@@ -162,7 +166,7 @@ class MemberStopping(Callback):
             "ends": self.ends,
             "kept": self.kept,
             "counts": self._counts,
-            "within": sorted(self._within),
+            "within": {name: to_json(value) for name, value in self._within.items()},
             "settled": self._settled,
         }
 
@@ -175,7 +179,8 @@ class MemberStopping(Callback):
             None if kept is None or end is None else Kept(*kept)
             for kept, end in zip(state["kept"], self.ends, strict=True)
         ]
-        self._counts, self._within = dict(state["counts"]), set(state["within"])
+        self._counts = dict(state["counts"])
+        self._within = {name: from_json(value) for name, value in state["within"].items()}
         if state["settled"]:
             self._best = self._final = without_logs(self._trainer.state)
         if all(end is not None for end in self.ends):
