@@ -12,6 +12,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 
 from elegy.flat import make_jaxpr
 from elegy.garbage import collection_paused
+from elegy.jaxprs import without_dead_code
 from elegy.strategies.strategy import struct_of
 from elegy.types import PyTree
 
@@ -84,12 +85,11 @@ class InitKernel:
     def _compute(self, computed: list[int], leaves: list[Any]) -> list[jax.Array]:
         if not computed:
             return []
-        jaxpr = self._closed.jaxpr
-        results = [jaxpr.outvars[i] for i in computed]
-        read = {id(var) for equation in jaxpr.eqns for var in equation.invars} | set(map(id, results))
-        needed = [i for i, var in enumerate(jaxpr.invars) if id(var) in read]  # the others may be on other devices
-        part = jaxpr.replace(invars=[jaxpr.invars[i] for i in needed], outvars=results)
-        function = jaxpr_as_fun(self._closed.replace(jaxpr=part))
+        wanted = self._closed.jaxpr.replace(outvars=[self._closed.jaxpr.outvars[i] for i in computed])
+        part = without_dead_code(self._closed.replace(jaxpr=wanted))
+        read = {id(var) for equation in part.jaxpr.eqns for var in equation.invars} | set(map(id, part.jaxpr.outvars))
+        needed = [i for i, var in enumerate(part.jaxpr.invars) if id(var) in read]  # the others may be on other devices
+        function = jaxpr_as_fun(part.replace(jaxpr=part.jaxpr.replace(invars=[part.jaxpr.invars[i] for i in needed])))
 
         def init_step(arguments: list[Any]) -> list[Any]:
             return function(*arguments)
