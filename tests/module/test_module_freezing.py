@@ -334,7 +334,7 @@ def test_a_run_with_groups_resumes_to_the_same_bits(tmp_path):
     train(second, 3, resume=tmp_path)
     states = [trainer.state for trainer in (second, whole)]
     assert_same_bits(*(jax.tree.leaves((one.params, one.optimizer, one.averaged_params)) for one in states))
-    other = make(optimizer=groups, freeze=())
+    other = make(optimizer=groups, freeze=(), averaging=eg.EMA(0.9))
     with pytest.raises(CheckpointError, match="frozen parameters were 'backbone/w', and those of the trainer are none"):
         train(other, 3, resume=tmp_path)
     train(other, 1)
