@@ -120,14 +120,14 @@ class LossTerms(Metric):
             >>> losses.total_loss().item(), losses.total_loss(lambda x: 2 * x).item()
             (1.0, 0.5)
         """
-        total = jnp.zeros((), self.dtype)
         divided = [(n.value, d.value) for n, d in zip(self.numerators, self.denominators, strict=True) if d is not None]
+        parts = [n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None]
         if divided:
             numerators, denominators = map(lax.stack, zip(*divided, strict=True))
             # One collective for all denominators, which do not depend on the parameters.
             weights = sum_over_replicas(jax.lax.stop_gradient(denominators))
-            total = lax.add(total, whole_sum(safe_divide(numerators, weights)))
-        return sum((n.value for n, d in zip(self.numerators, self.denominators, strict=True) if d is None), total)
+            parts.insert(0, whole_sum(safe_divide(numerators, weights)))
+        return functools.reduce(lax.add, parts) if parts else jnp.zeros((), self.dtype)
 
     def sum_denominators(self, sum_over_replicas: Callable[[Any], Any]) -> Self:
         """Returns the losses with the denominators of all replicas.

@@ -167,8 +167,9 @@ class LossesAndMetrics(Metric):
         Returns:
             A scalar: the sum of the losses, including those of the module. 0 without losses or examples.
         """
-        parts: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
-        return sum((part.total_loss(sum_over_replicas) for part in parts), jnp.zeros((), self.dtype))
+        kinds: list[LossTerms] = [part for part in (self.losses, self.aux_losses) if part is not None]
+        parts = [part.total_loss(sum_over_replicas) for part in kinds]
+        return sum(parts[1:], parts[0]) if parts else jnp.zeros((), self.dtype)
 
     def scale_losses(self, factor: ArrayLike) -> Self:
         """Returns the state with every loss multiplied by a factor.

@@ -58,9 +58,10 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
             part = losses.total_loss(context.strategy.sum)
         else:
             part = losses.over(whole.losses).total_loss()
-    # Scalars of a replica are weighted by its fraction of the examples: their sum over replicas is the mean.
-    shared = context.share * sum(added)
-    part = part + shared
+    shared = jnp.zeros((), part.dtype)
+    if added:  # scalars of a replica are weighted by its fraction of the examples: their sum over replicas is the mean
+        shared = context.share * sum(added)
+        part = part + shared
     # The derivative of a sum over replicas is the sum of the replicas' derivatives, so the gradient of any function of
     # this loss is that of the whole batch.
     loss = context.strategy.sum(part)
@@ -70,7 +71,7 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
         share = context.strategy.sum(context.share)
         loss = whole.loss + safe_divide(loss - jax.lax.stop_gradient(loss), share)
     loss = loss + context.probe
-    context = context.replace(reported=(*context.reported, DefaultLoss(losses, jnp.asarray(shared))))
+    context = context.replace(reported=(*context.reported, DefaultLoss(losses, shared)))
     pending = tuple(entry.replace(counted=True) if entry.adds else entry for entry in pending)
     state = state.replace(_logs=state._logs.replace(pending=pending))
     return loss, _hand_back(module, state, context.replace(part=part, loss=loss))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from elegy.strategies.seeds import key_of
@@ -281,13 +280,12 @@ class Strategy:
         return tree
 
     def combine_metrics(self, updates: M) -> M:
-        """Gathers the metric updates of the replicas on a leading axis and aggregates each metric over it.
+        """Gathers the metric updates of several replicas on a leading axis and aggregates each metric over it.
 
         Args:
             updates: a tuple of metrics (objects with `aggregate`).
         """
-        stacked = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), updates)
-        return tuple(metric.aggregate() for metric in stacked)  # type: ignore[attr-defined, return-value]
+        return updates
 
 
 def struct_of(leaf: Any) -> jax.ShapeDtypeStruct:
