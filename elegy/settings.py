@@ -28,7 +28,7 @@ def settings() -> tuple[Any, ...]:
 
     Example:
         >>> before = settings()
-        >>> with jax.default_matmul_precision("highest"):
+        >>> with jax.default_matmul_precision("fastest"):
         ...     settings() == before
         False
     """
