@@ -28,7 +28,7 @@ def settings() -> tuple[Any, ...]:
 
     Example:
         >>> before = settings()
-        >>> with jax.default_matmul_precision("fastest"):
+        >>> with jax.default_matmul_precision("bfloat16"):
         ...     settings() == before
         False
     """
