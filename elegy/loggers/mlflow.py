@@ -31,7 +31,7 @@ class MLflow(ServiceLogger):
         name: the name of the run; None for one that MLflow chooses.
         directory: where the file of records is.
         every: the interval; see `Logger`.
-        **tags: tags of the run.
+        **tags: tags of the run; a TypeError, if one is named as an argument of other libraries is (`run_name`).
 
     Raises:
         ImportError: at the beginning of the run, if MLflow is not installed (`pip install "elegy[mlflow]"`).

@@ -280,7 +280,9 @@ class Strategy:
         return tree
 
     def combine_metrics(self, updates: M) -> M:
-        """Gathers the metric updates of several replicas on a leading axis and aggregates each metric over it.
+        """Returns the metrics of one step over all replicas; with one replica, what it is given.
+
+        A strategy with several gathers their metrics on a leading axis, and aggregates each metric over it.
 
         Args:
             updates: a tuple of metrics (objects with `aggregate`).

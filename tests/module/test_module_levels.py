@@ -297,6 +297,25 @@ def test_each_step_gets_a_key_of_its_own_and_the_state_another():
     assert len({*used, *keys}) == len(used) + len(keys)
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_the_keys_of_first_states_and_of_initialisations_are_all_different(impl):
+    """Also those that a state has after some steps, and those of other seeds."""
+
+    class Keys(Managed):
+        def managed_init_step(self, key, batch):
+            given.append(np.asarray(jax.random.key_data(key)))
+            return super().managed_init_step(key, batch)
+
+    given = []
+    keys = [jax.random.key(seed, impl=impl) for seed in range(20)]
+    states = [Keys(optimizer=eg.Optimizer(TX)).init_step(key, BATCHES[0]) for key in keys]
+    for _ in range(5):
+        given += [np.asarray(jax.random.key_data(state.key)) for state in states]
+        states = [state.train_step(BATCHES[0], 0, 0)[1] for state in states]
+    given += [np.asarray(jax.random.key_data(key)) for key in keys]
+    assert len({tuple(words.tolist()) for words in given}) == len(given) == 20 * 7
+
+
 def test_managed_steps_get_their_indices():
     class Indexed(Managed):
         def managed_train_step(self, key, batch, batch_idx, epoch_idx):

@@ -84,10 +84,8 @@ class MemberHistory(NamedTuple):
         def values(name: str, found: list[Any]) -> list[Any]:
             if end is None:
                 return [own(one) for one in found]
-            return [
-                *map(own, found[: end.counts.get(name, 0)]),
-                *(end.running[name] for _ in [0] if name in end.running),
-            ]
+            last = [end.running[name]] if name in end.running else []
+            return [*map(own, found[: end.counts.get(name, 0)]), *last]
 
         state["history"] = {name: values(name, found) for name, found in state["history"].items()}
         state["evaluations"] = {name: records(found) for name, found in state["evaluations"].items()}
