@@ -253,10 +253,10 @@ class Accumulation:
             reported = () if state._step is None else state._step.reported
             if len(reported) != calls.count:
                 raise StepError(
-                    f"{type(self._module).__name__}.managed_train_step calls the default step, but does not return the "
-                    "module that it got from there. With `accumulate`, the losses of all microbatches are found in it: "
-                    "return that module, and call `super(type(module), module).managed_train_step(...)` for a second "
-                    "loss."
+                    f"{type(self._module).__name__}.managed_train_step calls the default step or `compute_loss`, but "
+                    "does not return the module that it got from there. With `accumulate`, the losses of all "
+                    "microbatches are found in it: return that module, and for a second loss call "
+                    "`super(type(module), module).managed_train_step(...)` or `module.compute_loss(...)`."
                 )
             updates = [entry.updates(jnp.ones(())) for entry in state._logs.pending]
             settled, before = self._settled(state), self._leaves

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from elegy.data.batch import unpack
 from elegy.errors import MissingMethodError, StepError
 from elegy.losses.reduction import safe_divide
+from elegy.metrics import LossesAndMetrics
 from elegy.module.applied import AppliedOutputs
 from elegy.module.context import DefaultLoss, StepContext, moved_fields
 from elegy.module.levels import overrides
@@ -33,13 +34,41 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
     """Computes the losses of a batch: the default `managed_train_step`.
 
     Returns:
+        `(loss, module)`: as `compute_loss` returns them.
+
+    Raises:
+        StepError: if the module has no loss.
+    """
+    context, state, preds = _apply(module, key, batch, training=True)
+    return _report_loss(module, state, context, loss_arguments(state, preds, batch, context))
+
+
+def compute_loss(module: Any, preds: PyTree, target: PyTree, sample_weight: PyTree, others: dict[str, Any]) -> Any:
+    """Computes the losses and metrics of outputs that a managed step computed itself.
+
+    Args:
+        module: the state, as the step has it.
+        preds: the outputs.
+        target: the labels, or None.
+        sample_weight: the sample weights, or None.
+        others: other arguments of losses and metrics, by name.
+
+    Returns:
         `(loss, module)`: the loss of the whole batch, equal on every replica, including the terms of `add_loss`; the
         module with pending logs.
 
     Raises:
         StepError: if the module has no loss.
     """
-    context, state, updates = _run(module, key, batch, training=True)
+    context = module._step or StepContext.of(jax.tree.leaves((target, preds))[:1])
+    preds = preds if module._precision is None else module._precision.cast_outputs(preds)
+    arguments = loss_arguments(module, preds, (None, target, sample_weight), context)
+    del arguments["inputs"]  # a loss that reads them has to be given them
+    return _report_loss(module, module, context, arguments | others)
+
+
+def _report_loss(module: Any, state: Any, context: StepContext, arguments: dict[str, Any]) -> tuple[jax.Array, Any]:
+    state, updates = _report(module, state, arguments)
     whole = None if context.whole is None else context.whole[len(context.reported)]
     if context.calls is not None:
         context.calls.count += 1
@@ -79,7 +108,8 @@ def train_step(module: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, An
 
 def test_step(module: Any, key: jax.Array, batch: Batch) -> Any:
     """Evaluates losses and metrics on a batch: the default `managed_test_step`."""
-    context, state, _ = _run(module, key, batch, training=False)
+    context, state, preds = _apply(module, key, batch, training=False)
+    state, _ = _report(module, state, loss_arguments(state, preds, batch, context))
     return _hand_back(module, state, context)
 
 
@@ -192,7 +222,7 @@ def _hand_back(module: Any, state: Any, context: StepContext) -> Any:
     return state if module._step is None else state.replace(_step=context)
 
 
-def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[StepContext, Any, Any]:
+def _apply(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[StepContext, Any, PyTree]:
     if not runs_apply(module):
         raise missing(module, "train" if training else "test")
     context = module._step or StepContext.of(batch)
@@ -201,12 +231,15 @@ def _run(module: Any, key: jax.Array, batch: Batch, *, training: bool) -> tuple[
     if context.strategy.axis_env:
         averaged = dict.fromkeys((*context.averaged, *moved_fields(module, state)))
         context = context.replace(averaged=tuple(averaged))
-    updates = None
-    if module.losses_and_metrics is not None:
-        updates = module.losses_and_metrics.batch_updates(**loss_arguments(state, preds, batch, context))
-        book = state._logs
-        state = state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending)))
-    return context, state, updates
+    return context, state, preds
+
+
+def _report(module: Any, state: Any, arguments: dict[str, Any]) -> tuple[Any, LossesAndMetrics | None]:
+    if module.losses_and_metrics is None:
+        return state, None
+    updates = module.losses_and_metrics.batch_updates(**arguments)
+    book = state._logs
+    return state.replace(_logs=book.replace(pending=(Entry(updates, _FIELD, "metric"), *book.pending))), updates
 
 
 def loss_arguments(state: Any, preds: PyTree, batch: Batch, context: StepContext) -> dict[str, Any]:

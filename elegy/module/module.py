@@ -254,6 +254,47 @@ class ElegyModule(Pytree):
             raise ValueError(f"log({name!r}, reduce={reduce!r}): reduce must be one of {', '.join(REDUCTIONS)}.")
         return self.replace(_logs=self._logs.add(Entry(_scalar(f"log({name!r}, ...)", value), name, "scalar", reduce)))
 
+    def compute_loss(
+        self, *, preds: PyTree, target: PyTree = None, sample_weight: PyTree = None, **arguments: Any
+    ) -> tuple[jax.Array, Self]:
+        """Computes the losses and metrics of the trainer in a managed step of your own.
+
+        Numerators and denominators of the losses are summed over replicas, microbatches and the batches of an epoch
+        before dividing, so that the mean over tokens, or over examples with weights, is that of the whole batch under
+        every strategy and with `accumulate`. Return the module that you got from here.
+
+        Args:
+            preds: the outputs, for losses and metrics.
+            target: the labels.
+            sample_weight: weights of shape `(B,)`, or of each value of a loss, such as `(B, T)`; a mask of bools, too.
+            **arguments: other arguments of losses and metrics by name, such as `inputs`.
+
+        Returns:
+            `(loss, module)`: the loss of the whole batch, equal on every replica; its gradient, and that of any
+            function of it, is that of the whole batch. The module with the losses and metrics as pending logs.
+
+        Raises:
+            StepError: if the module has no loss.
+
+        Example:
+            >>> import jax, optax
+            >>> import elegy as eg
+            >>> class Tagger(eg.ElegyModule):
+            ...     def managed_init_step(self, key, batch):
+            ...         return self.replace(params=jnp.zeros((4, 3)))
+            ...     def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+            ...         x, labels, mask = batch
+            ...         return self.compute_loss(preds=x @ self.params, target=labels, sample_weight=mask)
+            >>> x, labels = jnp.ones((6, 5, 4)), jnp.ones((6, 5), int)
+            >>> mask = jnp.arange(5) < jnp.arange(6)[:, None]
+            >>> module = Tagger()
+            >>> trainer = eg.Trainer(module, loss=eg.losses.CrossEntropy(), optimizer=optax.sgd(0.1), accumulate=3)
+            >>> history = trainer.fit(x, labels, sample_weight=mask, batch_size=6, verbose=0)
+            >>> f"{history.history['loss'][0]:.4f}"  # log(3): the mean over the tokens
+            '1.0986'
+        """
+        return high_level.compute_loss(self, preds, target, sample_weight, arguments)
+
     def add_loss(self, name: str, value: ArrayLike) -> Self:
         """Adds a scalar to the loss of this step, and logs it under its own name.
 

@@ -84,12 +84,11 @@ def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[E
     if not jax.tree.leaves(module.losses_and_metrics) or level_of(cls, "test") == "high":
         return
     unread = all(fields is not None and "losses_and_metrics" not in fields() for fields in used)
-    if unread and not _may_name(cls, "losses_and_metrics", "super()"):
+    if unread and not _may_name(cls, "losses_and_metrics", "compute_loss", "super()"):
         warnings.warn(
             f"the loss and the metrics of the trainer are not used: {cls.__name__} has its own steps, and they do not "
-            "read `self.losses_and_metrics`. Compute the loss and log the metrics there, `self.log(name, value)`, and "
-            "leave these arguments out; or write `init` and `apply`, and call the default step, "
-            "`super().managed_train_step(...)`.",
+            "read `self.losses_and_metrics`. Compute them, `loss, module = self.compute_loss(preds=..., target=...)`, "
+            "or leave these arguments out, and log what you compute yourself, `self.log(name, value)`.",
             stacklevel=stacklevel_of_caller(),
         )
 
