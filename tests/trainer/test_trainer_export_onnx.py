@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 
+import equinox as eqx
 import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,37 @@ def test_the_model_equals_predict_on_several_batch_sizes(tmp_path, lora, capsys)
         found, wanted = run(tmp_path / "model.onnx", rows), trainer.predict(rows)
         np.testing.assert_allclose(found["a_out"], wanted["a"], **CLOSE)
         np.testing.assert_allclose(found["sum"], wanted["sum"], **CLOSE)
+
+
+class Dropping(eqx.Module):
+    linear: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, x, key):
+        return self.linear(self.dropout(x, key=key))
+
+
+def dropping(x, training):
+    return hk.Linear(2)(hk.dropout(hk.next_rng_key(), 0.5 if training else 0.0, x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module",
+    [
+        Dropping(eqx.nn.Linear(3, 2, key=jax.random.key(0)), eqx.nn.Dropout(0.5)),
+        hk.transform(dropping),
+    ],
+    ids=["equinox", "haiku"],
+)
+def test_keys_of_a_dropout_that_is_off_are_not_exported(tmp_path, module):
+    x = regression()[0]
+    trainer = eg.Trainer(module)
+    trainer.init_on_batch(x)
+    trainer.export_onnx(tmp_path / "model.onnx", x[:4])
+    for size in (1, 5, 22):
+        found = run(tmp_path / "model.onnx", {"inputs": x[:size]})["outputs"]
+        np.testing.assert_allclose(found, trainer.predict(x[:size]), **CLOSE)
 
 
 class Odd(High):

@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from elegy.checkpoint.address import local_path
 from elegy.checkpoint.local import replace_file
 from elegy.errors import CheckpointError
+from elegy.jaxprs import without_dead_code
 from elegy.lazy import require
 from elegy.strategies.strategy import struct_of
 from elegy.trainer.export.exported import prediction, symbolic_batch, tensor_name
@@ -45,9 +47,14 @@ def export_onnx(state: Any, path: str | Path, inputs: PyTree) -> None:
     names: dict[str, list[str]] = {"inputs": [tensor_name(where, "inputs") for where, _ in found], "outputs": []}
 
     def function(*leaves: jax.Array) -> list[Any]:
-        outputs = jax.tree_util.tree_leaves_with_path(step(jax.tree.unflatten(treedef, leaves)))
-        names["outputs"] = [tensor_name(where, "outputs") for where, _ in outputs]
-        return [leaf for _, leaf in outputs]
+        # A new function for each call: jax2onnx replaces functions of JAX, and JAX keeps traces by function.
+        def outputs_of(*leaves: jax.Array) -> list[Any]:
+            outputs = jax.tree_util.tree_leaves_with_path(step(jax.tree.unflatten(treedef, leaves)))
+            names["outputs"] = [tensor_name(where, "outputs") for where, _ in outputs]
+            return [leaf for _, leaf in outputs]
+
+        # jax2onnx converts equations that nothing reads, and cannot convert the keys of a dropout that is off.
+        return jaxpr_as_fun(without_dead_code(jax.make_jaxpr(outputs_of)(*leaves)))(*leaves)
 
     try:
         jax.eval_shape(function, *(leaf for _, leaf in found))
