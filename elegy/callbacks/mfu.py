@@ -91,7 +91,7 @@ class MFUMonitor(ThroughputMonitor):
     def on_train_batch_end(self, event: Event) -> None:
         """Counts the operations of an execution."""
         if self.flops_per_example is None:
-            self._counted += event.trainer.step_flops * (event.step - self._step)
+            self._counted += _step_flops(event) * (event.step - self._step)
         self._step = event.step
         before = self._begin
         super().on_train_batch_end(event)
@@ -111,6 +111,16 @@ class MFUMonitor(ThroughputMonitor):
         rate = (self._counted if given is None else given * examples) / seconds
         event.log("tflops", rate / 1e12)
         event.log("mfu", rate / self._peak)
+
+
+def _step_flops(event: Event) -> float:
+    try:
+        return event.trainer.step_flops
+    except RuntimeError as error:
+        raise RuntimeError(
+            "MFUMonitor cannot count the operations of steps that are not compiled, which are those of the core level "
+            'and of strategy="eager": give them, `MFUMonitor(flops_per_example=...)`.'
+        ) from error
 
 
 def _positive(name: str, value: float | None) -> float | None:
