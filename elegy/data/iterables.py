@@ -220,8 +220,8 @@ class IterableSource:
         and a count of batches otherwise.
 
         Args:
-            taken: how many batches of the running pass count as seen; 0 between passes. If more were read, the
-                position is always a count of batches.
+            taken: how many batches of the running pass count as seen; 0 between passes. If more than one other was
+                read, the position is always a count of batches.
             own: True to use the iterable's own state. It must be False if a signal stopped the iterable while it read
                 a batch, because its position is unknown then.
 
@@ -243,8 +243,8 @@ class IterableSource:
         }
         if reader.interrupted:
             state["left"] = True
-        elif own and not ahead:
-            own_state, of_iterable = reader.own_state()
+        elif own:
+            own_state, of_iterable = reader.own_state(ahead)
             state["iterator"] = own_state
             if not self.one_shot:
                 state["iterable"] = of_iterable

@@ -93,6 +93,7 @@ class Reader:
         self.seen = 0
         self.interrupted = False
         self._random: Any = None  # the state of the random generators for the next iteration
+        self._state_before: Any = None  # before the last batch that was taken: a chunk may have ended without it
         self._warned: set[str] = set()
 
     @property
@@ -175,6 +176,7 @@ class Reader:
         now, number, depth = self.now, self.seen, self._reading.depth
         if now is None or now.ended:
             raise StopIteration
+        before = self._state_now() if now.read and self.what == "fit" else None
         try:
             if now.ahead is not None and (depth or now.ahead.has_items):
                 result = self._taken_ahead(now, now.ahead, prepare)
@@ -185,6 +187,7 @@ class Reader:
             raise
         now.read += 1
         self.seen += 1
+        self._state_before = before
         return result
 
     def _taken_ahead(self, now: Iteration, ahead: ReadAhead, prepare: Callable[[Any, int], Any]) -> Callable[[], Any]:
@@ -205,22 +208,29 @@ class Reader:
         if self.now is not None and self.now.ahead is not None:
             self.now.ahead.ask(prepare, self._most(0))
 
-    def own_state(self) -> tuple[Any, Any]:
-        """Returns the states of the iterator and the iterable after the last batch that was taken; None without one.
+    def own_state(self, ahead: int) -> tuple[Any, Any]:
+        """Returns the states of the iterator and the iterable; None without one, and if the state is not known.
+
+        Args:
+            ahead: how many of the batches that were read will be read again. The states after the last batch that was
+                taken, and before it, are known.
 
         Raises:
             CheckpointError: if a state cannot be read or stored.
         """
-        now = self.now
-        if now is None or now.ended:
-            state = _own_state(self.iterable) if self.one_shot else _own_state(None, self.iterable)
-        elif now.ahead is not None and now.ahead.has_items:
-            state = now.ahead.state
-        else:
-            state = _own_state(now.iterator, None if self.one_shot else self.iterable)
+        state = self._state_now() if not ahead else self._state_before if ahead == 1 else None
         if isinstance(state, CheckpointError):
             raise state
         return (None, None) if state is None else state
+
+    def _state_now(self) -> tuple[Any, Any] | CheckpointError | None:
+        """The states of the iterator and the iterable after the last batch that was taken, or the error."""
+        now = self.now
+        if now is None or now.ended:
+            return _own_state(self.iterable) if self.one_shot else _own_state(None, self.iterable)
+        if now.ahead is not None and now.ahead.has_items:
+            return now.ahead.state
+        return _own_state(now.iterator, None if self.one_shot else self.iterable)
 
     def _wait(self, call: Callable[[], Any]) -> Any:
         """Calls into the iterable. The call may hang, so a signal can end it."""
@@ -248,6 +258,7 @@ class Reader:
         """Drops the iterations; the next one has this number and random state."""
         self._stop()
         self.now, self.before, self.next_number, self._random = None, None, number, random
+        self._state_before = None
 
     def renumber(self, number: int) -> bool:
         """Sets the number of the running or next iteration.

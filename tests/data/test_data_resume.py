@@ -165,6 +165,18 @@ def test_the_rest_is_what_an_uninterrupted_run_sees(kind, limit, passes, count, 
         assert whole == [EXPECTED[kind](k) for k in range(len(whole))]
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("kind", ["positioned loader", "stateful loader", "positioned iterator"])
+def test_a_batch_that_was_read_and_not_used_is_read_again(kind, passes):
+    limit = 4 if kind == "positioned iterator" else None
+    whole = numbers(IterableSource(KINDS[kind]()), 4, limit, on_stop=lambda i: None)
+    source, states = IterableSource(KINDS[kind]()), []
+    seen = numbers(source, passes, limit, 4, lambda i: states.append(source.state(i - 1)))[:-1]
+    resumed = IterableSource(KINDS[kind]())
+    resumed.load_state(json.loads(json.dumps(states[0])))
+    assert seen + [int(b[0]) for _ in range(5 - passes) for b in resumed.batches(limit)] == whole
+
+
 @pytest.mark.parametrize("kind", ["positioned loader", "stateful loader"])
 def test_a_pass_that_was_cut_by_a_limit_counts_as_over(kind):
     whole = numbers(IterableSource(KINDS[kind]()), 4, 3, on_stop=lambda i: None)
@@ -218,10 +230,10 @@ def test_a_sequence_is_not_read_to_get_there():
     assert sequence.asked == [3, 4]
 
 
-def test_a_batch_that_was_read_but_not_used_is_read_again():
+def test_batches_that_were_read_and_not_used_are_counted_if_no_state_fits():
     source = IterableSource(Positioned(range(40)))
     batches = source.batches(10)
-    for _ in range(4):
+    for _ in range(5):
         next(batches)
     resumed = IterableSource(Positioned(range(40)))
     with pytest.warns(UserWarning, match="3 batches of it were read and dropped"):

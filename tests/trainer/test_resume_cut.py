@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from boring_modules import High, assert_same_bits, host, regression, trainer_of
+from boring_modules import High, Managed, assert_same_bits, host, regression, trainer_of
 
 import elegy as eg
 from elegy.callbacks import LambdaCallback, ModelCheckpoint
@@ -163,6 +163,43 @@ def test_an_iterator_of_which_nothing_was_used_begins_at_its_beginning(tmp_path,
         fit(whole, callbacks=[LambdaCallback(**{hook: lambda e, path=path: path.exists() or e.trainer.save(path)})])
         fit(resumed, resume=path)
         assert resumed.history.history == whole.history.history, hook
+
+
+class Shuffled:
+    """Has another order in each pass, and its state; the last batch of a pass has another shape than the others."""
+
+    def __init__(self):
+        self.number = self.read = 0
+
+    def __iter__(self):
+        order = np.random.default_rng(self.number).permutation(19)
+        while self.read < 4:
+            rows, self.read = order[5 * self.read : 5 * self.read + 5], self.read + 1
+            yield X[rows], Y[rows]
+        self.number, self.read = self.number + 1, 0
+
+    def state_dict(self):
+        return {"number": self.number, "read": self.read}
+
+    def load_state_dict(self, state):
+        self.__dict__.update(state)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_loader_of_which_a_batch_of_another_shape_was_read_ahead(tmp_path, prefetch):
+    def fit(**kwargs):
+        trainer = trainer_of(Managed)
+        trainer.fit(Shuffled(), epochs=3, steps_per_execution=4, prefetch=prefetch, verbose=0, **kwargs)
+        return trainer
+
+    def stop(event):
+        event.trainer.stop_training = event.step == 7
+
+    whole = fit()
+    fit(callbacks=[ModelCheckpoint(tmp_path), LambdaCallback(on_train_batch_end=stop)])
+    resumed = fit(resume=tmp_path)
+    assert (resumed.step, resumed.history.history) == (12, whole.history.history)
+    assert_same_bits(host(resumed.state), host(whole.state))
 
 
 class Wider(eg.ElegyModule):
