@@ -44,19 +44,39 @@ class Helped(Managed):
         return loss(self, *batch), self
 
 
+class Computes(Managed):
+    """Its test step alone uses the losses."""
+
+    def managed_test_step(self, key, batch, batch_idx):
+        x, y = batch
+        return self.compute_loss(preds=network(self.params, x), target=y)[1]
+
+
+class HasAMethodOfThatName(Managed):
+    def compute_loss(self, batch):  # type: ignore[override]
+        return jnp.mean(squares(self.params, *batch))
+
+    def managed_train_step(self, key, batch, batch_idx, epoch_idx):
+        return self.compute_loss(batch), self
+
+
 def fit(module, **given):
     trainer = eg.Trainer(module(), optimizer=optax.sgd(0.1), **given)
     trainer.fit(X, Y, validation_data=(X, Y), batch_size=4, epochs=2, verbose=0)
 
 
-@pytest.mark.parametrize("given", [{"loss": MSE()}, {"metrics": MSE()}])
-def test_arguments_that_no_step_uses_are_named_once(given):
-    with pytest.warns(UserWarning, match="loss and the metrics of the trainer are not used: Managed has") as warned:
-        fit(Managed, **given)
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [(Managed, {"loss": MSE()}), (Managed, {"metrics": MSE()}), (HasAMethodOfThatName, {"loss": MSE()})],
+)
+def test_arguments_that_no_step_uses_are_named_once(module, given):
+    message = f"loss and the metrics of the trainer are not used: {module.__name__} has"
+    with pytest.warns(UserWarning, match=message) as warned:
+        fit(module, **given)
     assert [one.filename for one in warned] == [__file__]
 
 
-@pytest.mark.parametrize("module", [High, OwnTraining, OnTop, OnlyTested, Helped])
+@pytest.mark.parametrize("module", [High, OwnTraining, OnTop, OnlyTested, Helped, Computes])
 def test_arguments_that_a_step_uses_are_silent(module):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -72,8 +72,8 @@ def _may_add(callback: Callback) -> bool:
 def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[EvaluationPlan]) -> None:
     """Warns of losses and metrics that a module with its own steps ignores.
 
-    The traced steps do not read or change their sums, and the module's class neither names them nor calls `super()`:
-    without validation, its test step is not traced.
+    The traced steps do not read or change their sums, and the module's class neither names them nor calls `super()` or
+    `compute_loss`: without validation, its test step is not traced.
 
     Args:
         module: the state or its structure.
@@ -84,7 +84,9 @@ def warn_of_unused(module: Any, training: ExecutionPlan, evaluations: Sequence[E
     if not jax.tree.leaves(module.losses_and_metrics) or level_of(cls, "test") == "high":
         return
     unread = all(fields is not None and "losses_and_metrics" not in fields() for fields in used)
-    if unread and not _may_name(cls, "losses_and_metrics", "compute_loss", "super()"):
+    readers = ["losses_and_metrics", "super()"]
+    readers += ["compute_loss"] if cls.compute_loss is ElegyModule.compute_loss else []
+    if unread and not _may_name(cls, *readers):
         warnings.warn(
             f"the loss and the metrics of the trainer are not used: {cls.__name__} has its own steps, and they do not "
             "read `self.losses_and_metrics`. Compute them, `loss, module = self.compute_loss(preds=..., target=...)`, "
