@@ -25,6 +25,19 @@ THEIRS = {
     **dict.fromkeys(
         ("CategoricalAccuracy", "SparseCategoricalAccuracy", "MulticlassAccuracy"), "`eg.metrics.Accuracy()`"
     ),
+    **dict.fromkeys(("TopKCategoricalAccuracy", "SparseTopKCategoricalAccuracy"), "`eg.metrics.TopKAccuracy()`"),
+    "R2Score": "`eg.metrics.R2()`",
+    "BLEUScore": "`eg.metrics.BLEU()`",
+    "ROUGEScore": "`eg.metrics.RougeL()`",
+    "CharErrorRate": "`eg.metrics.WordErrorRate()`, of the ids of characters",
+    "LogCoshError": "`eg.losses.LogCosh()`, which is accepted as a metric",
+    "FrechetInceptionDistance": "`eg.metrics.FrechetDistance(num_features)`",
+    **{
+        name: f"`eg.losses.{name}()`, which is accepted as a metric"
+        for name in ("CategoricalHinge", "Hinge", "KLDivergence", "LogCosh", "Poisson", "SquaredHinge")
+    },
+    "MeanMetric": "`eg.metrics.Mean()`",
+    "SumMetric": "`eg.metrics.Sum()`",
     **dict.fromkeys(("AUROC", "BinaryAUROC"), "`eg.metrics.AUC()`"),
     **dict.fromkeys(("F1Score", "BinaryF1Score", "MulticlassF1Score"), "`eg.metrics.F1()`"),
     **dict.fromkeys(("LearningRateScheduler", "ReduceLROnPlateau"), _SCHEDULE),

@@ -206,4 +206,4 @@ def refuse_lazy_frame(value: Any, what: str) -> None:
         TypeError: if the value is one.
     """
     if is_instance_of(value, "polars", "LazyFrame"):
-        raise TypeError(f"the inputs of {what} are a {type_name(value)} of Polars: give `frame.collect()`.")
+        raise TypeError(f"the inputs of {what} are {type_name(value)} of Polars: give `frame.collect()`.")

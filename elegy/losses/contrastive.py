@@ -62,12 +62,21 @@ class Contrastive(Loss):
         weight: see `Loss`.
         name: see `Loss`.
 
+    Raises:
+        ValueError: if `margin` is not positive.
+
     Example:
         >>> Contrastive(margin=2.0)(target=jnp.array([0]), preds=(jnp.zeros((1, 3)), jnp.zeros((1, 3)))).item()
         4.0
     """
 
     margin: float = static_field(default=1.0)
+
+    def __post_init__(self) -> None:
+        """Checks the margin."""
+        super().__post_init__()
+        if not self.margin > 0:
+            raise ValueError(f"Contrastive: margin={self.margin!r} must be positive.")
 
     def call(self, target: ArrayLike, preds: tuple[ArrayLike, ArrayLike]) -> jax.Array:
         """Computes the values of the examples.

@@ -34,7 +34,7 @@ def ctc(target: ArrayLike, preds: ArrayLike | tuple[ArrayLike, ArrayLike], *, bl
         `(B,)`, at least float32.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or the blank is not one of the classes.
         TypeError: if the labels are not integers, or the logits are complex.
 
     Example:
@@ -52,6 +52,11 @@ def ctc(target: ArrayLike, preds: ArrayLike | tuple[ArrayLike, ArrayLike], *, bl
         raise ValueError(
             f"CTC: target has shape {target.shape} and preds {logits.shape}. Labels have the shape (batch, labels) and "
             "logits (batch, frames, classes)."
+        )
+    if not 0 <= blank_id < logits.shape[-1]:
+        raise ValueError(
+            f"CTC: blank_id={blank_id} is not one of the {logits.shape[-1]} classes of preds, whose shape is "
+            f"{logits.shape}; the last one is {logits.shape[-1] - 1}."
         )
     if frames is not None and jnp.shape(frames) != logits.shape[:1]:
         raise ValueError(
@@ -105,7 +110,7 @@ class CTC(Loss):
             preds: logits `(B, T, C)`, or a tuple of them and the numbers of frames `(B,)`.
 
         Raises:
-            ValueError: if the shapes do not fit.
+            ValueError: if the shapes do not fit, or the blank is not one of the classes.
             TypeError: if the labels are not integers.
         """
         return ctc(target, preds, blank_id=self.blank_id)

@@ -51,6 +51,9 @@ class Huber(Loss):
         weight: see `Loss`.
         name: see `Loss`.
 
+    Raises:
+        ValueError: if `delta` is not positive.
+
     Example:
         >>> import jax.numpy as jnp
         >>> Huber(delta=1.0)(target=jnp.zeros((1, 2)), preds=jnp.array([[1.0, 3.0]])).item()
@@ -58,6 +61,12 @@ class Huber(Loss):
     """
 
     delta: float = static_field(default=1.0)
+
+    def __post_init__(self) -> None:
+        """Checks the distance."""
+        super().__post_init__()
+        if not self.delta > 0:
+            raise ValueError(f"Huber: delta={self.delta!r} must be positive.")
 
     def call(self, target: ArrayLike, preds: ArrayLike) -> jax.Array:
         """Computes the values of the examples.

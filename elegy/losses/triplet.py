@@ -47,6 +47,9 @@ class Triplet(Loss):
         weight: see `Loss`.
         name: see `Loss`.
 
+    Raises:
+        ValueError: if `margin` is negative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> Triplet(margin=0.5)(preds=(jnp.zeros((1, 2)),) * 3).item()
@@ -54,6 +57,12 @@ class Triplet(Loss):
     """
 
     margin: float = static_field(default=1.0)
+
+    def __post_init__(self) -> None:
+        """Checks the margin."""
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"Triplet: margin={self.margin!r} must be 0 or more.")
 
     def call(self, preds: tuple[ArrayLike, ArrayLike, ArrayLike]) -> jax.Array:
         """Computes the values of the examples.

@@ -109,7 +109,7 @@ def test_a_column_of_arrays_is_chosen_alone():
 
 
 def test_lazy_frames_are_refused():
-    with pytest.raises(TypeError, match=r"a LazyFrame of Polars: give `frame.collect\(\)`"):
+    with pytest.raises(TypeError, match=r"are a LazyFrame of Polars: give `frame.collect\(\)`"):
         as_source(polars.LazyFrame(COLUMNS))
 
 

@@ -41,6 +41,27 @@ def test_a_value_of_another_option_is_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: eg.losses.Huber(0), "delta=0 must be positive"),
+        (lambda: eg.losses.Huber(delta=-1.0), "delta=-1.0 must be positive"),
+        (lambda: eg.losses.Contrastive(0.0), "margin=0.0 must be positive"),
+        (lambda: eg.losses.Triplet(-1.0), "margin=-1.0 must be 0 or more"),
+    ],
+)
+def test_a_distance_below_zero_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("blank_id", [-1, 4])
+def test_the_blank_of_ctc_is_one_of_the_classes(blank_id):
+    labels, logits = np.ones((2, 3), np.int32), np.zeros((2, 5, 4), np.float32)
+    with pytest.raises(ValueError, match=f"blank_id={blank_id} is not one of the 4 classes .* the last one is 3"):
+        eg.losses.CTC(blank_id)(target=labels, preds=logits)
+
+
 @pytest.mark.parametrize("name", ["Accuracy", "Precision", "Recall", "F1"])
 def test_a_number_of_classes_is_not_a_threshold(name):
     with pytest.raises(ValueError, match="write num_classes=10"):
