@@ -6,13 +6,14 @@ import argparse
 import copy
 import dataclasses
 import json
-import math
 import re
+import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from elegy.cli.errors import CliError, nearest
+from elegy.cli.forms import JSON, YAML, flow_yaml, register, with_own_keys
 from elegy.cli.options import REQUIRED, Option, key_names, key_types, type_text
 from elegy.lazy import require
 
@@ -32,7 +33,7 @@ class Values:
     """
 
     def __init__(self, parser: Any, namespace: Any):
-        self.json: dict[str, Any] = json.loads(parser.dump(namespace, format="json", skip_unset=False))
+        self.json: dict[str, Any] = json.loads(parser.dump(namespace, format=JSON, skip_unset=False))
         self.json.pop("config", None)
         self._made = parser.instantiate(namespace)
 
@@ -71,6 +72,7 @@ def parse(
         ImportError: if jsonargparse is not installed.
     """
     jsonargparse = require("jsonargparse", "the command line")
+    register()
     own, every = _Keys(options), _Keys([*options, *others])
     files, rest = _split_files(argv)
     for token in rest:
@@ -78,10 +80,15 @@ def parse(
             own.check(token[2:].partition("=")[0].removesuffix("+"), "option")
     config: dict[str, Any] = {}
     whole = {option.name for option in options if not dataclasses.is_dataclass(option.type)}
-    for where, values in [("the saved configuration", base), *((path, _read(path)) for path in files)]:
+    for where, values in [("the saved configuration", with_own_keys(base)), *((path, _read(path)) for path in files)]:
         _merge(config, every.restricted(values, own, where), whole)
     parser = jsonargparse.ArgumentParser(
-        prog=prog, description=about, exit_on_error=False, default_env=False, allow_abbrev=False
+        prog=prog,
+        description=about,
+        exit_on_error=False,
+        default_env=False,
+        allow_abbrev=False,
+        parser_mode=YAML,
     )
     parser.add_argument(
         "--config", action="config", help="a YAML or JSON file with values of options, by group and name"
@@ -93,7 +100,7 @@ def parse(
         except (TypeError, ValueError) as error:
             raise CliError(f"--{option.name} has a default value that is not of its type: {error}") from error
     try:
-        arguments = ["--config", _yaml(config), *rest] if config else rest
+        arguments = ["--config", flow_yaml(config), *rest] if config else rest
         return Values(parser, parser.parse_args(arguments))
     except (argparse.ArgumentError, TypeError, ValueError) as error:
         raise CliError(_explained(str(error), options)) from error
@@ -116,17 +123,6 @@ def _explained(message: str, options: Iterable[Option]) -> str:
     right = {"inf": ".inf", "+inf": ".inf", "infinity": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(word)
     more = "" if right is None else f" In YAML, whose forms options have, this number is {right}."
     return f"--{key[1]} takes {type_text(kind)}, but it is {value[-1]}.{more}"
-
-
-def _yaml(value: Any) -> str:
-    """Writes a value as YAML: as JSON, which has no infinity and no NaN."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_yaml(str(key))}: {_yaml(one)}' for key, one in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_yaml, value))}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    return json.dumps(value)
 
 
 class _Keys:
@@ -174,10 +170,20 @@ class _Keys:
                 known = dict.fromkeys([*self.names, *(name.rpartition(".")[0] for name in self.names if "." in name)])
                 raise CliError(f"{where}: unknown key {full!r}.{nearest(full, known)}")
             else:
-                inner = self.restricted(value, to, where, f"{full}.") if inside else value
+                inner = self.restricted(value, to, where, f"{full}.") if inside else _named(value, self.names.get(full))
                 if full in to:
                     kept[key] = inner
         return kept
+
+
+def _named(value: Any, kind: Any) -> Any:
+    """Returns a value, with strings as its keys if its type is that of a dict of names: YAML reads `1:` as a number."""
+    kinds = (kind, *typing.get_args(kind))
+    if isinstance(value, Mapping) and any(
+        typing.get_origin(one) is dict and typing.get_args(one)[0] is str for one in kinds
+    ):
+        return {key if isinstance(key, str) else json.dumps(key): one for key, one in value.items()}
+    return value
 
 
 def _split_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
