@@ -295,6 +295,15 @@ class Pytree(metaclass=_PytreeMeta):
         return functools.partial(mutable(function), self)
 
 
+def _own(value: Any) -> Any:
+    """Copies what `+=` changes in place: an array of NumPy; also in lists, dicts and tuples, and these themselves."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)(map(_own, value))
+    return {key: _own(item) for key, item in value.items()} if type(value) is dict else value
+
+
 def _unlock_all(tree: Any) -> list[Pytree]:
     found: list[Pytree] = []
 
@@ -351,7 +360,7 @@ def mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
     def pure(tree: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not isinstance(tree, Pytree):
             raise TypeError(f"the first argument must be a Pytree, not a {type(tree).__name__}.")
-        copy = jax.tree.map(lambda leaf: leaf, tree)
+        copy = jax.tree.map(_own, tree)
         with _unlocked(_unlock_all(copy)):
             return function(copy, *args, **kwargs), copy
 
@@ -361,7 +370,7 @@ def mutable(method: Callable) -> Callable[..., tuple[Any, Any]]:
 def toplevel_mutable(method: Callable[Concatenate[P, A], R]) -> Callable[Concatenate[P, A], tuple[R, P]]:
     """Decorates a method that assigns fields of `self` only: callers get `(output, new_self)`.
 
-    Inside the method `self` is a copy; its subtrees stay frozen.
+    Inside the method `self` is a copy, with lists, dicts and NumPy arrays of its own; its subtrees stay frozen.
 
     Example:
         >>> class Counter(Pytree):
@@ -377,6 +386,7 @@ def toplevel_mutable(method: Callable[Concatenate[P, A], R]) -> Callable[Concate
     @functools.wraps(function)
     def pure(self: P, *args: A.args, **kwargs: A.kwargs) -> tuple[R, P]:
         copy = self.replace()
+        vars(copy).update((name, _own(value)) for name, value in vars(copy).items() if name not in copy._static_names)
         with _unlocked([copy]):
             return function(copy, *args, **kwargs), copy
 

@@ -375,6 +375,26 @@ def test_toplevel_mutable_copies_self_and_keeps_children_frozen():
         counted.steps = 1
 
 
+class Collected(eg.Pytree):
+    count: Any
+    items: list
+
+    def add(self):
+        self.count += 1
+        self.items += [1]
+        self.items[0]["n"] += 1
+
+    add_at_top = eg.toplevel_mutable(add)
+
+
+@pytest.mark.parametrize("call", [lambda tree: tree.mutable("add")(), Collected.add_at_top])
+def test_operators_that_work_in_place_leave_the_original(call):
+    tree = Collected(np.zeros(2), [{"n": np.zeros(1)}])
+    _, new = call(tree)
+    assert (new.count.tolist(), new.items[0]["n"].tolist(), len(new.items)) == ([1, 1], [1], 2)
+    assert (tree.count.tolist(), tree.items[0]["n"].tolist(), len(tree.items)) == ([0, 0], [0], 1)
+
+
 def test_toplevel_mutable_inside_of_jit():
     counted = jax.jit(lambda walker: walker.count()[1])(Walker(Point(1.0), 5))
     assert int(counted.steps) == 6
