@@ -42,3 +42,11 @@ def test_the_commands_are_those_that_ci_runs():
     checks = ("ruff check", "ruff format", "mypy", "basedpyright")
     for part in ('-e ".[test]"', "pytest", "python examples/quickstart.py", *checks):
         assert part in ci
+
+
+def test_the_extras_of_all_pages_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = "".join(page.read_text(encoding="utf-8") for page in [README, *sorted((ROOT / "docs").glob("*.md"))])
+    named = {extra.strip() for group in re.findall(r"elegy\[([\w, ]+)\]", text) for extra in group.split(",")}
+    assert named <= extras.keys()
+    assert {"grain", "clu", "metrax", "jax_metrics", "wandb", "mlflow", "trackio"} <= extras.keys()
