@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -131,6 +133,10 @@ class ThroughputMonitor(StepMonitor):
         every: the interval.
         tokens: the number of tokens of an example, for `tokens_per_second`; None to leave it out.
 
+    Raises:
+        TypeError: if `tokens` is not a number.
+        ValueError: if `tokens` is not positive and finite.
+
     Example:
         >>> import numpy as np, optax, flax.linen as nn
         >>> import elegy as eg
@@ -144,6 +150,11 @@ class ThroughputMonitor(StepMonitor):
 
     def __init__(self, every: Every = _OFTEN, tokens: float | None = None):
         super().__init__(every)
+        if tokens is not None:
+            if isinstance(tokens, bool) or not isinstance(tokens, numbers.Real):
+                raise TypeError(f"ThroughputMonitor(tokens={tokens!r}): give the number of tokens of an example.")
+            if not 0 < tokens < math.inf:
+                raise ValueError(f"ThroughputMonitor(tokens={tokens!r}): the number must be positive and finite.")
         self.tokens = tokens
         self._begin: tuple[int, int, float] | None = None  # steps, examples and seconds when the interval began
         self._last: Event | None = None  # the last step that was dispatched

@@ -160,6 +160,16 @@ def rates(event):
     return {name: round(value, 6) for name, value in event._added.items()}
 
 
+def test_tokens_of_an_example_are_checked_before_a_run():
+    for wrong in (len, "128", True):
+        with pytest.raises(TypeError, match="give the number of tokens of an example"):
+            ThroughputMonitor(tokens=wrong)
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            ThroughputMonitor(tokens=wrong)
+    assert ThroughputMonitor(tokens=np.float32(3)).tokens == 3
+
+
 def test_rates_leave_out_validation_and_the_first_interval():
     monitor = ThroughputMonitor(eg.Every(steps=4), tokens=3)
     monitor.on_train_begin(at(0, 0.0))
