@@ -12,6 +12,7 @@ _BETWEEN = (
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
     os.path.dirname(os.path.abspath(jax.__file__)) + os.sep,  # it traces our steps
     os.path.abspath(contextlib.__file__),
+    "<frozen ",  # such as `collections.abc`, whose mappings call our `__getitem__`
 )
 
 

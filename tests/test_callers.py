@@ -52,7 +52,12 @@ def interval(trainer):
     trainer.fit(X, Y, callbacks=[eg.callbacks.Profiler("traces", start=100)], verbose=0)  # here
 
 
-@pytest.mark.parametrize("call", [partial, hook, nan, shapes, interval])
+def nan_of_a_member(trainer):
+    population = eg.Population(make(optimizer=optax.sgd(1e30)), seeds=2)
+    population.fit(X, Y, epochs=4, verbose=0)  # here
+
+
+@pytest.mark.parametrize("call", [partial, hook, nan, nan_of_a_member, shapes, interval])
 def test_a_warning_names_the_line_of_the_program(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
