@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -127,6 +129,7 @@ def gather(value: PyTree) -> PyTree:
     """
     if jax.process_count() == 1:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], value)
+    _check_alike()
     from jax.experimental import multihost_utils
 
     # Each leaf gets an axis first: with `tiled=True`, `process_allgather` concatenates along it.
@@ -147,9 +150,26 @@ def from_first(value: PyTree) -> PyTree:
     """
     if jax.process_count() == 1:
         return value
+    _check_alike()
     from jax.experimental import multihost_utils
 
     return multihost_utils.broadcast_one_to_all(value)
+
+
+@functools.cache
+def _check_alike() -> None:
+    """Checks that all processes have the same number of devices, over which JAX's collectives divide their values.
+
+    Raises:
+        RuntimeError: if they have not.
+    """
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"process {index} has {count}" for index, count in sorted(counts.items()))
+        raise RuntimeError(
+            f"the processes have different numbers of devices ({each}): give each the same number, for example with "
+            "`jax_num_cpu_devices` or CUDA_VISIBLE_DEVICES."
+        )
 
 
 def collect(value: PyTree) -> PyTree:

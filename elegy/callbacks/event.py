@@ -52,8 +52,9 @@ class Event:
         evaluated: in `on_epoch_end`, those of `evaluations` that ran after this epoch; in `on_evaluation_end`, those
             that ran after this step.
         evaluation: in the `test` hooks inside of `fit`, the one of `evaluations` that runs.
-        ended: at the end of `fit`: `"interrupted"` by a signal or a `Timer`, `"failed"` with an exception, otherwise
-            `"finished"`; None before.
+        ended: at the end of `fit`, of an evaluation and of a prediction: `"interrupted"` by a signal, a `Timer` or the
+            end of an iteration over `predict_iter`, `"failed"` with an exception, otherwise `"finished"`; None in other
+            hooks. A resumed run begins an interrupted evaluation anew.
         resumed: in `on_epoch_begin`, True if batches of the epoch were trained before, by the interrupted run or
             before this run went back to a checkpoint.
         is_current: False if later steps of the same execution have already changed `trainer.state`.
@@ -137,7 +138,7 @@ class Event:
         """
         if self.phase == "predict":
             raise RuntimeError(f"event.log({name!r}, ...): a prediction has no logs.")
-        if self.ended is not None:
+        if self.ended is not None and self.phase == "train":
             raise RuntimeError(
                 f"event.log({name!r}, ...) at the end of fit: the logs of the last step and of the last epoch are "
                 "complete. Call it in on_epoch_end, or in the batch hooks; event.log_text and the other methods for "

@@ -165,6 +165,8 @@ def as_precision(value: Any) -> Precision | None:
         raise TypeError(f"precision must be a name or an elegy.Precision, not {value!r}. {_known()}")
     if value in NAMES:
         return NAMES[value]
+    if value in _THEIRS:
+        raise ValueError(f"precision={value!r} is not known: write {_THEIRS[value]!r}.")
     parts: dict[str, Any] = {}
     for part in value.split(","):
         key, equals, dtype = (text.strip() for text in part.partition("="))
@@ -173,6 +175,15 @@ def as_precision(value: Any) -> Precision | None:
             raise ValueError(f"precision={value!r} is not known. {_known()}")
         parts[key] = dtype
     return Precision(**parts)
+
+
+_THEIRS = {
+    **dict.fromkeys(("16-mixed", "16", "fp16", "float16"), "mixed_float16"),
+    **dict.fromkeys(("bf16-mixed", "bf16"), "mixed_bfloat16"),
+    "bf16-true": "bfloat16",
+    **dict.fromkeys(("32-true", "32", "fp32"), "float32"),
+}
+"""The names of other libraries, and ours."""
 
 
 def _known() -> str:

@@ -214,6 +214,7 @@ def evaluate(
     logs: Mapping[str, float] = {}
     added: dict[str, Any] = {}
     failure: BaseException | None = None
+    ended = "finished"
     emit = functools.partial(listeners.emit_in_pass, phase="test", plan=plan, added=added, evaluation=prefix)
     with measured("evaluation"):
         try:
@@ -232,10 +233,11 @@ def evaluate(
                     if interrupts is not None and interrupts.interrupted:
                         raise RunInterrupted
         except BaseException as error:
-            failure = error
+            stopped = isinstance(error, RunInterrupted) or (interrupts is not None and interrupts.interrupted)
+            failure, ended = error, "interrupted" if stopped else "failed"
             raise
         finally:
-            emit("on_test_end", failure=failure, logs=logs)
+            emit("on_test_end", failure=failure, logs=logs, ended=ended)
         _finish(logs)
     return logs
 

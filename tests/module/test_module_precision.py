@@ -224,6 +224,7 @@ def test_policies_are_written_as_jmp_writes_them():
     ("value", "error", "match"),
     [
         ("bf17", ValueError, "'bf17' is not known. Names: 'float32', 'bfloat16', 'mixed_bfloat16', 'mixed_float16'"),
+        ("bf16-mixed", ValueError, "'bf16-mixed' is not known: write 'mixed_bfloat16'."),
         ("params=float32,weights=float32", ValueError, "is not known. Names"),
         ("compute=int8", ValueError, "'int8' of a precision is not known. Dtypes: bfloat16, float16, float32"),
         (16, TypeError, "precision must be a name or an elegy.Precision, not 16"),

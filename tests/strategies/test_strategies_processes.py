@@ -135,3 +135,36 @@ def test_a_process_that_dies_ends_the_other(tmp_path: Path) -> None:
     codes, _ = run_two(tmp_path, "dies")
     assert codes[1] == -signal.SIGKILL
     assert codes[0] not in (0, -signal.SIGKILL)  # ended by itself, not by the deadline
+
+
+UNEQUAL = """
+import sys
+import flax.linen as nn, jax, numpy as np, optax
+import elegy as eg
+
+port, process = sys.argv[1], int(sys.argv[2])
+jax.config.update("jax_num_cpu_devices", process + 1)
+eg.distributed.initialize("127.0.0.1:" + port, 2, process, initialization_timeout=300)
+x = np.ones((12, 2), np.float32)
+trainer = eg.Trainer(nn.Dense(1), eg.losses.MeanSquaredError(), optimizer=optax.sgd(0.1), strategy="data_parallel")
+try:
+    trainer.fit(x, x[:, :1], batch_size=6, verbose=0)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_processes_with_different_numbers_of_devices_are_refused():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "JAX_PLATFORMS": "cpu", "NPROC": "4"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", UNEQUAL, port, str(i)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for i in range(2)
+    ]
+    texts = [one.communicate(timeout=DEADLINE)[0] for one in started]
+    message = "the processes have different numbers of devices (process 0 has 1, process 1 has 2): give each the same"
+    assert all(message in text for text in texts), texts

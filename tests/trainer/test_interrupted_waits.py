@@ -117,12 +117,14 @@ def test_a_validation_that_waits_or_runs_is_done_by_the_resumed_run(tmp_path, st
             yield batch
 
     ends = []
-    watch = LambdaCallback(on_epoch_end=lambda event: ends.append(event.step), on_test_end=lambda event: ends.append(0))
+    watch = LambdaCallback(
+        on_epoch_end=lambda event: ends.append(event.step), on_test_end=lambda event: ends.append(event.ended)
+    )
     cut = trainer_of(High)
     fit(cut, BATCHES, [watch, saving(tmp_path)], validation_data=validation)
-    assert (cut.step, cut.epoch, ends) == (5, 0, [0])
+    assert (cut.step, cut.epoch, ends) == (5, 0, ["interrupted"])
     resumed = fit(trainer_of(High), BATCHES, [watch, saving(tmp_path)], validation_data=BATCHES, resume="auto")
-    assert ends == [0, 0, 5, 0, 10]
+    assert ends == ["interrupted", "finished", 5, "finished", 10]
     assert resumed.history.history == fit(trainer_of(High), BATCHES, validation_data=BATCHES).history.history
 
 

@@ -71,6 +71,7 @@ def _predictions(
     executor = session.executor
     waiting: list[tuple[tuple[list[Any], Any], Chunk]] = []
     failure: BaseException | None = None
+    ended = "finished"
     try:
         listeners.emit_in_pass("on_predict_begin", "predict", plan)
         # Forked after the hooks, which may assign the state to predict with; the caller may train between batches.
@@ -94,13 +95,14 @@ def _predictions(
             if failed is not None:
                 raise failed
     except GeneratorExit:  # the caller stopped iterating
+        ended = "interrupted"
         raise
     except BaseException as error:
-        failure = error
+        failure, ended = error, "failed"
         raise
     finally:
         try:
-            listeners.emit_in_pass("on_predict_end", "predict", plan, failure)
+            listeners.emit_in_pass("on_predict_end", "predict", plan, failure, ended=ended)
         finally:
             reading.close()
 
