@@ -131,11 +131,13 @@ class ThroughputMonitor(StepMonitor):
 
     Args:
         every: the interval.
-        tokens: the number of tokens of an example, for `tokens_per_second`; None to leave it out.
+        tokens: the number of tokens of an example, for `tokens_per_second`; or, where it varies, a function that gets
+            the event and returns how many tokens the run has seen, which is called once an interval. None to leave it
+            out.
 
     Raises:
-        TypeError: if `tokens` is not a number.
-        ValueError: if `tokens` is not positive and finite.
+        TypeError: if `tokens` is neither a number nor a function, or the function does not return a number.
+        ValueError: if the number is not positive and finite.
 
     Example:
         >>> import numpy as np, optax, flax.linen as nn
@@ -148,15 +150,18 @@ class ThroughputMonitor(StepMonitor):
         512
     """
 
-    def __init__(self, every: Every = _OFTEN, tokens: float | None = None):
+    def __init__(self, every: Every = _OFTEN, tokens: float | Callable[[Event], float] | None = None):
         super().__init__(every)
-        if tokens is not None:
+        if tokens is not None and not callable(tokens):
             if isinstance(tokens, bool) or not isinstance(tokens, numbers.Real):
-                raise TypeError(f"ThroughputMonitor(tokens={tokens!r}): give the number of tokens of an example.")
+                raise TypeError(
+                    f"ThroughputMonitor(tokens={tokens!r}): give the number of tokens of an example, or a function of "
+                    "the event that returns how many tokens the run has seen."
+                )
             if not 0 < tokens < math.inf:
                 raise ValueError(f"ThroughputMonitor(tokens={tokens!r}): the number must be positive and finite.")
         self.tokens = tokens
-        self._begin: tuple[int, int, float] | None = None  # steps, examples and seconds when the interval began
+        self._begin: tuple[int, int, float, float] | None = None  # steps, examples, tokens and seconds at its beginning
         self._last: Event | None = None  # the last step that was dispatched
         self._evaluation = 0.0  # the time at which the evaluation began
 
@@ -174,11 +179,22 @@ class ThroughputMonitor(StepMonitor):
         self._last = event
         if not self.due(event):
             return
-        now = (event.step, event.examples, event.seconds)
+        now = (event.step, event.examples, self._tokens_until(event), event.seconds)
         if self._begin is not None and now[0] > self._begin[0]:
-            steps, examples, seconds = (b - a for a, b in zip(self._begin, now, strict=True))
-            self.add_rates(event, int(steps), int(examples), max(seconds, 1e-9))
+            steps, examples, tokens, seconds = (b - a for a, b in zip(self._begin, now, strict=True))
+            seconds = max(seconds, 1e-9)
+            self.add_rates(event, int(steps), int(examples), seconds)
+            if self.tokens is not None:
+                event.log("tokens_per_second", tokens / seconds)
         self._begin = now
+
+    def _tokens_until(self, event: Event) -> float:
+        if not callable(self.tokens):
+            return (self.tokens or 0.0) * event.examples
+        count = self.tokens(event)
+        if isinstance(count, bool) or not isinstance(count, numbers.Real):
+            raise TypeError(f"the function ThroughputMonitor(tokens=...) returned {count!r}, which is not a number.")
+        return float(count)
 
     def add_rates(self, event: Event, steps: int, examples: int, seconds: float) -> None:
         """Adds the rates of an interval to the logs.
@@ -191,8 +207,6 @@ class ThroughputMonitor(StepMonitor):
         """
         event.log("steps_per_second", steps / seconds)
         event.log("examples_per_second", examples / seconds)
-        if self.tokens is not None:
-            event.log("tokens_per_second", self.tokens * examples / seconds)
 
     def on_train_end(self, event: Event) -> None:
         """Lets go of the last event."""
@@ -205,8 +219,8 @@ class ThroughputMonitor(StepMonitor):
     def on_test_end(self, event: Event) -> None:
         """Subtracts the seconds of the validation."""
         if self._begin is not None and self._last is not None:
-            steps, examples, seconds = self._begin
-            self._begin = steps, examples, seconds + event.seconds - self._evaluation
+            steps, examples, tokens, seconds = self._begin
+            self._begin = steps, examples, tokens, seconds + event.seconds - self._evaluation
 
 
 class DeviceMonitor(StepMonitor):

@@ -161,7 +161,7 @@ def rates(event):
 
 
 def test_tokens_of_an_example_are_checked_before_a_run():
-    for wrong in (len, "128", True):
+    for wrong in ([128], "128", True):
         with pytest.raises(TypeError, match="give the number of tokens of an example"):
             ThroughputMonitor(tokens=wrong)
     for wrong in (0, -1, float("nan"), float("inf")):
@@ -183,6 +183,16 @@ def test_rates_leave_out_validation_and_the_first_interval():
     monitor.on_test_end(at(10, 17.0, "test"))
     monitor.on_train_batch_end(third)
     assert rates(third) == {"steps_per_second": 1.0, "examples_per_second": 10.0, "tokens_per_second": 30.0}
+
+
+def test_tokens_that_a_function_counts():
+    monitor = ThroughputMonitor(eg.Every(steps=4), tokens=lambda event: event.step**2)
+    monitor.on_train_begin(at(0, 0.0))
+    for event, expected in ((at(4, 9.0), None), (at(8, 11.0), (64 - 16) / 2), (at(12, 15.0), (144 - 64) / 4)):
+        monitor.on_train_batch_end(event)
+        assert rates(event).get("tokens_per_second") == expected
+    with pytest.raises(TypeError, match=r"the function ThroughputMonitor\(tokens=...\) returned 'many'"):
+        ThroughputMonitor(eg.Every(steps=4), tokens=lambda event: "many").on_train_batch_end(at(4, 9.0))
 
 
 @pytest.mark.parametrize("fuse", [1, 5])
