@@ -117,10 +117,8 @@ def _step_flops(event: Event) -> float:
     try:
         return event.trainer.step_flops
     except RuntimeError as error:
-        raise RuntimeError(
-            "MFUMonitor cannot count the operations of steps that are not compiled, which are those of the core level "
-            'and of strategy="eager": give them, `MFUMonitor(flops_per_example=...)`.'
-        ) from error
+        error.add_note("If steps are not compiled, give their operations: `MFUMonitor(flops_per_example=...)`.")
+        raise
 
 
 def _positive(name: str, value: float | None) -> float | None:

@@ -305,3 +305,28 @@ def test_the_data_cannot_fit_the_trainer_that_reads_it():
         trainer.fit(data, verbose=0)
     assert (trainer.step, trainer.epoch) == (0, 0)
     fit(trainer)
+
+
+def test_the_end_of_an_evaluation_and_of_a_prediction_says_how_it_ended():
+    trainer, ended = trainer_of(High), []
+    watch = LambdaCallback(
+        on_test_end=lambda event: ended.append(event.ended), on_predict_end=lambda event: ended.append(event.ended)
+    )
+    trainer.init_on_batch(X[:8], Y[:8])
+    trainer.evaluate(X, Y, batch_size=8, callbacks=[watch], verbose=0)
+    trainer.predict(X, batch_size=8, callbacks=[watch])
+    assert ended == ["finished", "finished"]
+
+    outputs = trainer.predict_iter(X, batch_size=8, callbacks=[watch])
+    next(outputs)
+    outputs.close()
+    assert ended[2:] == ["interrupted"]
+
+    def broken():
+        yield X[:8], Y[:8]
+        raise OSError("the disk is gone")
+
+    for call in (trainer.evaluate, lambda data, **kwargs: trainer.predict(lambda: (x for x, _ in data()), **kwargs)):
+        with pytest.raises(OSError, match="the disk is gone"):
+            call(broken, callbacks=[watch], verbose=0)
+    assert ended[3:] == ["failed", "failed"]
