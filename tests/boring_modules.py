@@ -13,8 +13,19 @@ import optax
 
 import elegy as eg
 from elegy.data import epoch_permutation
+from elegy.strategies import FSDP, DataParallel, Sharded
 
 FEATURES, OUTPUTS = 3, 2
+
+STRATEGIES = {
+    "eager": lambda: "eager",
+    "jit": lambda: "jit",
+    "data_parallel": lambda: DataParallel(2),
+    "data_parallel_4": lambda: DataParallel(4),
+    "sharded": lambda: Sharded({"data": 2}),
+    "fsdp": lambda: FSDP({"data": 2}, min_size=2),
+}
+"""Makers of strategies, on at most four devices, whose results must be equal."""
 
 
 def regression(size: int = 22, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,27 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from boring_modules import Core, High, Managed, network, regression, squares, weights
+from boring_modules import STRATEGIES, Core, High, Managed, network, regression, squares, weights
 from some_cases import some
 
 import elegy as eg
 from elegy.loading.chunks import structure
 from elegy.losses import MeanSquaredError
-from elegy.strategies import FSDP, DataParallel, Sharded
 
 X, Y = regression(22)
 W = weights(22)
 BATCH = 8  # the last batch has six rows, which 4 does not divide, and which four devices cannot share
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32, sums in another order than the reference's
-
-STRATEGIES = {
-    "eager": lambda: "eager",
-    "jit": lambda: "jit",
-    "data_parallel": lambda: DataParallel(2),
-    "data_parallel_4": lambda: DataParallel(4),
-    "sharded": lambda: Sharded({"data": 2}),
-    "fsdp": lambda: FSDP({"data": 2}, min_size=2),
-}
 
 
 class Penalized(High):

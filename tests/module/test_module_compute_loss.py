@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from boring_modules import STRATEGIES
 from some_cases import some
 
 import elegy as eg
-from elegy.strategies import FSDP, DataParallel, Sharded
 
 ROWS, TOKENS, FEATURES, CLASSES = 22, 5, 4, 3
 BATCH, EPOCHS = 8, 2  # the last batch of an epoch has six rows, which four devices cannot share
@@ -20,15 +20,6 @@ Y = RNG.integers(0, CLASSES, (ROWS, TOKENS))
 MASK = np.arange(TOKENS) < RNG.integers(0, TOKENS + 1, ROWS)[:, None]  # some rows have no token
 START = {"w": RNG.normal(size=(FEATURES, CLASSES)).astype(np.float32)}
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}  # float32, sums in another order than the reference's
-
-STRATEGIES = {
-    "eager": lambda: "eager",
-    "jit": lambda: "jit",
-    "data_parallel": lambda: DataParallel(2),
-    "data_parallel_4": lambda: DataParallel(4),
-    "sharded": lambda: Sharded({"data": 2}),
-    "fsdp": lambda: FSDP({"data": 2}, min_size=2),
-}
 
 
 class Tagger(eg.ElegyModule):

@@ -7,25 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from boring_modules import High, assert_same_bits, regression, squares, weights
+from boring_modules import STRATEGIES, High, assert_same_bits, regression, squares, weights
 from some_cases import some
 
 import elegy as eg
-from elegy.strategies import FSDP, DataParallel, Sharded
+from elegy.strategies import DataParallel
 
 X, Y = regression(22)
 W = weights(22)
 BATCH, EPOCHS = 8, 2  # the last batch of an epoch has six rows, which four devices cannot share
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}  # float32, sums in another order than the reference's
-
-STRATEGIES = {
-    "eager": lambda: "eager",
-    "jit": lambda: "jit",
-    "data_parallel": lambda: DataParallel(2),
-    "data_parallel_4": lambda: DataParallel(4),
-    "sharded": lambda: Sharded({"data": 2}),
-    "fsdp": lambda: FSDP({"data": 2}, min_size=2),
-}
 
 
 def penalty(params):
