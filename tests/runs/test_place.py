@@ -68,11 +68,11 @@ lock = Lock()
 assert lock.acquire(Path("."))
 worker = os.fork()
 if worker == 0:
+    print(os.getpid(), flush=True)  # the worker says it, after what Python does in a forked process
     os.close(1)
-    time.sleep(60)
+    time.sleep(600)
     os._exit(0)
-print(worker, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

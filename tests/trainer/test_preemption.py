@@ -85,6 +85,7 @@ def test_all_processes_stop_after_the_same_step(tmp_path, number):
 def test_a_lost_process_ends_the_other_and_a_relaunch_ends_the_run(tmp_path):
     processes = launch(tmp_path, signal.SIGKILL, heartbeat_timeout=10)
     try:
+        processes[1].wait(timeout=600)
         _, errors = processes[0].communicate(timeout=90)  # JAX's own timeout is 100 s: nobody waits for that
     finally:
         for process in processes:

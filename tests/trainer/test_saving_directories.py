@@ -55,10 +55,10 @@ class Hang(eg.Callback):
     def on_epoch_end(self, event):
         worker = os.fork()  # as a DataLoader does
         if worker == 0:
+            print(os.getpid(), flush=True)  # the worker says it, after what Python does in a forked process
             os.close(1)
             os.close(2)
             time.sleep(600)
-        print(worker, flush=True)
         time.sleep(600)
 
 import optax
