@@ -236,3 +236,39 @@ def interrupt_deferred() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         if received:
             handler(*received[0])
+
+
+@contextmanager
+def interrupt_kept() -> Iterator[None]:
+    """A block that ends with `KeyboardInterrupt` if Ctrl-C was pressed in it, also where Python dropped the exception.
+
+    What is raised in the callback of a weak reference or in `__del__` is only printed. These are often the first to run
+    after a long call into C, such as the compiler's, so that a waiting signal raises there.
+
+    The block does nothing outside of the main thread, or if Ctrl-C has another handler than Python's own.
+
+    Example:
+        >>> with suppress(KeyboardInterrupt), interrupt_kept():
+        ...     with suppress(KeyboardInterrupt):  # as Python does for a weak reference
+        ...         signal.raise_signal(signal.SIGINT)
+        ...     print("goes on")
+        goes on
+    """
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+    received: list[int] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        usual(signum, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handle:
+            signal.signal(signal.SIGINT, usual)
+    if received:
+        raise KeyboardInterrupt

@@ -213,6 +213,8 @@ def iterable_chunks(
 ) -> Generator[Chunk, None, None]:
     """Groups the batches of an iterator into chunks; takes no batch beyond the current chunk.
 
+    If a batch cannot be read, those before it are a chunk, and the error is raised after it.
+
     Batches may have several shapes, such as buckets of sequences by length. Each bucket (example shapes and dtypes)
     has its own layout: a short batch is padded to the largest earlier batch of its bucket.
 
@@ -224,6 +226,19 @@ def iterable_chunks(
         like: the first batch of a pass, to whose size a short batch at the beginning of a resumed run is padded.
         chunk_size: limits the size of the chunks.
     """
+    for group in _groups(batches, layout_of, first, like, chunk_size):
+        yield _stack(*group, strategy)
+        del group  # its batches, before others are read
+
+
+def _groups(
+    batches: Iterable[Batch],
+    layout_of: Callable[[Batch], BatchLayout],
+    first: int,
+    like: Batch | None,
+    chunk_size: ChunkSize,
+) -> Generator[tuple[list[tuple[Batch, int]], PyTree, int, BatchLayout], None, None]:
+    """Pads batches, and yields those of each chunk with their sizes, their shape, the first index, and the layout."""
     begin, examples = first, 0
     layouts: dict[Any, BatchLayout] = {}
     full: dict[Any, int] = {}
@@ -234,32 +249,37 @@ def iterable_chunks(
     structs: dict[Any, PyTree] = {}  # one object for each shape: the executor finds programs by identity
     waiting: list[tuple[Batch, int]] = []
     layout, shape = BatchLayout(), None
-    for batch in batches:
-        size = rows(batch)
-        bucket = _bucket(batch)
-        if bucket not in layouts:
-            layouts[bucket], full[bucket] = layout_of(batch), 0
-        layout_here = layouts[bucket]
-        count = size
-        if layout_here.masked:
-            count = full[bucket] = max(full[bucket], layout_here.rows(size))
-            batch = pad_rows(batch, count) if size < count else batch
-        if (bucket, count) not in structs:
-            structs[bucket, count] = structure(batch)
-        this = structs[bucket, count]
-        if this is not shape:
-            if waiting:
-                yield _stack(waiting, shape, first, layout, strategy)
-                first, examples, waiting = first + len(waiting), examples + sum(s for _, s in waiting), []
-            layout, shape = layout_here, this
-        waiting.append((batch, size))
-        # Called with one batch more than was read: if the result does not include it, the chunk ends here.
-        sizes = [s for _, s in waiting]
-        if len(waiting) == layout.steps or chunk_size(first - begin, examples, [*sizes, size]) <= len(waiting):
-            yield _stack(waiting, shape, first, layout, strategy)
-            first, examples, waiting = first + len(waiting), examples + sum(sizes), []
+    try:
+        for batch in batches:
+            size = rows(batch)
+            bucket = _bucket(batch)
+            if bucket not in layouts:
+                layouts[bucket], full[bucket] = layout_of(batch), 0
+            layout_here = layouts[bucket]
+            count = size
+            if layout_here.masked:
+                count = full[bucket] = max(full[bucket], layout_here.rows(size))
+                batch = pad_rows(batch, count) if size < count else batch
+            if (bucket, count) not in structs:
+                structs[bucket, count] = structure(batch)
+            this = structs[bucket, count]
+            if this is not shape:
+                if waiting:
+                    yield waiting, shape, first, layout
+                    first, examples, waiting = first + len(waiting), examples + sum(s for _, s in waiting), []
+                layout, shape = layout_here, this
+            waiting.append((batch, size))
+            # Called with one batch more than was read: if the result does not include it, the chunk ends here.
+            sizes = [s for _, s in waiting]
+            if len(waiting) == layout.steps or chunk_size(first - begin, examples, [*sizes, size]) <= len(waiting):
+                yield waiting, shape, first, layout
+                first, examples, waiting = first + len(waiting), examples + sum(sizes), []
+    except Exception:
+        if waiting:
+            yield waiting, shape, first, layout  # the steps before the batch that could not be read
+        raise
     if waiting:
-        yield _stack(waiting, shape, first, layout, strategy)
+        yield waiting, shape, first, layout
 
 
 def _bucket(batch: Batch) -> Any:

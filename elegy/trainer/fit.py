@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elegy.callbacks import CallbackList, History, TimeMonitor
+from elegy.callbacks.interrupt import interrupt_kept
 from elegy.checkpoint import store
 from elegy.data import ArraySource, IterableSource, first_batches, split
 from elegy.data.columns import Given
@@ -104,13 +105,14 @@ def fit(
         session.executor.asked_for(values),
         UndoOnFailure(session) as undo,
         contextlib.ExitStack() as data,
-        contextlib.ExitStack() as reading,
+        contextlib.ExitStack() as preparing,
     ):
+        preparing.enter_context(interrupt_kept())
         if (folder := run_folder(callbacks)) is not None:
             folder.begin(config.resume)
         for each in (source, *(one.source for one in evaluations)):
             data.enter_context(each.reading(config.prefetch))
-        found = reading.enter_context(resume.resumed_from(config.resume, callbacks))
+        found = preparing.enter_context(resume.resumed_from(config.resume, callbacks))
         saved = None if found is None else store.read_metadata(found)
         static: tuple[int, ...] | None = None
         if saved is not None and saved["run"] is not None and fuse == "auto":
@@ -169,7 +171,7 @@ def fit(
         run = session.run = Run(session, config, training, ready, listeners, undo)
         if found is not None and saved is not None:
             resume.resume(run, found, saved)
-        reading.close()
+        preparing.close()
         if folder is not None:
             folder.parameters = parameters(session)
         try:

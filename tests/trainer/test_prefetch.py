@@ -106,6 +106,20 @@ def test_a_thread_ends_with_a_run_that_fails():
         fitted(2, [LambdaCallback(on_train_batch_end=fail)], lambda: itertools.cycle(BATCHES))
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_the_steps_before_a_batch_that_cannot_be_read_are_done_also_if_they_are_fused(prefetch):
+    def data():
+        yield from BATCHES[:3]
+        raise OSError("the disk is gone")
+
+    trainer, whole = trainer_of(High), trainer_of(High)
+    with pytest.raises(OSError, match="the disk is gone"):
+        trainer.fit(data(), steps_per_execution=2, prefetch=prefetch, verbose=0)
+    whole.fit(BATCHES[:3], steps_per_execution=2, verbose=0)
+    assert trainer.step == 3
+    assert_same_bits(host(trainer.state), host(whole.state))
+
+
 def test_evaluate_and_predict_read_ahead():
     trainer, threads = fitted(0), set()
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import signal
 import warnings
+import weakref
 
 import numpy as np
 import optax
@@ -485,6 +486,26 @@ def test_ctrl_c_in_train_on_batch_loses_no_state(monkeypatch):
     whole.train_on_batch(X, Y)
     assert trainer.step == 2
     assert_same_bits(host(trainer.state), host(whole.state))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_while_fit_prepares_is_not_lost_in_the_callback_of_a_weak_reference():
+    """Python drops what is raised there, and after a long call into C it is where Ctrl-C often raises."""
+
+    class Traced(High):
+        def apply(self, key, inputs, training):
+            dropped = set()
+            reference = weakref.ref(dropped, lambda _: signal.raise_signal(signal.SIGINT))
+            del dropped
+            assert reference() is None
+            return super().apply(key, inputs, training)
+
+    before = signal.getsignal(signal.SIGINT)
+    trainer = trainer_of(Traced)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer)
+    assert (trainer.step, trainer.interrupted) == (0, None)
     assert signal.getsignal(signal.SIGINT) is before
 
 
