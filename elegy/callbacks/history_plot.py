@@ -20,23 +20,28 @@ _COLUMNS = 3
 def curves_of(history: History) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     """Groups the values of a history: `{"loss": {"train": (steps, values), "val": (steps, values)}}`.
 
-    The values of an evaluation are at the steps at which it ran.
+    The values of an evaluation are at the steps at which it ran. A value that a callback added to an evaluation under a
+    name of its own is drawn with those of the epochs.
     """
-    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-    evaluated = {name for records in history.evaluations.values() for record in records for name in record}
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    sets = {"val_" if key == "val" else f"val_{key}_": records for key, records in history.evaluations.items()}
+    evaluated = {name for prefix, records in sets.items() for one in records for name in one if name.startswith(prefix)}
     for name, values in history.history.items():
-        if name in evaluated or len(values) != len(history.step):
-            continue
-        found.setdefault(name, {})["train"] = (list(history.step), list(values))
-    for key, records in history.evaluations.items():
-        prefix = "val_" if key == "val" else f"val_{key}_"
-        for name in dict.fromkeys(name for record in records for name in record):
-            if name in ("epoch", "step", "examples"):
-                continue
-            points = [(record["step"], record[name]) for record in records if name in record]
-            lines = found.setdefault(name.removeprefix(prefix), {})
-            lines[prefix.removesuffix("_")] = ([int(step) for step, _ in points], [value for _, value in points])
-    return found
+        if name not in evaluated and len(values) == len(history.step):
+            found.setdefault(name, {})["train"] = dict(zip(history.step, values, strict=True))
+    for prefix, records in sets.items():
+        for record in records:
+            for name in [name for name in record if name not in ("epoch", "step", "examples")]:
+                line = prefix.removesuffix("_") if name.startswith(prefix) else "train"
+                points = found.setdefault(name.removeprefix(prefix), {}).setdefault(line, {})
+                points[int(record["step"])] = record[name]
+    return {group: {line: _series(points) for line, points in lines.items()} for group, lines in found.items()}
+
+
+def _series(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    """The points of a line in the order of their steps."""
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
 
 
 def plot_history(history: History, names: Sequence[str], axes: Any) -> Any:
