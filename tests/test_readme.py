@@ -32,7 +32,7 @@ def test_the_links_lead_to_files(page):
 def test_the_commands_are_those_that_ci_runs():
     commands = re.findall(r"```bash\n(.*?)\n```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert commands == [
-        'pip install "elegy[flax]>=0.9"',
+        'pip install "elegy[flax]>=0.9" scikit-learn',
         'pip install -e ".[examples]" && python examples/quickstart.py',
         'pip install -e ".[test]" && pytest',
     ]

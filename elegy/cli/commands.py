@@ -127,8 +127,7 @@ def predict(call: Call) -> None:
     output = Path(call.values["output"])
     if output.suffix not in (".npy", ".npz"):
         raise CliError(f"--output {output}: the name of the file must end in .npy or .npz.")
-    if not output.absolute().parent.is_dir():
-        raise CliError(f"--output {output}: there is no directory {output.absolute().parent}.")
+    _check_place(output)
     trainer = call.trainer()
     if call.values["inputs"] is not None:
         where = f"--inputs {call.values['inputs']}"
@@ -142,6 +141,19 @@ def predict(call: Call) -> None:
         outputs = trainer.predict(inputs, **call.values.group("predict"))
     if is_first():
         _write(outputs, output)
+
+
+def _check_place(output: Path) -> None:
+    if not output.absolute().parent.is_dir():
+        raise CliError(f"--output {output}: there is no directory {output.absolute().parent}.")
+
+
+def _check_library(name: str, purpose: str) -> None:
+    """Checks that a library is installed, before anything is computed that needs it."""
+    try:
+        require(name, purpose)
+    except ImportError as error:
+        raise CliError(str(error)) from error
 
 
 def _write(outputs: Any, output: Path) -> None:
@@ -165,6 +177,7 @@ def _arrays(path: Path) -> Any:
 
 def export(call: Call) -> None:
     """Writes the prediction step for use without Elegy."""
+    _check_library("flatbuffers", "elegy export")
     batch = first_batch(call.program.read_data(call.values))
     call.trainer().export(call.values["output"], batch["inputs"], **call.values.group("export"))
     print(f"wrote {call.values['output']}")
@@ -186,13 +199,17 @@ def cost(call: Call) -> None:
 
 def find_lr(call: Call) -> None:
     """Prints a learning rate from a range test."""
+    if (output := call.values["output"]) is not None:
+        _check_library("matplotlib", "elegy find-lr --output")
+        _check_place(Path(output))
     data = call.program.read_data(call.values)
     test = call.trainer().find_learning_rate(**data.train, **call.values.group("find_lr"))
-    if (output := call.values["output"]) is not None:
+    if test.suggestion is not None:
+        print(f"{test.suggestion:.3g}")
+    if output is not None:
         test.plot().figure.savefig(output)
     if test.suggestion is None:
         raise CliError("the loss does not fall at any learning rate of the test.")
-    print(f"{test.suggestion:.3g}")
 
 
 def serve(call: Call) -> None:
@@ -213,11 +230,8 @@ def serve_export(path: str, values: Values) -> None:
 
 def _how(values: Values) -> dict[str, Any]:
     """The options of the server, checked before anything is loaded."""
-    try:
-        require("starlette", "elegy serve")
-        require("uvicorn", "elegy serve")
-    except ImportError as error:
-        raise CliError(str(error)) from error
+    _check_library("starlette", "elegy serve")
+    _check_library("uvicorn", "elegy serve")
     try:
         server.check_options(**values.group("serve"))
     except ValueError as error:

@@ -16,6 +16,7 @@ from programs import call, seen
 from programs import program as program
 
 import elegy as eg
+from elegy.cli import commands
 
 EPOCHS, RATE = 3, 0.02
 
@@ -112,6 +113,35 @@ def test_cost_and_learning_rate_are_those_of_the_trainer(program, capsys):
     suggestion = trainer.find_learning_rate(*regression(22), steps=20).suggestion
     assert capsys.readouterr().out == f"{suggestion:.3g}\n"
     assert pathlib.Path("test.png").read_bytes().startswith(b"\x89PNG")
+
+
+MISSING = {
+    "flatbuffers": ("export saved --output exported", r'elegy export needs .*`pip install "elegy\[export\]"`'),
+    "matplotlib": ("find-lr prog.py --output test.png", "elegy find-lr --output needs .*`pip install matplotlib`"),
+}
+
+
+@pytest.mark.parametrize("library", MISSING)
+def test_a_missing_library_is_told_before_anything_is_computed(library, program, tmp_path, capsys, monkeypatch):
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(commands, "first_batch", lambda data: pytest.fail("the data was read"))
+    monkeypatch.setattr(eg.Trainer, "find_learning_rate", lambda *_, **__: pytest.fail("the test has run"))
+    line, message = MISSING[library]
+    more = [] if "prog.py" in line else ["--program", program]
+    with pytest.raises(SystemExit) as ended:
+        call(*line.replace("prog.py", program).split(), *more)
+    assert ended.value.code == 2
+    assert re.search(f"error: {message}", capsys.readouterr().err)
+
+
+def test_where_the_plot_of_find_lr_cannot_lie_is_told_before_the_test(program, capsys, monkeypatch):
+    monkeypatch.setattr(eg.Trainer, "find_learning_rate", lambda *_, **__: pytest.fail("the test has run"))
+    with pytest.raises(SystemExit) as ended:
+        call("find-lr", program, "--output", "nowhere/test.png")
+    assert ended.value.code == 2
+    assert "error: --output nowhere/test.png: there is no directory" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_a_configuration_needs_a_program(program, capsys):
