@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from elegy.callbacks import History
 from elegy.callbacks.monitor import best_is
@@ -34,6 +34,8 @@ _MEASURED = (
     "device_memory_peak",
 )
 """Names of values that monitors measure: none is better than another."""
+
+T = TypeVar("T")
 
 Series = tuple[list[int], list[float]]
 """Steps, and values at these steps."""
@@ -137,21 +139,21 @@ def read(path: str | os.PathLike[str]) -> RunRecord:
             f"{folder} is not the folder of a run: it has no {RUN_FILE}. `Trainer(run_dir=...)` makes one."
         )
     run = read_json(folder / RUN_FILE)
-    status = run.get("status", "running")
+    status = _entry(run, "status", "running")
     if status == "running" and not is_locked(folder):
         status = "killed"
     return RunRecord(
         name=folder.resolve().name,
         path=folder,
         status=status,
-        step=run.get("step", 0),
-        epoch=run.get("epoch", 0),
+        step=_entry(run, "step", 0),
+        epoch=_entry(run, "epoch", 0),
         records=tuple(_records(folder)),
-        fits=tuple(run.get("fits", ())),
-        checkpoints=tuple(run.get("checkpoints", ())),
+        fits=_objects(run, "fits"),
+        checkpoints=_objects(run, "checkpoints"),
         config=read_json(folder / "config.json"),
         environment=read_json(folder / "environment.json"),
-        parameters=tuple(read_json(folder / "model.json").get("parameters", ())),
+        parameters=_objects(read_json(folder / "model.json"), "parameters"),
         started=_time(run.get("started")),
         earlier=tuple(map(read_json, kept(folder / "config.json"))),
     )
@@ -218,6 +220,17 @@ def _records(folder: Path) -> Iterable[dict[str, Any]]:
                 if isinstance(values, dict) and all(isinstance(place, int) for place in places):
                     numbers = {name: as_number(value) for name, value in values.items()}
                     yield {**record, "values": {name: v for name, v in numbers.items() if v is not None}}
+
+
+def _entry(found: Mapping[str, Any], name: str, missing: T) -> T:
+    """An entry of a file, or what stands for a missing one if it has another type: another program wrote the file."""
+    value = found.get(name)
+    return value if isinstance(value, type(missing)) else missing
+
+
+def _objects(found: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], ...]:
+    values: list[Any] = _entry(found, name, [])
+    return tuple(one for one in values if isinstance(one, dict))
 
 
 def _time(text: Any) -> datetime.datetime | None:

@@ -164,6 +164,20 @@ def test_lines_of_a_log_that_are_not_records_are_left_out(tmp_path):
     assert Page(eg.runs.report(record, tmp_path / "r.html").read_text()).lines["loss"] == {"train (epoch)": [[3, 1.0]]}
 
 
+@pytest.mark.parametrize("value", [3, "text", None, ["text"], [3], 2.5])
+def test_a_run_json_of_another_program_does_not_hide_the_runs(folder, tmp_path, value):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    names = ("status", "step", "epoch", "fits", "checkpoints", "started", "name")
+    (foreign / "run.json").write_text(json.dumps(dict.fromkeys(names, value)))
+    (foreign / "model.json").write_text(json.dumps({"parameters": value}))
+    (tmp_path / "run").symlink_to(folder)
+    records = [*eg.runs.find(tmp_path), eg.runs.read(tmp_path / "run")]
+    assert len(eg.runs.listing(records).splitlines()) == 3
+    assert "foreign" in Page(eg.runs.report(foreign, tmp_path / "r.html").read_text()).text
+    assert "foreign" in Page(eg.runs.compare(records, tmp_path / "c.html").read_text()).text
+
+
 def test_a_trainer_without_a_folder_reports_its_history(tmp_path):
     trainer = eg.Trainer(High(), eg.losses.MeanSquaredError(), optimizer=optax.adam(0.1))
     x, y = regression()
