@@ -26,12 +26,14 @@ class Line:
         steps: the horizontal values.
         values: the vertical values; the line has a gap where one is not finite.
         faint: True to draw it behind the others, in the colour of the line before it.
+        color: the number of its colour, so that it has the same one in several charts; None for that of its place.
     """
 
     name: str
     steps: Sequence[float]
     values: Sequence[float]
     faint: bool = False
+    color: int | None = None
 
 
 def chart(title: str, lines: Sequence[Line], *, x: str = "step") -> str:
@@ -58,7 +60,7 @@ def chart(title: str, lines: Sequence[Line], *, x: str = "step") -> str:
     ys = _Axis([scale(v) for v in values], HEIGHT - _BOTTOM, _TOP)
     solid = itertools.accumulate(not one.faint for one in lines)
     drawn = [
-        (one, f"c{(max(count, 1) - 1) % _COLORS}{' faint' if one.faint else ''}")
+        (one, f"c{(max(count, 1) - 1 if one.color is None else one.color) % _COLORS}{' faint' if one.faint else ''}")
         for one, count in zip(lines, solid, strict=True)
     ]
     parts = [_grid(xs, ys, logarithmic, x)]

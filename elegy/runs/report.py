@@ -63,12 +63,14 @@ def compare(runs: Iterable[RunRecord | str | os.PathLike[str]], path: str | os.P
         raise ValueError("there is no run to compare: pass the folders of runs.")
     labels = _labels(records)
     both = list(zip(labels, records, strict=True))
-    names = dict.fromkeys(name for record in records for name in record.series())
+    series = [record.series() for record in records]
+    names = dict.fromkeys(name for one in series for name in one)
     ranked = dict.fromkeys(name for record in records for name in record.best)
     best = [[label, run.status, run.epoch, run.step, *(_best(run, name) for name in ranked)] for label, run in both]
     charts = []
     for name in names:
-        lines = [Line(label, *record.series()[name]) for label, record in both if name in record.series()]
+        drawn = enumerate(zip(labels, series, strict=True))
+        lines = [Line(label, *one[name], color=k) for k, (label, one) in drawn if name in one]
         charts.append(chart(name, lines))
     return _write(
         path,

@@ -82,6 +82,16 @@ def test_live_curves_end_with_every_value(outputs):
     assert Lines(place[-1]).found == {"loss": expected}
 
 
+@pytest.mark.parametrize("name", ["val_loss", "los"])
+def test_live_curves_name_what_was_not_logged(outputs, name):
+    with pytest.warns(UserWarning, match=rf"nothing for '{name}'.* loss, mean_squared_error\.") as told:
+        trainer = fitted(callbacks=[LiveCurves("loss", name)])
+    assert told[0].filename == __file__
+    (place,) = outputs
+    assert Lines(place[-1]).found.keys() == {"loss"}
+    trainer.fit(*regression(), verbose=0, callbacks=[LiveCurves("mean_squared_error")])  # no warning
+
+
 def test_live_curves_outside_of_a_notebook_do_nothing(capsys):
     fitted(callbacks=[LiveCurves()])
     assert capsys.readouterr().out == ""

@@ -128,6 +128,19 @@ def test_runs_are_listed_and_compared(folder, tmp_path):
         eg.runs.read(tmp_path)
 
 
+def test_a_run_has_one_colour_in_all_charts_of_a_comparison(tmp_path):
+    def record(name, *logged):
+        values = [{"type": "epoch", "step": k, "epoch": k, "values": dict.fromkeys(logged, k)} for k in (1, 2)]
+        return RunRecord(name, None, "finished", 2, 2, tuple(values))
+
+    records = [record("first", "loss"), record("second", "loss", "val_loss"), record("third", "val_loss", "loss")]
+    text = eg.runs.compare(records, tmp_path / "c.html").read_text()
+    colours = re.findall(r'<span class="key (c\d)">(\w+)</span>', text)
+    assert sorted(set(colours)) == [("c0", "first"), ("c1", "second"), ("c2", "third")]
+    assert len(colours) == text.count("<polyline") == 5
+    assert sorted(re.findall(r'<polyline class="line (c\d)"', text)) == ["c0", "c1", "c1", "c2", "c2"]
+
+
 def test_values_that_are_not_finite_are_gaps_and_a_problem(tmp_path):
     values = [1.0, 0.5, float("nan"), 0.25, float("inf")]
     records = [{"type": "epoch", "step": k, "epoch": k, "values": {"loss": v}} for k, v in enumerate(values, 1)]
