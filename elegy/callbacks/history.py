@@ -163,14 +163,15 @@ class History(Callback):
 
         Args:
             *names: the names of logs; none for all but seconds. A `val_` name is drawn with the name that follows.
-            axes: a list with an axes for each group of names; None for a new figure.
+            axes: a list or an array with an axes for each group of names, or the one axes; None makes a figure.
 
         Returns:
             The list of axes.
 
         Raises:
             ImportError: if matplotlib is not installed.
-            ValueError: if a name is not logged (the message lists the logs), or nothing is.
+            ValueError: if a name is not logged (the message lists the logs), nothing is, or the axes are not as many as
+                the groups.
 
         Example:
             >>> history = History()

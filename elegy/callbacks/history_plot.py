@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from elegy.html.chart import Line, chart
 from elegy.html.page import embedded, grid
 from elegy.lazy import require
@@ -63,6 +65,9 @@ def plot_history(history: History, names: Sequence[str], axes: Any) -> Any:
             unused.remove()
         axes = axes[: len(chosen)]
         figure.set_layout_engine("constrained")
+    axes = list(np.ravel(axes))
+    if len(axes) != len(chosen):
+        raise ValueError(f"there are {len(axes)} axes for {len(chosen)} groups of values: {', '.join(chosen)}.")
     for ax, group in zip(axes, chosen, strict=True):
         for line, (steps, values) in groups[group].items():
             ax.plot(steps, values, label=line, marker="." if len(values) < 30 else None)

@@ -18,7 +18,7 @@ JSON, NPY, NPZ = "application/json", "application/x-npy", "application/x-npz"
 
 
 class BadRequest(ValueError):
-    """The body of a request does not hold the inputs; the message says what it should."""
+    """The body of a request does not hold the inputs, or not as a file; the message says what it should."""
 
 
 def read(body: bytes, inputs: PyTree) -> tuple[PyTree, bool]:
@@ -110,6 +110,9 @@ def write(outputs: PyTree, *, as_json: bool) -> tuple[bytes, str]:
 
     JSON has null in place of NaN and infinity. A .npz file has an array for each output, by its path; NumPy's files
     have no bfloat16, which becomes float32.
+
+    Raises:
+        BadRequest: if JSON is asked for and cannot hold the outputs.
     """
     if as_json:
         tree = jax.tree.map(_plain, outputs)
@@ -125,6 +128,11 @@ def write(outputs: PyTree, *, as_json: bool) -> tuple[bytes, str]:
 
 
 def _plain(leaf: np.ndarray) -> Any:
+    if leaf.dtype.kind == "c":
+        raise BadRequest(
+            f"the outputs are {leaf.dtype}, which JSON cannot hold: send the inputs as a .npy or .npz file, which is "
+            "answered with one."
+        )
     if leaf.dtype.kind not in "biu":
         leaf = leaf.astype(np.float64) if leaf.dtype.itemsize < 4 else leaf  # bfloat16 and float16
         if not np.isfinite(leaf).all():

@@ -131,6 +131,8 @@ def app(served: Served, *, max_batch_size: int = 64, max_wait_ms: float = 2.0, m
         try:
             outputs = await asyncio.wrap_future(batcher.submit(inputs))
             content, media = await asyncio.to_thread(lambda: write(outputs, as_json=is_json))
+        except BadRequest as error:
+            return failed(400, str(error))
         except Exception as error:
             return failed(500, f"the model raised {type(error).__name__}: {error}")
         return responses.Response(content, media_type=media)

@@ -30,7 +30,9 @@ def test_every_value_is_drawn_at_its_step(history):
     np.testing.assert_array_equal(drawn["train"], np.column_stack([[3, 6, 9, 12], history.history["loss"]]))
     np.testing.assert_array_equal(drawn["val"], np.column_stack([[6, 12], history.history["val_loss"]]))
     assert other.get_title() == "mean_squared_error"
-    assert history.plot("val_loss", axes=[loss]) == [loss]
+    assert history.plot("val_loss", axes=[loss]) == history.plot("val_loss", axes=loss) == [loss]
+    array = pyplot.subplots(2, 1)[1]
+    assert history.plot(axes=array) == list(array)
     pyplot.close("all")
 
 
@@ -70,6 +72,9 @@ def test_what_cannot_be_drawn_is_said(history, monkeypatch):
         history.plot("acc")
     with pytest.raises(ValueError, match="the history is empty"):
         eg.History().plot()
+    for axes in ([], [None, None]):
+        with pytest.raises(ValueError, match=f"there are {len(axes)} axes for 1 groups of values: loss"):
+            history.plot("loss", axes=axes)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match="needs the library 'matplotlib': install it with `pip install matplotlib`"):
         history.plot()

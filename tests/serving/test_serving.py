@@ -127,6 +127,18 @@ def test_json_has_null_for_values_that_are_not_finite():
     assert json.loads(text) == {"outputs": [[None, 0.0], [None, 0.0]]}
 
 
+def test_complex_outputs_are_answered_as_a_file_and_not_as_json():
+    with serving(Served(np.fft.fft, struct(1, 4), {})) as client:
+        refused = client.post("/predict", json={"inputs": [[0.0, 1.0, 0.0, 0.0]]})
+        assert refused.status_code == 400
+        assert re.search(
+            r"the outputs are complex\d+, which JSON cannot hold: send .* a \.npy", refused.json()["error"]
+        )
+        rows = np.eye(4, dtype=np.float32)
+        answer = np.load(io.BytesIO(client.post("/predict", content=npy(rows)).content))
+    np.testing.assert_allclose(answer, np.exp(-2j * np.pi * np.outer(np.arange(4), np.arange(4)) / 4), atol=1e-6)
+
+
 BAD = [
     (b"{", "neither JSON nor"),
     (b"[1]", "a JSON object with one key"),
