@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import numpy as np
 
+from elegy.integers import as_integer
+
 Array: TypeAlias = jax.Array | np.ndarray
 """An array of NumPy or JAX."""
 
@@ -65,10 +67,14 @@ class Every:
                 f"but it got {' and '.join(given) or 'no argument'}."
             )
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        number: float | None = as_integer(value)
+        if number is None and isinstance(value, (float, np.floating)):
+            number = float(value)
+        if number is None or not number > 0:  # a NaN is not
             raise ValueError(f"Every({name}={value!r}): the interval must be a positive number.")
-        if name != "seconds" and int(value) != value:
+        if name != "seconds" and isinstance(number, float) and not number.is_integer():
             raise ValueError(f"Every({name}={value!r}): the interval must be a whole number.")
+        object.__setattr__(self, name, number if name == "seconds" else int(number))
 
     def __hash__(self) -> int:
         return self._hash  # the loop uses intervals as keys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import re
 import sys
 import tomllib
@@ -107,6 +108,10 @@ def test_path_name_of_a_pytree_and_of_a_bare_leaf():
         ({"epochs": True}, "positive number"),
         ({"seconds": "10"}, "positive number"),
         ({"seconds": 0.0}, "positive number"),
+        ({"seconds": math.nan}, "positive number"),
+        ({"steps": math.nan}, "positive number"),
+        ({"steps": math.inf}, "whole number"),
+        ({"steps": np.True_}, "positive number"),
     ],
 )
 def test_every_takes_one_positive_interval(kwargs, message):
@@ -121,6 +126,16 @@ def test_every_knows_its_unit_and_is_a_value(unit):
     assert repr(every) == f"Every({unit}=5)"
     assert every == eg.Every(**{unit: 5})
     assert hash(every) == hash(eg.Every(**{unit: 5}))
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [({"steps": np.int64(5)}, 5), ({"epochs": 5.0}, 5), ({"seconds": np.float32(0.5)}, 0.5), ({"seconds": 5}, 5)],
+)
+def test_every_takes_the_numbers_of_numpy_and_holds_those_of_python(given, value):
+    every = eg.Every(**given)
+    (held,) = (getattr(every, name) for name in given)
+    assert (held, type(held)) == (value, type(value))
 
 
 @pytest.mark.parametrize("length", [1, 3, 7])

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from elegy.integers import as_integer
 from elegy.names import path_name
 from elegy.strategies.rules import axes_of, parts
 from elegy.strategies.sharded import Sharded
@@ -48,10 +49,12 @@ class FSDP(Sharded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.min_size, bool) or not isinstance(self.min_size, int):
+        size = as_integer(self.min_size)
+        if size is None:
             raise TypeError(f"min_size must be an integer, a number of elements, not {self.min_size!r}.")
-        if self.min_size < 0:
-            raise ValueError(f"min_size must not be negative: {self.min_size}.")
+        if size < 0:
+            raise ValueError(f"min_size must not be negative: {size}.")
+        object.__setattr__(self, "min_size", size)
 
     def spec(self, path: str, leaf: Array | jax.ShapeDtypeStruct) -> PartitionSpec:
         """Returns the placement of a leaf: by the rules, and along one more dimension over the data axes."""

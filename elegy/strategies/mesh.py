@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from elegy.distributed import collect
+from elegy.integers import as_integer
 from elegy.names import path_name
 from elegy.strategies.device_ref import reduced
 from elegy.strategies.init import InitKernel, copied_to, reachable
@@ -235,8 +236,8 @@ def as_mesh(given: Mesh | Mapping[str, int] | None, default: str) -> Mesh:
             f"not {given!r}."
         )
     devices = jax.devices()
-    sizes = list(given.values())
-    if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or (s < 1 and s != -1) for s in sizes):
+    sizes = [size for size in map(as_integer, given.values()) if size is not None and (size > 0 or size == -1)]
+    if not sizes or len(sizes) < len(given):
         raise ValueError(f"the sizes of a mesh must be positive integers, or -1 for the rest: {dict(given)}.")
     if sizes.count(-1) > 1:
         raise ValueError(f"only one axis of a mesh may have the size -1: {dict(given)}.")
@@ -270,11 +271,12 @@ def as_devices(given: Any, available: Sequence[Device], what: str) -> tuple[Devi
         >>> as_devices(1, jax.devices(), "Population") == (jax.devices()[0],)
         True
     """
-    if isinstance(given, int) and not isinstance(given, bool):
-        if given < 1:
-            raise ValueError(f"devices={given}: {what} needs at least one device.")
-        check_enough(given, f"{what}(devices={given})", len(available))
-        return tuple(available[:given])
+    count = as_integer(given)
+    if count is not None:
+        if count < 1:
+            raise ValueError(f"devices={count}: {what} needs at least one device.")
+        check_enough(count, f"{what}(devices={count})", len(available))
+        return tuple(available[:count])
     chosen = available if given is None else given
     if not isinstance(chosen, (list, tuple, np.ndarray)) or not all(isinstance(one, jax.Device) for one in chosen):
         raise TypeError(f"devices must be a number or a list of JAX devices, not {given!r}.")

@@ -51,6 +51,12 @@ def test_a_strategy_that_cannot_be_is_refused_when_it_is_made(case: str) -> None
         make()
 
 
+def test_numbers_of_devices_may_be_those_of_numpy() -> None:
+    assert dict(Sharded({"data": np.int64(4), "model": np.int32(-1)}).mesh.shape) == {"data": 4, "model": 2}  # type: ignore[union-attr]
+    assert DataParallel(np.int64(3)).replicas == 3  # type: ignore[arg-type]
+    assert FSDP(min_size=np.int64(8)).min_size == 8  # type: ignore[arg-type]
+
+
 STATES = {
     "a rule that matches nothing": (
         {"*/attention/*": (None, "model")},
