@@ -138,7 +138,7 @@ class CallbackList:
         """Calls `hook` of every callback that listens to it, in order. Calls `before_end` before `on_train_end`.
 
         The closing hooks (`on_train_end`, `on_test_end`, `on_predict_end`) are called for every callback, even if
-        one of them raises. Later exceptions become notes on the first one.
+        one of them raises. Later exceptions become notes on the first one; Ctrl-C and `sys.exit` are raised themselves.
 
         Args:
             hook: a name from `HOOKS`.
@@ -190,6 +190,7 @@ class CallbackList:
         if hook == "on_train_end":
             calls = [*(("before_end", c, c.before_end) for c in self._callbacks if _runs_here(c)), *calls]
         first = failure
+        leaving: BaseException | None = None  # Ctrl-C or `sys.exit`: the other callbacks still close their files
         for name, callback, method in calls:
             try:
                 method(event)
@@ -199,8 +200,11 @@ class CallbackList:
                     first = error
                 else:
                     _add_note(first, f"Afterwards {type(callback).__name__}.{name} raised {_line(error)}.")
-        if first is not None and failure is None:
-            raise first
+            except BaseException as error:
+                leaving = leaving or error
+        raised = leaving or (first if failure is None else None)
+        if raised is not None:
+            raise raised
 
     def receive(self, make: Callable[[], Item]) -> None:
         """Gives what a callback logs to the callbacks that receive such items.

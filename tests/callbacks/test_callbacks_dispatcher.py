@@ -237,6 +237,28 @@ class TestErrors:
         CallbackList([type("End", (Callback,), {hook: fail})()]).emit(hook, event(), first)
         assert first.__notes__ == [f"Afterwards End.{hook} raised OSError: disk."]
 
+    @pytest.mark.parametrize("hook", ["on_train_end", "on_test_end", "on_predict_end"])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize("failure", [None, ValueError("of the run")])
+    def test_an_exit_in_the_end_of_one_is_raised_after_the_ends_of_the_others(self, hook, error, failure):
+        heard = []
+
+        def end(self, event):
+            heard.append(self.error)
+            if self.error:
+                raise self.error
+
+        def make(error):
+            callback = type("End", (Callback,), {hook: end})()
+            callback.error = error
+            return callback
+
+        first = error()
+        with pytest.raises(error) as caught:
+            CallbackList([make(first), make(OSError("disk")), make(None)]).emit(hook, event(), failure)
+        assert caught.value is first
+        assert len(heard) == 3
+
     def test_before_end_of_all_is_called_before_any_end_hook(self):
         heard = []
 
