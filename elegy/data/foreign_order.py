@@ -101,19 +101,45 @@ def random_state(iterable: Any) -> Any:
     """Returns the state of the random generators for the next epoch of a PyTorch `DataLoader`, as JSON values.
 
     Returns:
-        The encoded state; None for other iterables, and for loaders with a `state_dict`.
+        The encoded state; None for other iterables.
 
     Example:
         >>> random_state([1, 2])
     """
-    if not _is_torch_loader(iterable) or has_state(iterable):
+    if not _is_torch_loader(iterable):
         return None
     torch = require("torch", "the state of a DataLoader")
     return encode([torch.get_rng_state(), *(generator.get_state() for generator in _generators(iterable))])
 
 
+def random_state_within(iterable: Any) -> Any:
+    """Returns the state of the random generators within an epoch of a `DataLoader` that restores its own position.
+
+    torchdata's loader stores the state that its sampler's generator had at the beginning of the epoch, and draws the
+    order again. A generator that is given to the loader also draws a seed after the order, which the restored loader
+    leaves out, and so its next epochs would have another order.
+
+    Returns:
+        The encoded state; None for other iterables, for loaders with worker processes, and for samplers that draw the
+        order again only when the next batch is read.
+
+    Example:
+        >>> random_state_within([1, 2])
+    """
+    if not (_is_torch_loader(iterable) and has_state(iterable)) or iterable.num_workers:
+        return None
+    sampler = iterable.sampler if iterable.batch_sampler is None else iterable.batch_sampler
+    known = not is_map_style(iterable) or has_state(sampler) or type(sampler).__module__.startswith("torchdata.")
+    return random_state(iterable) if known else None
+
+
+def is_map_style(loader: Any) -> bool:
+    """True if a `DataLoader` of PyTorch reads its dataset by index."""
+    return not is_instance_of(loader.dataset, "torch.utils.data", "IterableDataset")
+
+
 def set_random_state(iterable: Any, state: Any) -> None:
-    """Restores the result of `random_state`; the next iterator repeats the order."""
+    """Restores the result of `random_state` or `random_state_within`; the next iterator repeats the order."""
     if not _is_torch_loader(iterable):
         return
     first, *others = decode(state)

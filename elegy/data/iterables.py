@@ -13,7 +13,7 @@ import jax
 from elegy.callers import stacklevel_of_caller
 from elegy.data.columns import Columns
 from elegy.data.convert import as_batch, copied
-from elegy.data.foreign_order import is_endless, warn_of_unknown_order
+from elegy.data.foreign_order import is_endless, is_map_style, set_random_state, warn_of_unknown_order
 from elegy.data.foreign_state import has_state, set_state
 from elegy.data.hugging_face import StreamBatches, has_scalars, is_stream
 from elegy.data.iteration import REMEDY, Reader, is_sequence
@@ -244,11 +244,12 @@ class IterableSource:
         if reader.interrupted:
             state["left"] = True
         elif own:
-            own_state, of_iterable = reader.own_state(ahead)
-            state["iterator"] = own_state
+            now = reader.own_state(ahead)
+            state["iterator"] = now.iterator
             if not self.one_shot:
-                state["iterable"] = of_iterable
+                state["iterable"] = now.iterable
                 state["cut"] = reader.now is not None and reader.now.left
+                state["random_within"] = now.random
         return state
 
     def load_state(self, state: Mapping[str, Any]) -> bool:
@@ -292,14 +293,16 @@ class IterableSource:
         reader.go_to(number, random)
         if of_iterable is not None:
             set_state(reader.iterable, of_iterable)
-            if state["cut"]:
-                reader.begin()  # the run had begun this pass, so its next pass uses another iterator
-                reader.go_to(number)
+            # The run had begun this pass, so its next pass uses another iterator. That of PyTorch draws from generators
+            # when it takes up the state of a pass that has ended, so it is dropped, and they are restored afterwards.
+            if state["cut"] or (random is not None and not read and is_map_style(reader.iterable)):
+                reader.begin()
+                reader.go_to(number, random)
         if read:
             if is_sequence(reader.iterable) and read > len(reader.iterable):
                 raise reader.other_data(read, len(reader.iterable))
             now = reader.begin(read)
-            if own is not None:
+            if own is not None and (of_iterable is None or random is None):  # PyTorch's iterator has it already
                 reader.set_own_state(own)
             elif of_iterable is None and read > now.read:
                 if state.get("left", False) and not left and has_state(now.iterator):
@@ -307,6 +310,8 @@ class IterableSource:
                 warn_of_unknown_order(now.iterable, self._what)
                 reader.skip(read)
             now.read = read
+            if (within := state.get("random_within")) is not None:
+                set_random_state(reader.iterable, within)
         reader.seen = state["seen"]
         return True
 

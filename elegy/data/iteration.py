@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from elegy.callers import stacklevel_of_caller
 from elegy.data.convert import is_array_like
@@ -15,6 +15,7 @@ from elegy.data.foreign_order import (
     is_reseeded,
     let_grain_read_its_flags,
     random_state,
+    random_state_within,
     reseeded,
     set_random_state,
     warn_if_repeated,
@@ -62,6 +63,14 @@ class Iteration:
         """Drops the iterator before its end."""
         self.left, self.ended = not self.ended, True
         self.iterator = iter(())
+
+
+class OwnState(NamedTuple):
+    """The states of an iterator, of the iterable, and of the random generators that both use; None if there is none."""
+
+    iterator: Any = None
+    iterable: Any = None
+    random: Any = None
 
 
 class Reader:
@@ -208,7 +217,7 @@ class Reader:
         if self.now is not None and self.now.ahead is not None:
             self.now.ahead.ask(prepare, self._most(0))
 
-    def own_state(self, ahead: int) -> tuple[Any, Any]:
+    def own_state(self, ahead: int) -> OwnState:
         """Returns the states of the iterator and the iterable; None without one, and if the state is not known.
 
         Args:
@@ -221,9 +230,9 @@ class Reader:
         state = self._state_now() if not ahead else self._state_before if ahead == 1 else None
         if isinstance(state, CheckpointError):
             raise state
-        return (None, None) if state is None else state
+        return OwnState() if state is None else state
 
-    def _state_now(self) -> tuple[Any, Any] | CheckpointError | None:
+    def _state_now(self) -> OwnState | CheckpointError | None:
         """The states of the iterator and the iterable after the last batch that was taken, or the error."""
         now = self.now
         if now is None or now.ended:
@@ -330,10 +339,10 @@ def _as_read(item: Any, number: int) -> Any:
     return item
 
 
-def _own_state(iterator: Any, iterable: Any = None) -> tuple[Any, Any] | CheckpointError:
+def _own_state(iterator: Any, iterable: Any = None) -> OwnState | CheckpointError:
     """Returns the states of an iterator and an iterable, or the error, which matters if a checkpoint is saved."""
     try:
-        return get_state(iterator), get_state(iterable)
+        return OwnState(get_state(iterator), get_state(iterable), random_state_within(iterable))
     except CheckpointError as error:
         return error
 

@@ -46,6 +46,40 @@ def torch_loader():
     return stateful.StatefulDataLoader(torch.utils.data.TensorDataset(x, y), batch_size=BATCH, shuffle=True)
 
 
+def torch_loader_with_a_generator():
+    """The loader draws its order and the seeds of its workers from one generator of the user."""
+    return _stateful(lambda own: {"shuffle": True, "generator": own})
+
+
+def torch_loader_with_a_sampler():
+    """The sampler has no state of its own, and draws from a generator that the loader does not know."""
+    import torch
+
+    weights = torch.arange(1, SIZE + 1)
+    sampler = torch.utils.data.WeightedRandomSampler
+    return _stateful(lambda own: {"sampler": sampler(weights, SIZE, generator=own)})
+
+
+def torch_loader_with_noise():
+    """Its batches have noise from PyTorch's generator, which is elsewhere in another process."""
+    import torch
+
+    def noisy(rows):
+        return [torch.stack(column) + torch.rand(()) for column in zip(*rows, strict=True)]
+
+    torch.manual_seed(time.monotonic_ns() % 2**32)
+    return _stateful(lambda own: {"shuffle": True, "collate_fn": noisy})
+
+
+def _stateful(options):
+    import torch
+    from torchdata import stateful_dataloader as stateful
+
+    examples = torch.utils.data.TensorDataset(*map(torch.from_numpy, regression(SIZE)))
+    own = torch.Generator().manual_seed(5)
+    return stateful.StatefulDataLoader(examples, batch_size=BATCH, **options(own))
+
+
 def plain_torch_loader():
     """Has no state; each pass draws its order from PyTorch's generator, which is elsewhere in another process."""
     import torch
@@ -66,6 +100,10 @@ LOADERS = {
     "grain iterator": (grain_iterator, STEPS),
     "torch loader": (torch_loader, None),
     "torch loader, limited": (torch_loader, 4),
+    "torch loader with a generator": (torch_loader_with_a_generator, None),
+    "torch loader with a generator, limited": (torch_loader_with_a_generator, 4),
+    "torch loader with a sampler": (torch_loader_with_a_sampler, None),
+    "torch loader with noise": (torch_loader_with_noise, None),
     "plain torch loader": (plain_torch_loader, None),
     "plain torch loader, limited": (plain_torch_loader, 4),
 }
