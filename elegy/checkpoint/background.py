@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 
 from elegy.checkpoint import store
+from elegy.checkpoint.address import Address, path_of
 from elegy.errors import CheckpointError
 from elegy.types import PyTree
 from elegy.waiting import join
+
+_RUNNING: dict[threading.Thread, Path | Address] = {}
+"""The threads that write, and the checkpoints that they write."""
+
+
+def wait_for_saves(directory: Path | Address) -> None:
+    """Waits for the saves to a directory that Ctrl-C left in the background, which another run must not meet.
+
+    Args:
+        directory: the directory of the checkpoints.
+    """
+    for thread, path in list(_RUNNING.items()):
+        if directory / path.name == path:
+            join(thread)
 
 
 class AsyncSaver:
@@ -75,6 +91,7 @@ class AsyncSaver:
             self.wait()
             return
         self._thread = threading.Thread(target=self._run, args=(path, content, then), name="elegy-save")
+        _RUNNING[self._thread] = path_of(path)
         self._thread.start()
 
     def wait(self) -> None:
@@ -112,6 +129,8 @@ class AsyncSaver:
                 then()
         except BaseException as error:
             self._error = error
+        finally:
+            _RUNNING.pop(threading.current_thread(), None)
 
     def __enter__(self) -> Self:
         return self

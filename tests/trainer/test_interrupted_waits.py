@@ -241,4 +241,10 @@ def test_a_second_ctrl_c_leaves_a_save_that_hangs(tmp_path, monkeypatch):
     with signal_in(AsyncSaver.wait, signal.SIGINT), pytest.raises(KeyboardInterrupt):
         fit(trainer, BATCHES, callbacks)
     assert (trainer.step, trainer.interrupted) == (2, signal.SIGINT)  # the second save waited for the first
-    hangs.set()
+    # A run that follows in the same process waits for the save, and goes on from it.
+    threading.Timer(0.2, hangs.set).start()
+    resumed = fit(trainer_of(High), BATCHES, [ModelCheckpoint(tmp_path)], resume="auto")
+    whole = fit(trainer_of(High), BATCHES)
+    assert resumed.step == whole.step
+    assert_same_bits(host(resumed.state), host(whole.state))
+    assert resumed.history.history == whole.history.history

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from elegy.callbacks import CallbackList, ModelCheckpoint
+from elegy.checkpoint.background import wait_for_saves
 from elegy.checkpoint.directory import Opened, newest_opened, opened
 from elegy.distributed import is_first
 from elegy.errors import CheckpointError
@@ -28,6 +29,8 @@ logger = logging.getLogger("elegy")
 def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None]:
     """Opens the checkpoint from which a run resumes; `None` for a fresh start.
 
+    Before that, it waits for saves to the directories of the run that an earlier one left in the background.
+
     Args:
         resume: a path, or `"auto"` for the newest intact checkpoint of the run's `ModelCheckpoint`.
         callbacks: the run's callbacks.
@@ -37,6 +40,10 @@ def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None
         ValueError: for `"auto"` without a `ModelCheckpoint`.
         CheckpointError: if a path that was given holds no intact checkpoint.
     """
+    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    directories = [callback.directory for callback in checkpoints if callback.placed]
+    for directory in directories:
+        wait_for_saves(directory)
     if resume is None:
         yield None
         return
@@ -46,8 +53,6 @@ def resumed_from(resume: Any, callbacks: CallbackList) -> Iterator[Opened | None
         with opened(resume) as found:
             yield found
         return
-    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    directories = [callback.directory for callback in checkpoints if callback.placed]
     if not checkpoints:
         raise ValueError(
             "resume='auto' looks into the directory of the run's ModelCheckpoint, but there is none among the "
