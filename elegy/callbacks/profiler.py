@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -19,11 +20,12 @@ from elegy.walltime import annotate
 class Profiler(Callback):
     """Traces training steps with `jax.profiler`, for TensorBoard, XProf and Perfetto.
 
-    The trace is in `directory/plugins/profile/<time>`: `*.xplane.pb` for `tensorboard --logdir directory` (with the
-    plugin of `xprof`), and `*.trace.json.gz` for https://ui.perfetto.dev. Each execution of training steps is a step
-    `train` with the number of its first step; `elegy: data`, `elegy: steps`, `elegy: evaluation`, `elegy: saving` and
-    `elegy: callbacks` are the phases of the loop. Executions of several fused steps end where a trace begins and ends;
-    `fit(steps_per_execution=1)` shows each step by itself. Between traces the loop does not wait and names nothing.
+    The trace is in `directory/plugins/profile/<time>_step_<step>`: `*.xplane.pb` for `tensorboard --logdir directory`
+    (with the plugin of `xprof`), and `*.trace.json.gz` for https://ui.perfetto.dev. Each execution of training steps is
+    a step `train` with the number of its first step; `elegy: data`, `elegy: steps`, `elegy: evaluation`, `elegy:
+    saving` and `elegy: callbacks` are the phases of the loop. Executions of several fused steps end where a trace
+    begins and ends; `fit(steps_per_execution=1)` shows each step by itself. Between traces the loop does not wait and
+    names nothing.
 
     Args:
         directory: where traces are written, a path or an address such as `gs://bucket/run`.
@@ -93,7 +95,7 @@ class Profiler(Callback):
         self._first = event.step + self.start
         annotate(False)
         if self.start == 0:
-            self._begin()
+            self._begin(event.step)
 
     def on_train_batch_end(self, event: Event) -> None:
         """Begins or ends a trace, when the device has computed the step."""
@@ -102,7 +104,7 @@ class Profiler(Callback):
         _ = event.seconds  # waits for the step
         self._end()
         if self._begins_after(event.step):
-            self._begin()
+            self._begin(event.step)
 
     def on_train_end(self, event: Event) -> None:
         """Ends a running trace, and warns if the run ended before the first one began."""
@@ -115,8 +117,11 @@ class Profiler(Callback):
                 stacklevel=stacklevel_of_caller(),
             )
 
-    def _begin(self) -> None:
-        jax.profiler.start_trace(self.directory)
+    def _begin(self, step: int) -> None:
+        options = jax.profiler.ProfileOptions()
+        # JAX names traces by the second alone, and overwrites the one before if two begin in the same second.
+        options.session_id = f"{time.strftime('%Y_%m_%d_%H_%M_%S')}_step_{step}"
+        jax.profiler.start_trace(self.directory, profiler_options=options)
         self._traces = True
         annotate(True)
 

@@ -47,7 +47,7 @@ def test_a_trace_has_its_steps_and_the_phases_of_the_loop(tmp_path, fused, expec
 
 def test_traces_at_an_interval(tmp_path, monkeypatch):
     begun, ended, now = [], [], [0]
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda directory: begun.append(now[0]))
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: begun.append(now[0]))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: ended.append(now[0]))
 
     class Counts(eg.Callback):
@@ -62,6 +62,13 @@ def test_traces_at_an_interval(tmp_path, monkeypatch):
     one.fit(X, Y, batch_size=8, epochs=2, callbacks=[Counts(), profiler], verbose=0)
     assert begun == [0, 11, 16]
     assert ended == [8, 13, 18]
+
+
+def test_traces_that_begin_in_the_same_second_are_all_kept(tmp_path):
+    profiler = Profiler(tmp_path, steps=1, start=1, every=eg.Every(steps=2))
+    trainer_of(High).fit(X, Y, batch_size=8, steps_per_execution=1, callbacks=[profiler], verbose=0)
+    traces = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    assert sorted(path.parent.name.partition("_step_")[2] for path in traces) == ["1", "3", "5"]
 
 
 def test_a_trace_ends_with_the_run(tmp_path):
