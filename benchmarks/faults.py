@@ -31,7 +31,7 @@ from typing import NoReturn
 ROOT = Path(__file__).parents[1]
 EVERY = 6
 MOMENTS = ("a step", "a save", "the manifest", "the rename", "an evaluation")
-PATIENCE = 120.0
+PATIENCE = 600.0  # seconds for one whole run, which takes ten on two idle cores, and two minutes on crowded ones
 
 
 @dataclasses.dataclass(frozen=True)
