@@ -14,7 +14,7 @@ from elegy.callbacks.items import Item
 from elegy.loggers.about import About
 from elegy.loggers.csv_table import CSVTable, has_no_rows
 from elegy.loggers.item_files import ItemFiles
-from elegy.loggers.places import file_of, release
+from elegy.loggers.places import file_of, local, release
 from elegy.loggers.record import Position, Record
 from elegy.types import Every
 
@@ -49,7 +49,7 @@ class CSVLogger(ItemFiles):
     ):
         super().__init__(every)
         self.separator, self.append, self.step_values = separator, append, ()  # the running values of the epoch
-        self.write_to(Path(filename))
+        self.write_to(local(filename))
 
     def write_to(self, filename: Path) -> None:
         """Sets the file of the next run."""

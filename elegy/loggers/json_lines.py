@@ -13,7 +13,7 @@ from elegy.loggers.block import blocks_of
 from elegy.loggers.item_files import ItemFiles
 from elegy.loggers.json_text import json_lines, kept_lines
 from elegy.loggers.logger import OFTEN
-from elegy.loggers.places import file_of, release
+from elegy.loggers.places import file_of, local, release
 from elegy.loggers.record import Position, Record
 from elegy.loggers.values import counts
 from elegy.types import Every
@@ -40,6 +40,7 @@ class JSONLines(ItemFiles):
 
     Raises:
         TypeError: if `every` is not an `Every`.
+        ValueError: if the path is an address.
         OSError: at the beginning of the run, if the file cannot be written.
 
     Example:
@@ -49,7 +50,7 @@ class JSONLines(ItemFiles):
 
     def __init__(self, path: str | os.PathLike[str], every: Every = OFTEN):
         super().__init__(every)
-        self.write_to(Path(path))
+        self.write_to(local(path))
 
     def write_to(self, path: Path) -> None:
         """Sets the file of the next run."""

@@ -15,6 +15,24 @@ _TAKEN: set[str] = set()
 """The files and directories of the running loggers of this process."""
 
 
+def local(path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a logger's file or directory.
+
+    Raises:
+        ValueError: if it is an address, such as `gs://bucket/log.csv`.
+
+    Example:
+        >>> local("run/log.csv")
+        PosixPath('run/log.csv')
+    """
+    if re.match(r"[A-Za-z][\w+.-]+://", text := os.fspath(path)):
+        raise ValueError(
+            f"{text} is an address, but a logger writes to a local or mounted path. Give one and copy the finished "
+            "files; checkpoints can be saved at an address."
+        )
+    return Path(text)
+
+
 def take(candidates: Iterator[Path], is_free: Callable[[Path], bool]) -> Path:
     """Returns the first candidate without logs of another run, and reserves it in this process.
 

@@ -20,6 +20,7 @@ from elegy.lazy import require
 from elegy.loggers.block import Block, blocks_of
 from elegy.loggers.json_text import json_lines
 from elegy.loggers.logger import OFTEN, Logger
+from elegy.loggers.places import local
 from elegy.loggers.record import Position, Record
 from elegy.loggers.sender import Sender
 from elegy.loggers.values import drawn
@@ -56,7 +57,7 @@ class ServiceLogger(Logger):
 
     def __init__(self, every: Every = OFTEN, directory: str | os.PathLike[str] = "logs"):
         super().__init__(every)
-        self.directory = Path(directory)
+        self.directory = local(directory)
         self.path = self.directory
         self._file: IO[bytes] | None = None
         self._sender: Sender | None = None

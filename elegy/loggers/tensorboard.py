@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from elegy.callbacks.event import Event
@@ -16,7 +15,7 @@ from elegy.loggers.block import blocks_of
 from elegy.loggers.board import directories, encoded, histograms, hyperparameters, is_free, part_of
 from elegy.loggers.board_files import BoardFiles
 from elegy.loggers.item_files import ItemFiles
-from elegy.loggers.places import release, reserve, take
+from elegy.loggers.places import local, release, reserve, take
 from elegy.loggers.record import Position, Record
 from elegy.types import Every
 
@@ -41,6 +40,7 @@ class TensorBoard(ItemFiles):
 
     Raises:
         TypeError: if `every` is not an `Every`.
+        ValueError: if the path is an address.
         ImportError: at the beginning of the run, if tensorboardX is not installed.
 
     Example:
@@ -51,7 +51,7 @@ class TensorBoard(ItemFiles):
     def __init__(self, log_dir: str | os.PathLike[str] = "logs", every: Every = EVERY_EPOCH, histograms: bool = False):
         super().__init__(every)
         self.step_values = ()  # the running values of the epoch
-        self.log_dir = self.path = Path(log_dir)
+        self.log_dir = self.path = local(log_dir)
         self.histograms, self.first_process_only = histograms, not histograms  # all processes collect divided arrays
 
     def open(self, run: str | None) -> str:

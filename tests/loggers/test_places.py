@@ -132,3 +132,20 @@ def test_a_file_that_is_not_a_log_stays(tmp_path):
         _, logged = fit([csv(tmp_path)])
     assert (tmp_path / "log.csv").read_bytes() == b"\xff\x00 results"
     assert csv_values(tmp_path / "log_1.csv") == logged
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: CSVLogger(f"{path}/log.csv"),
+        lambda path: eg.loggers.JSONLines(f"{path}/log.jsonl"),
+        TensorBoard,
+        lambda path: eg.loggers.WandB(dir=path),
+        lambda path: eg.loggers.MLflow(directory=path),
+        lambda path: eg.loggers.Trackio("digits", directory=path),
+    ],
+    ids=["csv", "json lines", "tensorboard", "wandb", "mlflow", "trackio"],
+)
+def test_an_address_is_refused_instead_of_becoming_a_local_folder(make):
+    with pytest.raises(ValueError, match=r"memory://bucket/logs\S* is an address, but a logger writes to a local"):
+        make("memory://bucket/logs")
