@@ -188,6 +188,8 @@ def _about_container(inputs: PyTree) -> str:
     else:
         found = ", ".join(map(array_name, inputs))
         spread = "A tuple is spread over the parameters of the module's call where it takes that many"
+        if isinstance(inputs, list):
+            spread += " (a list is not, and PyTorch's collate function makes lists of tuples: use a dict)"
     return (
         f"The inputs are a {kind} of {len(inputs)} ({found}). {spread}; everything else is passed as one argument. If "
         "labels are among the inputs, pass them as an argument of their own, `fit(x, y)`; validation data is a tuple, "

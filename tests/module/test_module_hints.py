@@ -61,6 +61,7 @@ def test_modules_of_one_argument_say_what_they_were_given(build, inputs):
     said = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert f"The inputs are a {type(inputs).__name__} of 2" in said
     assert "`fit(x, y)`" in said
+    assert ("use a dict" in said) == isinstance(inputs, list)
 
 
 @pytest.mark.parametrize("batch", [[X, Y], (X, Y)], ids=["list", "tuple"])
