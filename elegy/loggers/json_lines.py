@@ -54,8 +54,7 @@ class JSONLines(ItemFiles):
 
     def write_to(self, path: Path) -> None:
         """Sets the file of the next run."""
-        self.path = self._asked = path
-        self.run = None
+        self.path, self._asked, self.run = path, path, None
 
     def open(self, run: str | None) -> str:
         """Opens the file of the run."""
