@@ -145,7 +145,7 @@ def predict(call: Call) -> None:
 
 def _check_place(output: Path) -> None:
     if not output.absolute().parent.is_dir():
-        raise CliError(f"--output {output}: there is no directory {output.absolute().parent}.")
+        raise CliError(f"--output {output}: the directory {output.absolute().parent} does not exist.")
 
 
 def _check_library(name: str, purpose: str) -> None:
